@@ -1,0 +1,53 @@
+# Visual localization by scene coordinate regression: from photos to poses.
+#
+#   snakemake --cores 8 results/demo/poses.txt                the scene's default method
+#   snakemake --cores 8 results/redkitchen/ace-cpu/poses.txt  any scene of config/scenes, any method of config/methods
+#   snakemake --cores 8 results/fox/poses.txt --config seed=3 keys of config/config.yaml; nested ones as {key: {...}}
+#
+# Settings of the run itself are in profiles/default/config.yaml, which Snakemake finds by itself.
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# -------------------------------------------------------------------------------------------------------------- config
+
+
+include: "rules/common.smk"
+
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+
+include: "rules/dataset.smk"
+include: "rules/sfm.smk"
+include: "rules/graph.smk"
+include: "rules/encodings.smk"
+include: "rules/retrieval.smk"
+include: "rules/buffer.smk"
+include: "rules/train.smk"
+include: "rules/localize.smk"
+
+
+# ------------------------------------------------------------------------------------------------------------- targets
+
+
+localrules:
+    all,
+    demo,
+
+
+rule all:
+    default_target: True
+    input:
+        expand("results/{scene}/poses.txt", scene=project.scenes),
+
+
+rule demo:
+    input:
+        "results/demo/poses.txt",
+
+
+onstart:
+    hold_lock()

@@ -1,0 +1,225 @@
+# Config, wildcard constraints and every helper of the rules.
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# the package is used as it lies here, installed or not
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from scrflow.codeversion import code_version
+from scrflow.config import Project
+from scrflow.encoders import encoder_module
+from scrflow.errors import ScrflowError
+from scrflow.workflow import hold_workflow_lock, source_files, tie_local_jobs
+
+
+def load_project():
+    try:
+        return Project("config", overrides=config)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+project = load_project()
+
+# the package reads these; a variable that is set already wins over the config
+os.environ.setdefault("SCRFLOW_DATA", str(project.data_root()))
+os.environ.setdefault("SCRFLOW_WEIGHTS", project.config.weights.cache)
+os.environ.setdefault("SCRFLOW_OFFLINE", str(int(project.config.weights.offline)))
+
+
+def one_of(names):
+    # "(?!)" matches nothing: a table may be empty
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    scene=one_of(project.scenes),
+    method=one_of(project.methods),
+    encoder=one_of(project.encoders),
+    encoding=one_of(project.config.encodings),
+    feature=one_of(project.config.retrieval),
+    shard=r"\d+",
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def hold_lock():
+    """Only the Snakemake that a person started locks: it runs this once before the first job, and not in a dry run."""
+    if not workflow.is_main_process:
+        return
+    try:
+        hold_workflow_lock()
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+    if workflow.local_exec:
+        tie_local_jobs()
+
+
+# -------------------------------------------------------------------------------------------------------------- params
+
+
+def stage_config(name):
+    """Params of a rule: the config that the stage NAME reads, for the rule's wildcards."""
+    method = getattr(project, f"{name}_stage")
+
+    def resolve(wildcards):
+        return method(*(wildcards[key] for key in STAGE_WILDCARDS[name])).model_dump(mode="json")
+
+    return resolve
+
+
+STAGE_WILDCARDS = {
+    "sfm": ["scene"],
+    "scene": ["scene"],
+    "triangulate": ["scene"],
+    "covisibility": ["scene"],
+    "node2vec": ["encoding"],
+    "retrieval": ["feature"],
+    "pca": ["encoder"],
+    "buffer": ["encoder"],
+    "sample_depth": [],
+    "train": ["scene", "method"],
+    "map": ["scene", "method"],
+    "localize": ["method"],
+    "evaluate": ["scene"],
+}
+
+
+def encoder_code(stage):
+    """Code version of a stage and of the extractor of its wildcard ``encoder``."""
+
+    def resolve(wildcards):
+        return code_version(stage, *extractor_modules(wildcards.encoder))
+
+    return resolve
+
+
+def retrieval_code(wildcards):
+    return code_version("retrieval", *feature_modules(wildcards.feature))
+
+
+def localize_code(wildcards):
+    method = project.method(wildcards.method)
+    modules = {*extractor_modules(method.encoder), *feature_modules(method.retrieval)}
+    return code_version("localize", *sorted(modules))
+
+
+def extractor_modules(encoder):
+    return [encoder_module(project.encoders[encoder].extractor.name)]
+
+
+def feature_modules(feature):
+    """Module of the extractor that a retrieval feature aggregates, if any."""
+    encoder = project.config.retrieval[feature].encoder if feature else None
+    return extractor_modules(encoder) if encoder else []
+
+
+# -------------------------------------------------------------------------------------------------------------- inputs
+
+
+def scene_root(wildcards):
+    return str(project.scene_root(wildcards.scene))
+
+
+def scene_sources(wildcards):
+    """Files that make the scene; a scene that is to be downloaded has the marker of that instead."""
+    root = project.scene_root(wildcards.scene)
+    if root == Path("resources") / wildcards.scene:
+        return [f"resources/{wildcards.scene}.downloaded"]
+    return source_files(project.scene(wildcards.scene), root)
+
+
+def download_table(wildcards):
+    download = project.scene(wildcards.scene).download
+    if download is None:
+        raise WorkflowError(f"config/scenes/{wildcards.scene}.yaml: key download: not given, nothing to fetch")
+    return str(project.dir / "scenes" / download.files)
+
+
+def is_bare_photos(scene):
+    return project.scene(scene).source.reader == "photos"
+
+
+def scene_sfm(wildcards):
+    return f"results/{wildcards.scene}/sfm/sfm.json" if is_bare_photos(wildcards.scene) else []
+
+
+def graph_points(wildcards):
+    """The 3D points that a graph of kind ``points`` counts."""
+    scene = wildcards.scene
+    if project.config.graphs[project.scene(scene).graph].kind != "points":
+        return []
+    return (
+        f"results/{scene}/sfm/sfm.json" if is_bare_photos(scene) else f"results/{scene}/triangulated/triangulation.json"
+    )
+
+
+def hloc_features(wildcards):
+    feature = project.config.retrieval[wildcards.feature]
+    return feature.file.format(scene=wildcards.scene) if feature.kind == "hloc" else []
+
+
+def buffer_shards(scene, encoder):
+    shards = range(project.config.buffer_shards)
+    return expand("results/{scene}/local/{encoder}/buffer-{shard}.h5", scene=scene, encoder=encoder, shard=shards)
+
+
+def encoder_shards(wildcards):
+    return buffer_shards(wildcards.scene, wildcards.encoder)
+
+
+def shard_files(wildcards):
+    return buffer_shards(wildcards.scene, project.method(wildcards.method).encoder)
+
+
+def sample_depth(wildcards):
+    """Triangulated depths, for methods that train on them."""
+    encoder = project.method(wildcards.method).encoder
+    needed = project.needs_depth(wildcards.method)
+    return f"results/{wildcards.scene}/local/{encoder}/depth.h5" if needed else []
+
+
+def training_graph(wildcards):
+    """Neighbours are drawn from the graph only where the method says so."""
+    encoding = project.method(wildcards.method).global_encoding
+    return f"results/{wildcards.scene}/covisibility.npz" if encoding.name and encoding.neighbour_share > 0 else []
+
+
+def global_encoding(wildcards):
+    """Node2Vec, or a retrieval feature that serves as global encoding (GLACE); nothing for ACE."""
+    name = project.method(wildcards.method).global_encoding.name
+    if name is None:
+        return []
+    folder = "encodings" if name in project.config.encodings else "retrieval"
+    return f"results/{wildcards.scene}/{folder}/{name}.h5"
+
+
+def method_pca(wildcards):
+    return f"results/{wildcards.scene}/local/{project.method(wildcards.method).encoder}/pca.safetensors"
+
+
+def method_retrieval(wildcards):
+    name = project.method(wildcards.method).retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.safetensors" if name else []
+
+
+def query_descriptors(wildcards):
+    """Global descriptors of the queries, where a file made by hloc provides them."""
+    name = project.method(wildcards.method).retrieval
+    from_file = name and project.config.retrieval[name].kind == "hloc"
+    return f"results/{wildcards.scene}/retrieval/{name}.h5" if from_file else []
+
+
+def default_method(name):
+    """Path pattern of an artifact of the scene's default method."""
+
+    def resolve(wildcards):
+        return f"results/{wildcards.scene}/{project.scene(wildcards.scene).method}/{name}"
+
+    return resolve

@@ -1,0 +1,57 @@
+# Photos and poses of a scene, in one form whatever they came from.
+
+
+localrules:
+    download_scene,
+
+
+rule download_scene:
+    input:
+        table=download_table,
+    output:
+        # a marker, so that a broken transfer is not deleted but continued
+        marker="resources/{scene}.downloaded",
+    log:
+        "results/{scene}/logs/download_scene.log",
+    benchmark:
+        "results/{scene}/benchmarks/download_scene.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=120,
+    params:
+        folder="resources/{scene}",
+    message:
+        "{wildcards.scene}: downloading"
+    script:
+        "../workflow/scripts/download_scene.py"
+
+
+rule build_scene:
+    input:
+        sources=scene_sources,
+        sfm=scene_sfm,
+    output:
+        scene="results/{scene}/scene/scene.json",
+        queries="results/{scene}/scene/queries.txt",
+        mapping=directory("results/{scene}/scene/mapping"),
+    log:
+        "results/{scene}/logs/build_scene.log",
+    benchmark:
+        "results/{scene}/benchmarks/build_scene.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    params:
+        config=stage_config("scene"),
+        code=code_version("scene.build"),
+        root=scene_root,
+    message:
+        "{wildcards.scene}: reading the scene"
+    script:
+        "../workflow/scripts/build_scene.py"

@@ -1,0 +1,26 @@
+# Which mapping images see the same.
+
+
+rule build_graph:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        points=graph_points,
+    output:
+        graph="results/{scene}/covisibility.npz",
+    log:
+        "results/{scene}/logs/build_graph.log",
+    benchmark:
+        "results/{scene}/benchmarks/build_graph.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        config=stage_config("covisibility"),
+        code=code_version("covisibility"),
+    message:
+        "{wildcards.scene}: covisibility graph"
+    script:
+        "../workflow/scripts/build_graph.py"

@@ -1,0 +1,86 @@
+# Poses of the queries, and how good they are.
+
+
+localrules:
+    choose_poses,
+
+
+rule localize_queries:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{method}/map.safetensors",
+        descriptors=query_descriptors,
+    output:
+        poses="results/{scene}/{method}/poses.txt",
+        details="results/{scene}/{method}/localization.json",
+    log:
+        "results/{scene}/logs/localize_queries/{method}.log",
+    benchmark:
+        "results/{scene}/benchmarks/localize_queries/{method}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=2500,
+        runtime=240,
+    params:
+        config=stage_config("localize"),
+        code=localize_code,
+    message:
+        "{wildcards.scene}: localizing the queries, {wildcards.method}"
+    script:
+        "../workflow/scripts/localize_queries.py"
+
+
+rule evaluate_poses:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{method}/map.safetensors",
+        poses="results/{scene}/{method}/poses.txt",
+        details="results/{scene}/{method}/localization.json",
+        history="results/{scene}/{method}/train.jsonl",
+    output:
+        queries="results/{scene}/{method}/queries.csv",
+        metrics="results/{scene}/{method}/metrics.json",
+        errors="results/{scene}/{method}/errors.png",
+        overlay="results/{scene}/{method}/overlay.png",
+    log:
+        "results/{scene}/logs/evaluate_poses/{method}.log",
+    benchmark:
+        "results/{scene}/benchmarks/evaluate_poses/{method}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=30,
+    params:
+        config=stage_config("evaluate"),
+        code=code_version("evaluate"),
+    message:
+        "{wildcards.scene}: evaluation, {wildcards.method}"
+    script:
+        "../workflow/scripts/evaluate_poses.py"
+
+
+# whoever asks for the scene's poses gets the table and the pictures too
+rule choose_poses:
+    input:
+        poses=default_method("poses.txt"),
+        metrics=default_method("metrics.json"),
+    output:
+        poses="results/{scene}/poses.txt",
+    log:
+        "results/{scene}/logs/choose_poses.log",
+    benchmark:
+        "results/{scene}/benchmarks/choose_poses.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=200,
+        runtime=5,
+    message:
+        "{wildcards.scene}: poses of the default method"
+    shell:
+        "(cp {input.poses} {output.poses}.tmp && mv {output.poses}.tmp {output.poses}) > {log} 2>&1"

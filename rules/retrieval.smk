@@ -1,0 +1,27 @@
+# Image retrieval: a descriptor of each mapping image, and what a query needs to be compared with them.
+
+
+rule build_retrieval:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        features=hloc_features,
+    output:
+        descriptors="results/{scene}/retrieval/{feature}.h5",
+        model="results/{scene}/retrieval/{feature}.safetensors",
+    log:
+        "results/{scene}/logs/build_retrieval/{feature}.log",
+    benchmark:
+        "results/{scene}/benchmarks/build_retrieval/{feature}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        config=stage_config("retrieval"),
+        code=retrieval_code,
+    message:
+        "{wildcards.scene}: retrieval features, {wildcards.feature}"
+    script:
+        "../workflow/scripts/build_retrieval.py"

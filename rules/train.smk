@@ -1,0 +1,60 @@
+# The scene-specific head, and the map: one file with all that a query needs.
+
+
+rule train_head:
+    input:
+        shards=shard_files,
+        graph=training_graph,
+        encoding=global_encoding,
+        depth=sample_depth,
+    output:
+        head="results/{scene}/{method}/head.safetensors",
+        history="results/{scene}/{method}/train.jsonl",
+    log:
+        "results/{scene}/logs/train_head/{method}.log",
+    benchmark:
+        "results/{scene}/benchmarks/train_head/{method}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=3000,
+        runtime=1440,
+        gpu=1,
+    params:
+        config=stage_config("train"),
+        code=code_version("train"),
+        # no output: Snakemake deletes those of a killed job, and training is to go on from here
+        checkpoint="results/{scene}/{method}/checkpoint.pt",
+    message:
+        "{wildcards.scene}: training, {wildcards.method}"
+    script:
+        "../workflow/scripts/train_head.py"
+
+
+rule write_map:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        head="results/{scene}/{method}/head.safetensors",
+        pca=method_pca,
+        encoding=global_encoding,
+        retrieval=method_retrieval,
+    output:
+        map="results/{scene}/{method}/map.safetensors",
+    log:
+        "results/{scene}/logs/write_map/{method}.log",
+    benchmark:
+        "results/{scene}/benchmarks/write_map/{method}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=30,
+    params:
+        config=stage_config("map"),
+        code=code_version("mapfile"),
+    message:
+        "{wildcards.scene}: map file, {wildcards.method}"
+    script:
+        "../workflow/scripts/write_map.py"

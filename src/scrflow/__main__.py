@@ -1,0 +1,5 @@
+"""``python -m scrflow``."""
+
+from scrflow.cli import main
+
+main()

@@ -1,0 +1,220 @@
+"""Reading and writing artifacts: atomic, stamped, validated.
+
+Every artifact carries a stamp: schema version, kind, digest of the config subset that made it, version of the stage's
+code and digests of its inputs. It is written beside its place and renamed, so no half file ever has a final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from pydantic import BaseModel
+
+from scrflow.errors import ScrflowError
+
+SCHEMA_VERSION = 1
+_KEY = "scrflow"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Provenance of an artifact. ``digest`` identifies it: equal digests mean the same recipe on the same inputs."""
+
+    kind: str
+    config: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def make(cls, kind: str, config: BaseModel, code: str, **inputs: Path | str) -> Stamp:
+        """Stamp of an artifact made from ``inputs``, each an artifact path (its stamp is read) or a digest."""
+        digests = {name: read_stamp(p).digest if isinstance(p, Path) else p for name, p in inputs.items()}
+        return cls(kind, config.model_dump(mode="json"), code, digests)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Stamp:
+        try:
+            stamp = cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise ScrflowError(f"{path}: its stamp cannot be read ({error}); delete the file and run again") from None
+        if stamp.schema != SCHEMA_VERSION:
+            raise ScrflowError(
+                f"{path}: schema version {stamp.schema}, this scrflow reads {SCHEMA_VERSION}; "
+                "delete the file and run again, or use the scrflow that wrote it"
+            )
+        return stamp
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` (same suffix), renamed onto it when the block ends well, removed otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Like atomic_path for a folder: an existing folder is replaced as a whole when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text without a stamp (forms fixed by others, such as poses.txt)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: dict[str, Any], stamp: Stamp) -> None:
+    """JSON object; the stamp under the key ``scrflow``."""
+    text = json.dumps({**values, _KEY: json.loads(stamp.to_json())}, indent=1, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray], stamp: Stamp) -> None:
+    """Arrays plus the stamp; zip entries carry a fixed date, so equal content is equal bytes."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, array in {**arrays, _KEY: np.frombuffer(stamp.to_json().encode(), np.uint8)}.items():
+            with z.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as f:
+                np.lib.format.write_array(f, np.asarray(array), allow_pickle=False)
+
+
+@contextlib.contextmanager
+def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
+    """A new HDF5 file with the stamp as attribute."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="latest") as f:
+        f.attrs[_KEY] = stamp.to_json()
+        yield f
+
+
+def write_safetensors(path: Path, tensors: dict[str, Any], stamp: Stamp, metadata: dict[str, str] | None = None) -> None:
+    """Torch tensors plus string metadata plus the stamp."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(tensors, temporary, metadata={**(metadata or {}), _KEY: stamp.to_json()})
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def require(path: Path, what: str) -> Path:
+    """The path itself, or a ScrflowError that says which ``what`` is missing."""
+    if not Path(path).exists():
+        raise ScrflowError(f"{path}: {what} is missing; run the stage that makes it (snakemake does)")
+    return Path(path)
+
+
+def read_stamp(path: Path, kind: str | None = None) -> Stamp:
+    """The stamp of any artifact; ScrflowError when there is none, or when it is of another kind."""
+    path = Path(path)
+    require(path, kind or "artifact")
+    try:
+        text = _stamp_text(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScrflowError(f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again") from None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise ScrflowError(f"{path}: damaged safetensors file ({error}); delete it and run again") from None
+    stamp = Stamp.from_json(text, path)
+    if kind is not None and stamp.kind != kind:
+        raise ScrflowError(f"{path}: expected a {kind}, found a {stamp.kind}")
+    return stamp
+
+
+def _stamp_text(path: Path) -> str:
+    if path.suffix == ".json":
+        return json.dumps(json.loads(path.read_text(encoding="utf-8"))[_KEY])
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as z:
+            return z[_KEY].tobytes().decode()
+    if path.suffix == ".safetensors":
+        return read_safetensors_metadata(path)[_KEY]
+    with h5py.File(path, "r") as f:
+        return f.attrs[_KEY]
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """The object without its stamp."""
+    read_stamp(path, kind)
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    del values[_KEY]
+    return values
+
+
+def read_npz(path: Path, kind: str) -> dict[str, np.ndarray]:
+    """All arrays of the file."""
+    read_stamp(path, kind)
+    with np.load(path, allow_pickle=False) as z:
+        return {name: z[name] for name in z.files if name != _KEY}
+
+
+def open_h5(path: Path, kind: str) -> h5py.File:
+    """The file, open for reading, after its stamp was checked."""
+    read_stamp(path, kind)
+    return h5py.File(path, "r")
+
+
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        return f.metadata() or {}
+
+
+def read_safetensors(path: Path, kind: str) -> dict[str, Any]:
+    """All tensors, on the CPU."""
+    from safetensors.torch import load_file
+
+    read_stamp(path, kind)
+    return load_file(path)

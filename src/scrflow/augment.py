@@ -1,0 +1,96 @@
+"""Augmented copies of a mapping image: in-plane rotation, scale, photometric change (GLACE sec. B).
+
+The geometry is exact. A copy is the photo seen by a camera rolled by the angle about its optical axis and with its
+focal length scaled: a keypoint of the copy is brought back to the photo by the inverse of the warp, undistorted there
+through the true camera, and the ray is rolled. Pose and intrinsics of the view follow, so no pixel is ever resampled
+for geometry's sake and lens distortion stays exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from scrflow.config import AugmentConfig
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw: counter-clockwise-positive roll in radians (x towards y), scale, and photometric factors."""
+
+    roll: float = 0.0
+    scale: float = 1.0
+    brightness: float = 0.0  # added
+    contrast: float = 1.0  # factor about the mean
+    saturation: float = 1.0  # factor about the grey value
+    hue: float = 0.0  # rotation of the colour plane, in turns
+
+    @classmethod
+    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
+        """A random augmentation; the scale is log-uniform."""
+        low, high = np.log(config.scale)
+        return cls(
+            roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
+            scale=float(np.exp(rng.uniform(low, high))),
+            brightness=float(rng.uniform(-config.brightness, config.brightness)),
+            contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
+            saturation=float(1 + rng.uniform(-config.saturation, config.saturation)),
+            hue=float(rng.uniform(-config.hue, config.hue)),
+        )
+
+
+def roll_rotation(roll: float) -> np.ndarray:
+    """R_z [3, 3] that turns x towards y by ``roll`` radians."""
+    c, s = np.cos(roll), np.sin(roll)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def rolled_pose(cam_from_world: np.ndarray, roll: float) -> np.ndarray:
+    """Pose [3, 4] of the camera whose image is rolled: R_z(roll) [R | t]."""
+    return roll_rotation(roll) @ cam_from_world
+
+
+def warp(image_3HW: torch.Tensor, a: Augmentation) -> torch.Tensor:
+    """The augmented image [3, H', W'], H' and W' scaled and rounded; beyond the photo's border it is mirrored."""
+    height, width = image_3HW.shape[1:]
+    size = (max(32, round(height * a.scale)), max(32, round(width * a.scale)))
+    x = image_3HW[None]
+    if size != (height, width):
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+    if a.roll:
+        h, w = size
+        # grid_sample asks for the source of each target pixel, i.e. the inverse roll, in coordinates of -1..1
+        c, s = np.cos(a.roll), np.sin(a.roll)
+        theta = torch.tensor([[[c, s * h / w, 0.0], [-s * w / h, c, 0.0]]], dtype=torch.float32)
+        grid = F.affine_grid(theta, [1, 3, h, w], align_corners=False)
+        x = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return _photometric(x[0], a).clamp_(0, 1)
+
+
+def _photometric(x: torch.Tensor, a: Augmentation) -> torch.Tensor:
+    grey_weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    if a.saturation != 1.0 or a.hue != 0.0:
+        # in YIQ the hue is an angle and the saturation a radius
+        to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        c, s = np.cos(2 * np.pi * a.hue) * a.saturation, np.sin(2 * np.pi * a.hue) * a.saturation
+        turn = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float32)
+        x = torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, x)
+    if a.contrast != 1.0 or a.brightness != 0.0:
+        mean = (x * grey_weights).sum(0).mean()
+        x = (x - mean) * a.contrast + mean + a.brightness
+    return x
+
+
+def to_photo_pixels(pixels_N2: np.ndarray, photo_size: tuple[int, int], warped_size: tuple[int, int], a: Augmentation) -> np.ndarray:
+    """Pixels [N, 2] of the warped image in the photo; sizes are (width, height). Inverse of ``warp``."""
+    photo, warped = np.array(photo_size, np.float64), np.array(warped_size, np.float64)
+    centred = np.asarray(pixels_N2, np.float64) - warped / 2
+    return (centred @ roll_rotation(a.roll)[:2, :2] + warped / 2) * (photo / warped)
+
+
+def inside(pixels_N2: np.ndarray, size: tuple[int, int], margin: float = 2.0) -> np.ndarray:
+    """Which pixels [N] lie within an image of (width, height), ``margin`` px off its border (mirrored content goes)."""
+    return ((pixels_N2 >= margin) & (pixels_N2 <= np.array(size) - margin)).all(1)

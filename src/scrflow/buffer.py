@@ -1,0 +1,125 @@
+"""The training buffer: local encodings of plain and augmented copies of the mapping images, in HDF5 shards.
+
+A shard holds a contiguous range of the images (DESIGN: Stages): columns ``descriptor`` f16 [N, d], ``pixel`` f32 [N, 2]
+(undistorted, in the pinhole image of the view) and ``view`` i32 [N], and a table of views. What a sample is depends on
+image and copy alone, not on the number of shards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scrflow.artifacts import Stamp, create_h5, open_h5
+from scrflow.augment import Augmentation, rolled_pose
+from scrflow.codeversion import code_version
+from scrflow.config import BufferStage
+from scrflow.errors import ScrflowError
+
+# the modules that only filling needs are imported there: training reads a buffer without pycolmap or an encoder
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """All samples of a scene. A view is one copy of one mapping image."""
+
+    descriptor: torch.Tensor  # [N, d] float16
+    pixel: torch.Tensor  # [N, 2] float32
+    view: torch.Tensor  # [N] int64, ascending
+    image: torch.Tensor  # [V] int64, row of the mapping image
+    plain: torch.Tensor  # [V] bool, not augmented
+    K: torch.Tensor  # [V, 3, 3] float64
+    cam_from_world: torch.Tensor  # [V, 3, 4] float64
+    names: tuple[str, ...]  # of the mapping images
+
+    def rays(self) -> torch.Tensor:
+        """Points [N, 3] float64 of the samples on the plane z = 1 of their view's camera."""
+        K = self.K[self.view]
+        xy = (self.pixel.double() - K[:, :2, 2]) / torch.stack([K[:, 0, 0], K[:, 1, 1]], 1)
+        return torch.cat([xy, torch.ones(len(xy), 1, dtype=torch.float64)], 1)
+
+    def centres(self) -> torch.Tensor:
+        """Camera centres [V, 3] float64 of the views."""
+        R, t = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3:]
+        return -(R.transpose(1, 2) @ t)[:, :, 0]
+
+
+def shard_range(images: int, shards: int, shard: int) -> range:
+    """Rows of the mapping images in a shard; shards differ by one image at most. ValueError outside 0..shards-1."""
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard {shard} of {shards}")
+    return range(images * shard // shards, images * (shard + 1) // shards)
+
+
+def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Path, threads: int) -> None:
+    """Encode every copy of the shard's images and write the shard.
+
+    Raises ScrflowError when an image yields no keypoint in any copy.
+    """
+    from scrflow.encoders import build_encoder, encoder_module
+    from scrflow.images import read_rgb
+    from scrflow.pca import load_pca
+    from scrflow.progress import track
+    from scrflow.scene.model import load_scene
+    from scrflow.seeds import numpy_generator
+    from scrflow.views import encode_view
+
+    s, projection, settings = load_scene(scene), load_pca(pca), config.buffer
+    encoder = build_encoder(config.extractor)
+    columns: dict[str, list[np.ndarray]] = {k: [] for k in ("descriptor", "pixel", "view", "image", "plain", "K", "cam_from_world")}
+    views = 0
+    for row in track(shard_range(len(s.mapping), config.shards, shard), f"buffer shard {shard}"):
+        mapped = s.mapping[row]
+        photo = read_rgb(s.image_path(mapped.name))
+        found = 0
+        for copy in range(settings.plain_copies + settings.augmented_copies):
+            rng = numpy_generator(config.seed, "buffer", mapped.name, copy)
+            plain = copy < settings.plain_copies
+            augmentation = None if plain else Augmentation.draw(settings.augment, rng)
+            view = encode_view(
+                photo, mapped.camera, encoder, config.extractor.short_side, settings.samples_per_copy, augmentation
+            )
+            found += len(view.pixels)
+            columns["descriptor"].append(projection(view.descriptors).half().numpy())
+            columns["pixel"].append(view.pixels.astype(np.float32))
+            columns["view"].append(np.full(len(view.pixels), views, np.int32))
+            columns["image"].append(np.array([row], np.int32))
+            columns["plain"].append(np.array([plain]))
+            columns["K"].append(view.K[None])
+            columns["cam_from_world"].append(rolled_pose(mapped.cam_from_world, view.roll)[None])
+            views += 1
+        if not found:
+            raise ScrflowError(f"{s.image_path(mapped.name)}: no keypoint found; take the image off the mapping list")
+    code = code_version("buffer", encoder_module(config.extractor.name))
+    stamp = Stamp.make("buffer", config, code, scene=scene / "scene.json", pca=pca, shard=str(shard))
+    with create_h5(out, stamp) as f:
+        for name, parts in columns.items():
+            f[name] = np.concatenate(parts) if parts else np.zeros(0)
+        f.attrs["names"] = [v.name for v in s.mapping]
+
+
+def load_buffer(shards: list[Path]) -> Buffer:
+    """All shards of a scene, in memory. ScrflowError when shards are missing or of different makes."""
+    parts: dict[str, list[np.ndarray]] = {}
+    names: tuple[str, ...] = ()
+    views = 0
+    for path in sorted(shards, key=lambda p: int(p.stem.rsplit("-", 1)[1])):
+        with open_h5(path, "buffer") as f:
+            here = tuple(f.attrs["names"])
+            if names and here != names:
+                raise ScrflowError(f"{path}: made from other mapping images than the shards before it; run again from the scene")
+            names = here
+            if not len(f["image"]):
+                continue
+            for key in ("descriptor", "pixel", "image", "plain", "K", "cam_from_world"):
+                parts.setdefault(key, []).append(f[key][:])
+            parts.setdefault("view", []).append(f["view"][:].astype(np.int64) + views)
+            views += len(f["image"])
+    joined = {key: torch.from_numpy(np.concatenate(arrays)) for key, arrays in parts.items()}
+    if not joined or len(torch.unique(joined["image"])) != len(names):
+        raise ScrflowError(f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again")
+    joined["image"] = joined["image"].long()
+    return Buffer(names=names, **joined)

@@ -1,0 +1,44 @@
+"""Local encoders: frozen extractors of keypoints and descriptors.
+
+A new encoder is one module here with a class that fulfils ``LocalEncoder``, one line in ``_CLASSES``, and one file in
+config/encoders.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from scrflow.config import ExtractorConfig
+from scrflow.encoders.base import LocalEncoder, LocalFeatures
+from scrflow.errors import ScrflowError
+
+# name in the config -> module:class; imported when asked for, so that one encoder's needs are not everybody's
+_CLASSES = {
+    "sift": "scrflow.encoders.sift:Sift",
+    "xfeat": "scrflow.encoders.xfeat:XFeat",
+    "aliked": "scrflow.encoders.aliked:Aliked",
+}
+
+
+def encoder_module(name: str) -> str:
+    """The package's module that implements an encoder (for code versions), relative to the package."""
+    _check(name)
+    return _CLASSES[name].split(":")[0].removeprefix("scrflow.")
+
+
+def build_encoder(config: ExtractorConfig) -> LocalEncoder:
+    """The extractor that the config names; ScrflowError for an unknown name, unknown options or missing weights."""
+    _check(config.name)
+    module, cls = _CLASSES[config.name].split(":")
+    try:
+        return getattr(importlib.import_module(module), cls)(config.max_keypoints, **config.options)
+    except TypeError as error:
+        raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}") from None
+
+
+def _check(name: str) -> None:
+    if name not in _CLASSES:
+        raise ScrflowError(f"no local encoder {name!r}; there are {', '.join(_CLASSES)}")
+
+
+__all__ = ["LocalEncoder", "LocalFeatures", "build_encoder", "encoder_module"]

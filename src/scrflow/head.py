@@ -1,0 +1,128 @@
+"""The scene-specific network: from a global and a local encoding to a scene coordinate.
+
+ACE, GLACE and R-SCoRe are settings of the one ``Head`` (DESIGN: Head; GLACE fig. 7 and eq. 6-8).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scrflow.config import HeadConfig
+
+
+class ResidualBlock(nn.Module):
+    """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7)."""
+
+    def __init__(self, dim_in: int, width: int, hidden: int):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim_in, width), nn.Linear(width, hidden), nn.Linear(hidden, width)])
+        self.skip = nn.Identity() if dim_in == width else nn.Linear(dim_in, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, dim_in] -> [B, width]
+        y = x
+        for layer in self.layers:
+            y = F.relu(layer(y))
+        return self.skip(x) + y
+
+
+class HomogeneousOffset(nn.Module):
+    """The offset d / w of four outputs (d, w_hat): GLACE eq. 6 and 7."""
+
+    def __init__(self, scale_min: float, scale_max: float):
+        super().__init__()
+        self._w_min, self._w_max = 1 / scale_max, 1 / scale_min
+        self._beta = math.log(2) / (1 - 1 / scale_max)
+
+    def forward(self, outputs: Tensor) -> Tensor:  # [B, 4] -> [B, 3]
+        d, w_hat = outputs[:, :3], outputs[:, 3:]
+        w = F.softplus(w_hat, beta=self._beta) + self._w_min
+        return d / w.clamp(max=self._w_max)
+
+
+class Decoder(nn.Module):
+    """Two layers, then cluster logits and a homogeneous offset: y = d / w + softmax(s) C (GLACE eq. 8).
+
+    ``unit`` is the length that the network's number 1 stands for.
+    """
+
+    def __init__(self, width: int, centres_K3: Tensor, scale_min: float, scale_max: float, unit: float):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
+        self.clusters = len(centres_K3)
+        self.out = nn.Linear(width, 4 + (self.clusters if self.clusters > 1 else 0))
+        self.offset = HomogeneousOffset(scale_min, scale_max)
+        self.unit = unit
+        self.register_buffer("centres", centres_K3.float())
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, width] -> [B, 3], float32
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        # positions in float32 whatever the autocast: bf16 has 3 digits, and a map needs 5
+        with torch.autocast(x.device.type, enabled=False):
+            out = F.linear(x.float(), self.out.weight.float(), self.out.bias.float())
+            y = self.unit * self.offset(out[:, :4])
+            if self.clusters == 1:
+                return y + self.centres
+            return y + out[:, 4:].softmax(1) @ self.centres
+
+
+class PositionalEncoding(nn.Module):
+    """Sine and cosine of a position at ``frequencies`` octave-spaced frequencies, the longest period ``period``."""
+
+    def __init__(self, frequencies: int, period: float, octaves: float = 12.0):
+        super().__init__()
+        exponents = torch.linspace(0, octaves, frequencies)
+        self.register_buffer("angular", 2 * math.pi / period * 2**exponents, persistent=False)
+        self.dim = 6 * frequencies
+
+    def forward(self, y: Tensor) -> Tensor:  # [B, 3] -> [B, 6 * frequencies]
+        angle = (y[:, :, None] * self.angular).flatten(1)
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """Scene coordinates [B, 3]: ``xyz_world`` the final ones, ``coarse`` y0 before refinement (the same without)."""
+
+    xyz_world: Tensor
+    coarse: Tensor
+
+
+class Head(nn.Module):
+    """Input block, residual blocks, decoder (y0); with ``refine_blocks``: encoded y0, more blocks, an offset (y).
+
+    Raises ValueError when the encoding of y0 does not fit into ``width``.
+    """
+
+    def __init__(self, dim_in: int, config: HeadConfig, centres_K3: Tensor, unit: float = 1.0):
+        super().__init__()
+        width, hidden = config.width, round(config.width * config.hidden_ratio)
+        self.input = ResidualBlock(dim_in, width, hidden)
+        self.blocks = nn.ModuleList([ResidualBlock(width, width, hidden) for _ in range(config.blocks)])
+        self.decoder = Decoder(width, centres_K3, config.scale_min, config.scale_max, unit)
+        self.refine = nn.ModuleList([ResidualBlock(width, width, hidden) for _ in range(config.refine_blocks)])
+        if config.refine_blocks:
+            self.encoding = PositionalEncoding(config.frequencies, config.period)
+            if self.encoding.dim > width:
+                raise ValueError(f"width {width} is less than the {self.encoding.dim} channels that the encoding of y0 needs")
+            self.refiner = Decoder(width, torch.zeros(1, 3), config.scale_min, config.scale_max, unit)
+
+    def forward(self, encoding: Tensor) -> HeadOutput:
+        """``encoding`` [B, dim_in]: global then local encoding."""
+        x = self.input(encoding)
+        for block in self.blocks:
+            x = block(x)
+        coarse = self.decoder(x)
+        if not self.refine:
+            return HeadOutput(coarse, coarse)
+        # the gradient of y does not flow back into y0 through its encoding: sines of a 0.5 m period have no useful one
+        code = self.encoding(coarse.detach()).to(x.dtype)
+        x = torch.cat([x[:, : -code.shape[1]], x[:, -code.shape[1] :] + code], 1)
+        for block in self.refine:
+            x = block(x)
+        return HeadOutput(coarse.detach() + self.refiner(x), coarse)

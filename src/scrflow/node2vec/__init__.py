@@ -1,0 +1,117 @@
+"""Global encodings by Node2Vec on the covisibility graph (R-SCoRe).
+
+Two engines: ``torch`` (walks and skip-gram here, vectorised) and ``node2vec`` (the named package, in its own
+environment: the reference of a parity test).
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from scrflow.artifacts import Stamp, create_h5, open_h5, write_json
+from scrflow.codeversion import code_version
+from scrflow.config import Node2VecConfig, Node2VecStage
+from scrflow.covisibility import load_graph
+from scrflow.errors import ScrflowError
+from scrflow.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+from scrflow.node2vec.reference import reference_vectors
+from scrflow.node2vec.skipgram import count_pairs, train
+from scrflow.node2vec.walks import Walker
+
+KIND = "global-encoding"
+METRICS_KIND = "node2vec-metrics"
+_HELD_OUT = 0.1  # share of the edges
+
+log = logging.getLogger("scrflow")
+
+
+def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads: int) -> None:
+    """Write the encodings of a covisibility graph to ``out`` (HDF5) and how well they separate to ``metrics`` (JSON).
+
+    ``out`` holds ``encoding`` [images, dim] float32, centred and of mean length 1 (see quality.normalised), and
+    ``names``, in the graph's order. ScrflowError when the graph has no edge, or when the balanced average precision of
+    link prediction is under ``min_average_precision`` (the metrics are written even so).
+    """
+    torch.set_num_threads(threads)
+    c = config.node2vec
+    loaded = load_graph(graph)
+    if loaded.csr.nnz == 0:
+        raise ScrflowError(
+            f"{graph}: the covisibility graph has no edge, so there is nothing to embed; check the poses, "
+            "depth_range of the scene and min_overlap of the graph"
+        )
+    encoding = normalised(node_vectors(c, loaded.csr, config.seed))
+    values = separation(encoding, loaded.csr, _rng(config.seed, "separation"))
+
+    rest, edges = hold_out_edges(loaded.csr, _HELD_OUT, _rng(config.seed, "held out"))
+    held_out = None
+    if len(edges):
+        again = normalised(node_vectors(c, rest, config.seed))
+        held_out = held_out_average_precision(again, loaded.csr, edges, _rng(config.seed, "separation"))
+
+    stamp = Stamp.make(METRICS_KIND, config, code_version("node2vec", "node2vec.reference_worker"), graph=Path(graph))
+    values = {
+        "engine": c.engine,
+        "images": len(loaded.names),
+        "edges": loaded.csr.nnz // 2,
+        "isolated": int((np.diff(loaded.csr.indptr) == 0).sum()),
+        **values,
+        "held_out_average_precision": held_out,
+    }
+    write_json(metrics, values, stamp)
+    precision = values["average_precision"]
+    log.info(
+        "node2vec: average precision %s (held-out edges %s), mean distance of neighbours %s, of others %s",
+        *(_text(values[k]) for k in
+          ("average_precision", "held_out_average_precision", "neighbour_distance", "other_distance")),
+    )  # fmt: skip
+    if precision is None:
+        log.info("node2vec: every image sees every other, so separation cannot be measured")
+    elif precision < c.min_average_precision:
+        raise ScrflowError(
+            f"node2vec: the embedding does not separate: average precision of link prediction {precision:.3f}, at least "
+            f"{c.min_average_precision} wanted (key encodings: min_average_precision); more walks or iterations, or "
+            f"a graph with fewer weak edges (min_overlap) may help. Metrics: {metrics}"
+        )
+    with create_h5(out, Stamp.make(KIND, config, stamp.code, graph=Path(graph))) as f:
+        f.create_dataset("encoding", data=encoding)
+        f.create_dataset("names", data=np.array([n.encode() for n in loaded.names]))
+
+
+def load_encodings(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """``encoding`` [images, dim] float32 and the image names of an artifact written by ``embed``."""
+    with open_h5(path, KIND) as f:
+        return f["encoding"][:], tuple(n.decode() for n in f["names"][:])
+
+
+def node_vectors(
+    config: Node2VecConfig, csr: scipy.sparse.csr_array, seed: int, device: torch.device | str | None = None
+) -> np.ndarray:
+    """Raw vectors [N, dim] of a graph by the configured engine; on a CPU the same seed gives the same bytes.
+
+    ``device`` of the torch engine: the CPU when not given, as graphs of a few thousand images take seconds there.
+    """
+    if config.engine == "node2vec":
+        return reference_vectors(config, csr, seed)
+    device = torch.device(device or "cpu")
+    walker = Walker(csr, config.p, config.q, device)
+    counts = count_pairs(walker, config.walks, config.length, config.context, _generator(seed, "walks", device))
+    return train(counts, config.dim, config.negatives, config.iterations, _generator(seed, "skip-gram"), device)
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(f"node2vec.{name}".encode())])
+
+
+def _generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(_rng(seed, name).integers(2**62)))

@@ -1,0 +1,25 @@
+"""Retrieval: which mapping images show what a query shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scrflow.config import RetrievalStage
+from scrflow.retrieval.search import Retriever
+
+
+def build_retrieval(config: RetrievalStage, scene: Path, out: Path, model: Path, threads: int) -> None:
+    """Describe the mapping images of a scene artifact.
+
+    ``out`` gets the descriptors in hloc's HDF5 form (those of the queries too where they come from a file), ``model``
+    the quantised index and what describes a query, as ``Retriever`` reads it (safetensors, kind "retrieval"; the
+    metadata key ``keypoints`` says how many of a photo's best local descriptors are aggregated). ScrflowError for a
+    photo or a file that is missing or damaged, or a descriptor file that lacks an image of the scene.
+    """
+    # Retriever is used where neither faiss nor HDF5 is installed
+    from scrflow.retrieval.build import build
+
+    build(config, scene, out, model, threads)
+
+
+__all__ = ["Retriever", "build_retrieval"]

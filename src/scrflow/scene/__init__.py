@@ -1,0 +1,5 @@
+"""The scene stage: readers of dataset forms, validation, and the one form that every later stage reads."""
+
+from scrflow.scene.model import Query, Scene, View, load_scene
+
+__all__ = ["Query", "Scene", "View", "load_scene"]

@@ -1,0 +1,179 @@
+"""The scene stage: read a dataset, split it, check it, write the scene artifact."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pycolmap
+
+from scrflow.codeversion import code_version
+from scrflow.config import SceneStage, Split
+from scrflow.errors import ScrflowError
+from scrflow.scene.model import Query, View, read_query_list, write_scene
+from scrflow.scene.photo_files import every_nth
+from scrflow.scene.readers import READERS, Collection, SourceImage
+from scrflow.scene.validate import (
+    check_camera,
+    check_images,
+    check_name,
+    check_split,
+    check_unique,
+    checked_rotation,
+    some,
+)
+
+log = logging.getLogger("scrflow")
+
+
+def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | None = None) -> None:
+    """Read the dataset under ``root`` and write the scene artifact to the folder ``out``.
+
+    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``. ScrflowError, naming the file, for every fault
+    of the dataset; ``out`` is only replaced when all is well.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ScrflowError(
+            f"{root}: no such folder of the scene; put the dataset there, or mend key root (or data_root)"
+        )
+    collection = READERS[config.source.reader](config.source, root, sfm_model)
+    check_unique((image.name for image in collection.images), str(collection.where))
+    images = {image.name: image for image in collection.images}
+    mapping_names, queries = _split(config.split, root, collection, images)
+
+    mapping = _mapping_views(mapping_names, images, collection)
+    where = str(_list_path(root, config.split.mapping) if config.split.mapping else collection.where)
+    check_split([v.name for v in mapping], [q.name for q in queries], where, config.min_mapping_images)
+    poses = {
+        q.name: images[q.name].cam_from_world
+        for q in queries
+        if q.name in images and images[q.name].cam_from_world is not None
+    }
+    cameras: dict[str, pycolmap.Camera | None] = {}
+    for item in (*mapping, *queries):
+        check_name(item.name, str(collection.where))
+        check_camera(item.camera, f"{collection.where}: {item.name}")
+        cameras[item.name] = item.camera
+    for name, pose in [(v.name, v.cam_from_world) for v in mapping] + list(poses.items()):
+        _check_finite_pose(pose, f"{collection.where}: {name}")
+    sha256 = check_images(collection.image_root, cameras)
+
+    model = _without_queries(collection.model, {v.name for v in mapping}) if collection.model is not None else None
+    write_scene(
+        out,
+        config=config,
+        code=code_version("scene.build"),
+        image_root=collection.image_root,
+        unit=config.unit,
+        mapping=mapping,
+        queries=queries,
+        query_poses=poses,
+        image_sha256=sha256,
+        model=model,
+        inputs=collection.inputs,
+    )
+    log.info("scene: %d mapping images, %d queries (%d with reference pose)", len(mapping), len(queries), len(poses))
+
+
+# --------------------------------------------------------------------------------------------------------------- split
+
+
+def _split(
+    split: Split, root: Path, found: Collection, images: dict[str, SourceImage]
+) -> tuple[list[str], list[Query]]:
+    """Names of the mapping images, and the queries."""
+    if split.every is not None:
+        mapping, names = every_nth(list(images), split.every)
+        return mapping, [Query(name, images[name].camera, "all") for name in names]
+    if split.mapping is None and not split.queries:
+        if found.split is None:
+            raise ScrflowError(
+                f"{found.where}: nothing says which images are queries; give key split.every, or split.queries (lists)"
+            )
+        mapping, names = found.split
+        return list(mapping), [Query(name, images[name].camera, "all") for name in names]
+
+    queries: list[Query] = []
+    for condition, listed in split.queries.items():
+        path = _list_path(root, listed)
+        for name, camera in read_query_list(path).items():
+            if any(q.name == name for q in queries if q.condition != condition):
+                raise ScrflowError(f"{path}: {name} is listed under another condition too; remove one")
+            if camera is None:
+                camera = _known(name, images, path, found).camera
+            queries.append(Query(name, camera, condition))
+    if split.mapping is not None:
+        path = _list_path(root, split.mapping)
+        mapping = list(read_query_list(path))
+        for name in mapping:
+            _known(name, images, path, found)
+    else:
+        taken = {q.name for q in queries}
+        mapping = [name for name in images if name not in taken]
+    return mapping, queries
+
+
+def _list_path(root: Path, listed: str) -> Path:
+    return root / listed
+
+
+def _known(name: str, images: dict[str, SourceImage], path: Path, found: Collection) -> SourceImage:
+    if name in images:
+        return images[name]
+    if not (found.image_root / name).is_file():
+        raise ScrflowError(
+            f"{found.image_root / name}: image is missing; {path} lists it; put it there or take it off the list"
+        )
+    raise ScrflowError(
+        f"{path}: {name} is listed, but {found.where} has no pose of it; add the pose or take it off the list"
+    )
+
+
+def _mapping_views(names: list[str], images: dict[str, SourceImage], found: Collection) -> list[View]:
+    """The mapping images that have poses; ScrflowError for one without, unless the reader said why it lacks one."""
+    views, without = [], []
+    for name in names:
+        image = images[name]
+        if image.cam_from_world is not None:
+            views.append(View(name, image.camera, image.cam_from_world))
+        elif name in found.left_out:
+            without.append(name)
+        else:
+            raise ScrflowError(
+                f"{found.where}: mapping image {name} has no pose; add it or take the image off the list"
+            )
+    if without:
+        log.warning(
+            "%s: %d mapping images left out, %s: %s",
+            found.where,
+            len(without),
+            found.left_out[without[0]],
+            some(without),
+        )
+    return views
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _check_finite_pose(pose, where: str) -> None:
+    checked_rotation(pose[:, :3], where)
+    if not abs(pose[:, 3]).max() < float("inf"):
+        raise ScrflowError(
+            f"{where}: pose has a number that is not finite; take the image off the list or mend the pose"
+        )
+
+
+def _without_queries(model: pycolmap.Reconstruction, mapping: set[str]) -> pycolmap.Reconstruction | None:
+    """The model with nothing but the mapping images: what others observed is taken out, and points that fewer than two
+    mapping images see are gone. None (poses only) for a model with rigs of several cameras, whose images come and go
+    together."""
+    if any(frame.rig.num_sensors() > 1 for frame in model.frames.values()):
+        log.warning("scene: 3D points of a model with camera rigs are not kept")
+        return None
+    for image_id in list(model.reg_image_ids()):
+        image = model.image(image_id)
+        if image.name not in mapping:
+            model.deregister_frame(image.frame_id)
+    return model

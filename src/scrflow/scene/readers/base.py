@@ -1,0 +1,33 @@
+"""What a reader hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImage:
+    """An image as the source describes it."""
+
+    name: str  # relative to Collection.image_root
+    camera: pycolmap.Camera
+    cam_from_world: np.ndarray | None  # [3, 4] float64; None: no pose known (queries only)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """All images that a source lists, before the split."""
+
+    where: Path  # the file or folder that errors name
+    image_root: Path
+    images: tuple[SourceImage, ...]
+    split: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # (mapping, queries) where the layout fixes it
+    model: pycolmap.Reconstruction | None = None  # where there are 3D points to keep
+    inputs: Mapping[str, Path | str] = field(default_factory=dict)  # artifacts it was read from, for the stamp
+    # images without which the mapping goes on: name -> reason (not registered by SfM)
+    left_out: Mapping[str, str] = field(default_factory=dict)

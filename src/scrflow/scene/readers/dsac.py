@@ -1,0 +1,101 @@
+"""The DSAC* layout: a folder a split, each with rgb/, poses/ and calibration/, one file an image in each.
+
+Poses are 4x4 camera-to-world in text; a calibration is a 3x3 matrix or a focal length alone. Files belong together by
+their order when sorted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from PIL import Image
+
+from scrflow.config import DsacSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import invert_pose
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.validate import checked_pose
+
+
+def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """Both splits; names are like ``train/rgb/0001.png``."""
+    splits = [_read_split(root, folder) for folder in (source.mapping, source.queries)]
+    mapping, queries = (tuple(image.name for image in images) for images in splits)
+    return Collection(root, root, tuple(splits[0] + splits[1]), split=(mapping, queries))
+
+
+def _read_split(root: Path, split: str) -> list[SourceImage]:
+    files = {kind: _files(root / split / kind) for kind in ("rgb", "poses", "calibration")}
+    for kind in ("poses", "calibration"):
+        if len(files[kind]) != len(files["rgb"]):
+            raise ScrflowError(
+                f"{root / split / kind}: {len(files[kind])} files for {len(files['rgb'])} images in rgb/; "
+                "expected one an image"
+            )
+    out = []
+    for image, pose, calibration in zip(files["rgb"], files["poses"], files["calibration"], strict=True):
+        for other in (pose, calibration):
+            if not _stem(image) == _stem(other):
+                raise ScrflowError(
+                    f"{other}: does not belong to {image.name}, which has the same place in the sorted list; "
+                    "name image, pose and calibration alike"
+                )
+        world_from_cam = checked_pose(_numbers(pose, (4, 4)), str(pose))
+        out.append(
+            SourceImage(image.relative_to(root).as_posix(), _camera(calibration, image), invert_pose(world_from_cam))
+        )
+    return out
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ScrflowError(
+            f"{folder}: no such folder; the DSAC* layout has rgb/, poses/ and calibration/ in each split"
+        )
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    if not files:
+        raise ScrflowError(f"{folder}: no files in it")
+    return files
+
+
+def _stem(path: Path) -> str:
+    """What is common to ``seq-01-frame-000000.color.png``, ``...pose.txt`` and ``...calibration.txt``."""
+    stem = path.stem
+    for ending in (".color", ".rgb", ".pose", ".calibration", "_color", "_pose", "_calibration"):
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def _numbers(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
+    try:
+        values = np.array([float(v) for v in path.read_text(encoding="utf-8").split()])
+    except (ValueError, OSError) as error:
+        raise ScrflowError(f"{path}: expected numbers ({error})") from None
+    for shape in shapes:
+        if values.size == np.prod(shape):
+            return values.reshape(shape)
+    expected = " or ".join(str(int(np.prod(s))) for s in shapes)
+    raise ScrflowError(f"{path}: {values.size} numbers, expected {expected}")
+
+
+def _camera(calibration: Path, image: Path) -> pycolmap.Camera:
+    try:
+        with Image.open(image) as opened:
+            width, height = opened.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ScrflowError(f"{image}: image is damaged ({error}); replace it or take its name off the lists") from None
+    values = _numbers(calibration, (3, 3), (1,))
+    if values.shape == (1,):
+        return pycolmap.Camera(
+            model="SIMPLE_PINHOLE", width=width, height=height, params=[values[0], width / 2, height / 2]
+        )
+    if (
+        abs(values[0, 1]) > 1e-6 * abs(values[0, 0])
+        or np.abs(values[[1, 2, 2], [0, 0, 1]]).max() > 0
+        or values[2, 2] != 1
+    ):
+        raise ScrflowError(f"{calibration}: not a calibration matrix [fx 0 cx; 0 fy cy; 0 0 1] (skew is not supported)")
+    params = [values[0, 0], values[1, 1], values[0, 2], values[1, 2]]
+    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)

@@ -1,0 +1,138 @@
+"""nerfstudio / instant-ngp ``transforms.json``.
+
+Poses there are camera-to-world with OpenGL axes (x right, y up, z backward). Intrinsics come from COLMAP unchanged, so
+the principal point already has COLMAP's origin (centre of the top-left pixel at (0.5, 0.5)). Poses are taken as they
+are: ``applied_transform`` and ``applied_scale`` tell how the world was moved before, and are no part of a pose.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+from PIL import Image
+
+from scrflow.config import NerfstudioSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import invert_pose
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.validate import checked_pose, some
+
+log = logging.getLogger("scrflow")
+
+_PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
+_PERSPECTIVE = (*_PINHOLE, "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+_FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
+_OPENCV_FROM_OPENGL = np.array([1.0, -1.0, -1.0])
+
+
+def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """All frames; names are the frames' ``file_path``, relative to the folder of the json file."""
+    path = root / source.transforms
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScrflowError(f"{path}: no such file; mend key source.transforms") from None
+    except (ValueError, OSError) as error:
+        raise ScrflowError(f"{path}: not JSON ({error})") from None
+    frames = values.get("frames") if isinstance(values, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise ScrflowError(f"{path}: no list 'frames' in it")
+
+    images, missing = [], []
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
+            raise ScrflowError(f"{path}: frame {number} needs file_path and transform_matrix")
+        name = _existing(path.parent, str(frame["file_path"]))
+        where = f"{path}: frame {name}"
+        if not (path.parent / name).is_file():
+            missing.append(name)
+            continue
+        try:
+            matrix = np.array(frame["transform_matrix"], np.float64)
+        except (ValueError, TypeError):
+            raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers") from None
+        world_from_cam = checked_pose(matrix, where)
+        world_from_cam[:, :3] *= _OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
+        images.append(
+            SourceImage(name, _camera({**values, **frame}, path.parent / name, where), invert_pose(world_from_cam))
+        )
+    if missing and not source.skip_missing:
+        raise ScrflowError(
+            f"{path}: {len(missing)} of {len(frames)} frames have no image ({some(missing)}); "
+            "put the images there or set source.skip_missing: true"
+        )
+    if missing:
+        log.warning(
+            "%s: left out %d of %d frames, which have no image (%s)", path, len(missing), len(frames), some(missing)
+        )
+    return Collection(path, path.parent, tuple(images))
+
+
+def _existing(folder: Path, file_path: str) -> str:
+    """The normalised name; where it has no file as it stands (Blender-style lists omit the suffix) the one that has."""
+    name = posixpath.normpath(file_path.replace("\\", "/"))
+    if not (folder / name).is_file():
+        for suffix in (".png", ".jpg", ".jpeg", ".JPG"):
+            if (folder / f"{name}{suffix}").is_file():
+                return name + suffix
+    return name
+
+
+def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
+    """The camera of one frame; ``values`` are the file's with the frame's own on top."""
+
+    def number(key: str, default: float | None = None) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ScrflowError(f"{where}: intrinsic {key} is {value!r}, expected a number")
+        return float(value)
+
+    if "w" in values and "h" in values:
+        width, height = number("w"), number("h")
+    else:
+        try:
+            with Image.open(image) as opened:
+                width, height = opened.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ScrflowError(
+                f"{image}: image is damaged ({error}); replace it or take its name off the lists"
+            ) from None
+    if "fl_x" in values:
+        fx = number("fl_x")
+    elif "camera_angle_x" in values:
+        fx = 0.5 * width / math.tan(0.5 * number("camera_angle_x"))
+    else:
+        raise ScrflowError(f"{where}: no focal length; expected fl_x or camera_angle_x")
+    fy = number("fl_y", fx)
+    cx, cy = number("cx", width / 2), number("cy", height / 2)
+    k1, k2, k3, k4, p1, p2 = (number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+
+    kind = str(values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")).upper()
+    if kind in _PINHOLE:
+        k1 = k2 = k3 = k4 = p1 = p2 = 0.0  # nerfstudio reads no distortion for these
+    if kind in _FISHEYE:
+        if p1 or p2:
+            raise ScrflowError(f"{where}: a fisheye camera with p1, p2 has no COLMAP model; calibrate without them")
+        model, params = "OPENCV_FISHEYE", [fx, fy, cx, cy, k1, k2, k3, k4]
+    elif kind not in _PERSPECTIVE:
+        raise ScrflowError(
+            f"{where}: camera_model {kind!r} is not supported; there are {', '.join((*_PERSPECTIVE, *_FISHEYE))}"
+        )
+    elif k4:
+        raise ScrflowError(
+            f"{where}: k4 of a perspective camera has no COLMAP model; calibrate with at most k1, k2, k3"
+        )
+    elif k3:
+        model, params = "FULL_OPENCV", [fx, fy, cx, cy, k1, k2, p1, p2, k3, 0, 0, 0]
+    elif k1 or k2 or p1 or p2:
+        model, params = "OPENCV", [fx, fy, cx, cy, k1, k2, p1, p2]
+    else:
+        model, params = "PINHOLE", [fx, fy, cx, cy]
+    return pycolmap.Camera(model=model, width=round(width), height=round(height), params=params)

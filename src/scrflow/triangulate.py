@@ -1,0 +1,159 @@
+"""3D points of a posed scene: SIFT on the mapping images, matches held against the known poses, tracks triangulated.
+
+Poses and cameras stay as they are. The output folder is a COLMAP model with ``triangulation.json``; the graph of shared
+points is made from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from scrflow.artifacts import Stamp, atomic_dir, write_json
+from scrflow.codeversion import code_version
+from scrflow.config import TriangulateStage
+from scrflow.errors import ScrflowError
+from scrflow.cameras import rays_from_pixels
+from scrflow.geometry import camera_centre
+from scrflow.scene.model import Scene, View, load_scene, model_of_views
+from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_pairs import all_pairs, nearest_pairs
+
+log = logging.getLogger("scrflow")
+
+EXHAUSTIVE_UP_TO = 60
+NEIGHBOURS = 20
+MAX_ANGLE_DEG = 75.0  # between viewing directions; SIFT rarely matches beyond it
+MAX_ERROR_PX = 4.0
+MIN_MATCHES = 15
+_MAX_IMAGE_SIZE = 1600
+
+
+def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) -> None:
+    """Write the model of the mapping images of the scene artifact ``scene`` with points to the folder ``out``.
+
+    The same seed gives the same bytes, whatever ``threads`` is. ScrflowError where no point comes out.
+    """
+    loaded = load_scene(scene)
+    quiet_pycolmap()
+    with atomic_dir(out) as folder:
+        work = folder / "work"
+        work.mkdir()
+        database = work / "database.db"
+        model = model_of_views(loaded.mapping)
+        _write_database(model, database)
+        names = [v.name for v in loaded.mapping]
+        extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
+        pairs = all_pairs(names) if len(names) <= EXHAUSTIVE_UP_TO else pose_pairs(loaded.mapping, NEIGHBOURS)
+        match_pairs(database, pairs, threads, config.seed, verify=False)
+        verified = _verify_by_pose(database, loaded, model)
+        options = pycolmap.IncrementalPipelineOptions(random_seed=config.seed, num_threads=1)
+        model = pycolmap.triangulate_points(
+            model, database, loaded.image_root, work, clear_points=True, options=options, refine_intrinsics=False
+        )
+        if model.num_points3D() == 0:
+            raise ScrflowError(
+                f"{scene}: no point could be triangulated from {len(pairs)} pairs of mapping images ({verified} agree "
+                "with the poses); check that poses and intrinsics belong to these images"
+            )
+        shutil.rmtree(work)
+        model.write_binary(str(folder))
+        report = {
+            "images": len(names),
+            "pairs": len(pairs),
+            "verified_pairs": verified,
+            "points": model.num_points3D(),
+            "observations": model.compute_num_observations(),
+            "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+            "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+        }
+        write_json(
+            folder / "triangulation.json",
+            report,
+            Stamp.make("triangulation", config, code_version("triangulate"), scene=scene / "scene.json"),
+        )
+    log.info(
+        "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "
+        "%(pairs)d pairs agree with the poses",
+        report,
+    )
+
+
+def pose_pairs(views: tuple[View, ...], count: int) -> list[tuple[str, str]]:
+    """Each image with its ``count`` nearest in position and viewing direction, every pair once.
+
+    A distance of the median gap to the ``count``-th nearest camera weighs as much as 30 degrees.
+    """
+    poses = np.stack([v.cam_from_world for v in views])
+    centres = camera_centre(poses)
+    gap = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    directions = poses[:, 2, :3]  # the camera's z axis in the world
+    angle = np.degrees(np.arccos(np.clip(directions @ directions.T, -1, 1)))
+    unit = np.median(np.sort(gap, axis=1)[:, min(count, len(views) - 1)])
+    distance = gap / max(unit, 1e-12) + angle / 30.0
+    distance[angle > MAX_ANGLE_DEG] = np.inf
+    return nearest_pairs([v.name for v in views], distance, count)
+
+
+def epipolar_error_px(
+    rays1_N2: np.ndarray, rays2_N2: np.ndarray, pose1: np.ndarray, pose2: np.ndarray, focal_px: float
+) -> np.ndarray:
+    """Sampson error [N], px, of matched undistorted rays on the plane z = 1, under two poses cam_from_world [3, 4]."""
+    R = pose2[:, :3] @ pose1[:, :3].T
+    t = pose2[:, 3] - R @ pose1[:, 3]
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    E = cross @ R
+    x1 = np.column_stack([rays1_N2, np.ones(len(rays1_N2))])
+    x2 = np.column_stack([rays2_N2, np.ones(len(rays2_N2))])
+    line2, line1 = x1 @ E.T, x2 @ E
+    scale = np.sqrt((line2[:, :2] ** 2).sum(1) + (line1[:, :2] ** 2).sum(1))
+    return np.abs((x2 * line2).sum(1)) / np.maximum(scale, 1e-12) * focal_px
+
+
+def _write_database(model: pycolmap.Reconstruction, path: Path) -> None:
+    """Cameras and images of the model under their own ids."""
+    with pycolmap.Database.open(path) as db:
+        for camera in model.cameras.values():
+            db.write_camera(camera, use_camera_id=True)
+        for rig in model.rigs.values():
+            db.write_rig(rig, use_rig_id=True)
+        for frame in model.frames.values():
+            db.write_frame(frame, use_frame_id=True)
+        for image in model.images.values():
+            db.write_image(image, use_image_id=True)
+
+
+def _verify_by_pose(database: Path, scene: Scene, model: pycolmap.Reconstruction) -> int:
+    """Keep the matches that agree with the known poses; the number of pairs that have enough of them."""
+    ids = {model.image(i).name: i for i in model.reg_image_ids()}
+    views = {ids[v.name]: v for v in scene.mapping}
+    verified = 0
+    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+        rays = {}
+        for i, view in views.items():
+            keypoints = np.asarray(db.read_keypoints(i), np.float64).reshape(-1, db.read_keypoints(i).shape[1])
+            rays[i] = rays_from_pixels(view.camera, keypoints[:, :2])
+        pair_ids, all_matches = db.read_all_matches()
+        for pair_id, matches in zip(pair_ids, all_matches, strict=True):
+            i, j = pycolmap.pair_id_to_image_pair(pair_id)
+            matches = np.asarray(matches)
+            if len(matches) < MIN_MATCHES:
+                continue
+            focal = 0.5 * (views[i].camera.mean_focal_length() + views[j].camera.mean_focal_length())
+            error = epipolar_error_px(
+                rays[i][matches[:, 0]], rays[j][matches[:, 1]], views[i].cam_from_world, views[j].cam_from_world, focal
+            )
+            good = matches[error < MAX_ERROR_PX]
+            if len(good) < MIN_MATCHES:
+                continue
+            # COLMAP passes over a geometry without a configuration, and then triangulates nothing
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            geometry.inlier_matches = good
+            db.write_two_view_geometry(i, j, geometry)
+            verified += 1
+    return verified

@@ -1,0 +1,58 @@
+"""Encoding one photo, plain or augmented: keypoints undistorted into the pinhole image of a view, and their descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+import torch
+from PIL import Image
+
+from scrflow.augment import Augmentation, inside, roll_rotation, to_photo_pixels, warp
+from scrflow.encoders.base import LocalEncoder
+from scrflow.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
+from scrflow.images import resized_to_short_side, to_tensor
+
+
+@dataclass(frozen=True)
+class EncodedView:
+    """Keypoints of one (augmented) photo. ``roll`` turns the photo's camera into the view's (rotation about z)."""
+
+    pixels: np.ndarray  # [N, 2] float64, undistorted, in the image of K
+    descriptors: torch.Tensor  # [N, D] float32
+    K: np.ndarray  # [3, 3]
+    roll: float
+
+
+def encode_view(
+    photo: Image.Image,
+    camera: pycolmap.Camera,
+    encoder: LocalEncoder,
+    short_side: int,
+    max_keypoints: int,
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+) -> EncodedView:
+    """Encode a photo at ``short_side`` px.
+
+    Keypoints that fall outside the photo, or where the distortion cannot be inverted, are dropped. With ``rng`` the
+    ``max_keypoints`` are a uniform draw among those found, otherwise the best ones.
+    """
+    a = augmentation or Augmentation()
+    resized = resized_to_short_side(photo, short_side)
+    camera = rescaled_camera(camera, *resized.size)
+    image = to_tensor(resized)
+    if augmentation is not None:
+        image = warp(image, a)
+    features = encoder(image)
+    height, width = image.shape[1:]
+    pixels = to_photo_pixels(features.keypoints_px.numpy(), resized.size, (width, height), a)
+    rays = rays_from_pixels(camera, pixels)
+    keep = np.flatnonzero(inside(pixels, resized.size) & np.isfinite(rays).all(1))
+    if len(keep) > max_keypoints:
+        keep = keep[:max_keypoints] if rng is None else np.sort(rng.choice(keep, max_keypoints, replace=False))
+    K = pinhole_matrix(camera)
+    K = np.diag([a.scale, a.scale, 1.0]) @ K
+    rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
+    return EncodedView(rolled @ K[:2, :2].T + K[:2, 2], features.descriptors[torch.from_numpy(keep)], K, a.roll)

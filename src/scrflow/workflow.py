@@ -1,0 +1,254 @@
+"""What Snakefile and workflow scripts share: one job of a stage, and the lock of a running workflow.
+
+Nothing here imports numpy or torch: ``stage`` must set the number of threads before they are loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import io
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from scrflow.config import (
+    ColmapSource,
+    DsacSource,
+    NerfstudioSource,
+    PhotosSource,
+    PoseListSource,
+    SceneConfig,
+)
+from scrflow.errors import ScrflowError
+
+STATE = Path(".snakemake")  # of the working directory; Snakemake's own
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MAIN_VARIABLE = "SCRFLOW_WORKFLOW"  # host:pid of the Snakemake that a local job belongs to
+_WATCH_EVERY_S = 2.0
+
+C = TypeVar("C", bound=BaseModel)
+log = logging.getLogger("scrflow")
+
+# ---------------------------------------------------------------------------------------------------------- one job
+
+
+class Job:
+    """Typed access to what Snakemake hands a script."""
+
+    def __init__(self, snakemake: Any):
+        self._snakemake = snakemake
+        self.threads: int = snakemake.threads
+
+    def config(self, model: type[C]) -> C:
+        """The config subset of the rule's params, as the stage's model."""
+        return model.model_validate(self._snakemake.params.config)
+
+    def param(self, name: str) -> Any:
+        """A param by name."""
+        return getattr(self._snakemake.params, name)
+
+    def input(self, name: str) -> Path:
+        """An input that is always there."""
+        return Path(getattr(self._snakemake.input, name))
+
+    def optional(self, name: str) -> Path | None:
+        """An input that the rule leaves out (an empty list) where the config has no use for it."""
+        value = getattr(self._snakemake.input, name)
+        return Path(value) if value else None
+
+    def inputs(self, name: str) -> list[Path]:
+        """Several inputs under one name."""
+        value = getattr(self._snakemake.input, name)
+        return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
+
+    def output(self, name: str) -> Path:
+        """An output."""
+        return Path(getattr(self._snakemake.output, name))
+
+    @property
+    def scene(self) -> Path:
+        """Folder of the scene artifact; the rules' input is the scene.json in it."""
+        return self.input("scene").parent
+
+
+@contextlib.contextmanager
+def stage(snakemake: Any) -> Iterator[Job]:
+    """The frame of a workflow script: threads, log, and errors. Import what needs numpy or torch inside the block.
+
+    A ScrflowError becomes one line and exit code 1. Any other exception is a bug and keeps its traceback, in the log
+    and on the terminal.
+    """
+    limit_threads(snakemake.threads)
+    _end_with_workflow()
+    label = " ".join((snakemake.rule, *dict(snakemake.wildcards.items()).values()))
+    with _logging(Path(snakemake.log[0]), label):
+        try:
+            yield Job(snakemake)
+        except ScrflowError as error:
+            log.error("error: %s", error)
+            sys.exit(1)
+        except Exception:
+            log.error("%s", traceback.format_exc())
+            sys.exit(1)
+
+
+def limit_threads(threads: int) -> None:
+    """Let numpy's BLAS, torch, faiss and pycolmap use ``threads``; to be called before they are imported.
+
+    Waiting threads sleep: spinning ones of two jobs on the same cores slow each other down twentyfold.
+    """
+    loaded = [name for name in ("numpy", "torch", "faiss") if name in sys.modules]
+    if loaded:
+        raise RuntimeError(f"{', '.join(loaded)} imported before the number of threads was set")
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+class _Terminal(logging.Handler):
+    """Writes to whatever sys.stderr is at the moment: a progress bar replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _logging(path: Path, label: str) -> Iterator[None]:
+    """Log to the file and the terminal. What libraries print from C goes to the file; only one of several jobs that
+    share a terminal shows bars and lines there, the others warnings and errors alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", buffering=1) as file, contextlib.ExitStack() as stack:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        terminal = io.TextIOWrapper(
+            os.fdopen(os.dup(2), "wb", 0), encoding="utf-8", errors="replace", write_through=True
+        )
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file)
+        level = logging.INFO
+        if terminal.isatty() and (STATE.is_dir() and not stack.enter_context(_try_lock(STATE / "scrflow.terminal"))):
+            level = logging.WARNING
+            terminal.isatty = lambda: False  # type: ignore[method-assign]
+        sys.stderr = terminal
+        to_terminal, to_file = _Terminal(level), logging.StreamHandler(file)
+        to_terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.handlers[:] = [to_terminal, to_file]
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").handlers[:] = [to_file]
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- the whole workflow
+
+_held: list[int] = []  # open for the life of the process
+
+
+@contextlib.contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock. The kernel releases it when the process ends, however it ends, so nothing
+    stale is ever left; child processes do not inherit it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a file system without locks: better unlocked than not at all
+            yield True
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
+    """Make this process the only Snakemake that runs jobs in the working directory, until it ends.
+
+    In place of Snakemake's own lock, which a killed run leaves behind. ScrflowError when another one is at work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 100).decode(errors="replace").strip()
+        os.close(fd)
+        raise ScrflowError(
+            f"{Path.cwd()}: another Snakemake is running here ({holder or 'unknown process'}); wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        log.warning("%s: cannot be locked (%s); make sure that no other Snakemake runs here", path, error.strerror)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{_this_process()}\n".encode(), 0)
+    _held.append(fd)
+
+
+def tie_local_jobs() -> None:
+    """Let jobs that this process starts on this machine end when it ends, even by SIGKILL: a job that outlives its
+    workflow would write beside the same job of the next one."""
+    os.environ[_MAIN_VARIABLE] = _this_process()
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _end_with_workflow() -> None:
+    host, _, pid = os.environ.get(_MAIN_VARIABLE, "").rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                os._exit(1)
+            except PermissionError:
+                pass
+            time.sleep(_WATCH_EVERY_S)
+
+    threading.Thread(target=watch, daemon=True, name="watch-workflow").start()
+
+
+# -------------------------------------------------------------------------------------------------- files of a dataset
+
+
+def source_files(scene: SceneConfig, root: Path) -> list[str]:
+    """Files of a dataset whose change makes another scene: split lists, poses, models, and for bare photos the photos.
+
+    Only those that are there; the scene stage says what is missing. Photos of the other datasets are known by their
+    checksums in scene.json.
+    """
+    source, split = scene.source, scene.split
+    listed = [root / name for name in (split.mapping, *split.queries.values()) if name]
+    if isinstance(source, ColmapSource):
+        names = [
+            f"{part}{end}" for part in ("cameras", "images", "points3D", "rigs", "frames") for end in (".bin", ".txt")
+        ]
+        listed += [root / source.model / name for name in names]
+    elif isinstance(source, NerfstudioSource):
+        listed.append(root / source.transforms)
+    elif isinstance(source, PoseListSource):
+        listed.append(root / source.poses)
+    elif isinstance(source, DsacSource):
+        for part in (source.mapping, source.queries):
+            listed += sorted((root / part / "poses").glob("*")) + sorted((root / part / "calibration").glob("*"))
+    elif isinstance(source, PhotosSource):
+        listed += sorted(p for p in (root / source.images).rglob("*") if not p.name.startswith("."))
+    return [str(path) for path in dict.fromkeys(listed) if path.is_file()]

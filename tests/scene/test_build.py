@@ -1,0 +1,436 @@
+"""Readers, split and validation on small SYNTHETIC datasets (noise images, made-up poses)."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+from PIL import Image
+
+from scrflow.config import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, SceneStage, Split
+from scrflow.errors import ScrflowError
+from scrflow.geometry import invert_pose, pose_error, quaternion_from_rotation
+from scrflow.scene import load_scene
+from scrflow.scene.build import build_scene
+from scrflow.scene.model import View, model_of_views, query_line
+
+SIZE = (64, 48)
+POSELIST = PoseListSource(reader="poselist", poses="poses.txt")
+
+
+def rotation(seed: int) -> np.ndarray:
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q if np.linalg.det(q) > 0 else -q
+
+
+def pose(i: int) -> np.ndarray:
+    return np.column_stack([rotation(i), [0.1 * i, -0.2 * i, 1.0]])
+
+
+def photo(path: Path, seed: int, size: tuple[int, int] = SIZE, **save) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **save)
+
+
+def stage(source, split: Split | None = None, minimum: int = 3) -> SceneStage:
+    lists = Split(mapping="mapping.txt", queries={"day": "queries.txt"})
+    return SceneStage(source=source, split=split or lists, min_mapping_images=minimum, unit="m")
+
+
+def pose_text(name: str, p: np.ndarray, f: float = 50.0) -> str:
+    return " ".join([name, *map(repr, map(float, (*quaternion_from_rotation(p[:, :3]), *p[:, 3], f)))]) + "\n"
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Four mapping images and two queries with a pose list."""
+    root = tmp_path / "data"
+    names = [f"im/{i}.png" for i in range(6)]
+    for i, name in enumerate(names):
+        photo(root / name, i)
+    (root / "poses.txt").write_text("".join(pose_text(n, pose(i)) for i, n in enumerate(names)))
+    (root / "mapping.txt").write_text("\n".join(names[:4]) + "\n")
+    (root / "queries.txt").write_text("\n".join(names[4:]) + "\n")
+    return root
+
+
+def test_poselist_round_trip(dataset, tmp_path):
+    out = tmp_path / "scene"
+    build_scene(stage(POSELIST), dataset, out)
+    scene = load_scene(out)
+    assert [v.name for v in scene.mapping] == [f"im/{i}.png" for i in range(4)]
+    assert [(q.name, q.condition) for q in scene.queries] == [("im/4.png", "day"), ("im/5.png", "day")]
+    for i, view in enumerate(scene.mapping):
+        np.testing.assert_allclose(view.cam_from_world, pose(i), atol=1e-12)
+        assert view.camera.model.name == "SIMPLE_PINHOLE" and list(view.camera.params) == [50, 32, 24]
+    np.testing.assert_allclose(scene.query_poses["im/5.png"], pose(5), atol=1e-12)
+    assert scene.image_path("im/0.png").is_file()
+
+
+def test_the_same_input_gives_the_same_bytes_and_another_photo_another_digest(dataset, tmp_path):
+    for name in ("a", "b"):
+        build_scene(stage(POSELIST), dataset, tmp_path / name)
+    for path in sorted((tmp_path / "a").rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
+    photo(dataset / "im/0.png", 99)
+    build_scene(stage(POSELIST), dataset, tmp_path / "b")
+    assert load_scene(tmp_path / "a").stamp.digest != load_scene(tmp_path / "b").stamp.digest
+
+
+def test_published_pose_lists_may_hold_more_images_than_are_there(dataset, tmp_path):
+    with open(dataset / "poses.txt", "a") as f:
+        f.write(pose_text("other/9.png", pose(9)))
+    build_scene(stage(POSELIST), dataset, tmp_path / "scene")
+
+
+def test_every_nth_is_a_query(dataset, tmp_path):
+    build_scene(stage(POSELIST, Split(every=3)), dataset, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [q.name for q in scene.queries] == ["im/0.png", "im/3.png"] and scene.queries[0].condition == "all"
+
+
+def break_poses(root: Path, old: str, new: str) -> None:
+    text = (root / "poses.txt").read_text()
+    assert old in text
+    (root / "poses.txt").write_text(text.replace(old, new, 1))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+FAULTS = {
+    "missing image": (lambda r: (r / "im/1.png").unlink(), r"im/1\.png: image is missing"),
+    "missing query": (lambda r: (r / "im/5.png").unlink(), r"im/5\.png: image is missing"),
+    "truncated image": (lambda r: truncate(r / "im/2.png"), r"im/2\.png: image is damaged"),
+    "not an image": (lambda r: (r / "im/2.png").write_text("no"), r"im/2\.png: image is damaged .*not an image"),
+    "listed without pose": (
+        lambda r: break_poses(r, "im/3.png", "im/x.png"),
+        r"mapping\.txt: im/3\.png is listed, but .*poses\.txt",
+    ),
+    "duplicate pose": (
+        lambda r: break_poses(r, "im/3.png", "im/2.png"),
+        r"poses\.txt: line 4: im/2\.png: listed twice",
+    ),
+    "quaternion": (
+        lambda r: break_poses(r, "im/0.png ", "im/0.png 1"),
+        r"poses\.txt: line 1: im/0\.png: quaternion has length",
+    ),
+    "not finite": (
+        lambda r: break_poses(r, " 50.0\nim/1", " nan\nim/1"),
+        r"poses\.txt: line 1: im/0\.png: .*not finite",
+    ),
+    "too few numbers": (lambda r: break_poses(r, " 50.0\nim/1", "\nim/1"), r"poses\.txt: line 1: .*expected 'name qw"),
+    "negative focal": (lambda r: break_poses(r, " 50.0\nim/1", " -50.0\nim/1"), r"poses\.txt: im/0\.png: focal length"),
+    "zero focal": (lambda r: break_poses(r, " 50.0\nim/1", " 0.0\nim/1"), r"poses\.txt: im/0\.png: focal length"),
+    "query is mapped": (
+        lambda r: (r / "queries.txt").write_text("im/0.png\n"),
+        r"mapping\.txt: im/0\.png both mapping image and query",
+    ),
+    "duplicate name": (
+        lambda r: (r / "mapping.txt").write_text("im/0.png\nim/0.png\n"),
+        r"mapping\.txt: line 2: im/0\.png is listed twice",
+    ),
+    "too few": (
+        lambda r: (r / "mapping.txt").write_text("im/0.png\n"),
+        r"mapping\.txt: 1 mapping images, expected at least 3",
+    ),
+    "no list": (lambda r: (r / "queries.txt").unlink(), r"queries\.txt: no such file"),
+    "empty queries": (lambda r: (r / "queries.txt").write_text(""), r"no query; give key split"),
+    "exif": (lambda r: exif(r / "im/1.png"), r"im/1\.png: EXIF orientation 6"),
+    "no folder": (lambda r: shutil.rmtree(r), r"data: no such folder"),
+}
+
+
+def exif(path: Path) -> None:
+    values = Image.Exif()
+    values[0x0112] = 6
+    photo(path, 1, exif=values)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, fault):
+    out = tmp_path / "scene"
+    build_scene(stage(POSELIST), dataset, out)
+    before = load_scene(out).stamp.digest
+    kept = (out / "scene.json").read_bytes()
+    break_it, message = FAULTS[fault]
+    break_it(dataset)
+    with pytest.raises(ScrflowError, match=message) as error:
+        build_scene(stage(POSELIST), dataset, out)
+    assert "\n" not in str(error.value)
+    assert (out / "scene.json").read_bytes() == kept and before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_damaged_artifacts_are_told(dataset, tmp_path):
+    out = tmp_path / "scene"
+    build_scene(stage(POSELIST), dataset, out)
+    (dataset / "im/0.png").unlink()
+    with pytest.raises(ScrflowError, match=r"im/0\.png: image of the scene .* is gone"):
+        load_scene(out)
+    photo(dataset / "im/0.png", 0)
+    (out / "queries.txt").write_text("")
+    with pytest.raises(ScrflowError, match="damaged scene"):
+        load_scene(out)
+    (out / "mapping/images.bin").write_bytes((out / "mapping/images.bin").read_bytes()[:40])
+    with pytest.raises(ScrflowError, match=r"mapping: COLMAP model cannot be read"):
+        load_scene(out)
+    with pytest.raises(ScrflowError, match="scene is missing"):
+        load_scene(tmp_path / "nowhere")
+
+
+# -------------------------------------------------------------------------------------------------------------- colmap
+
+
+def colmap_dataset(root: Path, text: bool) -> pycolmap.Reconstruction:
+    camera = pycolmap.Camera(model="OPENCV", width=64, height=48, params=[50, 51, 31, 25, 0.1, -0.02, 0.001, 0.002])
+    names = [f"{i}.png" for i in range(6)]
+    model = model_of_views([View(n, camera, pose(i)) for i, n in enumerate(names)])
+    for i, name in enumerate(names):
+        photo(root / "images" / name, i)
+    # a point seen by images 1, 2 and the query 5, and one seen by 1 and 5 only
+    for image in model.images.values():
+        image.points2D = pycolmap.Point2DList(
+            [pycolmap.Point2D(np.array([10.0, 12.0])), pycolmap.Point2D(np.array([30.0, 5.0]))]
+        )
+    for index, seen in enumerate([(2, 3, 6), (2, 6)]):
+        track = pycolmap.Track([pycolmap.TrackElement(i, index) for i in seen])
+        model.add_point3D(np.array([0.0, 0, 5]), track, np.zeros(3, np.uint8))
+    (root / "model").mkdir()
+    (model.write_text if text else model.write_binary)(str(root / "model"))
+    return model
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_colmap_keeps_cameras_and_drops_what_queries_saw(tmp_path, text):
+    root = tmp_path / "data"
+    colmap_dataset(root, text)
+    (root / "night.txt").write_text("5.png\n")
+    (root / "day.txt").write_text("# hloc form\n0.png SIMPLE_RADIAL 64 48 55 32 24 0.01\n")
+    split = Split(queries={"night": "night.txt", "day": "day.txt"})
+    build_scene(stage(ColmapSource(reader="colmap"), split), root, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [v.name for v in scene.mapping] == ["1.png", "2.png", "3.png", "4.png"]
+    assert list(scene.mapping[0].camera.params) == [50, 51, 31, 25, 0.1, -0.02, 0.001, 0.002]
+    assert [(q.name, q.condition, q.camera.model.name) for q in scene.queries] == [
+        ("0.png", "day", "SIMPLE_RADIAL"),
+        ("5.png", "night", "OPENCV"),
+    ]
+    np.testing.assert_allclose(scene.query_poses["5.png"], pose(5), atol=1e-9)
+    model = pycolmap.Reconstruction(str(tmp_path / "scene/mapping"))
+    assert model.num_images() == 4
+    assert [sorted(e.image_id for e in p.track.elements) for p in model.points3D.values()] == [[2, 3]]
+
+
+def test_colmap_without_split_or_model_says_so(tmp_path):
+    root = tmp_path / "data"
+    colmap_dataset(root, text=False)
+    with pytest.raises(ScrflowError, match=r"data/model: nothing says which images are queries; give key split\.every"):
+        build_scene(stage(ColmapSource(reader="colmap"), Split()), root, tmp_path / "scene")
+    photo(root / "images/1.png", 1, size=(32, 48))
+    with pytest.raises(ScrflowError, match=r"images/1\.png: image is 32x48 px, its camera is 64x48"):
+        build_scene(stage(ColmapSource(reader="colmap"), Split(every=5)), root, tmp_path / "scene")
+    (root / "model/images.bin").unlink()
+    with pytest.raises(ScrflowError, match=r"model/images\.bin: file of the COLMAP model is missing"):
+        build_scene(stage(ColmapSource(reader="colmap"), Split(every=5)), root, tmp_path / "scene")
+
+
+def test_a_query_only_in_the_list_has_no_pose(tmp_path):
+    root = tmp_path / "data"
+    colmap_dataset(root, text=False)
+    photo(root / "images/new.png", 7)
+    camera = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50, 50, 32, 24])
+    (root / "queries.txt").write_text(query_line("new.png", camera) + "\n")
+    build_scene(stage(ColmapSource(reader="colmap"), Split(queries={"all": "queries.txt"})), root, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert len(scene.mapping) == 6 and scene.query_poses == {} and not (tmp_path / "scene/query_poses.txt").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- nerfstudio
+
+
+def nerfstudio_dataset(root: Path, mutate=lambda frames, top: None, **top) -> Path:
+    frames = []
+    for i in range(6):
+        photo(root / f"images/{i}.png", i)
+        gl = invert_pose(pose(i)) * np.array([1, -1, -1, 1.0])
+        frames.append({"file_path": f"./images/{i}.png", "transform_matrix": np.vstack([gl, [0, 0, 0, 1]]).tolist()})
+    top = {"fl_x": 50.0, "fl_y": 51.0, "cx": 31.0, "cy": 25.0, "w": 64.0, "h": 48.0, **top}
+    mutate(frames, top)
+    (root / "transforms.json").write_text(json.dumps({**top, "frames": frames}))
+    return root
+
+
+def nerfstudio(root: Path, out: Path, **source):
+    build_scene(stage(NerfstudioSource(reader="nerfstudio", **source), Split(every=6)), root, out)
+    return load_scene(out)
+
+
+def test_nerfstudio_axes_and_intrinsics_by_frame(tmp_path):
+    def mutate(frames, top):
+        frames[2]["fl_x"] = 70.0
+
+    scene = nerfstudio(
+        nerfstudio_dataset(tmp_path / "data", mutate, k1=0.1, k2=0.2, p1=0.3, p2=0.4), tmp_path / "scene"
+    )
+    for i, view in enumerate(scene.mapping, start=1):
+        assert max(pose_error(view.cam_from_world, pose(i))) < 1e-9
+    assert scene.mapping[0].camera.model.name == "OPENCV"
+    assert list(scene.mapping[0].camera.params) == [50, 51, 31, 25, 0.1, 0.2, 0.3, 0.4]
+    assert scene.mapping[1].camera.params[0] == 70
+
+
+@pytest.mark.parametrize(
+    ("top", "model", "params"),
+    [
+        ({}, "PINHOLE", [50, 51, 31, 25]),
+        (
+            {"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k3": 0.3, "k4": 0.4},
+            "OPENCV_FISHEYE",
+            [50, 51, 31, 25, 0.1, 0, 0.3, 0.4],
+        ),
+        ({"k1": 0.1, "k3": 0.3}, "FULL_OPENCV", [50, 51, 31, 25, 0.1, 0, 0, 0, 0.3, 0, 0, 0]),
+    ],
+)
+def test_nerfstudio_camera_models(tmp_path, top, model, params):
+    camera = nerfstudio(nerfstudio_dataset(tmp_path / "data", **top), tmp_path / "scene").mapping[0].camera
+    assert camera.model.name == model and list(camera.params) == params
+
+
+def test_nerfstudio_rotation_within_tolerance_is_made_exact(tmp_path):
+    def mutate(frames, top):
+        m = np.array(frames[1]["transform_matrix"])
+        m[:3, :3] += 1e-4
+        frames[1]["transform_matrix"] = m.tolist()
+
+    R = nerfstudio(nerfstudio_dataset(tmp_path / "data", mutate), tmp_path / "scene").mapping[0].cam_from_world[:, :3]
+    np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
+
+
+def _set_matrix(index: int, change):
+    def mutate(frames, top):
+        m = np.array(frames[index]["transform_matrix"])
+        frames[index]["transform_matrix"] = change(m).tolist()
+
+    return mutate
+
+
+NERF_FAULTS = {
+    "scaled": (
+        _set_matrix(1, lambda m: m * np.array([1.01, 1.01, 1.01, 1])),
+        r"transforms\.json: frame images/1\.png: .*not a rotation",
+    ),
+    "mirrored": (
+        _set_matrix(1, lambda m: m * np.array([-1, 1, 1, 1])),
+        r"transforms\.json: frame images/1\.png: .*mirrored",
+    ),
+    "infinite": (
+        _set_matrix(1, lambda m: m + np.array([0, 0, 0, np.inf])),
+        r"transforms\.json: frame images/1\.png: .*not finite",
+    ),
+    "last row": (
+        _set_matrix(1, lambda m: m + np.eye(4)[3][:, None]),
+        r"transforms\.json: frame images/1\.png: last row",
+    ),
+    "missing": (
+        lambda frames, top: frames[1].update(file_path="images/gone.png"),
+        r"transforms\.json: 1 of 6 frames have no image \(images/gone\.png\)",
+    ),
+    "double": (
+        lambda frames, top: frames[1].update(file_path="images/2.png"),
+        r"transforms\.json: images/2\.png listed more than once",
+    ),
+    "outside": (
+        lambda frames, top: frames[1].update(file_path="../data/images/1.png"),
+        r"leads out of the image folder",
+    ),
+    "focal": (lambda frames, top: top.pop("fl_x"), r"transforms\.json: frame images/0\.png: no focal length"),
+    "number": (lambda frames, top: top.update(cx="a"), r"transforms\.json: frame images/0\.png: intrinsic cx"),
+    "size": (lambda frames, top: top.update(w=65), r"images/1\.png: image is 64x48 px, its camera is 65x48"),
+    "model": (
+        lambda frames, top: top.update(camera_model="EQUIRECTANGULAR"),
+        r"transforms\.json: .*camera_model 'EQUIRECTANGULAR'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", NERF_FAULTS)
+def test_nerfstudio_faults(tmp_path, fault):
+    mutate, message = NERF_FAULTS[fault]
+    root = nerfstudio_dataset(tmp_path / "data", mutate)
+    with pytest.raises(ScrflowError, match=message):
+        nerfstudio(root, tmp_path / "scene")
+
+
+def test_nerfstudio_skip_missing_is_reported(tmp_path, caplog):
+    root = nerfstudio_dataset(tmp_path / "data", lambda frames, top: frames[1].update(file_path="images/gone.png"))
+    with caplog.at_level(logging.WARNING, "scrflow"):
+        scene = nerfstudio(root, tmp_path / "scene", skip_missing=True)
+    assert len(scene.mapping) == 4
+    assert "left out 1 of 6 frames" in caplog.text and "images/gone.png" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------------------- dsac
+
+
+def dsac_dataset(root: Path) -> Path:
+    for split, indices in (("train", range(4)), ("test", range(4, 6))):
+        for i in indices:
+            photo(root / split / f"rgb/s-{i}.color.png", i)
+            for kind, text in (
+                ("poses", None),
+                ("calibration", "50 0 31\n0 51 25\n0 0 1" if split == "train" else "60.5"),
+            ):
+                (root / split / kind).mkdir(exist_ok=True)
+                matrix = np.vstack([invert_pose(pose(i)), [0, 0, 0, 1]])
+                text = text or "\n".join(" ".join(map(repr, map(float, row))) for row in matrix)
+                ending = "pose" if kind == "poses" else "calibration"
+                (root / split / kind / f"s-{i}.{ending}.txt").write_text(text)
+    return root
+
+
+def test_dsac_layout(tmp_path):
+    build_scene(stage(DsacSource(reader="dsac"), Split()), dsac_dataset(tmp_path / "data"), tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [v.name for v in scene.mapping] == [f"train/rgb/s-{i}.color.png" for i in range(4)]
+    assert list(scene.mapping[0].camera.params) == [50, 51, 31, 25]
+    assert list(scene.queries[0].camera.params) == [60.5, 32, 24]
+    for i, view in enumerate(scene.mapping):
+        assert max(pose_error(view.cam_from_world, pose(i))) < 1e-9
+
+
+DSAC_FAULTS = {
+    "count": (lambda r: (r / "train/poses/s-1.pose.txt").unlink(), r"train/poses: 3 files for 4 images"),
+    "order": (
+        lambda r: (r / "train/poses/s-1.pose.txt").rename(r / "train/poses/s-9.pose.txt"),
+        r"does not belong to s-1",
+    ),
+    "pose": (lambda r: (r / "train/poses/s-1.pose.txt").write_text("1 2 3"), r"s-1\.pose\.txt: 3 numbers, expected 16"),
+    "matrix": (
+        lambda r: (r / "train/calibration/s-1.calibration.txt").write_text("50 0 31 0 51 25 0 0 2"),
+        r"s-1\.calibration\.txt: not a calib",
+    ),
+    "folder": (lambda r: shutil.rmtree(r / "test/calibration"), r"test/calibration: no such folder"),
+    "infinite": (lambda r: (r / "train/poses/s-1.pose.txt").write_text("inf " * 16), r"s-1\.pose\.txt: .*not finite"),
+}
+
+
+@pytest.mark.parametrize("fault", DSAC_FAULTS)
+def test_dsac_faults(tmp_path, fault):
+    root = dsac_dataset(tmp_path / "data")
+    break_it, message = DSAC_FAULTS[fault]
+    break_it(root)
+    with pytest.raises(ScrflowError, match=message):
+        build_scene(stage(DsacSource(reader="dsac"), Split()), root, tmp_path / "scene")
+
+
+def test_photos_need_the_sfm_stage(tmp_path):
+    photo(tmp_path / "data/images/1.jpg", 1)
+    with pytest.raises(ScrflowError, match="run the sfm stage first"):
+        build_scene(stage(PhotosSource(reader="photos"), Split(every=5)), tmp_path / "data", tmp_path / "scene")

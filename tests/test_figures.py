@@ -1,0 +1,220 @@
+"""The pictures show what they are said to show: marks of the right colour, from above and not mirrored."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pycolmap
+import pytest
+from PIL import Image
+
+from scrflow.artifacts import sha256_file
+from scrflow.config import EvaluateStage
+from scrflow.figures import ERROR_COLOURS, Reprojection, _error_norm, draw_errors, draw_overlay, ground_plane
+from scrflow.scene.model import Query, View, load_scene, model_of_views, write_scene
+
+CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.0, 32.0, 24.0])
+CONFIG = EvaluateStage(thresholds=((0.25, 2.0), (5.0, 10.0)), unit="m", synthetic=False)
+
+
+def looking(centre, forward, up=(0, 0, 1)) -> np.ndarray:
+    """cam_from_world [3, 4] of a camera at ``centre`` that looks along ``forward``, upright."""
+    z = np.asarray(forward, float) / np.linalg.norm(forward)
+    x = np.cross(z, up)
+    x = x / np.linalg.norm(x)
+    R = np.stack([x, np.cross(z, x), z])
+    return np.column_stack([R, -R @ np.asarray(centre, float)])
+
+
+def circle(n: int, radius: float = 10.0) -> list[np.ndarray]:
+    angles = np.linspace(0, 2 * math.pi, n, endpoint=False)
+    outward = np.stack([np.cos(angles), np.sin(angles), np.zeros(n)], 1)
+    return [looking(radius * o + [0, 0, 1.7], [0, 0, 0.1] - o) for o in outward]
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def count_near(image: np.ndarray, colour, tolerance: int = 12) -> int:
+    rgb = np.asarray(colour[:3]) * 255 if max(colour[:3]) <= 1 else np.asarray(colour[:3])
+    return int((np.abs(image - rgb).max(-1) <= tolerance).sum())
+
+
+# --------------------------------------------------------------------------------------------------------- ground plane
+
+
+@pytest.mark.parametrize("up", [(0, 0, 1), (0, -1, 0), (0.5, -0.6, 0.3)])
+def test_plane_lies_under_upright_cameras(up):
+    up = np.asarray(up, float) / np.linalg.norm(up)
+    side = np.cross(up, [0.3, 0.2, 0.9])
+    other = np.cross(up, side)
+    # half look slightly up, half slightly down
+    tilted = [(i, s, t) for i in range(6) for s in (1, -1) for t in (0.1, -0.1)]
+    poses = [looking(i * side, s * other + 0.3 * side + t * up, up) for i, s, t in tilted]
+    plane = ground_plane(np.stack(poses))
+    np.testing.assert_allclose(np.cross(plane.right, plane.forward), up, atol=1e-6)
+    np.testing.assert_allclose([plane.right @ plane.right, plane.right @ plane.forward], [1, 0], atol=1e-12)
+
+
+def test_plane_of_a_single_straight_path():
+    """The centres span no plane here."""
+    plane = ground_plane(np.stack([looking([0, i, 1.7], [0.2, 1, 0]) for i in range(9)]))
+    np.testing.assert_allclose(np.cross(plane.right, plane.forward), [0, 0, 1], atol=1e-9)
+    # the long side lies across the sheet
+    np.testing.assert_allclose(np.abs(plane.right), [0, 1, 0], atol=1e-9)
+
+
+def test_plane_from_one_spot_and_without_a_common_up():
+    spot = ground_plane(np.stack([looking([1, 2, 3], [math.cos(a), math.sin(a), 0.3]) for a in range(6)]))
+    assert np.isfinite(spot.right).all() and abs(spot.right @ spot.forward) < 1e-9
+    turns = np.arange(6) * math.pi / 3
+    rolled = ground_plane(np.stack([looking([a, a * a, 0], [1, 0, 0], (0, math.sin(a), math.cos(a))) for a in turns]))
+    assert abs(np.cross(rolled.right, rolled.forward)[2]) > 0.99
+
+
+# --------------------------------------------------------------------------------------------------------- errors.png
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    root = tmp_path_factory.mktemp("figures")
+    mapping = [View(f"m{i:02}.png", CAMERA, p) for i, p in enumerate(circle(24))]
+    truth = {f"q{i}.png": p for i, p in enumerate(circle(6, 5.0))}
+    queries = [Query(n, CAMERA, "night" if i % 2 else "day") for i, n in enumerate(truth)]
+    names = [v.name for v in mapping] + list(truth)
+    (root / "images").mkdir()
+    for name in names:
+        Image.new("RGB", (64, 48), (90, 120, 150)).save(root / "images" / name)
+    write_scene(
+        root / "scene", config=CONFIG, code="c", image_root=root / "images", unit="m", mapping=mapping, queries=queries,
+        query_poses=truth, image_sha256={n: sha256_file(root / "images" / n) for n in names},
+    )
+    return load_scene(root / "scene")
+
+
+def table_of(scene, t_err: list[float], reference: bool = True) -> pd.DataFrame:
+    rows = [(q.name, q.condition, math.isfinite(e), e if reference else math.nan, e, 50, reference)
+            for q, e in zip(scene.queries, t_err, strict=True)]
+    return pd.DataFrame(rows, columns=["name", "condition", "localized", "t_err", "r_err", "inliers", "reference"])
+
+
+def drawn(tmp_path, scene, t_err, config=CONFIG, reference=True, name="errors.png") -> np.ndarray:
+    # estimates to the side of the truth by the error, along world x
+    estimates = {}
+    for query, error in zip(scene.queries, t_err, strict=True):
+        if math.isfinite(error):
+            pose = scene.query_poses[query.name].copy()
+            pose[:, 3] -= pose[:, 0] * error
+            estimates[query.name] = pose
+    draw_errors(tmp_path / name, scene, estimates, table_of(scene, t_err, reference), config, "square · tiny")
+    return pixels(tmp_path / name)
+
+
+def test_queries_take_the_colour_of_their_error(tmp_path, scene):
+    norm = _error_norm(CONFIG)
+    good, bad = ERROR_COLOURS(norm(0.1)), ERROR_COLOURS(norm(4.0))
+    # each colour stands in the colour bar, in one line at most of it: the difference is the marks
+    left = slice(0, 800)
+    all_good, all_bad = (drawn(tmp_path, scene, [e] * 6)[:, left] for e in (0.1, 4.0))
+    assert all_good.shape[0] > 700
+    assert count_near(all_good, good) > 6 * 60 and count_near(all_good, bad) == 0
+    assert count_near(all_bad, bad) > 6 * 60 and count_near(all_bad, good) == 0
+
+
+def test_lost_queries_are_crosses(tmp_path, scene):
+    found, lost = (drawn(tmp_path, scene, e)[90:880, 30:800] for e in ([0.1] * 6, [math.inf] * 6))
+    colour = ERROR_COLOURS(_error_norm(CONFIG)(0.1))
+    assert count_near(found, colour) > 300 and count_near(lost, colour) == 0
+    assert count_near(lost, (0, 0, 0), 40) > 6 * 40
+
+
+def test_synthetic_scenes_say_so(tmp_path, scene):
+    red = (0xB3, 0, 0)
+    assert count_near(drawn(tmp_path, scene, [0.1] * 6), red) == 0
+    assert count_near(drawn(tmp_path, scene, [0.1] * 6, CONFIG.model_copy(update={"synthetic": True})), red) > 200
+
+
+def test_without_reference_inliers_are_shown(tmp_path, scene):
+    bare = type(scene)(scene.folder, scene.image_root, scene.unit, scene.mapping, scene.queries, {}, scene.stamp)
+    estimates = dict(scene.query_poses)
+    table = table_of(scene, [0.1] * 6, reference=False)
+    draw_errors(tmp_path / "e.png", bare, estimates, table, CONFIG, "square · tiny")
+    assert count_near(pixels(tmp_path / "e.png")[:, :800], ERROR_COLOURS(1.0)) > 300
+
+
+def test_points_of_the_model_are_the_backdrop(tmp_path, scene):
+    model = model_of_views(scene.mapping)
+    for x in np.linspace(-8, 8, 400):
+        model.add_point3D(np.array([x, 0.0, 2.0]), pycolmap.Track(), np.zeros(3, np.uint8))
+    (tmp_path / "scene").mkdir()
+    write_scene(
+        tmp_path / "scene", config=CONFIG, code="c", image_root=scene.image_root, unit="m", mapping=scene.mapping,
+        queries=scene.queries, query_poses=scene.query_poses, model=model,
+        image_sha256={v.name: "0" for v in (*scene.mapping, *scene.queries)},
+    )
+    walled = drawn(tmp_path, load_scene(tmp_path / "scene"), [0.1] * 6)
+    bare = drawn(tmp_path, scene, [0.1] * 6)
+    changed = np.argwhere(np.abs(walled - bare).max(-1) > 20)
+    # a wall through the middle, along x: a line across (or up) the sheet
+    assert len(changed) > 300 and np.ptp(changed, axis=0).min() < 5 and np.ptp(changed, axis=0).max() > 300
+
+
+def test_equal_input_is_equal_bytes(tmp_path, scene):
+    for name in ("a.png", "b.png"):
+        drawn(tmp_path, scene, [0.1, 0.2, 0.4, 3, 40, math.inf], name=name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png"}  # nothing temporary left
+
+
+# -------------------------------------------------------------------------------------------------------- overlay.png
+
+
+def photo_box(image: np.ndarray, grey: float) -> tuple[int, int, int, int]:
+    """top, left, height, width of what is of one grey (letters have some such pixels too)."""
+    like = np.abs(image - grey).max(-1) < 3
+    rows = np.flatnonzero(like.sum(1) > 0.5 * like.sum(1).max())
+    columns = np.flatnonzero(like.sum(0) > 0.5 * like.sum(0).max())
+    return rows[0], columns[0], np.ptp(rows) + 1, np.ptp(columns) + 1
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 96), (640, 200)])
+def test_overlay_keeps_the_photo_in_shape(tmp_path, size):
+    photo = Image.new("RGB", size, (200, 30, 30))
+    draw_overlay(tmp_path / "o.png", photo, None, "t", False)
+    image = pixels(tmp_path / "o.png")
+    grey = 0.55 * np.asarray(photo.convert("L"))[0, 0] + 0.45 * 255
+    _, _, height, width = photo_box(image, grey)
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.02)
+    assert width > 300
+
+
+def test_overlay_marks_keypoints_where_they_are(tmp_path):
+    """One inlier of a large error in the upper left, and its line; an outlier in the lower right."""
+    photo = Image.new("RGB", (640, 480), (128, 128, 128))
+    points = Reprojection(
+        np.array([[100.0, 100.0], [120, 100], [500, 400]]),
+        np.array([[130.0, 100.0], [120, 100], [np.nan, 0]]),
+        np.array([True, True, False]),
+    )
+    draw_overlay(tmp_path / "o.png", photo, points, "t", False)
+    image = pixels(tmp_path / "o.png")
+    base = 0.55 * 128 + 0.45 * 255
+    top, left, _, width = photo_box(image, base)
+    scale = width / 640
+
+    def marks(x0, y0, x1, y1):
+        part = image[top + int(y0 * scale):top + int(y1 * scale), left + int(x0 * scale):left + int(x1 * scale)]
+        return part, int((np.abs(part - base).max(-1) > 30).sum())
+
+    part, changed = marks(90, 90, 140, 110)
+    assert changed > 60 and count_near(part, ERROR_COLOURS(1.0), 25) > 20
+    assert marks(490, 390, 510, 410)[1] > 5  # faint
+    assert marks(200, 200, 450, 350)[1] == 0
+
+
+def test_overlay_without_inliers(tmp_path):
+    points = Reprojection(np.array([[10.0, 10.0]]), np.array([[30.0, 10.0]]), np.array([False]))
+    draw_overlay(tmp_path / "o.png", Image.new("RGB", (64, 48)), points, "t", True)
+    assert count_near(pixels(tmp_path / "o.png"), (0xB3, 0, 0)) > 200

@@ -1,0 +1,157 @@
+"""Small real runs: what is made again when something changes, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from tiny_project import POSES, Project
+
+pytestmark = pytest.mark.slow
+
+AFTER_TRAINING = {"write_map": 1, "localize_queries": 1, "evaluate_poses": 1, "choose_poses": 1}
+TRAINING = {"train_head": 1, **AFTER_TRAINING}
+BUFFER = {"fill_buffer": 2, **TRAINING}
+
+
+@contextlib.contextmanager
+def changed(project: Project, path: str, old: str, new: str) -> Iterator[None]:
+    """An edit that is taken back, with the file's time."""
+    file = project.folder / path
+    text, times = file.read_text(), file.stat()
+    try:
+        project.edit(path, old, new)
+        yield
+    finally:
+        file.write_text(text)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_everything_is_made(finished: Project):
+    names = ("poses.txt", "queries.csv", "metrics.json", "errors.png", "overlay.png", "map.safetensors", "train.jsonl")
+    for name in names:
+        assert (finished.folder / "results/tiny/quick" / name).stat().st_size > 0, name
+    assert finished.read(POSES) == finished.read("results/tiny/quick/poses.txt")
+
+
+def test_second_call_does_nothing(finished: Project):
+    assert "Nothing to be done" in finished.snakemake(POSES).stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "reruns"),
+    [
+        pytest.param("config/methods/quick.yaml", "steps: 60", "steps: 61", TRAINING, id="training"),
+        pytest.param("config/methods/quick.yaml", "width: 32", "width: 40", TRAINING, id="head"),
+        pytest.param(
+            "config/methods/quick.yaml",
+            "iterations: 100",
+            "iterations: 99",
+            {"localize_queries": 1, "evaluate_poses": 1, "choose_poses": 1},
+            id="localize",
+        ),
+        pytest.param("config/methods/quick.yaml", "as small as it gets", "another description", {}, id="description"),
+        pytest.param(
+            "config/encoders/small.yaml",
+            "max_keypoints: 256",
+            "max_keypoints: 250",
+            {"fit_pca": 1, "build_retrieval": 1, **BUFFER},
+            id="encoder",
+        ),
+        pytest.param("config/encoders/small.yaml", "dim: 32", "dim: 31", {"fit_pca": 1, **BUFFER}, id="pca"),
+        pytest.param(
+            "config/encoders/small.yaml", "samples_per_copy: 128", "samples_per_copy: 127", BUFFER, id="buffer"
+        ),
+        pytest.param("config/config.yaml", "walks: 8", "walks: 9", {"embed_graph": 1, **TRAINING}, id="node2vec"),
+        pytest.param(
+            "config/config.yaml", "clusters: 4", "clusters: 5", {"build_retrieval": 1, **AFTER_TRAINING}, id="retrieval"
+        ),
+        pytest.param(
+            "config/scenes/tiny.yaml", "- 5\n", "- 6\n", {"evaluate_poses": 1, "choose_poses": 1}, id="thresholds"
+        ),
+        # source of the package
+        pytest.param("src/scrflow/train.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="train.py"),
+        pytest.param("src/scrflow/train.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="train.py, comment"),
+        pytest.param(
+            "src/scrflow/encoders/sift.py",
+            "\nclass ",
+            "\nNEW = 1\n\n\nclass ",
+            {"fit_pca": 1, "build_retrieval": 1, **BUFFER},
+            id="encoders/sift.py",
+        ),
+        pytest.param(
+            "src/scrflow/evaluate.py",
+            "\ndef ",
+            "\nNEW = 1\n\n\ndef ",
+            {"evaluate_poses": 1, "choose_poses": 1},
+            id="evaluate.py",
+        ),
+        pytest.param("src/scrflow/encoders/xfeat.py", "\nclass ", "\nNEW = 1\n\n\nclass ", {}, id="encoders/xfeat.py"),
+        # data
+        pytest.param("data/mapping.txt", "\n", "\n\n", None, id="mapping list"),
+    ],
+)
+def test_what_a_change_reruns(finished: Project, path, old, new, reruns):
+    with changed(finished, path, old, new):
+        plan = finished.planned(POSES)
+    if reruns is None:
+        assert plan["build_scene"] == 1
+    else:
+        assert plan == reruns
+
+
+def test_readme_reruns_nothing(finished: Project):
+    (finished.folder / "README.md").write_text("<!-- a comment -->\n")
+    assert finished.planned(POSES) == {}
+
+
+def test_two_workflows_at_once(project: Project):
+    first = project.start(POSES)
+    try:
+        wait_for(lambda: (project.folder / ".snakemake/scrflow.lock").exists(), first)
+        assert project.planned("results/tiny/covisibility.npz"), "a dry run is free"
+        second = project.snakemake(POSES, check=False)
+        assert second.returncode == 1
+        assert "another Snakemake is running here" in second.stdout
+        assert "Traceback" not in second.stdout
+    finally:
+        kill(first)
+
+
+def test_same_seed_same_bytes_and_killed_runs_complete(finished: Project, project: Project):
+    """SIGKILL to Snakemake and all its jobs in one stage after the other; the same command goes on each time."""
+    results = project.folder / "results/tiny"
+    for moment in (
+        "logs/build_scene.log",
+        "logs/fill_buffer/small-1.log",
+        "quick/checkpoint.pt",
+        "logs/localize_queries/quick.log",
+        "logs/evaluate_poses/quick.log",
+    ):
+        run = project.start(POSES)
+        wait_for(lambda moment=moment: (results / moment).exists(), run)
+        kill(run)
+        assert not (results / "poses.txt").exists()
+    project.snakemake(POSES)
+    assert project.read(POSES) == finished.read(POSES)
+    assert project.read("results/tiny/quick/head.safetensors") == finished.read("results/tiny/quick/head.safetensors")
+    assert not [p for p in results.rglob(".*") if ".tmp" in p.name], "left-over temporary files"
+    assert "Nothing to be done" in project.snakemake(POSES).stdout
+
+
+def wait_for(condition, run) -> None:
+    end = time.monotonic() + 240
+    while not condition():
+        assert run.poll() is None, "the workflow ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def kill(run) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()

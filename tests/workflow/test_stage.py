@@ -1,0 +1,158 @@
+"""The frame of a job, and the lock, without Snakemake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from tiny_project import REPO
+
+from scrflow.config import Project as Config
+from scrflow.errors import ScrflowError
+from scrflow.workflow import hold_workflow_lock, source_files
+
+PRELUDE = """
+import os, sys
+from types import SimpleNamespace
+snakemake = SimpleNamespace(
+    rule="train_head",
+    wildcards={"scene": "tiny"},
+    threads=1,
+    log=["job.log"],
+    input=SimpleNamespace(scene="results/tiny/scene/scene.json", none=[], one="a", many=["a", "b"]),
+)
+from scrflow.workflow import stage
+"""
+
+
+def script(folder: Path, body: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SCRFLOW_", "OMP_", "MKL_"))}
+    return subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+        cwd=folder,
+        env={**clean, "PYTHONPATH": str(REPO / "src"), **env},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+
+def test_user_error_is_one_line(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        from scrflow.errors import ScrflowError
+        with stage(snakemake) as job:
+            raise ScrflowError("a.jpg: image is missing; put it there")
+        """,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "[train_head tiny] error: a.jpg: image is missing; put it there\n"
+    assert "image is missing" in (tmp_path / "job.log").read_text()
+
+
+def test_bug_keeps_its_traceback(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        with stage(snakemake) as job:
+            1 / 0
+        """,
+    )
+    assert done.returncode == 1
+    for text in (done.stderr, (tmp_path / "job.log").read_text()):
+        assert "Traceback" in text and "ZeroDivisionError" in text
+
+
+def test_threads_are_set_before_numpy_and_torch(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        with stage(snakemake) as job:
+            import faiss, torch
+            found = torch.get_num_threads(), faiss.omp_get_max_threads(), os.environ["OMP_WAIT_POLICY"]
+            print(*found, file=sys.stderr)
+        """,
+    )
+    assert done.stderr.splitlines()[-1] == "1 1 PASSIVE"
+    late = script(tmp_path, "import numpy\nwith stage(snakemake): pass")
+    assert "numpy imported before" in late.stderr
+
+
+def test_job_reads_inputs_and_logs(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        import logging
+        with stage(snakemake) as job:
+            found = job.scene, job.optional("none"), job.optional("one"), len(job.inputs("many"))
+            logging.getLogger("scrflow").info("%s %s %s %s", *found)
+            os.write(2, b"from a library in C\\n")
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("[train_head tiny] results/tiny/scene None a 2")
+    assert "from a library in C" not in done.stderr
+    assert "from a library in C" in (tmp_path / "job.log").read_text()
+
+
+def test_job_ends_with_its_workflow(tmp_path):
+    """Even when the workflow could not end it, being killed itself."""
+    parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + "import time\nwith stage(snakemake) as job:\n    time.sleep(600)"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPO / "src"),
+            "SCRFLOW_WORKFLOW": f"{socket.gethostname()}:{parent.pid}",
+        },
+    )
+    try:
+        time.sleep(1)
+        assert child.poll() is None
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert child.wait(timeout=30) == 1
+    finally:
+        parent.kill()
+        child.kill()
+
+
+def test_lock_is_exclusive_and_never_stale(tmp_path):
+    path = tmp_path / "lock"
+    code = (
+        "import subprocess, sys, time; from pathlib import Path; from scrflow.workflow import hold_workflow_lock\n"
+        "hold_workflow_lock(Path(sys.argv[1])); print('held', flush=True)\n"
+        "subprocess.run(['sleep', '5'])"  # a child: it must not keep the lock
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        env={**os.environ, "PYTHONPATH": str(REPO / "src")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ScrflowError, match=f"another Snakemake is running here .*:{holder.pid}"):
+            hold_workflow_lock(path)
+    finally:
+        holder.kill()
+        holder.wait()
+    hold_workflow_lock(path)
+
+
+def test_source_files_are_those_that_make_the_scene(project):
+    config = Config(project.folder / "config")
+    scene = config.scene("tiny")
+    found = {Path(p).name for p in source_files(scene, project.folder / "data")}
+    assert {"mapping.txt", "queries_day.txt", "queries_night.txt"} < found
+    assert any(name.startswith("cameras.") for name in found)
+    assert source_files(scene, project.folder / "nowhere") == []

@@ -1,0 +1,183 @@
+"""What can be said of the workflow without running it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tiny_project import POSES, REPO, Project
+
+from scrflow.cli import schemas
+from scrflow.config import Project as Config
+from scrflow.errors import ScrflowError
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Snakemake in the repository itself."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SCRFLOW_", "PYTHONPATH"))}
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=REPO,
+        env={**clean, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+
+
+def test_lint_is_clean():
+    done = run("--lint")
+    assert done.returncode == 0, done.stdout
+    assert "good condition" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["config", "absent"])
+def test_dry_run_of_every_scene_and_method(tmp_path, data):
+    """Also where no photo is at hand."""
+    config = Config(REPO / "config")
+    targets = [f"results/{scene}/poses.txt" for scene in config.scenes]
+    targets += [f"results/{scene}/{method}/poses.txt" for scene in config.scenes for method in config.methods]
+    env = {"SCRFLOW_DATA": str(tmp_path / "nothing")} if data == "absent" else {}
+    done = run("-n", *targets, **env)
+    assert done.returncode == 0, done.stdout
+
+
+def test_default_profile_is_found(project):
+    assert "profiles/default" in project.snakemake("-n", POSES).stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "names"),
+    [
+        ("config/config.yaml", "seed: 1", "seed: one", ["config/config.yaml", "seed"]),
+        ("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bais: 3", ["config/scenes/tiny.yaml", "depth_bais"]),
+        ("config/encoders/small.yaml", "dim: 32", "dim: 1", ["config/encoders/small.yaml", "pca.dim"]),
+        (
+            "config/methods/quick.yaml",
+            "encoder: small",
+            "encoder: smal",
+            ["config/methods/quick.yaml", "encoder", "smal"],
+        ),
+        ("config/methods/quick.yaml", "steps: 60", "steps: -1", ["config/methods/quick.yaml", "training.steps"]),
+    ],
+)
+def test_config_errors_name_file_and_key(project: Project, path, old, new, names):
+    project.edit(path, old, new)
+    done = project.snakemake("-n", POSES, check=False)
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if line.startswith(path))
+    assert all(name in line for name in names), line
+    assert "Traceback" not in done.stdout
+
+
+def test_overrides(project: Project):
+    assert project.planned(POSES, "--config", "buffer_shards=3")["fill_buffer"] == 3
+    done = project.snakemake("-n", POSES, "--config", "methods={quick: {training: {stepz: 3}}}", check=False)
+    assert "methods/quick.yaml" in done.stdout and "training.stepz" in done.stdout
+    done = project.snakemake("-n", POSES, "--config", "methods={quik: {}}", check=False)
+    assert "override methods.quik" in done.stdout
+
+
+def test_overrides_reach_what_extends(project: Project):
+    project.write("config/methods/other.yaml", {"extends": "quick", "description": "another"})
+    config = Config(project.folder / "config", {"seed": 5, "methods": {"quick": {"training": {"steps": 7}}}})
+    assert config.config.seed == 5
+    assert config.train_stage("tiny", "other").training.steps == 7
+    assert config.train_stage("tiny", "other").training.batch_size == 256
+    project.write("config/methods/scene.yaml", {"extends": "quick", "description": "a reserved name"})
+    with pytest.raises(ScrflowError, match="scene"):
+        Config(project.folder / "config")
+
+
+def test_method_without_global_encoding_needs_no_graph(project: Project):
+    project.write(
+        "config/methods/plain.yaml",
+        {
+            "extends": "quick",
+            "description": "ACE",
+            "retrieval": None,
+            "global_encoding": {"name": None, "neighbour_share": 0},
+            "localize": {"hypotheses": 1},
+        },
+    )
+    plan = project.planned("results/tiny/plain/poses.txt")
+    assert plan["train_head"] == 1
+    assert not {"build_graph", "embed_graph", "build_retrieval"} & plan.keys()
+
+
+def test_retrieval_feature_as_global_encoding(project: Project):
+    project.write(
+        "config/methods/glace.yaml",
+        {"extends": "quick", "description": "GLACE", "global_encoding": {"name": "vlad", "neighbour_share": 0}},
+    )
+    plan = project.planned("results/tiny/glace/poses.txt")
+    assert plan["build_retrieval"] == 1
+    assert not {"build_graph", "embed_graph"} & plan.keys()
+
+
+def test_points_graph_is_triangulated(project: Project):
+    config = yaml.safe_load(project.read("config/config.yaml"))
+    config["graphs"]["points"] = {"kind": "points"}
+    project.write("config/config.yaml", config)
+    project.edit("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bias: 3\ngraph: points")
+    assert project.planned(POSES)["triangulate_points"] == 1
+
+
+def test_bare_photos_go_through_sfm(project: Project):
+    scene = yaml.safe_load(project.read("config/scenes/tiny.yaml"))
+    scene["source"] = {"reader": "photos", "images": "images/day"}
+    scene["split"] = {"every": 5}
+    project.write("config/scenes/tiny.yaml", scene)
+    assert project.planned(POSES)["reconstruct_scene"] == 1
+
+
+def test_absent_photos_are_downloaded_or_named(project: Project):
+    scene = yaml.safe_load(project.read("config/scenes/tiny.yaml"))
+    scene["in_project"] = False
+    project.write("config/scenes/tiny.yaml", scene)
+    done = project.snakemake("results/tiny/scene/scene.json", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert re.search(r"\[build_scene tiny\] error: elsewhere/data: .*data_root", done.stdout), done.stdout
+
+    (project.folder / "config/scenes/tiny.tsv").write_text("path\tsha256\turl\n")
+    project.write("config/scenes/tiny.yaml", {**scene, "download": {"files": "tiny.tsv"}})
+    assert project.planned("results/tiny/scene/scene.json") == {"download_scene": 1, "build_scene": 1}
+
+
+# -------------------------------------------------------------------------------------------------------- other files
+
+
+def test_schemas_are_current():
+    for name, text in schemas().items():
+        path = REPO / "workflow/schemas" / name
+        assert path.read_text(encoding="utf-8") == text, f"{path} is not current: run scrflow schema"
+
+
+def pins(path) -> dict[str, str]:
+    found = re.findall(r"^(?: +- )?([A-Za-z0-9_.-]+)==(\S+)", path.read_text(), re.M)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_conda_environment_has_the_pins_of_requirements():
+    assert pins(REPO / "requirements.txt") == pins(REPO / "envs/scrflow.yaml")
+
+
+def test_every_requirement_is_pinned_and_names_no_index():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (REPO / name).read_text().splitlines():
+            bare = line.split("#")[0].strip()
+            assert not bare or bare == "-r requirements.txt" or re.fullmatch(r"[\w.-]+==[\w.]+", bare), line
+
+
+def test_rules_have_everything():
+    """Log, benchmark, threads, resources, message and environment: in every rule but the named targets."""
+    wanted = ("log:", "benchmark:", "threads:", "resources:", "message:", "conda:", "mem_mb=", "runtime=")
+    for path in sorted((REPO / "rules").glob("*.smk")):
+        for text in path.read_text().split("\nrule ")[1:]:
+            assert not [key for key in wanted if key not in text], f"{path.name}: {text.split(':')[0]}"

@@ -1,0 +1,14 @@
+"""3D points on the given poses."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.config import TriangulateStage
+    from scrflow.triangulate import triangulate
+
+    triangulate(job.config(TriangulateStage), job.scene, job.output("report").parent, job.threads)
