@@ -52,26 +52,26 @@ rule fill_buffer:
 
 
 # beyond the papers: only methods with known_depth or mix_share ask for it
-rule estimate_sample_depths:
+rule triangulate_samples:
     input:
         graph="results/{scene}/covisibility.npz",
         shards=encoder_shards,
     output:
         depth="results/{scene}/local/{encoder}/depth.h5",
-    log:
-        "results/{scene}/logs/estimate_sample_depths/{encoder}.log",
-    benchmark:
-        "results/{scene}/benchmarks/estimate_sample_depths/{encoder}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
-    threads: 8
-    resources:
-        mem_mb=3000,
-        runtime=240,
     params:
         config=stage_config("sample_depth"),
         code=code_version("sampledepth"),
+    log:
+        "results/{scene}/logs/triangulate_samples/{encoder}.log",
+    benchmark:
+        "results/{scene}/benchmarks/triangulate_samples/{encoder}.tsv"
+    threads: 8
+    resources:
+        mem_mb=2500,
+        runtime=240,
     message:
-        "{wildcards.scene}: depths of training samples, {wildcards.encoder}"
+        "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
+    conda:
+        "../envs/scrflow.yaml"
     script:
-        "../workflow/scripts/estimate_sample_depths.py"
+        "../workflow/scripts/triangulate_samples.py"

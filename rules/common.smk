@@ -178,17 +178,17 @@ def shard_files(wildcards):
     return buffer_shards(wildcards.scene, project.method(wildcards.method).encoder)
 
 
-def sample_depth(wildcards):
-    """Triangulated depths, for methods that train on them."""
-    encoder = project.method(wildcards.method).encoder
-    needed = project.needs_depth(wildcards.method)
-    return f"results/{wildcards.scene}/local/{encoder}/depth.h5" if needed else []
-
-
 def training_graph(wildcards):
     """Neighbours are drawn from the graph only where the method says so."""
     encoding = project.method(wildcards.method).global_encoding
     return f"results/{wildcards.scene}/covisibility.npz" if encoding.name and encoding.neighbour_share > 0 else []
+
+
+def training_depths(wildcards):
+    """Triangulated depths of the samples, for the methods that hold samples to them."""
+    if not project.needs_depth(wildcards.method):
+        return []
+    return f"results/{wildcards.scene}/local/{project.method(wildcards.method).encoder}/depth.h5"
 
 
 def global_encoding(wildcards):
@@ -209,11 +209,11 @@ def method_retrieval(wildcards):
     return f"results/{wildcards.scene}/retrieval/{name}.safetensors" if name else []
 
 
-def query_descriptors(wildcards):
-    """Global descriptors of the queries, where a file made by hloc provides them."""
+def method_descriptors(wildcards):
+    """Descriptors of the queries, where a file provides them and no extractor at hand could."""
     name = project.method(wildcards.method).retrieval
-    from_file = name and project.config.retrieval[name].kind == "hloc"
-    return f"results/{wildcards.scene}/retrieval/{name}.h5" if from_file else []
+    given = name and project.config.retrieval[name].kind == "hloc"
+    return f"results/{wildcards.scene}/retrieval/{name}.h5" if given else []
 
 
 def default_method(name):

@@ -9,7 +9,7 @@ rule localize_queries:
     input:
         scene="results/{scene}/scene/scene.json",
         map="results/{scene}/{method}/map.safetensors",
-        descriptors=query_descriptors,
+        descriptors=method_descriptors,
     output:
         poses="results/{scene}/{method}/poses.txt",
         details="results/{scene}/{method}/localization.json",

@@ -6,7 +6,7 @@ rule train_head:
         shards=shard_files,
         graph=training_graph,
         encoding=global_encoding,
-        depth=sample_depth,
+        depth=training_depths,
     output:
         head="results/{scene}/{method}/head.safetensors",
         history="results/{scene}/{method}/train.jsonl",

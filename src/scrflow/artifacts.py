@@ -140,6 +140,20 @@ def write_safetensors(path: Path, tensors: dict[str, Any], stamp: Stamp, metadat
     with atomic_path(path) as temporary:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(tensors, temporary, metadata={**(metadata or {}), _KEY: stamp.to_json()})
+        _sort_safetensors_metadata(temporary)
+
+
+def _sort_safetensors_metadata(path: Path) -> None:
+    """Sort the metadata in place: safetensors writes it in a random order, and equal content is to be equal bytes."""
+    with open(path, "r+b") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) != size:
+            raise RuntimeError(f"{path}: header of {size} bytes became one of {len(text)}")
+        f.seek(8)
+        f.write(text)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

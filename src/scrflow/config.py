@@ -311,6 +311,9 @@ class TrainingConfig(Strict):
     mix_share: float = Field(
         0.0, ge=0, le=1, description="share of a batch whose descriptor is mixed with a matched one of the same point"
     )
+    known_share: float | None = Field(
+        None, ge=0, le=1, description="share of a batch drawn from samples of known depth; null: as they come"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)

@@ -1,8 +1,8 @@
 """Covisibility graph over the mapping images: which of them see the same part of the scene.
 
 Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421): pixels and depths sampled in image i, projected into
-image j; the visible fraction, each sample weighted by (1 + cos of the angle between the two viewing directions) / 2; the
-harmonic mean of both directions. ``points`` counts the 3D points that two images share in a structure-from-motion model.
+image j; the visible fraction, each sample weighted by (1 + cos of the angle between the two viewing directions) / 2;
+the harmonic mean of both directions. ``points`` counts the 3D points that two images share in a model from photos.
 
 The viewing direction of a sample is the ray from the camera's centre to it, not the optical axis. The paper weights
 each sample, which only rays can do, and rays are what decides whether two photos show the same surface: cameras that
@@ -21,10 +21,10 @@ import numpy as np
 import scipy.sparse
 
 from scrflow.artifacts import Stamp, read_npz, sha256_file, write_npz
+from scrflow.cameras import pinhole_matrix
 from scrflow.codeversion import code_version
 from scrflow.config import CovisibilityStage
 from scrflow.errors import ScrflowError
-from scrflow.cameras import pinhole_matrix
 from scrflow.geometry import camera_centre
 from scrflow.progress import track
 from scrflow.scene.model import View, load_scene, read_model
@@ -107,7 +107,9 @@ def report_components(graph: Graph) -> None:
     if len(pieces) > 1:
         listed = "; ".join(f"{len(p)} images ({_some(p)})" for p in pieces[:_NAMED])
         rest = f"; and {len(pieces) - _NAMED} smaller" if len(pieces) > _NAMED else ""
-        log.warning("covisibility: the graph is in %d pieces without an edge between them: %s%s", len(pieces), listed, rest)
+        log.warning(
+            "covisibility: the graph is in %d pieces without an edge between them: %s%s", len(pieces), listed, rest
+        )
     if alone:
         log.warning("covisibility: %d image(s) see nothing that another sees: %s", len(alone), _some(alone))
 

@@ -117,7 +117,7 @@ def _match(
     views = len(buffer.image)
     start = torch.searchsorted(buffer.view, torch.arange(views + 1))
     plain_view: dict[int, int] = {}
-    for v in torch.flatnonzero(buffer.plain).tolist():
+    for v in torch.nonzero(buffer.plain).flatten().tolist():
         plain_view.setdefault(int(buffer.image[v]), v)
     missing = set(range(len(buffer.names))) - set(plain_view)
     if missing:
@@ -131,7 +131,7 @@ def _match(
             continue
         similarity = _unit(buffer.descriptor[i0:i1]) @ _unit(buffer.descriptor[j0:j1]).T
         to_j, to_i = similarity.argmax(1), similarity.argmax(0)
-        in_i = torch.flatnonzero(to_i[to_j] == torch.arange(i1 - i0))
+        in_i = torch.nonzero(to_i[to_j] == torch.arange(i1 - i0)).flatten()
         in_j = to_j[in_i]
         relative = R[vj] @ R[vi].T
         shift = t[vj] - relative @ t[vi]
@@ -255,7 +255,7 @@ def _to_augmented(buffer: Buffer, rays: torch.Tensor, plain: SampleDepth, transf
     direction = (R[buffer.view].transpose(1, 2) @ (rays / length[:, None])[:, :, None])[:, :, 0]  # [N, 3] in the world
     image_of = buffer.image[buffer.view]
     for image in torch.unique(buffer.image).tolist():
-        rows = torch.flatnonzero(image_of == image)
+        rows = torch.nonzero(image_of == image).flatten()
         is_plain = buffer.plain[buffer.view[rows]]
         source = rows[is_plain & torch.isfinite(plain.depth[rows])]
         target = rows[~is_plain]

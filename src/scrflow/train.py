@@ -219,6 +219,28 @@ def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------- trainer
 
 
+class Stream:
+    """Rows of a pool in shuffled passes; a new pass begins where one ends, within a batch if need be."""
+
+    def __init__(self, pool: torch.Tensor, count: int):
+        self.pool, self.count = pool, count
+        self.order = torch.zeros(0, dtype=torch.long)
+        self.position = 0
+
+    def next(self, generator: torch.Generator) -> torch.Tensor:
+        """The next ``count`` rows."""
+        parts, missing = [], self.count
+        while missing:
+            if self.position == len(self.order):
+                self.order = torch.randperm(len(self.pool), generator=generator)
+                self.position = 0
+            part = self.order[self.position : self.position + missing]
+            self.position += len(part)
+            missing -= len(part)
+            parts.append(part)
+        return self.pool[torch.cat(parts)]
+
+
 class Trainer:
     """The loop. All chance comes from one CPU generator, whose state is in the checkpoint with all else."""
 
@@ -232,8 +254,7 @@ class Trainer:
             final_div_factor=1e3, cycle_momentum=False,
         )
         self.generator = torch_generator(config.seed, "train.batch")
-        self.order = torch.zeros(0, dtype=torch.long)
-        self.position = 0
+        self.streams = self._make_streams()
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -259,7 +280,7 @@ class Trainer:
 
     def _one_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         t = self.config.training
-        rows = self._next_rows(t.batch_size).to(self.device)
+        rows = torch.cat([stream.next(self.generator) for stream in self.streams]).to(self.device)
         x, targets = self.samples.batch(rows, self.generator, t.loss.known_depth)
         with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             out = self.head(x)
@@ -273,18 +294,17 @@ class Trainer:
             self.schedule.step()
         return loss.detach(), projection.error_px.detach()
 
-    def _next_rows(self, count: int) -> torch.Tensor:
-        """The next samples of a shuffled pass; a new pass begins where one ends, within a batch if need be."""
-        parts = []
-        while count:
-            if self.position == len(self.order):
-                self.order = torch.randperm(len(self.samples.view), generator=self.generator)
-                self.position = 0
-            part = self.order[self.position : self.position + count]
-            self.position += len(part)
-            count -= len(part)
-            parts.append(part)
-        return torch.cat(parts)
+    def _make_streams(self) -> list[Stream]:
+        """One shuffled stream of all samples, or one of those with known depth and one of the others."""
+        t, n = self.config.training, len(self.samples.view)
+        if t.known_share is None or self.samples.known is None:
+            return [Stream(torch.arange(n), t.batch_size)]
+        known = torch.isfinite(self.samples.known.depth).cpu()
+        pools = [torch.nonzero(known).flatten(), torch.nonzero(~known).flatten()]
+        first = round(t.known_share * t.batch_size)
+        # a pool that is empty leaves its share to the other
+        counts = [t.batch_size, 0] if not len(pools[1]) else [0, t.batch_size] if not len(pools[0]) else [first, t.batch_size - first]
+        return [Stream(pool, count) for pool, count in zip(pools, counts, strict=True) if count]
 
     def _record(self, loss: float, error_px: torch.Tensor) -> str:
         if not math.isfinite(loss):
@@ -304,7 +324,7 @@ class Trainer:
         state: dict[str, Any] = {
             "digest": digest, "head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(),
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if isinstance(v, int | float | list)},
-            "generator": self.generator.get_state(), "order": self.order, "position": self.position,
+            "generator": self.generator.get_state(), "streams": [(s.order, s.position) for s in self.streams],
             "step": self.step, "seconds": self.seconds, "history": self.history,
         }
         with atomic_path(path) as temporary:
@@ -329,7 +349,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        self.order, self.position = state["order"], state["position"]
+        for stream, (order, position) in zip(self.streams, state["streams"], strict=True):
+            stream.order, stream.position = order, position
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         log.info("training continues from step %d", self.step)
 

@@ -34,8 +34,16 @@ def write_small_scene(folder, views, model=None):
         source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
     )
     write_scene(
-        folder / "scene", config=config, code="test", image_root=root, unit="m", mapping=views, queries=[],
-        query_poses={}, image_sha256={v.name: "0" * 64 for v in views}, model=model,
+        folder / "scene",
+        config=config,
+        code="test",
+        image_root=root,
+        unit="m",
+        mapping=views,
+        queries=[],
+        query_poses={},
+        image_sha256={v.name: "0" * 64 for v in views},
+        model=model,
     )
     return folder / "scene"
 
@@ -45,7 +53,9 @@ def ring_views():
     """12 views on a circle of 0.3 m, looking outwards, and one far away."""
     angles = 2 * np.pi * np.arange(12) / 12
     views = [
-        View(f"ring/{i:02d}.png", camera(), look([0.3 * np.sin(a), 0.02 * i, 0.3 * np.cos(a)], [np.sin(a), 0, np.cos(a)]))
+        View(
+            f"ring/{i:02d}.png", camera(), look([0.3 * np.sin(a), 0.02 * i, 0.3 * np.cos(a)], [np.sin(a), 0, np.cos(a)])
+        )
         for i, a in enumerate(angles)
     ]
     return [*views, View("zz_alone.png", camera(), look([500, 0, 0], [1, 0, 0]))]

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from graph_helpers import camera, look, write_small_scene
 
+from scrflow.cameras import pinhole_matrix
 from scrflow.config import CovisibilityStage, GraphConfig
 from scrflow.covisibility import (
     Graph,
@@ -22,7 +23,6 @@ from scrflow.covisibility import (
     shared_points,
 )
 from scrflow.errors import ScrflowError
-from scrflow.cameras import pinhole_matrix
 from scrflow.scene.model import View, model_of_views
 
 DEPTHS = (0.1, 8.0)

@@ -49,7 +49,7 @@ METHOD = {
     "encoder": "small",
     "retrieval": "vlad",
     "global_encoding": {"name": "node2vec", "neighbour_share": 0.5},
-    "head": {"width": 32, "blocks": 1, "clusters": 4, "refine_blocks": 1},
+    "head": {"width": 32, "blocks": 1, "clusters": 4, "refine_blocks": 1, "frequencies": 4},
     "training": {
         "steps": 60,
         "batch_size": 256,

@@ -18,5 +18,5 @@ with stage(snakemake) as job:
         job.output("poses"),
         job.output("details"),
         job.threads,
-        job.optional("descriptors"),
+        descriptors=job.optional("descriptors"),
     )

@@ -75,9 +75,9 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
         log.info("node2vec: every image sees every other, so separation cannot be measured")
     elif precision < c.min_average_precision:
         raise ScrflowError(
-            f"node2vec: the embedding does not separate: average precision of link prediction {precision:.3f}, at least "
-            f"{c.min_average_precision} wanted (key encodings: min_average_precision); more walks or iterations, or "
-            f"a graph with fewer weak edges (min_overlap) may help. Metrics: {metrics}"
+            f"node2vec: the embedding does not separate: average precision of link prediction {precision:.3f}, "
+            f"at least {c.min_average_precision} wanted (key encodings: min_average_precision); more walks or "
+            f"iterations, or a graph with fewer weak edges (min_overlap) may help. Metrics: {metrics}"
         )
     with create_h5(out, Stamp.make(KIND, config, stamp.code, graph=Path(graph))) as f:
         f.create_dataset("encoding", data=encoding)

@@ -38,7 +38,9 @@ def balanced_average_precision(scores: np.ndarray, positive: np.ndarray) -> floa
     return float(np.sum(np.diff(true, prepend=0.0) * true / (true + false)))
 
 
-def separation(vectors_ND: np.ndarray, graph: scipy.sparse.csr_array, rng: np.random.Generator) -> dict[str, float | None]:
+def separation(
+    vectors_ND: np.ndarray, graph: scipy.sparse.csr_array, rng: np.random.Generator
+) -> dict[str, float | None]:
     """Link prediction on the graph itself: an edge is predicted where two vectors are near.
 
     ``average_precision`` (balanced), and the mean distance of neighbours and of others. Nodes without an edge do not
@@ -64,7 +66,7 @@ def hold_out_edges(
     upper = scipy.sparse.triu(graph, 1).tocoo()
     degree = np.diff(graph.indptr).copy()
     keep = np.ones(upper.nnz, bool)
-    target = int(round(share * upper.nnz))
+    target = round(share * upper.nnz)
     for e in rng.permutation(upper.nnz):
         i, j = upper.row[e], upper.col[e]
         if target and degree[i] > 1 and degree[j] > 1:

@@ -37,7 +37,8 @@ def reference_vectors(config: Node2VecConfig, csr: scipy.sparse.csr_array, seed:
         graph, out = Path(folder, "graph.npz"), Path(folder, "vectors.npy")
         csr = scipy.sparse.csr_array(csr)
         np.savez(graph, data=csr.data, indices=csr.indices, indptr=csr.indptr)
-        settings = {k: getattr(config, k) for k in ("dim", "p", "q", "walks", "length", "context", "negatives", "epochs")}
+        keys = ("dim", "p", "q", "walks", "length", "context", "negatives", "epochs")
+        settings = {k: getattr(config, k) for k in keys}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
@@ -49,5 +50,7 @@ def reference_vectors(config: Node2VecConfig, csr: scipy.sparse.csr_array, seed:
         )
         if done.returncode != 0 or not out.is_file():
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise ScrflowError(f"engine node2vec ({python}) failed: {lines[-1]}; 'make node2vec-env' makes its environment")
+            raise ScrflowError(
+                f"engine node2vec ({python}) failed: {lines[-1]}; 'make node2vec-env' makes its environment"
+            )
         return np.load(out)

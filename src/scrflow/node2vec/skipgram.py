@@ -1,13 +1,13 @@
 """Skip-gram with negative sampling (Mikolov et al., NIPS 2013) on random walks, in expectation.
 
-Walks on a graph of N nodes hold far more pairs than there are pairs of nodes, so the pairs are counted first, and a step
+Walks on a graph of N nodes hold far more pairs than there are pairs of nodes, so pairs are counted first, and a step
 minimises the expectation of the sampled loss over a batch of centre nodes i against every node j:
 
     sum_ij C_ij softplus(-u_i.u_j) + k C_i P_j softplus(u_i.u_j),
 
 with C the counts, C_i their row sums, k the negatives a pair and P_j the noise distribution, C_j^(3/4). It is what
-sampling converges to (Levy and Goldberg, NIPS 2014), without its noise and its scattered memory access. One table serves
-as centre and as context, so that the distance of two rows itself tells how often two nodes meet.
+sampling converges to (Levy and Goldberg, NIPS 2014), without its noise and its scattered memory access. One table
+serves as centre and as context, so that the distance of two rows itself tells how often two nodes meet.
 """
 
 from __future__ import annotations

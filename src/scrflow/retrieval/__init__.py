@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scrflow.config import RetrievalStage
 from scrflow.retrieval.search import Retriever
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scrflow.config import RetrievalStage
 
 
 def build_retrieval(config: RetrievalStage, scene: Path, out: Path, model: Path, threads: int) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# Share of the mean eigenvalue that is added to each before whitening. With as many images as dimensions plain whitening
-# puts every mapping image at the same distance from every other, and a query among noise.
-_SHRINK = 1.0
+# Times dimensions over images and the mean variance, it is added to each variance before whitening. Where images are
+# not many times the dimensions, the small variances are chance: plain whitening sets all mapping images equally far
+# from each other, and a query among noise. On redkitchen (180 images, XFeat, 32 words, 128 dimensions), share of images
+# within 0.5 m and 30 degrees among the ten retrieved: 49 % without, 96 % with it.
+_SHRINK = 10.0
 _SVD_IMAGES = 2000
 
 
@@ -19,7 +21,8 @@ def learn_vocabulary(descriptors_ND: np.ndarray, clusters: int, seed: int) -> to
 
     x = np.ascontiguousarray(descriptors_ND, np.float32)
     clusters = min(clusters, len(x))
-    kmeans = faiss.Kmeans(x.shape[1], clusters, niter=20, seed=seed, max_points_per_centroid=1024, min_points_per_centroid=1)
+    limits = {"max_points_per_centroid": 1024, "min_points_per_centroid": 1}
+    kmeans = faiss.Kmeans(x.shape[1], clusters, niter=20, seed=seed, **limits)
     kmeans.train(x)
     return torch.from_numpy(kmeans.centroids.copy())
 
@@ -47,7 +50,7 @@ def learn_whitening(vlads_NV: np.ndarray, dim: int, rng: np.random.Generator) ->
     _, singular, directions = np.linalg.svd(vlads_NV - mean, full_matrices=False)
     kept = max(1, min(dim, len(vlads_NV) - 1, vlads_NV.shape[1]))
     variance = singular[:kept] ** 2
-    scale = 1 / np.sqrt(variance + _SHRINK * variance.mean() + 1e-12)
+    scale = 1 / np.sqrt(variance + _SHRINK * kept / len(vlads_NV) * variance.mean() + 1e-12)
     matrix = directions[:kept] * (scale / scale.max())[:, None]
     return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(matrix.astype(np.float16))
 

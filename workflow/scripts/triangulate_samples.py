@@ -1,4 +1,4 @@
-"""Depths of training samples from matches between covisible mapping images."""
+"""Depths of the training samples."""
 
 import sys
 from pathlib import Path

@@ -1,0 +1,258 @@
+"""Walks against exact transition probabilities, the loss against autograd, separation, the stage, and parity with the
+named package."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from graph_helpers import camera
+
+from scrflow import node2vec
+from scrflow.artifacts import Stamp, read_json, write_npz
+from scrflow.config import Node2VecConfig, Node2VecStage
+from scrflow.covisibility import frustum_overlap
+from scrflow.errors import ScrflowError
+from scrflow.node2vec import embed, load_encodings, node_vectors
+from scrflow.node2vec.quality import (
+    balanced_average_precision,
+    held_out_average_precision,
+    hold_out_edges,
+    normalised,
+    separation,
+)
+from scrflow.node2vec.reference import PYTHON_VARIABLE, reference_python
+from scrflow.node2vec.skipgram import count_pairs, loss_and_slope, noise_distribution
+from scrflow.node2vec.walks import Walker
+
+SMALL = {"dim": 32, "walks": 20, "iterations": 150}
+KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
+
+
+def ring(nodes, reach=4):
+    """Synthetic: nodes on a ring, linked to the ``reach`` nearest on each side, weights falling with distance."""
+    d = np.abs(np.arange(nodes)[:, None] - np.arange(nodes))
+    d = np.minimum(d, nodes - d)
+    return scipy.sparse.csr_array(np.where((d > 0) & (d <= reach), 1 - d / (reach + 1), 0))
+
+
+def grid(side):
+    """Synthetic: a grid with links of length 1 (weight 1) and sqrt 2 (weight 0.5)."""
+    xy = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+    d = np.abs(xy[:, None] - xy).max(-1)
+    straight = np.abs(xy[:, None] - xy).sum(-1) == 1
+    return scipy.sparse.csr_array(np.where(straight, 1.0, np.where(d == 1, 0.5, 0.0)))
+
+
+def kitchen():
+    """Frustum overlap of every third mapping image of redkitchen, from its poses alone."""
+    from scrflow.geometry import rotation_from_quaternion
+    from scrflow.scene.model import View
+
+    names = (KITCHEN / "mapping.txt").read_text().split()[::3]
+    lines = (line.split() for line in (KITCHEN / "poses_sfm.txt").read_text().splitlines())
+    poses = {name: np.array(values, float) for name, *values in lines}
+    views = [
+        View(n, camera(640, 480, poses[n][7]), np.column_stack([rotation_from_quaternion(poses[n][:4]), poses[n][4:7]]))
+        for n in names
+    ]
+    overlap = frustum_overlap(tuple(views), 256, (0.1, 8.0), np.random.default_rng(1))
+    return scipy.sparse.csr_array(np.where(overlap >= 0.2, overlap, 0))
+
+
+def write_graph(path, csr):
+    csr.sort_indices()
+    arrays = {k: getattr(csr, k) for k in ("data", "indices", "indptr")}
+    names = np.array([f"a/{i:03d}.png" for i in range(csr.shape[0])])
+    write_npz(path, {**arrays, "shape": np.array(csr.shape), "names": names}, Stamp("covisibility"))
+    return path
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.25, 4.0), (4.0, 0.25), (1.0, 1.0)])
+def test_second_order_transitions_are_exact(p, q):
+    # from 0 over 1: back to 0, to 2 (next to 0), to 3 and 4 (not next to 0)
+    edges = {(0, 1): 1.0, (1, 2): 2.0, (0, 2): 0.5, (1, 3): 1.0, (1, 4): 3.0, (3, 4): 1.0}
+    dense = np.zeros((6, 6))  # node 5 is alone
+    for (i, j), w in edges.items():
+        dense[i, j] = dense[j, i] = w
+    walker = Walker(scipy.sparse.csr_array(dense), p, q)
+    count = 200_000
+    t, v = torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.int64)
+    x = walker._second_order(t, v, generator())
+    expected = np.array([1.0 / p, 0, 2.0, 1.0 / q, 3.0 / q, 0])
+    expected /= expected.sum()
+    np.testing.assert_allclose(np.bincount(x.numpy(), minlength=6) / count, expected, atol=0.005)
+    first = walker._first_order(v, generator())
+    np.testing.assert_allclose(np.bincount(first.numpy(), minlength=6) / count, dense[1] / dense[1].sum(), atol=0.005)
+
+
+def test_walks_follow_edges_and_repeat():
+    csr = ring(30)
+    a = Walker(csr, 0.25, 4).walk(torch.arange(30), 15, generator(3))
+    assert torch.equal(a, Walker(csr, 0.25, 4).walk(torch.arange(30), 15, generator(3)))
+    assert (csr.toarray()[a[:, :-1], a[:, 1:]] > 0).all()
+
+
+def test_lone_nodes_stay():
+    csr = scipy.sparse.csr_array(([1.0, 1.0], ([1, 2], [2, 1])), shape=(4, 4))
+    path = Walker(csr, 0.25, 4).walk(torch.arange(4), 4, generator())
+    assert path.tolist() == [[0] * 4, [1, 2, 1, 2], [2, 1, 2, 1], [3] * 4]
+
+
+def test_pairs_are_counted_as_by_hand():
+    csr = scipy.sparse.csr_array(np.array([[0, 1.0], [1.0, 0]]))
+    # walks 0101 and 1010, window 2: distance 1 weighs 1 (3 pairs a walk), distance 2 weighs 1/2 (2 a walk)
+    counts = count_pairs(Walker(csr, 1, 1), 1, 4, 2, generator()).toarray()
+    np.testing.assert_allclose(counts, [[2, 6], [6, 2]])
+
+
+def test_slope_is_the_derivative():
+    g = generator()
+    counts, noise = torch.rand((5, 7), generator=g), torch.rand((5, 7), generator=g)
+    dots = torch.randn((5, 7), generator=g, requires_grad=True)
+    plain = -(counts * torch.log(torch.sigmoid(dots)) + noise * torch.log(torch.sigmoid(-dots))).sum()
+    plain.backward()
+    loss, slope = loss_and_slope(dots.detach(), counts, noise)
+    torch.testing.assert_close(loss, plain.detach())
+    torch.testing.assert_close(slope, dots.grad)
+    assert noise_distribution(scipy.sparse.csr_array(np.diag([1.0, 16.0]))).tolist() == pytest.approx([1 / 9, 8 / 9])
+
+
+def test_balanced_average_precision():
+    assert balanced_average_precision(np.array([3.0, 2, 1, 0]), np.array([1, 1, 0, 0], bool)) == 1
+    # precision at the two hits: 1/2 over (1/2 + 0), 1 over (1 + 1/3)
+    hits = np.array([1, 0, 1, 0, 0], bool)
+    assert balanced_average_precision(np.array([5.0, 4, 3, 2, 1]), hits) == pytest.approx((1 + 1 / (1 + 1 / 3)) / 2)
+    assert balanced_average_precision(np.zeros(10), np.arange(10) < 9) == pytest.approx(0.5)
+    assert balanced_average_precision(np.zeros(3), np.ones(3, bool)) is None
+
+
+def test_chance_is_a_half_even_in_a_dense_graph():
+    rng = np.random.default_rng(0)
+    dense = np.triu(rng.random((150, 150)) < 0.87, 1).astype(float)
+    values = separation(rng.normal(size=(150, 32)), scipy.sparse.csr_array(dense + dense.T), rng)
+    assert values["average_precision"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_normalised_keeps_ratios():
+    x = np.random.default_rng(0).normal(size=(20, 8)) * 3 + 5
+    y = normalised(x)
+    assert np.linalg.norm(y, axis=1).mean() == pytest.approx(1, abs=1e-5)
+    ratio = np.linalg.norm(x[0] - x[1]) / np.linalg.norm(x[2] - x[3])
+    assert np.linalg.norm(y[0] - y[1]) / np.linalg.norm(y[2] - y[3]) == pytest.approx(ratio, rel=1e-4)
+
+
+def test_held_out_edges_leave_no_node_alone():
+    csr = ring(40, 2)
+    rest, edges = hold_out_edges(csr, 0.2, np.random.default_rng(0))
+    assert len(edges) == 16 and rest.nnz == csr.nnz - 32
+    assert (np.diff(rest.indptr) > 0).all() and (rest.toarray()[edges[:, 0], edges[:, 1]] == 0).all()
+
+
+@pytest.mark.parametrize("csr", [ring(60), ring(400), grid(9)], ids=["ring", "ring-batched", "grid"])
+def test_embedding_separates(csr):
+    vectors = normalised(node_vectors(Node2VecConfig(**SMALL), csr, 1))
+    values = separation(vectors, csr, np.random.default_rng(0))
+    assert values["average_precision"] > 0.95
+    assert values["neighbour_distance"] < 0.75 * values["other_distance"]
+
+
+def test_unseen_edges_are_predicted():
+    csr = ring(60)
+    rest, edges = hold_out_edges(csr, 0.1, np.random.default_rng(0))
+    vectors = normalised(node_vectors(Node2VecConfig(**SMALL), rest, 1))
+    assert held_out_average_precision(vectors, csr, edges, np.random.default_rng(0)) > 0.95
+
+
+def stage(**settings):
+    return Node2VecStage(node2vec=Node2VecConfig(**{**SMALL, **settings}), seed=1)
+
+
+def test_stage(tmp_path):
+    dense = np.zeros((32, 32))
+    dense[1:31, 1:31] = ring(30).toarray()  # the first and the last image are alone
+    graph = write_graph(tmp_path / "g.npz", scipy.sparse.csr_array(dense))
+    for name in ("a", "b"):
+        embed(stage(), graph, tmp_path / f"{name}.h5", tmp_path / f"{name}.json", 1)
+    for suffix in ("h5", "json"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    encoding, names = load_encodings(tmp_path / "a.h5")
+    assert encoding.shape == (32, 32) and encoding.dtype == np.float32 and np.isfinite(encoding).all()
+    assert names[5] == "a/005.png"
+    metrics = read_json(tmp_path / "a.json", node2vec.METRICS_KIND)
+    assert metrics["isolated"] == 2 and metrics["held_out_average_precision"] > 0.6  # of 12 edges
+
+
+def test_another_seed_is_another_embedding():
+    a, b = (node_vectors(Node2VecConfig(**SMALL), ring(20), seed) for seed in (1, 2))
+    assert not np.array_equal(a, b)
+
+
+def test_no_separation_is_an_error(tmp_path):
+    graph = write_graph(tmp_path / "g.npz", ring(40))
+    with pytest.raises(ScrflowError, match="does not separate"):
+        embed(stage(iterations=1, min_average_precision=0.97), graph, tmp_path / "a.h5", tmp_path / "a.json", 1)
+    assert not (tmp_path / "a.h5").exists()
+    assert json.loads((tmp_path / "a.json").read_text())["average_precision"] < 0.97
+
+
+def test_complete_graph_and_empty_graph(tmp_path):
+    embed(stage(), write_graph(tmp_path / "g.npz", scipy.sparse.csr_array(1 - np.eye(5))), tmp_path / "a.h5",
+          tmp_path / "a.json", 1)  # fmt: skip
+    assert read_json(tmp_path / "a.json", node2vec.METRICS_KIND)["average_precision"] is None
+    empty = write_graph(tmp_path / "e.npz", scipy.sparse.csr_array((5, 5)))
+    with pytest.raises(ScrflowError, match="no edge"):
+        embed(stage(), empty, tmp_path / "b.h5", tmp_path / "b.json", 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu_separates_like_cpu():
+    csr = ring(60)
+    on = [normalised(node_vectors(Node2VecConfig(**SMALL), csr, 1, d)) for d in ("cpu", "cuda")]
+    a, b = (separation(v, csr, np.random.default_rng(0))["average_precision"] for v in on)
+    assert a == pytest.approx(b, abs=0.01)
+
+
+def test_missing_reference_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(PYTHON_VARIABLE, str(tmp_path / "none/python"))
+    with pytest.raises(ScrflowError, match="make node2vec-env"):
+        node_vectors(Node2VecConfig(engine="node2vec"), ring(10), 1)
+
+
+def test_reference_failure_is_told(monkeypatch):
+    import sys
+
+    monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)  # numpy 2 and no node2vec in it, most likely
+    monkeypatch.setattr("scrflow.node2vec.reference._WORKER", Path("no-such-worker.py"))
+    with pytest.raises(ScrflowError, match=r"engine node2vec .* failed"):
+        node_vectors(Node2VecConfig(engine="node2vec"), ring(10), 1)
+
+
+@pytest.mark.parametrize("graph", ["ring", "grid", "kitchen"])
+def test_engines_agree(graph):
+    """Link-prediction average precision of the torch engine and of the package within 0.01."""
+    try:
+        reference_python()
+    except ScrflowError as error:
+        pytest.skip(str(error))
+    if graph == "kitchen" and not KITCHEN.is_dir():
+        pytest.skip(f"{KITCHEN} is not here")
+    csr = {"ring": lambda: ring(50), "grid": lambda: grid(7), "kitchen": kitchen}[graph]()
+    precision = {}
+    for engine in ("torch", "node2vec"):
+        config = Node2VecConfig(engine=engine, dim=64, walks=32, epochs=8)
+        vectors = node_vectors(config, csr, 1)
+        precision[engine] = separation(normalised(vectors), csr, np.random.default_rng(0))["average_precision"]
+    print(graph, precision)
+    if graph == "grid":
+        np.testing.assert_array_equal(vectors, node_vectors(config, csr, 1))
+    assert precision["torch"] == pytest.approx(precision["node2vec"], abs=0.01)

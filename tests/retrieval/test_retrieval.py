@@ -1,0 +1,252 @@
+"""VLAD against a plain loop, product quantisation against faiss, hloc's form, and the stage on synthetic photos."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pycolmap
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from scrflow.artifacts import read_safetensors, read_safetensors_metadata
+from scrflow.config import ExtractorConfig, PoseListSource, RetrievalConfig, RetrievalStage, SceneStage, Split
+from scrflow.encoders import build_encoder
+from scrflow.errors import ScrflowError
+from scrflow.images import read_rgb
+from scrflow.retrieval import Retriever, build_retrieval, hloc, pq, vlad
+from scrflow.scene.model import Query, View, load_scene, write_scene
+from scrflow.views import encode_view
+
+
+def unit(rows, dim, seed=0):
+    x = np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- VLAD
+
+
+def test_vlad_is_the_plain_loop():
+    words, x = unit(6, 8, 1), unit(50, 8, 2)
+    sums = np.zeros((6, 8))
+    for d in x:
+        k = int(np.argmin([np.linalg.norm(d - w) for w in words]))
+        sums[k] += d - words[k]
+    for k in range(6):
+        length = np.linalg.norm(sums[k])
+        if length > 0:
+            sums[k] /= length
+    expected = sums.ravel() / np.linalg.norm(sums)
+    np.testing.assert_allclose(vlad.aggregate(torch.from_numpy(x), torch.from_numpy(words)), expected, atol=1e-5)
+
+
+def test_photo_without_keypoints_has_a_descriptor():
+    words = torch.from_numpy(unit(4, 8))
+    assert not vlad.aggregate(torch.zeros(0, 8), words).any()
+
+
+def test_whitening_evens_variances_and_is_capped():
+    x = unit(40, 30) * np.linspace(3, 0.1, 30, dtype=np.float32)
+    mean, matrix = vlad.learn_whitening(x, 256, np.random.default_rng(0))
+    assert matrix.shape == (30, 30)
+    assert vlad.learn_whitening(x[:9], 256, np.random.default_rng(0))[1].shape == (8, 30)
+    y = (x - mean.numpy()) @ matrix.float().numpy().T
+    before, after = (np.linalg.svd(v - v.mean(0))[1] for v in (x, y))
+    assert after[0] / after[-1] < before[0] / before[-1]
+    z = vlad.whiten(torch.from_numpy(x), mean, matrix)
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(40))
+
+
+# ------------------------------------------------------------------------------------------------------------------ PQ
+
+
+@pytest.mark.parametrize(("count", "dim", "parts"), [(600, 32, 8), (600, 30, 8), (100, 32, 8), (3, 5, 64)])
+def test_search_is_faiss(count, dim, parts):
+    import faiss
+
+    x, query = unit(count, dim), unit(5, dim, 9)
+    books = pq.learn_codebooks(x, parts, 1)
+    codes = pq.encode(torch.from_numpy(x), books)
+    m, entries, size = books.shape
+    retriever = Retriever(tuple(map(str, range(count))), books, codes)
+
+    index = faiss.IndexPQ(m * size, m, 8)
+    centroids = np.full((m, 256, size), 1e3, np.float32)
+    centroids[:, :entries] = books.float().numpy()
+    faiss.copy_array_to_vector(centroids.ravel(), index.pq.centroids)
+    faiss.copy_array_to_vector(codes.numpy().ravel(), index.codes)
+    index.ntotal, index.is_trained = count, True
+    k = min(10, count)
+    padded = np.pad(query, ((0, 0), (0, m * size - dim)))
+    distance, nearest = index.search(padded, k)
+    for row, q in enumerate(query):
+        found, scores = retriever.search(torch.from_numpy(q), 10)
+        assert found.dtype == torch.int64
+        np.testing.assert_array_equal(found, nearest[row])
+        np.testing.assert_allclose(-scores, distance[row], atol=1e-5)
+    assert np.array_equal(books, pq.learn_codebooks(x, parts, 1))
+
+
+def test_few_images_are_searched_exactly():
+    x, query = unit(200, 64), unit(20, 64, 5)
+    books = pq.learn_codebooks(x, 16, 1)
+    retriever = Retriever(tuple("a" * 200), books, pq.encode(torch.from_numpy(x), books))
+    for q in query:
+        exact = np.argsort(((x - q) ** 2).sum(1), kind="stable")[:10]
+        found = retriever.search(torch.from_numpy(q), 10)[0].numpy()
+        assert len(set(found) & set(exact)) >= 9  # float16 may swap the last
+
+
+def test_quantisation_keeps_neighbours():
+    rng = np.random.default_rng(0)
+    centres = unit(100, 64)
+    x = np.repeat(centres, 10, 0) + 0.02 * rng.normal(size=(1000, 64)).astype(np.float32)
+    books = pq.learn_codebooks(x, 16, 1)
+    assert books.shape == (16, 256, 4)
+    retriever = Retriever(tuple("a" * 1000), books, pq.encode(torch.from_numpy(x), books))
+    for i in range(100):
+        found = retriever.search(torch.from_numpy(centres[i]), 10)[0].numpy()
+        assert set(found // 10) == {i}
+
+
+# ---------------------------------------------------------------------------------------------------------------- hloc
+
+NAMES = ["db/1/a.jpg", "db/1/b.jpg", "c.jpg"]
+
+
+def test_hloc_form_round_trip(tmp_path):
+    x = unit(3, 16)
+    with h5py.File(tmp_path / "f.h5", "w") as f:
+        hloc.write_descriptors(f, dict(zip(NAMES, x, strict=True)))
+    with h5py.File(tmp_path / "f.h5") as f:  # as hloc reads it
+        np.testing.assert_array_equal(f["db/1/b.jpg"]["global_descriptor"].__array__(), x[1])
+        assert isinstance(f["db"]["1"], h5py.Group)
+    np.testing.assert_array_equal(hloc.read_descriptors(tmp_path / "f.h5", NAMES[::-1]), x[::-1])
+
+
+def write_as_hloc(path, names, rows):
+    for name, row in zip(names, rows, strict=True):
+        with h5py.File(path, "a", libver="latest") as f:
+            group = f.create_group(name)
+            group.create_dataset("global_descriptor", data=row.astype(np.float16))
+            group.create_dataset("image_size", data=np.array([640, 480]))
+
+
+def test_errors_of_descriptor_files(tmp_path):
+    with pytest.raises(ScrflowError, match="missing"):
+        hloc.read_descriptors(tmp_path / "no.h5", NAMES)
+    (tmp_path / "bad.h5").write_bytes(b"text")
+    with pytest.raises(ScrflowError, match="not an HDF5 file"):
+        hloc.read_descriptors(tmp_path / "bad.h5", NAMES)
+    write_as_hloc(tmp_path / "f.h5", NAMES[:1], unit(1, 16))
+    with pytest.raises(ScrflowError, match=r"db/1/b.jpg \(2 of 3"):
+        hloc.read_descriptors(tmp_path / "f.h5", NAMES)
+    write_as_hloc(tmp_path / "f.h5", NAMES[1:], unit(2, 8))
+    with pytest.raises(ScrflowError, match="8 dimensions"):
+        hloc.read_descriptors(tmp_path / "f.h5", NAMES)
+
+
+# ----------------------------------------------------------------------------------------------------------- the stage
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """Synthetic: 16 overlapping crops of a strip of blobs are mapped, 5 crops between them are queries."""
+    folder = tmp_path_factory.mktemp("strip") / "s"
+    rng = np.random.default_rng(4)
+    strip = Image.fromarray(rng.integers(0, 256, (60, 900, 3), np.uint8)).resize((2700, 180), Image.Resampling.BICUBIC)
+    strip = strip.filter(ImageFilter.GaussianBlur(1.5))
+    cam = pycolmap.Camera(model="SIMPLE_PINHOLE", width=240, height=180, params=[240, 120, 90])
+    root = folder / "photos"
+    (root / "db/x").mkdir(parents=True)
+    mapping, queries = [], []
+    for i in range(16):
+        name = f"db/x/{i:02d}.png"
+        strip.crop((150 * i, 0, 150 * i + 240, 180)).save(root / name)
+        pose = np.column_stack([np.eye(3), [-float(i), 0, 0]])
+        mapping.append(View(name, cam, pose))
+    for i in range(5):
+        strip.crop((450 * i + 20, 0, 450 * i + 260, 180)).save(root / f"q{i}.png")
+        queries.append(Query(f"q{i}.png", cam, "all"))
+    config = SceneStage(
+        source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
+    )
+    names = [v.name for v in mapping] + [q.name for q in queries]
+    write_scene(
+        folder / "scene", config=config, code="test", image_root=root, unit="m", mapping=mapping, queries=queries,
+        query_poses={}, image_sha256=dict.fromkeys(names, "0" * 64),
+    )  # fmt: skip
+    return folder / "scene"
+
+
+EXTRACTOR = ExtractorConfig(name="sift", short_side=180, max_keypoints=300)
+
+
+def vlad_stage():
+    r = RetrievalConfig(kind="vlad", encoder="sift", clusters=8, keypoints=200, dim=32, pq_bytes=16)
+    return RetrievalStage(retrieval=r, extractor=EXTRACTOR, seed=1)
+
+
+def test_vlad_stage_finds_the_right_crops(scene, tmp_path):
+    for name in ("a", "b"):
+        build_retrieval(vlad_stage(), scene, tmp_path / f"{name}.h5", tmp_path / f"{name}.safetensors", 1)
+    for suffix in ("h5", "safetensors"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    loaded = load_scene(scene)
+    names = [v.name for v in loaded.mapping]
+    descriptors = hloc.read_descriptors(tmp_path / "a.h5", names)
+    assert descriptors.shape == (16, 15)
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-5)
+
+    path = tmp_path / "a.safetensors"
+    metadata = read_safetensors_metadata(path)
+    retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), metadata)
+    assert retriever.describes and retriever.names == tuple(names) and metadata["keypoints"] == "200"
+    again = Retriever.from_tensors(retriever.tensors(), retriever.metadata())
+    encoder = build_encoder(EXTRACTOR)
+    for i, query in enumerate(loaded.queries):
+        view = encode_view(read_rgb(loaded.image_path(query.name)), query.camera, encoder, 180, 200)
+        found, _ = again.search(again.describe(view.descriptors), 3)
+        assert 3 * i in found.tolist()[:2]
+    # a mapping photo, described as a query is, gets its own descriptor
+    view = encode_view(read_rgb(loaded.image_path(names[7])), loaded.mapping[7].camera, encoder, 180, 200)
+    np.testing.assert_allclose(retriever.describe(view.descriptors), descriptors[7], atol=1e-5)
+
+
+def test_hloc_stage(scene, tmp_path):
+    loaded = load_scene(scene)
+    names = [v.name for v in loaded.mapping] + [q.name for q in loaded.queries]
+    rows = unit(len(names), 48)
+    write_as_hloc(tmp_path / "s.h5", names, rows)
+    r = RetrievalConfig(kind="hloc", file=str(tmp_path / "{scene}.h5"), pq_bytes=8)
+    config = RetrievalStage(retrieval=r, extractor=None, seed=1)
+    build_retrieval(config, scene, tmp_path / "out.h5", tmp_path / "m.safetensors", 1)
+    np.testing.assert_allclose(hloc.read_descriptors(tmp_path / "out.h5", names), rows, atol=1e-3)
+    path = tmp_path / "m.safetensors"
+    retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
+    assert not retriever.describes
+    assert retriever.search(torch.from_numpy(rows[3]), 1)[0].tolist() == [3]
+    with pytest.raises(ValueError, match="come from a file"):
+        retriever.describe(torch.zeros(1, 128))
+
+
+def test_hloc_stage_needs_every_image(scene, tmp_path):
+    loaded = load_scene(scene)
+    write_as_hloc(tmp_path / "s.h5", [v.name for v in loaded.mapping], unit(16, 8))
+    config = RetrievalStage(retrieval=RetrievalConfig(kind="hloc", file=str(tmp_path / "s.h5")), extractor=None, seed=1)
+    with pytest.raises(ScrflowError, match=r"q0.png \(5 of 21"):
+        build_retrieval(config, scene, tmp_path / "out.h5", tmp_path / "m.safetensors", 1)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_search_needs_neither_faiss_nor_hdf5():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['faiss'] = sys.modules['h5py'] = None\n"
+        "from scrflow.retrieval import Retriever; print(Retriever.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "Retriever", done.stderr
