@@ -58,20 +58,20 @@ rule triangulate_samples:
         shards=encoder_shards,
     output:
         depth="results/{scene}/local/{encoder}/depth.h5",
-    params:
-        config=stage_config("sample_depth"),
-        code=code_version("sampledepth"),
     log:
         "results/{scene}/logs/triangulate_samples/{encoder}.log",
     benchmark:
         "results/{scene}/benchmarks/triangulate_samples/{encoder}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
     threads: 8
     resources:
         mem_mb=2500,
         runtime=240,
+    params:
+        config=stage_config("sample_depth"),
+        code=code_version("sampledepth"),
     message:
         "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
-    conda:
-        "../envs/scrflow.yaml"
     script:
         "../workflow/scripts/triangulate_samples.py"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from scrflow.artifacts import read_json
+from scrflow.cameras import rays_from_pixels
 from scrflow.config import (
     NerfstudioSource,
     PhotosSource,
@@ -21,7 +22,6 @@ from scrflow.config import (
     TriangulateStage,
 )
 from scrflow.errors import ScrflowError
-from scrflow.cameras import rays_from_pixels
 from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import model_of_views
@@ -67,11 +67,11 @@ def laser_centres(folder: Path) -> dict[str, np.ndarray]:
 def test_bare_photos_agree_with_the_laser(tmp_path):
     """25 of 25 registered; after a similarity the centres are within 2 cm (median) of the laser's.
 
-    Measured at 768 px: about 0.8 cm; at the full 1536 px 0.7 cm.
+    Measured at 640 px: 0.74 cm; at 1536 px and 8192 features 0.66 cm.
     """
     root = real("herzjesu")
     run_sfm(
-        stage(max_image_size=768, max_features=2048, median_depth=10, min_registered=1.0), root, tmp_path / "sfm", 2
+        stage(max_image_size=640, max_features=1536, median_depth=10, min_registered=1.0), root, tmp_path / "sfm", 2
     )
     report = read_json(tmp_path / "sfm/sfm.json", "sfm")
     assert report["registered"] == report["images"] == 25 and report["not_registered"] == []
@@ -189,7 +189,7 @@ LISTS = Split(mapping="mapping.txt", queries={"all": "queries.txt"})
 
 
 def test_redkitchen_poses_fit_its_photos(tmp_path):
-    """Reader, axes, principal point and pixel origin together. Measured: see the bound."""
+    """Reader, axes, principal point and intrinsics together. Measured: 0.28 px."""
     config = SceneStage(
         source=PoseListSource(reader="poselist", poses="poses_sfm.txt"), split=LISTS, min_mapping_images=3, unit="m"
     )
@@ -197,20 +197,18 @@ def test_redkitchen_poses_fit_its_photos(tmp_path):
     scene = load_scene(tmp_path / "scene")
     names = [v.name for v in scene.mapping][:32:4]
     error, _ = epipolar_medians_px(scene, names, tmp_path / "work")
-    print("EPI", error)
-    assert error < 0.7
+    assert error < 0.4
 
 
 def test_fox_poses_fit_its_photos_with_distortion(tmp_path):
-    """Axes, intrinsics and distortion together; leaving distortion out must show."""
+    """Axes, intrinsics and distortion together. Measured: 0.55 px, and 0.69 px with the distortion left out."""
     source = NerfstudioSource(reader="nerfstudio", skip_missing=True)
     config = SceneStage(source=source, split=LISTS, min_mapping_images=3, unit="unit")
     build_scene(config, real("fox"), tmp_path / "scene")
     scene = load_scene(tmp_path / "scene")
     names = [v.name for v in scene.mapping][6:18:2]
     error, without_distortion = epipolar_medians_px(scene, names, tmp_path / "work")
-    print("EPI", error, without_distortion)
-    assert error < 1.0
+    assert error < 0.7
     assert without_distortion > 1.1 * error
 
 

@@ -248,11 +248,6 @@ class Trainer:
         self.config, self.head, self.samples, self.device = config, head, samples, device
         t = config.training
         self.optimizer = torch.optim.AdamW(head.parameters(), lr=t.lr_max, weight_decay=t.weight_decay, fused=True)
-        updates = -(-t.steps // t.accumulate)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, t.lr_max, total_steps=max(updates, 2), pct_start=t.warmup, div_factor=t.lr_max / t.lr_start,
-            final_div_factor=1e3, cycle_momentum=False,
-        )
         self.generator = torch_generator(config.seed, "train.batch")
         self.streams = self._make_streams()
         self.step = 0
@@ -289,9 +284,10 @@ class Trainer:
         )
         (loss / t.accumulate).backward()
         if (self.step + 1) % t.accumulate == 0 or self.step + 1 == t.steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = one_cycle(self.step / t.steps, t)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.schedule.step()
         return loss.detach(), projection.error_px.detach()
 
     def _make_streams(self) -> list[Stream]:
@@ -312,7 +308,7 @@ class Trainer:
         line = {
             "step": self.step, "loss": round(loss, 5), "median_error_px": round(float(error_px.median()), 4),
             "inlier_share": round(float((error_px < 10).float().mean()), 5),
-            "lr": self.schedule.get_last_lr()[0], "seconds": round(self.seconds, 3),
+            "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 3),
         }
         self.history.append(line)
         return f"loss {line['loss']:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
@@ -323,7 +319,6 @@ class Trainer:
         """Everything that the next step depends on."""
         state: dict[str, Any] = {
             "digest": digest, "head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": {k: v for k, v in self.schedule.state_dict().items() if isinstance(v, int | float | list)},
             "generator": self.generator.get_state(), "streams": [(s.order, s.position) for s in self.streams],
             "step": self.step, "seconds": self.seconds, "history": self.history,
         }
@@ -347,12 +342,23 @@ class Trainer:
             return
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
         for stream, (order, position) in zip(self.streams, state["streams"], strict=True):
             stream.order, stream.position = order, position
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         log.info("training continues from step %d", self.step)
+
+
+def one_cycle(progress: float, config: TrainingConfig) -> float:
+    """Learning rate at ``progress`` in 0..1 (Smith and Topin 2017): a cosine from lr_start up to lr_max over the warm-up,
+    then one down to a thousandth of lr_start."""
+
+    def cosine(start: float, end: float, t: float) -> float:
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * t))
+
+    if progress < config.warmup:
+        return cosine(config.lr_start, config.lr_max, progress / config.warmup)
+    return cosine(config.lr_max, config.lr_start / 1000, (progress - config.warmup) / (1 - config.warmup))
 
 
 def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype | None:

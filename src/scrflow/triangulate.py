@@ -14,10 +14,10 @@ import numpy as np
 import pycolmap
 
 from scrflow.artifacts import Stamp, atomic_dir, write_json
+from scrflow.cameras import rays_from_pixels
 from scrflow.codeversion import code_version
 from scrflow.config import TriangulateStage
 from scrflow.errors import ScrflowError
-from scrflow.cameras import rays_from_pixels
 from scrflow.geometry import camera_centre
 from scrflow.scene.model import Scene, View, load_scene, model_of_views
 from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap

@@ -121,6 +121,22 @@ def test_retrieval_feature_as_global_encoding(project: Project):
     assert not {"build_graph", "embed_graph"} & plan.keys()
 
 
+def test_known_depths_are_triangulated_where_asked(project: Project):
+    assert "triangulate_samples" not in project.planned(POSES)
+    assert (
+        project.planned(POSES, "--config", "methods={quick: {training: {mix_share: 0.5}}}")["triangulate_samples"] == 1
+    )
+
+
+def test_features_made_by_hloc_are_an_input(project: Project):
+    override = "retrieval={vlad: {kind: hloc, file: 'features/{scene}.h5'}}"
+    done = project.snakemake("-n", POSES, "--config", override, check=False)
+    assert done.returncode == 1 and "features/tiny.h5" in done.stdout
+    (project.folder / "features").mkdir()
+    (project.folder / "features/tiny.h5").touch()
+    assert project.planned(POSES, "--config", override)["build_retrieval"] == 1
+
+
 def test_points_graph_is_triangulated(project: Project):
     config = yaml.safe_load(project.read("config/config.yaml"))
     config["graphs"]["points"] = {"kind": "points"}

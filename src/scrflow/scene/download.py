@@ -203,5 +203,6 @@ def _unreachable(file: RemoteFile, target: Path, reason: str) -> ScrflowError:
     extra = " (only the lines of the scene's images, see the keep column of the table)" if file.keep else ""
     return ScrflowError(
         f"{file.url}: cannot be downloaded ({reason}). By hand: put the file{extra} at {target} "
-        f"(SHA-256 {file.sha256}), or set data_root (or the variable SCRFLOW_DATA) to a folder that holds the scene; then run again"
+        f"(SHA-256 {file.sha256}), or set data_root (or the variable SCRFLOW_DATA) to a folder "
+        "that holds the scene; then run again"
     )

@@ -1,0 +1,96 @@
+"""The geometry of augmentation against independent computations: where a dot goes, and where its 3D point projects."""
+
+import numpy as np
+import pycolmap
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from scrflow.augment import Augmentation, inside, rolled_pose, to_photo_pixels, warp
+from scrflow.config import AugmentConfig
+from scrflow.encoders.base import LocalFeatures
+from scrflow.views import encode_view
+
+DRAWS = [(0.0, 1.0), (15.0, 1.0), (-12.0, 0.7), (8.0, 1.45), (0.0, 2 / 3)]
+
+
+def dot(x: float, y: float, width: int = 320, height: int = 240, sigma: float = 3.0) -> torch.Tensor:
+    """A blob centred on the pixel (x, y), the centre of the top-left pixel being (0.5, 0.5)."""
+    yy, xx = np.mgrid[0.5:height, 0.5:width]
+    blob = np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2)).astype(np.float32)
+    return torch.from_numpy(blob).expand(3, -1, -1).clone()
+
+
+def centroid(image: torch.Tensor) -> np.ndarray:
+    grey = image[0].numpy().astype(np.float64)
+    yy, xx = np.mgrid[0.5 : grey.shape[0], 0.5 : grey.shape[1]]
+    return np.array([(grey * xx).sum(), (grey * yy).sum()]) / grey.sum()
+
+
+@pytest.mark.parametrize(("degrees", "scale"), DRAWS)
+def test_a_dot_comes_back_to_where_it_was(degrees, scale):
+    a = Augmentation(roll=np.radians(degrees), scale=scale)
+    image = warp(dot(200.3, 90.8), a)
+    found = centroid(image)
+    back = to_photo_pixels(found[None], (320, 240), (image.shape[2], image.shape[1]), a)[0]
+    # measured: at most 0.012 px (bicubic resampling of a blob of 3 px)
+    np.testing.assert_allclose(back, [200.3, 90.8], atol=0.03)
+
+
+class _OneDot:
+    """An encoder that finds the dot: what encode_view makes of its pixel is then known."""
+
+    dim = 1
+
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        where = torch.from_numpy(centroid(image_3HW)).float()[None]
+        return LocalFeatures(where, torch.ones(1, 1), torch.ones(1))
+
+
+@pytest.mark.parametrize(("degrees", "scale"), DRAWS)
+@pytest.mark.parametrize("k", [0.0, -0.08])
+def test_pose_and_intrinsics_follow_exactly(degrees, scale, k):
+    """A 3D point, seen by a distorted camera, must project onto the augmented view's undistorted keypoint."""
+    camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=320, height=240, params=[260, 163, 117, k])
+    pose = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]
+    point_cam = np.array([0.35, -0.2, 2.0])
+    point_world = pose[:, :3].T @ (point_cam - pose[:, 3])
+    seen = camera.img_from_cam(point_cam[None])[0]
+    photo = Image.fromarray((dot(*seen).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+    a = Augmentation(roll=np.radians(degrees), scale=scale)
+    view = encode_view(photo, camera, _OneDot(), 240, 10, a)
+    # the plain implementation: turn the camera about its axis by hand, project by hand
+    c, s = np.cos(a.roll), np.sin(a.roll)
+    x, y, z = pose[:, :3] @ point_world + pose[:, 3]
+    x, y = c * x - s * y, s * x + c * y
+    by_hand = [scale * 260 * x / z + scale * 163, scale * 260 * y / z + scale * 117]
+    np.testing.assert_allclose(view.pixels[0], by_hand, atol=0.05 * max(1, scale))
+    through_view = rolled_pose(pose, view.roll) @ [*point_world, 1]
+    np.testing.assert_allclose((view.K @ through_view)[:2] / through_view[2], by_hand, atol=1e-9)
+
+
+def test_mirrored_border_is_left_out():
+    a = Augmentation(roll=np.radians(15))
+    corner = to_photo_pixels(np.array([[1.0, 1.0], [160.0, 120.0]]), (320, 240), (320, 240), a)
+    np.testing.assert_array_equal(inside(corner, (320, 240)), [False, True])
+
+
+def test_photometric_change_is_what_it_says():
+    grey = torch.full((3, 64, 64), 0.4)
+    grey[:, :32] = 0.6
+    out = warp(grey, Augmentation(brightness=0.1, contrast=1.5))
+    # about the mean 0.5: 0.6 -> 0.5 + 1.5 * 0.1 + 0.1
+    assert out[0, 0, 0] == pytest.approx(0.75, abs=1e-5) and out[0, 63, 0] == pytest.approx(0.45, abs=1e-5)
+    colour = torch.tensor([0.8, 0.2, 0.3]).view(3, 1, 1).expand(3, 32, 32)
+    flat = warp(colour, Augmentation(saturation=0.0))
+    assert float(flat.std(0).max()) < 1e-3
+
+
+def test_draws_stay_within_the_config():
+    rng = np.random.default_rng(3)
+    draws = [Augmentation.draw(AugmentConfig(), rng) for _ in range(500)]
+    assert max(abs(d.roll) for d in draws) <= np.radians(15)
+    scales = np.array([d.scale for d in draws])
+    assert scales.min() >= 2 / 3 and scales.max() <= 3 / 2
+    assert abs(np.log(scales).mean()) < 0.05  # log-uniform: as much below 1 as above

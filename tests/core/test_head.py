@@ -1,0 +1,89 @@
+"""The decoder of GLACE eq. 6-8 against a plain implementation, and the shapes of the three methods."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scrflow.config import HeadConfig
+from scrflow.head import Decoder, Head, HomogeneousOffset, PositionalEncoding
+
+
+def offset_by_hand(d: list[float], w_hat: float, s_min: float, s_max: float) -> list[float]:
+    beta = math.log(2) / (1 - 1 / s_max)
+    w = min(1 / s_min, math.log(1 + math.exp(beta * w_hat)) / beta + 1 / s_max)
+    return [x / w for x in d]
+
+
+@pytest.mark.parametrize("w_hat", [-30.0, -2.0, 0.0, 0.7, 5.0, 50.0, 300.0])
+def test_homogeneous_offset(w_hat):
+    outputs = torch.tensor([[0.3, -1.2, 2.5, w_hat]], dtype=torch.float64)
+    ours = HomogeneousOffset(0.01, 4.0)(outputs)[0]
+    np.testing.assert_allclose(ours, offset_by_hand([0.3, -1.2, 2.5], w_hat, 0.01, 4.0), rtol=1e-9)
+
+
+def test_zero_is_unit_scale():
+    # eq. 7's beta is chosen so that w_hat = 0 gives w = 1
+    np.testing.assert_allclose(HomogeneousOffset(0.01, 4.0)(torch.tensor([[1.0, 2.0, 3.0, 0.0]])), [[1, 2, 3]], rtol=1e-6)
+
+
+def test_decoder_is_a_convex_combination_plus_offset():
+    torch.manual_seed(0)
+    centres = torch.randn(7, 3) * 20
+    decoder = Decoder(16, centres, 0.01, 4.0, unit=1.0)
+    x = torch.randn(5, 16)
+    ours = decoder(x).detach().numpy()
+    first, second = decoder.layers
+    for row in range(5):
+        h = torch.relu(second(torch.relu(first(x[row])))).detach().double()
+        out = (decoder.out.weight.double() @ h + decoder.out.bias.double()).tolist()
+        logits = out[4:]
+        total = sum(math.exp(s) for s in logits)
+        expected = offset_by_hand(out[:3], out[3], 0.01, 4.0)
+        for s, c in zip(logits, centres.tolist(), strict=True):
+            expected = [e + math.exp(s) / total * v for e, v in zip(expected, c, strict=True)]
+        np.testing.assert_allclose(ours[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_positional_encoding():
+    encode = PositionalEncoding(16, 2048.0)
+    assert encode.dim == 96
+    a = encode(torch.tensor([[0.0, 0.0, 0.0]]))
+    np.testing.assert_array_equal(a[0, :48], 0)
+    np.testing.assert_array_equal(a[0, 48:], 1)
+    # longest period 2048, shortest 2048 / 2^12
+    near, far = encode(torch.tensor([[1.0, 0, 0], [1.0 + 0.5, 0, 0]]))
+    assert float(near[15]) == pytest.approx(float(far[15]), abs=1e-3)
+    assert float(near[0]) == pytest.approx(math.sin(2 * math.pi / 2048))
+
+
+@pytest.mark.parametrize(
+    ("config", "dim"),
+    [
+        (HeadConfig(width=96, blocks=3, clusters=5, refine_blocks=2), 384),  # R-SCoRe
+        (HeadConfig(width=64, blocks=2, clusters=5, refine_blocks=0), 320),  # GLACE
+        (HeadConfig(width=64, blocks=1, clusters=1, refine_blocks=0, hidden_ratio=1), 64),  # ACE
+    ],
+)
+def test_the_three_methods(config, dim):
+    torch.manual_seed(1)
+    head = Head(dim, config, torch.randn(config.clusters, 3))
+    out = head(torch.randn(9, dim))
+    assert out.xyz_world.shape == out.coarse.shape == (9, 3)
+    same = torch.equal(out.xyz_world, out.coarse)
+    assert same == (config.refine_blocks == 0)
+    out.xyz_world.sum().backward()
+    reached = [n for n, p in head.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert any(n.startswith("input") for n in reached)
+
+
+def test_published_size():
+    """DESIGN's R-SCoRe head: 384 in, width 768, ratio 2 -> 47 MB with encodings in the paper; the head in fp16 here."""
+    head = Head(384, HeadConfig(), torch.zeros(50, 3))
+    assert sum(p.numel() for p in head.parameters()) == pytest.approx(21.6e6, rel=0.1)
+
+
+def test_too_narrow_for_the_encoding():
+    with pytest.raises(ValueError, match="96 channels"):
+        Head(32, HeadConfig(width=64), torch.zeros(1, 3))

@@ -1,0 +1,105 @@
+"""Every loss term against numbers worked out by hand (GLACE eq. 2-4; R-SCoRe as in DESIGN)."""
+
+import math
+
+import pytest
+import torch
+
+from scrflow.config import LossConfig
+from scrflow.losses import (
+    Targets,
+    bandwidth,
+    depth_adjusted,
+    dynamic_tanh,
+    geman_mcclure,
+    known_point_error,
+    log_loss,
+    project,
+    pull_weight,
+    scene_coordinate_loss,
+)
+
+
+def targets(pixel=(320.0, 240.0), depth=math.nan, sigma=math.nan) -> Targets:
+    """A camera at (0, 0, -2) looking along z: the world's origin lies 2 in front of it."""
+    K = torch.tensor([[[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]])
+    pose = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]]])
+    return Targets(
+        torch.tensor([pixel]), K, pose, torch.tensor([[0.0, 0, 8]]), torch.tensor([depth]), torch.tensor([sigma])
+    )
+
+
+def test_projection():
+    p = project(torch.tensor([[0.06, -0.08, 0.0]]), targets(), LossConfig())
+    # 0.1 to the side at depth 2 with f 500: 25 px
+    assert float(p.error_px) == pytest.approx(25, abs=1e-4) and float(p.depth) == 2 and bool(p.valid)
+
+
+@pytest.mark.parametrize("xyz", [(0.0, 0, -1.95), (0, 0, -5), (0, 0, 2000), (9.0, 0, 0)])
+def test_invalid_predictions(xyz):
+    """Nearer than 0.1, behind, farther than 1000, more than 1000 px off: they pay the distance to the target."""
+    y = torch.tensor([xyz], dtype=torch.float32)
+    assert not bool(project(y, targets(), LossConfig()).valid)
+    loss, _ = scene_coordinate_loss(y, y, targets(), LossConfig(), 0.3, 1.0)
+    assert float(loss) == pytest.approx(abs(xyz[0]) + abs(xyz[1]) + abs(xyz[2] - 8), rel=1e-5)
+
+
+def test_circle_schedule():
+    # eq. 4
+    assert bandwidth(0.0, 25, 1) == 26 and bandwidth(1.0, 25, 1) == 1
+    assert bandwidth(0.6, 50, 1) == pytest.approx(0.8 * 50 + 1)
+
+
+def test_kernels():
+    e = torch.tensor([0.0, 3.0, 1e6])
+    assert dynamic_tanh(e, 5.0).tolist() == pytest.approx([0, 5 * math.tanh(0.6), 5])
+    # u = e / tau = 0.6: 9 * 0.36 / (9 * 0.36 + 4)
+    assert geman_mcclure(e, 5.0).tolist() == pytest.approx([0, 5 * 3.24 / 7.24, 5], rel=1e-5)
+    assert log_loss(e[:2], 5.0).tolist() == pytest.approx([0, 5 * math.log(1.6)])
+
+
+def test_depth_adjustment():
+    # at depth 4 with b 3: 4 / 5 of the error
+    assert float(depth_adjusted(torch.tensor(10.0), torch.tensor(4.0), 3.0)) == pytest.approx(8.0)
+
+
+def test_pull_fades_over_the_first_half():
+    assert [pull_weight(t) for t in (0.0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
+
+
+def test_rscore_sum_by_hand():
+    config = LossConfig(
+        bandwidth_max=25, coarse=True, coarse_bandwidth_max=50, depth_adjusted=True, pull=True, pull_margin=0.1
+    )
+    y, y0 = torch.tensor([[0.04, 0, 0.0]]), torch.tensor([[0.0, 0.3, 0.0]])
+    t = 0.3
+    loss, _ = scene_coordinate_loss(y, y0, targets(), config, t, depth_bias=1.5)
+    circle = math.sqrt(1 - t * t)
+    tau, tau0 = 25 * circle + 1, 50 * circle + 1
+    fine = tau * math.tanh(10 / tau)  # 0.04 at depth 2: 10 px
+    error0 = 75 * 2 / math.sqrt(4 + 2.25)
+    u2 = 9 * (error0 / tau0) ** 2
+    coarse = tau0 * u2 / (u2 + 4)
+    pull = 0.5 * (1 + math.cos(2 * math.pi * t)) * (math.hypot(0.04, 0.3) - 0.1)
+    assert float(loss) == pytest.approx(fine + coarse + pull, rel=1e-5)
+
+
+def test_known_point():
+    # 0.03 across at depth 2.2 lies, seen at the known depth 2, 7.5 px off; along: 10 % by a sigma of 2 %: 5
+    xyz = torch.tensor([[0.03, 0, 0.2]])
+    error = known_point_error(xyz, targets(depth=2.0, sigma=0.02), min_sigma=0.005)
+    assert float(error) == pytest.approx(math.hypot(7.5, 5.0), rel=1e-4)
+    # a sigma that is too good to be true is not believed
+    floored = known_point_error(xyz, targets(depth=2.0, sigma=1e-5), min_sigma=0.005)
+    assert float(floored) == pytest.approx(math.hypot(7.5, 20.0), rel=1e-4)
+
+
+def test_unknown_depth_leaves_the_reprojection_loss_and_finite_gradients():
+    y = torch.tensor([[0.04, 0.0, 0.3]], requires_grad=True)
+    plain = LossConfig(bandwidth_max=25)
+    held = plain.model_copy(update={"known_depth": True})
+    expected, _ = scene_coordinate_loss(y, y, targets(), plain, 0.5, 1.0)
+    ours, _ = scene_coordinate_loss(y, y, targets(), held, 0.5, 1.0)
+    assert float(ours.detach()) == float(expected.detach())
+    ours.backward()
+    assert torch.isfinite(y.grad).all()
