@@ -19,7 +19,7 @@ rule embed_graph:
         runtime=120,
     params:
         config=stage_config("node2vec"),
-        code=code_version("node2vec"),
+        code=code_version("node2vec", "node2vec.reference_worker"),
     message:
         "{wildcards.scene}: Node2Vec, {wildcards.encoding}"
     script:

@@ -52,32 +52,51 @@ def write_inputs(root: Path, reference=REFERENCE, estimates=ESTIMATES) -> dict[s
         Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(images / name)
     scene, folder = root / "results/square/scene", root / "results/square/tiny"
     write_scene(
-        scene, config=CONFIG, code="c", image_root=images, unit="m",
+        scene,
+        config=CONFIG,
+        code="c",
+        image_root=images,
+        unit="m",
         mapping=[View(f"map/{i}.png", CAMERA, pose([i, 0, 0], 10 * i)) for i in range(4)],
-        queries=[Query(name, CAMERA, condition) for name, condition in QUERIES.items()], query_poses=reference,
+        queries=[Query(name, CAMERA, condition) for name, condition in QUERIES.items()],
+        query_poses=reference,
         image_sha256={name: sha256_file(images / name) for name in names},
     )
     write_safetensors(folder / "map.safetensors", {"w": torch.zeros(1000)}, Stamp("map"))
     write_text(folder / "poses.txt", "".join(pose_line(n, p) + "\n" for n, p in estimates.items()))
     details = {
-        name: {"localized": name in estimates, "inliers": 10 * i, "keypoints": 100,
-               "hypothesis": "map/0.png" if name in estimates else None, "ms": {"total": 20.0 + i, "pose": 5.0},
-               "reason": None if name in estimates else "3 inliers"}
+        name: {
+            "localized": name in estimates,
+            "inliers": 10 * i,
+            "keypoints": 100,
+            "hypothesis": "map/0.png" if name in estimates else None,
+            "ms": {"total": 20.0 + i, "pose": 5.0},
+            "reason": None if name in estimates else "3 inliers",
+        }
         for i, name in enumerate(QUERIES)
     }
     shown = next(iter(estimates), None)
-    overlay = {"name": shown, "pixels": [[10.5, 12], [30, 40]], "reprojected": [[11.5, 12], None],
-               "inlier": [True, False]}
+    overlay = {
+        "name": shown,
+        "pixels": [[10.5, 12], [30, 40]],
+        "reprojected": [[11.5, 12], None],
+        "inlier": [True, False],
+    }
     values = {"queries": details, "overlay": overlay if shown else None}
     write_json(folder / "localization.json", values, Stamp("localization"))
     (folder / "train.jsonl").write_text(
         '{"step": 1}\n{"seconds": 90.0, "step": 50, "median_error_px": 1.5, "inlier_share": 0.9, "loss": 3}\n'
     )
     return {
-        "scene": scene, "map_path": folder / "map.safetensors", "poses": folder / "poses.txt",
-        "details": folder / "localization.json", "training": folder / "train.jsonl",
-        "out_csv": folder / "queries.csv", "out_metrics": folder / "metrics.json",
-        "errors_png": folder / "errors.png", "overlay_png": folder / "overlay.png",
+        "scene": scene,
+        "map_path": folder / "map.safetensors",
+        "poses": folder / "poses.txt",
+        "details": folder / "localization.json",
+        "training": folder / "train.jsonl",
+        "out_csv": folder / "queries.csv",
+        "out_metrics": folder / "metrics.json",
+        "errors_png": folder / "errors.png",
+        "overlay_png": folder / "overlay.png",
     }
 
 
@@ -286,13 +305,30 @@ def test_mapping_seconds_counts_what_the_map_needed(tmp_path):
     for method, encoder, use, feature in (("big", "sift", "node2vec", retrieval), ("ace-cpu", "xfeat", None, None)):
         config = {"extractor": {"name": encoder}, "global_encoding": {"name": use}, "retrieval": feature}
         write_safetensors(tmp_path / method / "map.safetensors", {"w": torch.zeros(1)}, stamp("map", **config))
-        write_safetensors(tmp_path / "local" / encoder / "pca.safetensors", {"w": torch.zeros(1)},
-                          stamp("pca", extractor={"name": encoder}))
+        write_safetensors(
+            tmp_path / "local" / encoder / "pca.safetensors",
+            {"w": torch.zeros(1)},
+            stamp("pca", extractor={"name": encoder}),
+        )
     write_safetensors(tmp_path / "retrieval/vlad.safetensors", {"w": torch.zeros(1)}, stamp("pq", retrieval=retrieval))
     for i, name in enumerate(
-        ["build_scene", "fit_pca/sift", "fit_pca/xfeat", "fill_buffer/sift-1of2", "fill_buffer/sift-2of2",
-         "build_graph", "embed_graph/node2vec", "build_retrieval/vlad", "train_head/big", "train_head/ace-cpu",
-         "write_map/big", "localize_queries/big", "evaluate_poses/big", "download_scene", "fill_buffer/xfeat-1of1"]
+        [
+            "build_scene",
+            "fit_pca/sift",
+            "fit_pca/xfeat",
+            "fill_buffer/sift-1of2",
+            "fill_buffer/sift-2of2",
+            "build_graph",
+            "embed_graph/node2vec",
+            "build_retrieval/vlad",
+            "train_head/big",
+            "train_head/ace-cpu",
+            "write_map/big",
+            "localize_queries/big",
+            "evaluate_poses/big",
+            "download_scene",
+            "fill_buffer/xfeat-1of1",
+        ]
     ):
         write_benchmark(tmp_path, name, 2.0**i)
     assert mapping_seconds(tmp_path / "big") == sum(2**i for i in (0, 1, 3, 4, 5, 6, 7, 8, 10))

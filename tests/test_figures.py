@@ -88,15 +88,24 @@ def scene(tmp_path_factory):
     for name in names:
         Image.new("RGB", (64, 48), (90, 120, 150)).save(root / "images" / name)
     write_scene(
-        root / "scene", config=CONFIG, code="c", image_root=root / "images", unit="m", mapping=mapping, queries=queries,
-        query_poses=truth, image_sha256={n: sha256_file(root / "images" / n) for n in names},
+        root / "scene",
+        config=CONFIG,
+        code="c",
+        image_root=root / "images",
+        unit="m",
+        mapping=mapping,
+        queries=queries,
+        query_poses=truth,
+        image_sha256={n: sha256_file(root / "images" / n) for n in names},
     )
     return load_scene(root / "scene")
 
 
 def table_of(scene, t_err: list[float], reference: bool = True) -> pd.DataFrame:
-    rows = [(q.name, q.condition, math.isfinite(e), e if reference else math.nan, e, 50, reference)
-            for q, e in zip(scene.queries, t_err, strict=True)]
+    rows = [
+        (q.name, q.condition, math.isfinite(e), e if reference else math.nan, e, 50, reference)
+        for q, e in zip(scene.queries, t_err, strict=True)
+    ]
     return pd.DataFrame(rows, columns=["name", "condition", "localized", "t_err", "r_err", "inliers", "reference"])
 
 
@@ -150,8 +159,15 @@ def test_points_of_the_model_are_the_backdrop(tmp_path, scene):
         model.add_point3D(np.array([x, 0.0, 2.0]), pycolmap.Track(), np.zeros(3, np.uint8))
     (tmp_path / "scene").mkdir()
     write_scene(
-        tmp_path / "scene", config=CONFIG, code="c", image_root=scene.image_root, unit="m", mapping=scene.mapping,
-        queries=scene.queries, query_poses=scene.query_poses, model=model,
+        tmp_path / "scene",
+        config=CONFIG,
+        code="c",
+        image_root=scene.image_root,
+        unit="m",
+        mapping=scene.mapping,
+        queries=scene.queries,
+        query_poses=scene.query_poses,
+        model=model,
         image_sha256={v.name: "0" for v in (*scene.mapping, *scene.queries)},
     )
     walled = drawn(tmp_path, load_scene(tmp_path / "scene"), [0.1] * 6)
@@ -205,7 +221,7 @@ def test_overlay_marks_keypoints_where_they_are(tmp_path):
     scale = width / 640
 
     def marks(x0, y0, x1, y1):
-        part = image[top + int(y0 * scale):top + int(y1 * scale), left + int(x0 * scale):left + int(x1 * scale)]
+        part = image[top + int(y0 * scale) : top + int(y1 * scale), left + int(x0 * scale) : left + int(x1 * scale)]
         return part, int((np.abs(part - base).max(-1) > 30).sum())
 
     part, changed = marks(90, 90, 140, 110)

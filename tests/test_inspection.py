@@ -154,9 +154,15 @@ def scene(tmp_path):
         Image.new("RGB", (64, 48)).save(tmp_path / name)
     identity = np.eye(3, 4)
     write_scene(
-        tmp_path / "scene", config=PcaConfig(), code="c", image_root=tmp_path, unit="m",
-        mapping=[View(n, CAMERA, identity) for n in names[:3]], queries=[Query(names[3], CAMERA, "night")],
-        query_poses={names[3]: identity}, image_sha256={n: sha256_file(tmp_path / n) for n in names},
+        tmp_path / "scene",
+        config=PcaConfig(),
+        code="c",
+        image_root=tmp_path,
+        unit="m",
+        mapping=[View(n, CAMERA, identity) for n in names[:3]],
+        queries=[Query(names[3], CAMERA, "night")],
+        query_poses={names[3]: identity},
+        image_sha256={n: sha256_file(tmp_path / n) for n in names},
     )
     return tmp_path / "scene"
 

@@ -133,7 +133,9 @@ def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
         yield f
 
 
-def write_safetensors(path: Path, tensors: dict[str, Any], stamp: Stamp, metadata: dict[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: dict[str, Any], stamp: Stamp, metadata: dict[str, str] | None = None
+) -> None:
     """Torch tensors plus string metadata plus the stamp."""
     from safetensors.torch import save_file
 
@@ -174,7 +176,9 @@ def read_stamp(path: Path, kind: str | None = None) -> Stamp:
         text = _stamp_text(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScrflowError(f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again") from None
+        raise ScrflowError(
+            f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again"
+        ) from None
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise

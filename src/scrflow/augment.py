@@ -84,7 +84,9 @@ def _photometric(x: torch.Tensor, a: Augmentation) -> torch.Tensor:
     return x
 
 
-def to_photo_pixels(pixels_N2: np.ndarray, photo_size: tuple[int, int], warped_size: tuple[int, int], a: Augmentation) -> np.ndarray:
+def to_photo_pixels(
+    pixels_N2: np.ndarray, photo_size: tuple[int, int], warped_size: tuple[int, int], a: Augmentation
+) -> np.ndarray:
     """Pixels [N, 2] of the warped image in the photo; sizes are (width, height). Inverse of ``warp``."""
     photo, warped = np.array(photo_size, np.float64), np.array(warped_size, np.float64)
     centred = np.asarray(pixels_N2, np.float64) - warped / 2

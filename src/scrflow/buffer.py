@@ -69,7 +69,9 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
 
     s, projection, settings = load_scene(scene), load_pca(pca), config.buffer
     encoder = build_encoder(config.extractor)
-    columns: dict[str, list[np.ndarray]] = {k: [] for k in ("descriptor", "pixel", "view", "image", "plain", "K", "cam_from_world")}
+    columns: dict[str, list[np.ndarray]] = {
+        k: [] for k in ("descriptor", "pixel", "view", "image", "plain", "K", "cam_from_world")
+    }
     views = 0
     for row in track(shard_range(len(s.mapping), config.shards, shard), f"buffer shard {shard}"):
         mapped = s.mapping[row]
@@ -110,7 +112,9 @@ def load_buffer(shards: list[Path]) -> Buffer:
         with open_h5(path, "buffer") as f:
             here = tuple(f.attrs["names"])
             if names and here != names:
-                raise ScrflowError(f"{path}: made from other mapping images than the shards before it; run again from the scene")
+                raise ScrflowError(
+                    f"{path}: made from other mapping images than the shards before it; run again from the scene"
+                )
             names = here
             if not len(f["image"]):
                 continue
@@ -120,6 +124,8 @@ def load_buffer(shards: list[Path]) -> Buffer:
             views += len(f["image"])
     joined = {key: torch.from_numpy(np.concatenate(arrays)) for key, arrays in parts.items()}
     if not joined or len(torch.unique(joined["image"])) != len(names):
-        raise ScrflowError(f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again")
+        raise ScrflowError(
+            f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again"
+        )
     joined["image"] = joined["image"].long()
     return Buffer(names=names, **joined)

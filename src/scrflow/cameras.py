@@ -26,10 +26,15 @@ def rescaled_camera(camera: pycolmap.Camera, width: int, height: int) -> pycolma
         # one focal length cannot follow an uneven resize (480/479, say): give the camera its twin with two
         twin = _TWO_FOCALS.get(camera.model.name)
         if twin is None:
-            raise ScrflowError(f"camera model {camera.model.name} has one focal length and the resize is uneven; use OPENCV or PINHOLE")
+            raise ScrflowError(
+                f"camera model {camera.model.name} has one focal length and the resize is uneven; use OPENCV or PINHOLE"
+            )
         f, *rest = camera.params
-        params = {"SIMPLE_RADIAL": lambda: [f, f, *rest, 0, 0, 0], "RADIAL": lambda: [f, f, *rest, 0, 0],
-                  "SIMPLE_PINHOLE": lambda: [f, f, *rest]}[camera.model.name]()
+        params = {
+            "SIMPLE_RADIAL": lambda: [f, f, *rest, 0, 0, 0],
+            "RADIAL": lambda: [f, f, *rest, 0, 0],
+            "SIMPLE_PINHOLE": lambda: [f, f, *rest],
+        }[camera.model.name]()
         scaled = pycolmap.Camera(model=twin, width=camera.width, height=camera.height, params=params)
     scaled.rescale(new_width=width, new_height=height)
     return scaled
@@ -39,7 +44,7 @@ _TWO_FOCALS = {"SIMPLE_PINHOLE": "PINHOLE", "SIMPLE_RADIAL": "OPENCV", "RADIAL":
 
 
 def rays_from_pixels(camera: pycolmap.Camera, pixels_N2: np.ndarray) -> np.ndarray:
-    """Undistorted points [N, 2] on the plane z = 1 of distorted pixels [N, 2]; NaN where the model cannot be inverted."""
+    """Undistorted points [N, 2] on the plane z = 1 of distorted pixels [N, 2]; NaN where it cannot be inverted."""
     if len(pixels_N2) == 0:
         return np.zeros((0, 2))
     return np.asarray(camera.cam_from_img(np.asarray(pixels_N2, np.float64)), np.float64)

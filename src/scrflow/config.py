@@ -128,7 +128,9 @@ class SceneConfig(Strict):
     sfm: SfmConfig = SfmConfig()
     unit: str = Field("m", description="name of the unit of length, for tables")
     min_mapping_images: int = Field(3, ge=2)
-    depth_range: tuple[float, float] = Field((0.1, 8.0), description="frustum overlap samples depths in it: 8 indoors, 50 outdoors")
+    depth_range: tuple[float, float] = Field(
+        (0.1, 8.0), description="frustum overlap samples depths in it: 8 indoors, 50 outdoors"
+    )
     depth_bias: float = Field(0.3, ge=0, description="b of R-SCoRe's depth adjustment; 3 m outdoors")
     target_depth: float = Field(10.0, gt=0, description="depth that invalid predictions are pulled to (GLACE eq. 3)")
     thresholds: tuple[tuple[float, float], ...] = Field(((0.05, 5.0),), description="(unit, degrees), finest first")
@@ -188,7 +190,9 @@ class RetrievalConfig(Strict):
 class SampleDepthConfig(Strict):
     """Depth of buffer samples by matching their descriptors across covisible mapping images (known poses)."""
 
-    neighbours: int = Field(24, ge=2, description="graph neighbours an image is matched with, spread over their overlap")
+    neighbours: int = Field(
+        24, ge=2, description="graph neighbours an image is matched with, spread over their overlap"
+    )
     max_epipolar_px: float = Field(2.0, gt=0)
     max_residual_px: float = Field(2.5, gt=0, description="of a match to the triangulated point")
     min_support: int = Field(2, ge=1, description="matches that agree, the sample itself not counted")
@@ -260,7 +264,9 @@ class GlobalEncodingUse(Strict):
     """What is joined to the local encoding, and how it is varied in training."""
 
     name: str | None = Field(None, description="an encoding or retrieval feature named in config.yaml; null for ACE")
-    neighbour_share: float = Field(0.0, ge=0, le=1, description="share of a batch whose g is a graph neighbour's (R-SCoRe: 0.5)")
+    neighbour_share: float = Field(
+        0.0, ge=0, le=1, description="share of a batch whose g is a graph neighbour's (R-SCoRe: 0.5)"
+    )
     noise: float = Field(0.0, ge=0, description="sigma of feature diffusion, before renormalising (GLACE: 0.1)")
 
 
@@ -293,7 +299,8 @@ class LossConfig(Strict):
     max_depth: float = Field(1000.0, gt=0)
     max_error_px: float = Field(1000.0, gt=0)
     known_depth: bool = Field(
-        False, description="samples with a triangulated depth are held to their 3D point (beyond the papers; see sample_depth)"
+        False,
+        description="samples with a triangulated depth are held to their 3D point (see sample_depth)",
     )
     min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
 
@@ -328,7 +335,9 @@ class LocalizeConfig(Strict):
     threshold_px: float = Field(10.0, gt=0)
     iterations: int = Field(10_000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(None, gt=0, description="final non-linear refinement: Cauchy scale; null: PoseLib's own")
+    refine_px: float | None = Field(
+        None, gt=0, description="final non-linear refinement: Cauchy scale; null: PoseLib's own"
+    )
 
 
 class MethodConfig(Strict):
@@ -337,7 +346,9 @@ class MethodConfig(Strict):
     extends: str | None = None
     description: str
     encoder: str
-    retrieval: str | None = Field(None, description="a retrieval feature named in config.yaml; needed with a global encoding")
+    retrieval: str | None = Field(
+        None, description="a retrieval feature named in config.yaml; needed with a global encoding"
+    )
     global_encoding: GlobalEncodingUse = GlobalEncodingUse()
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
@@ -447,7 +458,9 @@ class MapStage(Strict):
     head: HeadConfig
     retrieval: RetrievalConfig | None
     retrieval_extractor: ExtractorConfig | None
-    own_encoding: bool = Field(description="g is the photo's own retrieval feature (GLACE), not that of retrieved images")
+    own_encoding: bool = Field(
+        description="g is the photo's own retrieval feature (GLACE), not that of retrieved images"
+    )
     unit: str
 
 
@@ -465,7 +478,7 @@ class EvaluateStage(Strict):
 class Project:
     """All of ``config/``, resolved and checked against each other.
 
-    ``overrides`` counts as if the files said so: keys of config.yaml, and under ``scenes``, ``encoders`` and ``methods``
+    ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
     keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
 
     Raises ScrflowError naming file and key for anything that is unknown, of a wrong type, or refers to nothing.
@@ -487,7 +500,9 @@ class Project:
         raw = {name: _read_yaml(path) for name, path in files.items()}
         for name, values in self._over[kind].items():
             if name not in raw:
-                raise ScrflowError(f"override {kind}.{name}: no {self.dir}/{kind}/{name}.yaml; there are {', '.join(raw)}")
+                raise ScrflowError(
+                    f"override {kind}.{name}: no {self.dir}/{kind}/{name}.yaml; there are {', '.join(raw)}"
+                )
             raw[name] = _merge(raw[name], values)
 
         def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
@@ -505,7 +520,9 @@ class Project:
     def _cross_check(self) -> None:
         def known(where: str, key: str, value: str | None, options: Any) -> None:
             if value is not None and value not in options:
-                raise ScrflowError(f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}")
+                raise ScrflowError(
+                    f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}"
+                )
 
         clash = set(self.config.encodings) & set(self.config.retrieval)
         if clash:
@@ -518,8 +535,12 @@ class Project:
                 raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
             known(where, "encoder", method.encoder, self.encoders)
             known(where, "retrieval", method.retrieval, self.config.retrieval)
-            known(where, "global_encoding.name", method.global_encoding.name,
-                  {**self.config.encodings, **self.config.retrieval})
+            known(
+                where,
+                "global_encoding.name",
+                method.global_encoding.name,
+                {**self.config.encodings, **self.config.retrieval},
+            )
         for name, scene in self.scenes.items():
             where = f"{self.dir}/scenes/{name}.yaml"
             known(where, "method", scene.method, self.methods)
@@ -586,15 +607,23 @@ class Project:
 
     def buffer_stage(self, encoder: str) -> BufferStage:
         e = self.encoders[encoder]
-        return BufferStage(extractor=e.extractor, buffer=e.buffer, shards=self.config.buffer_shards, seed=self.config.seed)
+        return BufferStage(
+            extractor=e.extractor, buffer=e.buffer, shards=self.config.buffer_shards, seed=self.config.seed
+        )
 
     def sample_depth_stage(self) -> SampleDepthStage:
         return SampleDepthStage(depth=self.config.sample_depth, seed=self.config.seed)
 
     def train_stage(self, scene: str, method: str) -> TrainStage:
         s, m = self.scene(scene), self.method(method)
-        return TrainStage(global_encoding=m.global_encoding, head=m.head, training=m.training, depth_bias=s.depth_bias,
-                          target_depth=s.target_depth, seed=self.config.seed)
+        return TrainStage(
+            global_encoding=m.global_encoding,
+            head=m.head,
+            training=m.training,
+            depth_bias=s.depth_bias,
+            target_depth=s.target_depth,
+            seed=self.config.seed,
+        )
 
     def map_stage(self, scene: str, method: str) -> MapStage:
         m = self.method(method)

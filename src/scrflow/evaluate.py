@@ -112,15 +112,22 @@ def evaluate(
         "overall": summarize(table, said.queries, config.thresholds),
         "conditions": {
             str(condition): summarize(part, said.queries, config.thresholds)
-            for condition, part in table.groupby("condition", sort=True) if condition != OVERALL
+            for condition, part in table.groupby("condition", sort=True)
+            if condition != OVERALL
         },
         "map_mb": require(map_path, "map").stat().st_size / 1e6,
         "training": _training(training),
         "queries_without_pose": {n: q.reason or "no reason given" for n, q in said.queries.items() if not q.localized},
     }
     stamp = Stamp.make(
-        KIND, config, code_version("evaluate"), scene=loaded.stamp.digest, map=Path(map_path), details=Path(details),
-        poses=sha256_file(poses)[:16], training=sha256_file(training)[:16],
+        KIND,
+        config,
+        code_version("evaluate"),
+        scene=loaded.stamp.digest,
+        map=Path(map_path),
+        details=Path(details),
+        poses=sha256_file(poses)[:16],
+        training=sha256_file(training)[:16],
     )
 
     title = f"{metrics['scene']} · {metrics['method']}"
@@ -147,8 +154,18 @@ def query_table(scene: Scene, estimates: dict[str, np.ndarray], details: dict[st
         errors = (math.nan, math.nan)
         if known:
             errors = pose_error(estimates[name], scene.query_poses[name]) if name in estimates else (math.inf, math.inf)
-        rows.append((name, query.condition, detail.localized, *errors, detail.inliers, detail.hypothesis,
-                     detail.ms["total"], known))
+        rows.append(
+            (
+                name,
+                query.condition,
+                detail.localized,
+                *errors,
+                detail.inliers,
+                detail.hypothesis,
+                detail.ms["total"],
+                known,
+            )
+        )
     return pd.DataFrame(rows, columns=[*COLUMNS, "reference"])
 
 

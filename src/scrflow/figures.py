@@ -109,8 +109,19 @@ def draw_errors(
 
     values = table.set_index("name")["t_err" if known else "inliers"].astype(float)
     norm = _error_norm(config) if known else Normalize(0, max(float(values.max()), 1.0))
-    handles = [Line2D([], [], marker=_WEDGE, ls="", ms=15, mfc="#dfe5ea", mec=_GREY, mew=0.5,
-                      label=f"{len(mapping)} mapping photos, open to where they look")]
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=_WEDGE,
+            ls="",
+            ms=15,
+            mfc="#dfe5ea",
+            mec=_GREY,
+            mew=0.5,
+            label=f"{len(mapping)} mapping photos, open to where they look",
+        )
+    ]
     if known:
         _draw_offsets(ax, plane, placed, estimates, values, norm)
     shown = None
@@ -121,8 +132,15 @@ def draw_errors(
         names.sort(key=lambda n: values[n], reverse=not known)
         if names:
             shown = ax.scatter(
-                *np.stack([placed[n] for n in names]).T, c=values[names], cmap=ERROR_COLOURS, norm=norm, marker=marker,
-                s=dot if marker == "o" else 0.8 * dot, edgecolors="black", linewidths=0.8, zorder=4,
+                *np.stack([placed[n] for n in names]).T,
+                c=values[names],
+                cmap=ERROR_COLOURS,
+                norm=norm,
+                marker=marker,
+                s=dot if marker == "o" else 0.8 * dot,
+                edgecolors="black",
+                linewidths=0.8,
+                zorder=4,
             )
         kind = "queries" if condition == "all" else f"{condition} queries"
         label = f"{len(names)} of {(table['condition'] == condition).sum()} {kind}, localized"
@@ -188,9 +206,7 @@ def _half_widths(scene: Scene) -> np.ndarray:
     return np.clip(tangents, 0.25, 1.0)
 
 
-def _draw_cameras(
-    ax: Axes, centres_V2: np.ndarray, forward_V2: np.ndarray, half_V: np.ndarray, size: float
-) -> None:
+def _draw_cameras(ax: Axes, centres_V2: np.ndarray, forward_V2: np.ndarray, half_V: np.ndarray, size: float) -> None:
     """A wedge a camera as wide as its field of view: its point, marked with a dot, is the centre."""
     length = np.linalg.norm(forward_V2, axis=1, keepdims=True)
     f = size * forward_V2 / np.maximum(length, 1e-9)
@@ -253,8 +269,16 @@ def _draw_scale_bar(ax: Axes, low: np.ndarray, high: np.ndarray, unit: str) -> N
     x, y = low[0] + 0.03 * extent[0], low[1] + 0.03 * extent[1]
     halo = [withStroke(linewidth=4, foreground="white")]
     ax.plot([x, x + length], [y, y], color="black", lw=2.5, solid_capstyle="butt", zorder=6, path_effects=halo)
-    ax.text(x + length / 2, y + 0.012 * extent[1], f"{length:g} {unit}", ha="center", va="bottom", fontsize=10,
-            zorder=6, path_effects=[withStroke(linewidth=3, foreground="white")])
+    ax.text(
+        x + length / 2,
+        y + 0.012 * extent[1],
+        f"{length:g} {unit}",
+        ha="center",
+        va="bottom",
+        fontsize=10,
+        zorder=6,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay
@@ -275,8 +299,15 @@ def draw_overlay(out: Path, photo: Image.Image, points: Reprojection | None, tit
     fig, ax, colour_ax = _sheet(w, h)
     # greyed and lightened: the marks are to be seen, the photo is to be recognised
     grey = np.asarray(photo.convert("L"), np.float32)
-    ax.imshow(0.55 * grey + 0.45 * 255, cmap="gray", vmin=0, vmax=255, extent=(0, w, h, 0), aspect="auto",
-              interpolation="antialiased")
+    ax.imshow(
+        0.55 * grey + 0.45 * 255,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        extent=(0, w, h, 0),
+        aspect="auto",
+        interpolation="antialiased",
+    )
     ax.set(xlim=(0, w), ylim=(h, 0))
     ax.set_axis_off()
     if points is None:
@@ -310,8 +341,16 @@ def _draw_reprojection(ax: Axes, colour_ax: Axes, points: Reprojection) -> str:
     _legend(
         ax,
         [
-            Line2D([], [], marker="o", ls="-", lw=1.3, ms=3.5, color=ERROR_COLOURS(0.4),
-                   label="inlier: keypoint, with a line to its reprojected scene coordinate"),
+            Line2D(
+                [],
+                [],
+                marker="o",
+                ls="-",
+                lw=1.3,
+                ms=3.5,
+                color=ERROR_COLOURS(0.4),
+                label="inlier: keypoint, with a line to its reprojected scene coordinate",
+            ),
             Line2D([], [], marker="x", ls="", ms=4, mew=0.8, color=_OUTLIER, alpha=0.6, label="outlier"),
         ],
     )
@@ -339,8 +378,18 @@ def _legend(ax: Axes, handles: list[Line2D]) -> None:
     """Just below the axes, in the middle of the sheet."""
     fig = ax.figure
     top = ax.get_position().y0 - 0.08 / fig.get_size_inches()[1]
-    fig.legend(handles=handles, loc="upper center", ncols=2 if len(handles) <= 6 else 3, frameon=False, fontsize=9,
-               handletextpad=0.5, columnspacing=2.0, borderpad=0, borderaxespad=0, bbox_to_anchor=(0.5, top))
+    fig.legend(
+        handles=handles,
+        loc="upper center",
+        ncols=2 if len(handles) <= 6 else 3,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.5,
+        columnspacing=2.0,
+        borderpad=0,
+        borderaxespad=0,
+        bbox_to_anchor=(0.5, top),
+    )
 
 
 def _titles(ax: Axes, title: str, note: str, synthetic: bool) -> None:
@@ -349,8 +398,19 @@ def _titles(ax: Axes, title: str, note: str, synthetic: bool) -> None:
     fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.12 / height, title, fontsize=12, fontweight="bold", va="top")
     fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.42 / height, note, fontsize=10, va="top")
     if synthetic:
-        ax.text(0.99, 0.985, "SYNTHETIC", transform=ax.transAxes, fontsize=11, fontweight="bold", ha="right", va="top",
-                zorder=7, color="#b30000", bbox={"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9})
+        ax.text(
+            0.99,
+            0.985,
+            "SYNTHETIC",
+            transform=ax.transAxes,
+            fontsize=11,
+            fontweight="bold",
+            ha="right",
+            va="top",
+            zorder=7,
+            color="#b30000",
+            bbox={"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9},
+        )
 
 
 def _save(fig: Figure, out: Path) -> None:

@@ -1,7 +1,7 @@
 """Poses and rotations, in NumPy alone.
 
-Poses are cam_from_world (R | t), OpenCV axes; quaternions are w x y z. Cameras are in ``scrflow.cameras``: training needs
-no pycolmap.
+Poses are cam_from_world (R | t), OpenCV axes; quaternions are w x y z. Cameras are in ``scrflow.cameras``, so that
+training needs no pycolmap.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, floa
     t_error = float(np.linalg.norm(camera_centre(estimate) - camera_centre(reference)))
     # atan2 form: arccos of the trace loses half the digits near zero
     relative = estimate[:, :3] @ reference[:, :3].T
-    sine = 0.5 * np.linalg.norm([relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]])
+    sine = 0.5 * np.linalg.norm(
+        [relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]]
+    )
     cosine = 0.5 * (np.trace(relative) - 1)
     return t_error, float(np.degrees(np.arctan2(sine, cosine)))

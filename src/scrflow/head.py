@@ -109,7 +109,9 @@ class Head(nn.Module):
         if config.refine_blocks:
             self.encoding = PositionalEncoding(config.frequencies, config.period)
             if self.encoding.dim > width:
-                raise ValueError(f"width {width} is less than the {self.encoding.dim} channels that the encoding of y0 needs")
+                raise ValueError(
+                    f"width {width} is less than the {self.encoding.dim} channels that the encoding of y0 needs"
+                )
             self.refiner = Decoder(width, torch.zeros(1, 3), config.scale_min, config.scale_max, unit)
 
     def forward(self, encoding: Tensor) -> HeadOutput:

@@ -252,8 +252,15 @@ def _h5_row(table: Table, name: str, data: h5py.Dataset) -> None:
         table.add_row(escape(name), shape, str(data.dtype), *_range_of(data.shape, lambda s: _slab(data, s)).cells())
     else:
         head = np.asarray(data[: HEAD + 1] if data.ndim else data[()])
-        table.add_row(escape(name), shape, "string" if data.dtype.kind == "O" else str(data.dtype), "", "", "",
-                      _contents(head) + (" ..." if data.size > HEAD + 1 and head.size <= HEAD else ""))
+        table.add_row(
+            escape(name),
+            shape,
+            "string" if data.dtype.kind == "O" else str(data.dtype),
+            "",
+            "",
+            "",
+            _contents(head) + (" ..." if data.size > HEAD + 1 and head.size <= HEAD else ""),
+        )
 
 
 def _gathered(found: list[tuple[str, h5py.Dataset]]) -> RenderableType:
@@ -517,8 +524,11 @@ def _model(path: Path, size: int) -> RenderableType:
     if images:
         grid.add_row("centres", _box(np.array([im.projection_center() for im in images])))
     if len(model.points3D):
-        grid.add_row("points", f"{len(model.points3D)}, mean track {model.compute_mean_track_length():.2f}, "
-                               f"mean reprojection error {model.compute_mean_reprojection_error():.3f} px")
+        grid.add_row(
+            "points",
+            f"{len(model.points3D)}, mean track {model.compute_mean_track_length():.2f}, "
+            f"mean reprojection error {model.compute_mean_reprojection_error():.3f} px",
+        )
     else:
         grid.add_row("points", "none")
     return _page(path, "COLMAP model", size, grid)

@@ -63,11 +63,15 @@ class Localizer:
         self._retrieval_encoder = None
         other = map_.config.retrieval_extractor
         if other is not None and _same_but_count(other) != _same_but_count(extractor):
-            self._retrieval_encoder = build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
+            self._retrieval_encoder = build_encoder(
+                other.model_copy(update={"max_keypoints": map_.retrieval_keypoints})
+            )
         self._pool = ThreadPoolExecutor(threads)
 
     @torch.inference_mode()
-    def localize(self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None) -> Localization:
+    def localize(
+        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
+    ) -> Localization:
         """Pose of one photo taken by ``camera`` (of the photo's full size).
 
         ``descriptor`` [dim] is the photo's global descriptor, where the map's retrieval feature comes from a file.
@@ -76,7 +80,10 @@ class Localizer:
         extractor = self._map.config.extractor
         found = encode_view(photo, camera, self._encoder, extractor.short_side, 1 << 30)
         view = EncodedView(
-            found.pixels[: self._config.max_keypoints], found.descriptors[: self._config.max_keypoints], found.K, found.roll
+            found.pixels[: self._config.max_keypoints],
+            found.descriptors[: self._config.max_keypoints],
+            found.K,
+            found.roll,
         )
         clock.lap("encode")
         own = self._describe(photo, camera, found) if descriptor is None else descriptor
@@ -84,7 +91,9 @@ class Localizer:
         clock.lap("retrieve")
         if len(view.pixels) < self._config.min_inliers:
             nothing = np.zeros((len(view.pixels), 3))
-            return Localization(None, np.zeros(len(view.pixels), bool), None, nothing, view, clock.laps(), "too few keypoints")
+            return Localization(
+                None, np.zeros(len(view.pixels), bool), None, nothing, view, clock.laps(), "too few keypoints"
+            )
         xyz = self._coordinates(view, encodings)  # [k, N, 3]
         clock.lap("head")
         estimates = self._poses(photo, view, xyz)
@@ -95,7 +104,9 @@ class Localizer:
         estimate = estimates[best]
         if estimate is None or counts[best] < self._config.min_inliers:
             reason = f"{counts[best]} inliers, {self._config.min_inliers} are needed"
-            return Localization(None, np.zeros(len(view.pixels), bool), hypothesis, xyz[best], view, clock.laps(), reason)
+            return Localization(
+                None, np.zeros(len(view.pixels), bool), hypothesis, xyz[best], view, clock.laps(), reason
+            )
         return Localization(estimate.cam_from_world, estimate.inliers, hypothesis, xyz[best], view, clock.laps())
 
     def _describe(self, photo: Image.Image, camera: pycolmap.Camera, found: EncodedView) -> torch.Tensor | None:
@@ -131,7 +142,9 @@ class Localizer:
     def _poses(self, photo: Image.Image, view: EncodedView, xyz: np.ndarray) -> list[PoseEstimate | None]:
         # the threshold is in pixels of the encoded image, as the papers have it
         def one(h: int) -> PoseEstimate | None:
-            return estimate_pose(view.pixels, xyz[h], view.K, self._config, self._config.threshold_px, self._seed % (1 << 31))
+            return estimate_pose(
+                view.pixels, xyz[h], view.K, self._config, self._config.threshold_px, self._seed % (1 << 31)
+            )
 
         return list(self._pool.map(one, range(len(xyz))))
 
@@ -160,14 +173,23 @@ def localize_queries(
         results[query.name] = localizer.localize(photo, query.camera, None if given is None else given[query.name])
     lost = [name for name, r in results.items() if r.cam_from_world is None]
     if lost:
-        log.warning("%d of %d queries could not be localized: %s", len(lost), len(results), ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else ""))
+        log.warning(
+            "%d of %d queries could not be localized: %s",
+            len(lost),
+            len(results),
+            ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else ""),
+        )
     lines = [pose_line(name, r.cam_from_world) for name, r in results.items() if r.cam_from_world is not None]
     values: dict[str, Any] = {"queries": {name: _record(r) for name, r in results.items()}, "overlay": None}
     shown = _typical(results)
     if shown is not None:
         camera = next(q.camera for q in s.queries if q.name == shown)
         values["overlay"] = {"name": shown, **_overlay(results[shown], camera)}
-    write_json(details, values, Stamp.make("localization", config, code_version("localize"), scene=scene / "scene.json", map=map_path))
+    write_json(
+        details,
+        values,
+        Stamp.make("localization", config, code_version("localize"), scene=scene / "scene.json", map=map_path),
+    )
     write_text(out, "".join(lines))
 
 
@@ -181,14 +203,20 @@ def _query_descriptors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
     with open_h5(path, "retrieval") as f:
         missing = [n for n in names if n not in f]
         if missing:
-            raise ScrflowError(f"{path}: no global descriptor of {len(missing)} queries, the first {missing[0]}; add them and run again")
+            raise ScrflowError(
+                f"{path}: no global descriptor of {len(missing)} queries, first {missing[0]}; add them, run again"
+            )
         return {n: torch.from_numpy(f[n]["global_descriptor"][:]).float() for n in names}
 
 
 def _record(r: Localization) -> dict[str, Any]:
     return {
-        "localized": r.cam_from_world is not None, "inliers": int(r.inliers.sum()), "keypoints": len(r.view.pixels),
-        "hypothesis": r.hypothesis, "ms": r.ms, "reason": r.reason,
+        "localized": r.cam_from_world is not None,
+        "inliers": int(r.inliers.sum()),
+        "keypoints": len(r.view.pixels),
+        "hypothesis": r.hypothesis,
+        "ms": r.ms,
+        "reason": r.reason,
     }
 
 
@@ -209,7 +237,8 @@ def _overlay(r: Localization, camera: pycolmap.Camera) -> dict[str, Any]:
     kept = np.flatnonzero(front)[finite]
     return {
         "pixels": np.round(pixels_from_rays(camera, rays[kept]), 2).tolist(),
-        "reprojected": np.round(projected[finite], 2).tolist(), "inlier": r.inliers[kept].tolist(),
+        "reprojected": np.round(projected[finite], 2).tolist(),
+        "inlier": r.inliers[kept].tolist(),
     }
 
 

@@ -79,7 +79,7 @@ def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> 
 
 
 def log_loss(error_px: Tensor, tau: float) -> Tensor:
-    """tau log(1 + e / tau): robust, but unlike the tanh it never stops pulling, as a triangulated point is rarely wrong."""
+    """tau log(1 + e / tau): robust, but it never stops pulling as the tanh does: a triangulated point is rarely wrong."""
     return tau * torch.log1p(error_px / tau)
 
 
@@ -106,7 +106,9 @@ def scene_coordinate_loss(
     if config.known_depth:
         known = torch.isfinite(targets.depth)
         # where() hands NaN gradients through from the branch not taken: give it numbers
-        filled = replace(targets, depth=targets.depth.nan_to_num(1.0), relative_sigma=targets.relative_sigma.nan_to_num(1.0))
+        filled = replace(
+            targets, depth=targets.depth.nan_to_num(1.0), relative_sigma=targets.relative_sigma.nan_to_num(1.0)
+        )
         loss = torch.where(known, log_loss(known_point_error(xyz_world, filled, config.min_depth_sigma), tau), loss)
     if config.coarse:
         first = project(coarse, targets, config)

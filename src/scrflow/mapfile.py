@@ -46,7 +46,9 @@ def write_map(
     tensors = {f"head.{k}": v for k, v in read_safetensors(head, "head").items()}
     tensors |= {"pca.mean": projection.mean, "pca.components": projection.components}
     metadata = {
-        "config": config.model_dump_json(), "names": json.dumps(names), "dim_in": read_safetensors_metadata(head)["dim_in"],
+        "config": config.model_dump_json(),
+        "names": json.dumps(names),
+        "dim_in": read_safetensors_metadata(head)["dim_in"],
     }
     inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
     if encoding is not None and not config.own_encoding:
@@ -82,8 +84,13 @@ def load_map(path: Path) -> Map:
             retriever = Retriever.from_tensors(part("retrieval."), metadata)
         encoding = tensors["encoding"].float() if "encoding" in tensors else None
         return Map(
-            config, tuple(json.loads(metadata["names"])), head.eval(), Pca(tensors["pca.mean"], tensors["pca.components"]),
-            encoding, retriever, int(metadata.get("retrieval_keypoints", "0")),
+            config,
+            tuple(json.loads(metadata["names"])),
+            head.eval(),
+            Pca(tensors["pca.mean"], tensors["pca.components"]),
+            encoding,
+            retriever,
+            int(metadata.get("retrieval_keypoints", "0")),
         )
     except (KeyError, RuntimeError, ValueError) as error:
         raise ScrflowError(f"{path}: not a complete map ({str(error).splitlines()[0]}); write it again") from None

@@ -74,8 +74,16 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     except ValueError as error:
         raise ScrflowError(f"{scene}: PCA: {error}; are the mapping images blank?") from None
     kept = float(pca(descriptors).pow(2).mean())
-    log.info("PCA: %d descriptors of %d images, %d to %d dimensions (mean square %.3f)", len(descriptors), count, *pca.components.shape, kept)
-    stamp = Stamp.make("pca", config, code_version("pca", encoder_module(config.extractor.name)), scene=scene / "scene.json")
+    log.info(
+        "PCA: %d descriptors of %d images, %d to %d dimensions (mean square %.3f)",
+        len(descriptors),
+        count,
+        *pca.components.shape,
+        kept,
+    )
+    stamp = Stamp.make(
+        "pca", config, code_version("pca", encoder_module(config.extractor.name)), scene=scene / "scene.json"
+    )
     write_safetensors(out, {"mean": pca.mean, "components": pca.components}, stamp)
 
 

@@ -19,7 +19,12 @@ class PoseEstimate:
 
 
 def estimate_pose(
-    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, config: LocalizeConfig, threshold_px: float, seed: int
+    pixels_N2: np.ndarray,
+    xyz_world_N3: np.ndarray,
+    K: np.ndarray,
+    config: LocalizeConfig,
+    threshold_px: float,
+    seed: int,
 ) -> PoseEstimate | None:
     """Pose from undistorted pixels [N, 2] in the image of K and scene coordinates [N, 3]; None without a consensus.
 
@@ -30,12 +35,21 @@ def estimate_pose(
     if finite.sum() < 4:
         return None
     camera = {
-        "model": "PINHOLE", "width": int(2 * K[0, 2]) + 1, "height": int(2 * K[1, 2]) + 1,
+        "model": "PINHOLE",
+        "width": int(2 * K[0, 2]) + 1,
+        "height": int(2 * K[1, 2]) + 1,
         "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
     }
     points2, points3 = pixels_N2[finite], xyz_world_N3[finite]
-    ransac = {"max_reproj_error": threshold_px, "max_iterations": config.iterations, "min_iterations": min(100, config.iterations), "seed": seed}
-    pose, info = poselib.estimate_absolute_pose(points2, points3, camera, ransac, {"loss_type": "CAUCHY", "loss_scale": 1.0})
+    ransac = {
+        "max_reproj_error": threshold_px,
+        "max_iterations": config.iterations,
+        "min_iterations": min(100, config.iterations),
+        "seed": seed,
+    }
+    pose, info = poselib.estimate_absolute_pose(
+        points2, points3, camera, ransac, {"loss_type": "CAUCHY", "loss_scale": 1.0}
+    )
     if info["num_inliers"] < 4:
         return None
     if config.refine_px is not None:
@@ -49,7 +63,9 @@ def estimate_pose(
     return PoseEstimate(estimate, reprojection_error(pixels_N2, xyz_world_N3, K, estimate) < threshold_px)
 
 
-def reprojection_error(pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
+def reprojection_error(
+    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
+) -> np.ndarray:
     """Distance [N] in pixels; infinite for points behind the camera or not finite."""
     xyz = xyz_world_N3 @ cam_from_world[:, :3].T + cam_from_world[:, 3]
     with np.errstate(divide="ignore", invalid="ignore"):

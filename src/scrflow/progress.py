@@ -23,7 +23,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
             step("")
 
 
-class meter:  # noqa: N801 - used as a context manager function
+class meter:
     """``with meter("training", steps) as step: step("loss 1.2")`` advances by one and shows the note."""
 
     def __init__(self, what: str, total: int, start: int = 0):
@@ -38,8 +38,13 @@ class meter:  # noqa: N801 - used as a context manager function
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
             )
             self._bar.start()
             self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, note="")

@@ -109,8 +109,13 @@ def _benchmark_seconds(path: Path) -> float:
 def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
     first = runs[0][1]
     synthetic = " (SYNTHETIC scene)" if first["synthetic"] else ""
-    table = Table(title=f"{first['scene']}{synthetic}", title_justify="left", box=None if plain else SIMPLE_HEAD,
-                  title_style="bold", pad_edge=False)
+    table = Table(
+        title=f"{first['scene']}{synthetic}",
+        title_justify="left",
+        box=None if plain else SIMPLE_HEAD,
+        title_style="bold",
+        pad_edge=False,
+    )
     table.add_column("method")
     table.add_column("queries")
     table.add_column("localized", justify="right")
@@ -124,12 +129,25 @@ def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
             del groups["all"]
         for number, (condition, group) in enumerate(groups.items()):
             # what belongs to the map stands once
-            once = (f"{metrics['map_mb']:.2f} MB", _minutes(mapping_seconds(folder)),
-                    _minutes(metrics["training"]["seconds"])) if number == 0 else ("", "", "")
+            once = (
+                (
+                    f"{metrics['map_mb']:.2f} MB",
+                    _minutes(mapping_seconds(folder)),
+                    _minutes(metrics["training"]["seconds"]),
+                )
+                if number == 0
+                else ("", "", "")
+            )
             table.add_row(
-                metrics["method"] if number == 0 else "", f"{group['queries']} {condition}", str(group["localized"]),
-                *(_percent(group, i) for i in range(len(metrics["thresholds"]))), _medians(group, metrics["unit"]),
-                once[0], f"{group['ms']['total']:.0f} ms", once[1], once[2],
+                metrics["method"] if number == 0 else "",
+                f"{group['queries']} {condition}",
+                str(group["localized"]),
+                *(_percent(group, i) for i in range(len(metrics["thresholds"]))),
+                _medians(group, metrics["unit"]),
+                once[0],
+                f"{group['ms']['total']:.0f} ms",
+                once[1],
+                once[2],
             )
     return table
 

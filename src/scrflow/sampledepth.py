@@ -46,12 +46,16 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
     buffer = load_buffer(shards)
     result = triangulate_samples(buffer, load_graph(graph), config.depth, config.seed)
     share = float(torch.isfinite(result.depth[buffer.plain[buffer.view]]).float().mean())
-    log.info("depth known for %.0f %% of plain samples, %.0f %% of all; median relative sigma %.4f", 100 * share,
-             100 * float(torch.isfinite(result.depth).float().mean()), float(result.relative_sigma.nanmedian()))
+    log.info(
+        "depth known for %.0f %% of plain samples, %.0f %% of all; median relative sigma %.4f",
+        100 * share,
+        100 * float(torch.isfinite(result.depth).float().mean()),
+        float(result.relative_sigma.nanmedian()),
+    )
     if share < 0.05:
         raise ScrflowError(
-            f"{shards[0].parent}: only {100 * share:.1f} % of the samples could be triangulated from the mapping poses; "
-            "poses and intrinsics of the mapping images do not fit together (are they camera-to-world, or of another size?)"
+            f"{shards[0].parent}: only {100 * share:.1f} % of the samples could be triangulated; "
+            "poses and intrinsics of the mapping images do not fit together (camera-to-world? another size?)"
         )
     inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
     stamp = Stamp.make("sample-depth", config, code_version("sampledepth"), graph=graph, **inputs)
@@ -65,8 +69,12 @@ def load_sample_depth(path: Path, samples: int) -> SampleDepth:
     """The depths of a buffer of that many samples. ScrflowError when the file belongs to another buffer."""
     with open_h5(path, "sample-depth") as f:
         if len(f["depth"]) != samples:
-            raise ScrflowError(f"{path}: for a buffer of {len(f['depth'])} samples, this one has {samples}; delete it and run again")
-        return SampleDepth(*(torch.from_numpy(f[k][:]) for k in ("depth", "relative_sigma")), torch.from_numpy(f["matches"][:]).long())
+            raise ScrflowError(
+                f"{path}: for a buffer of {len(f['depth'])} samples, this one has {samples}; delete it and run again"
+            )
+        return SampleDepth(
+            *(torch.from_numpy(f[k][:]) for k in ("depth", "relative_sigma")), torch.from_numpy(f["matches"][:]).long()
+        )
 
 
 def triangulate_samples(buffer: Buffer, graph: Graph, config: SampleDepthConfig, seed: int) -> SampleDepth:
@@ -121,7 +129,9 @@ def _match(
         plain_view.setdefault(int(buffer.image[v]), v)
     missing = set(range(len(buffer.names))) - set(plain_view)
     if missing:
-        raise ScrflowError("depths need a plain copy of every mapping image: set buffer.plain_copies to 1 in the encoder's config")
+        raise ScrflowError(
+            "depths need a plain copy of every mapping image: set buffer.plain_copies to 1 in the encoder's config"
+        )
     R, t = buffer.cam_from_world[:, :, :3], buffer.cam_from_world[:, :, 3]
     firsts, seconds = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
     for i, j in track(pairs, "matching covisible images"):
@@ -184,7 +194,7 @@ class _TwoView:
         return torch.linalg.vector_norm(seen - self.target, dim=1) * self.focal, u[:, 2]
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nearness [M] by each match alone (linear least squares), and its parallax [M] in pixels per unit of nearness."""
+        """Nearness [M] by each match alone (linear least squares), and its parallax [M] in px per unit of it."""
         slope = self.p[:, :2] - self.target * self.p[:, 2:]
         value = self.target * self.q[:, 2:] - self.q[:, :2]
         w = (slope * value).sum(1) / slope.pow(2).sum(1).clamp(min=1e-24)
@@ -193,7 +203,7 @@ class _TwoView:
 
 
 def _consensus(geometry: _TwoView, a: torch.Tensor, samples: int, max_residual_px: float) -> torch.Tensor:
-    """For each sample the nearness [N], among some of its matches' own, that most of its matches agree with; NaN if none."""
+    """For each sample the nearness [N], among its matches' own, that most of its matches agree with; NaN if none."""
     own, parallax = geometry.solve()
     count = torch.bincount(a, minlength=samples)
     begin = torch.cat([torch.zeros(1, dtype=torch.long), count.cumsum(0)[:-1]])
@@ -205,7 +215,12 @@ def _consensus(geometry: _TwoView, a: torch.Tensor, samples: int, max_residual_p
         candidate = torch.where(some, own[pick] if len(own) else torch.zeros(samples, dtype=torch.float64), torch.nan)
         residual, depth = geometry.residual(candidate[a])
         # parallax is per unit of nearness; times the nearness it is scale-free
-        vote = (residual < max_residual_px) & (depth > 0) & (candidate[a] > 0) & (parallax * candidate[a] > _MIN_PARALLAX_PX)
+        vote = (
+            (residual < max_residual_px)
+            & (depth > 0)
+            & (candidate[a] > 0)
+            & (parallax * candidate[a] > _MIN_PARALLAX_PX)
+        )
         votes = torch.zeros(samples).index_add_(0, a, vote.float())
         better = some & (votes > best_votes)
         best = torch.where(better, candidate, best)

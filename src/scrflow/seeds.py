@@ -18,7 +18,7 @@ def numpy_generator(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng(derived_seed(seed, *names))
 
 
-def torch_generator(seed: int, *names: object):  # noqa: ANN201 - torch is imported only where it is used
+def torch_generator(seed: int, *names: object):
     """Torch's CPU generator of that name."""
     import torch
 

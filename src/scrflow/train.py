@@ -59,13 +59,20 @@ def train_head(
     samples = Samples.load(config, buffer, graph, encoding, depth).to(chosen)
     torch.manual_seed(derived_seed(config.seed, "train.init"))
     head = Head(samples.dim_in, config.head, cluster_centres(buffer, config.head.clusters, config.seed)).to(chosen)
-    log.info("training on %s: %d samples of %d images, head of %.2f M parameters", chosen, len(buffer.view),
-             len(buffer.names), sum(p.numel() for p in head.parameters()) / 1e6)
+    log.info(
+        "training on %s: %d samples of %d images, head of %.2f M parameters",
+        chosen,
+        len(buffer.view),
+        len(buffer.names),
+        sum(p.numel() for p in head.parameters()) / 1e6,
+    )
     trainer = Trainer(config, head, samples, chosen)
     trainer.resume(checkpoint, stamp.digest)
     trainer.run(checkpoint, stamp.digest)
 
-    state = {k: v.half() if v.is_floating_point() and k != "decoder.centres" else v for k, v in head.state_dict().items()}
+    state = {
+        k: v.half() if v.is_floating_point() and k != "decoder.centres" else v for k, v in head.state_dict().items()
+    }
     write_text(history, "".join(json.dumps(line) + "\n" for line in trainer.history))
     write_safetensors(out, state, stamp, {"dim_in": str(samples.dim_in)})
     checkpoint.unlink(missing_ok=True)
@@ -111,7 +118,12 @@ class Samples:
         """Everything that the config asks for, checked against the buffer. ScrflowError for what is missing."""
         use = config.global_encoding
         samples = cls(
-            buffer.descriptor, buffer.pixel, buffer.view, buffer.image, buffer.K.float(), buffer.cam_from_world.float(),
+            buffer.descriptor,
+            buffer.pixel,
+            buffer.view,
+            buffer.image,
+            buffer.K.float(),
+            buffer.cam_from_world.float(),
             config.target_depth,
         )
         if use.name is not None:
@@ -130,7 +142,9 @@ class Samples:
             for i in range(len(count)):
                 table[i, 1 : 1 + count[i]] = g.csr.indices[g.csr.indptr[i] : g.csr.indptr[i + 1]]
             samples = replace(
-                samples, neighbours=torch.from_numpy(table).long(), neighbour_count=torch.from_numpy(count + 1).long(),
+                samples,
+                neighbours=torch.from_numpy(table).long(),
+                neighbour_count=torch.from_numpy(count + 1).long(),
                 neighbour_share=use.neighbour_share,
             )
         if config.training.loss.known_depth or config.training.mix_share > 0:
@@ -299,28 +313,44 @@ class Trainer:
         pools = [torch.nonzero(known).flatten(), torch.nonzero(~known).flatten()]
         first = round(t.known_share * t.batch_size)
         # a pool that is empty leaves its share to the other
-        counts = [t.batch_size, 0] if not len(pools[1]) else [0, t.batch_size] if not len(pools[0]) else [first, t.batch_size - first]
+        counts = (
+            [t.batch_size, 0]
+            if not len(pools[1])
+            else [0, t.batch_size]
+            if not len(pools[0])
+            else [first, t.batch_size - first]
+        )
         return [Stream(pool, count) for pool, count in zip(pools, counts, strict=True) if count]
 
     def _record(self, loss: float, error_px: torch.Tensor) -> str:
         if not math.isfinite(loss):
             raise ScrflowError(f"training: the loss is {loss} at step {self.step}; lower training.lr_max")
         line = {
-            "step": self.step, "loss": round(loss, 5), "median_error_px": round(float(error_px.median()), 4),
+            "step": self.step,
+            "loss": round(loss, 5),
+            "median_error_px": round(float(error_px.median()), 4),
             "inlier_share": round(float((error_px < 10).float().mean()), 5),
-            "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 3),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(self.seconds, 3),
         }
         self.history.append(line)
-        return f"loss {line['loss']:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
+        return (
+            f"loss {line['loss']:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
+        )
 
     # -- checkpoint
 
     def save(self, path: Path, digest: str) -> None:
         """Everything that the next step depends on."""
         state: dict[str, Any] = {
-            "digest": digest, "head": self.head.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(), "streams": [(s.order, s.position) for s in self.streams],
-            "step": self.step, "seconds": self.seconds, "history": self.history,
+            "digest": digest,
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "streams": [(s.order, s.position) for s in self.streams],
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -350,8 +380,8 @@ class Trainer:
 
 
 def one_cycle(progress: float, config: TrainingConfig) -> float:
-    """Learning rate at ``progress`` in 0..1 (Smith and Topin 2017): a cosine from lr_start up to lr_max over the warm-up,
-    then one down to a thousandth of lr_start."""
+    """Learning rate at ``progress`` in 0..1 (Smith and Topin 2017): a cosine from lr_start up to lr_max over the
+    warm-up, then one down to a thousandth of lr_start."""
 
     def cosine(start: float, end: float, t: float) -> float:
         return end + (start - end) * 0.5 * (1 + math.cos(math.pi * t))

@@ -1,4 +1,4 @@
-"""Encoding one photo, plain or augmented: keypoints undistorted into the pinhole image of a view, and their descriptors."""
+"""Encoding one photo, plain or augmented: keypoints, undistorted into the pinhole image of a view, and descriptors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from scrflow.augment import Augmentation, inside, roll_rotation, to_photo_pixels, warp
-from scrflow.encoders.base import LocalEncoder
 from scrflow.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
+from scrflow.encoders.base import LocalEncoder
 from scrflow.images import resized_to_short_side, to_tensor
 
 

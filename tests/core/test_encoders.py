@@ -85,7 +85,10 @@ def test_same_image_same_bytes(name):
 )
 def test_matches_obey_the_known_poses(name, matches, median_px):
     names = ["seq-01/frame-000160.color.jpg", "seq-01/frame-000168.color.jpg"]
-    lines = {line.split()[0]: [float(v) for v in line.split()[1:]] for line in open(KITCHEN / "poses_sfm.txt")}
+    lines = {
+        line.split()[0]: [float(v) for v in line.split()[1:]]
+        for line in (KITCHEN / "poses_sfm.txt").read_text().splitlines()
+    }
     views, poses = [], []
     for image in names:
         *pose, f = lines[image]

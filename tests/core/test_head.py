@@ -25,7 +25,9 @@ def test_homogeneous_offset(w_hat):
 
 def test_zero_is_unit_scale():
     # eq. 7's beta is chosen so that w_hat = 0 gives w = 1
-    np.testing.assert_allclose(HomogeneousOffset(0.01, 4.0)(torch.tensor([[1.0, 2.0, 3.0, 0.0]])), [[1, 2, 3]], rtol=1e-6)
+    np.testing.assert_allclose(
+        HomogeneousOffset(0.01, 4.0)(torch.tensor([[1.0, 2.0, 3.0, 0.0]])), [[1, 2, 3]], rtol=1e-6
+    )
 
 
 def test_decoder_is_a_convex_combination_plus_offset():

@@ -38,5 +38,7 @@ class Aliked:
         order = torch.argsort(out.keypoint_scores, descending=True, stable=True)[: self._max_keypoints]
         # kornia gives pixel indices: the centre of the top-left pixel is (0, 0)
         return LocalFeatures(
-            out.keypoints[order].float() + 0.5, F.normalize(out.descriptors[order].float(), dim=1), out.keypoint_scores[order]
+            out.keypoints[order].float() + 0.5,
+            F.normalize(out.descriptors[order].float(), dim=1),
+            out.keypoint_scores[order],
         )

@@ -17,7 +17,9 @@ class Sift:
 
     dim = 128
 
-    def __init__(self, max_keypoints: int, upright: bool = False, peak_threshold: float = 0.0067, first_octave: int = -1):
+    def __init__(
+        self, max_keypoints: int, upright: bool = False, peak_threshold: float = 0.0067, first_octave: int = -1
+    ):
         options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
         options.sift.max_num_features = max_keypoints
         options.sift.upright = upright
@@ -39,4 +41,3 @@ class Sift:
         d = torch.nn.functional.normalize(d, dim=1)
         k = torch.from_numpy(keypoints[order])
         return LocalFeatures(k[:, :2].contiguous(), d, k[:, 2].contiguous())
-
