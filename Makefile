@@ -55,12 +55,12 @@ test: $(READY_DEV) lint node2vec-env ## all checks and tests
 lint: $(READY_DEV) ## formats and static checks
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/snakefmt --check --quiet Snakefile rules
+	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
 format: $(READY_DEV) ## rewrite the code in the project's format
 	$(BIN)/ruff format $(CODE)
-	$(BIN)/snakefmt --quiet Snakefile rules
+	$(BIN)/snakefmt Snakefile rules
 
 schema: $(READY) ## workflow/schemas from the typed config
 	$(BIN)/scrflow schema

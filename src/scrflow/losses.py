@@ -79,7 +79,7 @@ def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> 
 
 
 def log_loss(error_px: Tensor, tau: float) -> Tensor:
-    """tau log(1 + e / tau): robust, but it never stops pulling as the tanh does: a triangulated point is rarely wrong."""
+    """tau log(1 + e / tau): robust, yet it never stops pulling: triangulated points are rarely wrong."""
     return tau * torch.log1p(error_px / tau)
 
 

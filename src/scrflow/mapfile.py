@@ -48,7 +48,7 @@ def write_map(
     metadata = {
         "config": config.model_dump_json(),
         "names": json.dumps(names),
-        "dim_in": read_safetensors_metadata(head)["dim_in"],
+        **{key: read_safetensors_metadata(head)[key] for key in ("dim_in", "output_unit")},
     }
     inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
     if encoding is not None and not config.own_encoding:
@@ -77,7 +77,7 @@ def load_map(path: Path) -> Map:
 
     try:
         state = {k: v.float() for k, v in part("head.").items()}
-        head = Head(int(metadata["dim_in"]), config.head, state["decoder.centres"])
+        head = Head(int(metadata["dim_in"]), config.head, state["decoder.centres"], float(metadata["output_unit"]))
         head.load_state_dict(state, strict=True)
         retriever = None
         if config.retrieval is not None:

@@ -58,7 +58,9 @@ def train_head(
     buffer = load_buffer(shards)
     samples = Samples.load(config, buffer, graph, encoding, depth).to(chosen)
     torch.manual_seed(derived_seed(config.seed, "train.init"))
-    head = Head(samples.dim_in, config.head, cluster_centres(buffer, config.head.clusters, config.seed)).to(chosen)
+    unit = output_unit(samples.known)
+    centres = cluster_centres(buffer, config.head.clusters, config.seed)
+    head = Head(samples.dim_in, config.head, centres, unit).to(chosen)
     log.info(
         "training on %s: %d samples of %d images, head of %.2f M parameters",
         chosen,
@@ -74,8 +76,16 @@ def train_head(
         k: v.half() if v.is_floating_point() and k != "decoder.centres" else v for k, v in head.state_dict().items()
     }
     write_text(history, "".join(json.dumps(line) + "\n" for line in trainer.history))
-    write_safetensors(out, state, stamp, {"dim_in": str(samples.dim_in)})
+    write_safetensors(out, state, stamp, {"dim_in": str(samples.dim_in), "output_unit": repr(unit)})
     checkpoint.unlink(missing_ok=True)
+
+
+def output_unit(known: SampleDepth | None) -> float:
+    """The length that the head's number 1 stands for: the median known depth, so that a fresh head speaks of distances
+    of the scene's own size; 1 as in the papers where no depth is known."""
+    if known is None:
+        return 1.0
+    return round(float(known.depth.nanmedian()), 3)
 
 
 def cluster_centres(buffer: Buffer, clusters: int, seed: int) -> torch.Tensor:
