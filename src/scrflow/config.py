@@ -488,7 +488,7 @@ class Project:
         self.dir = Path(config_dir)
         over = dict(overrides or {})
         self._over = {kind: over.pop(kind, None) or {} for kind in ("scenes", "encoders", "methods")}
-        values = _merge(_read_yaml(self.dir / "config.yaml"), over)
+        values = deep_merge(_read_yaml(self.dir / "config.yaml"), over)
         self.config: GlobalConfig = _validate(GlobalConfig, values, self.dir / "config.yaml")
         self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
         self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
@@ -503,7 +503,7 @@ class Project:
                 raise ScrflowError(
                     f"override {kind}.{name}: no {self.dir}/{kind}/{name}.yaml; there are {', '.join(raw)}"
                 )
-            raw[name] = _merge(raw[name], values)
+            raw[name] = deep_merge(raw[name], values)
 
         def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
             if name in trail:
@@ -513,7 +513,7 @@ class Project:
                 return raw[name]
             if base not in raw:
                 raise ScrflowError(f"{files[name]}: key extends: no {kind} named {base!r}; there are {', '.join(raw)}")
-            return _merge(resolve(base, (*trail, name)), raw[name])
+            return deep_merge(resolve(base, (*trail, name)), raw[name])
 
         return {name: _validate(model, resolve(name, ()), files[name]) for name in raw}
 
@@ -665,12 +665,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Values of ``over`` on top of ``base``, dictionaries merged key by key."""
     out = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merge(out[key], value) if both else value
+        out[key] = deep_merge(out[key], value) if both else value
     return out
 
 
