@@ -283,6 +283,13 @@ class HeadConfig(Strict):
     frequencies: int = Field(16, ge=1)
     period: float = Field(2048.0, gt=0, description="longest period of the encoding of y0, in the scene's unit")
 
+    @model_validator(mode="after")
+    def _encoding_fits(self) -> HeadConfig:
+        needed = 6 * self.frequencies  # sine and cosine of three coordinates
+        if self.refine_blocks and self.width < needed:
+            raise ValueError(f"width must be at least {needed}: the encoding of y0 has 6 * frequencies channels")
+        return self
+
 
 class LossConfig(Strict):
     """Loss terms and their schedules (GLACE eq. 3-4; DESIGN: Loss)."""

@@ -94,10 +94,7 @@ class HeadOutput:
 
 
 class Head(nn.Module):
-    """Input block, residual blocks, decoder (y0); with ``refine_blocks``: encoded y0, more blocks, an offset (y).
-
-    Raises ValueError when the encoding of y0 does not fit into ``width``.
-    """
+    """Input block, residual blocks, decoder (y0); with ``refine_blocks``: encoded y0, more blocks, an offset (y)."""
 
     def __init__(self, dim_in: int, config: HeadConfig, centres_K3: Tensor, unit: float = 1.0):
         super().__init__()
@@ -108,10 +105,6 @@ class Head(nn.Module):
         self.refine = nn.ModuleList([ResidualBlock(width, width, hidden) for _ in range(config.refine_blocks)])
         if config.refine_blocks:
             self.encoding = PositionalEncoding(config.frequencies, config.period)
-            if self.encoding.dim > width:
-                raise ValueError(
-                    f"width {width} is less than the {self.encoding.dim} channels that the encoding of y0 needs"
-                )
             self.refiner = Decoder(width, torch.zeros(1, 3), config.scale_min, config.scale_max, unit)
 
     def forward(self, encoding: Tensor) -> HeadOutput:

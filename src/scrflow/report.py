@@ -28,6 +28,7 @@ FILES = {
 _NOT_MAPPING = ("download_scene", "localize_queries", "evaluate_poses", "choose_poses")
 _NAMES_SHOWN = 5
 _PLAIN_WIDTH = 200
+_MIN_WIDTH = 112
 
 
 def print_summary(folders: list[Path]) -> None:
@@ -39,6 +40,9 @@ def print_summary(folders: list[Path]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PLAIN_WIDTH, color_system=None, emoji=False)
+    elif console.width < _MIN_WIDTH:
+        # a line that the terminal wraps can be read, a column cut to dots cannot
+        console = Console(highlight=False, width=_MIN_WIDTH)
     runs = [(Path(folder), read_json(Path(folder) / "metrics.json", "metrics")) for folder in folders]
     for (_, _), group in groupby(runs, lambda run: (run[1]["scene"], run[1]["thresholds"])):
         members = list(group)
@@ -81,7 +85,7 @@ def _made_map(folder: Path, recipe: dict[str, Any], rule: str, wildcard: str) ->
     if rule == "build_retrieval":
         made = _recipe(folder.parent / "retrieval" / f"{wildcard}.safetensors").get("retrieval")
         return wildcard == encoding or (made is not None and made == recipe["retrieval"])
-    if rule in ("fit_pca", "fill_buffer"):
+    if rule in ("fit_pca", "fill_buffer", "triangulate_samples"):
         encoder = wildcard.rpartition("-")[0] if rule == "fill_buffer" else wildcard  # ENCODER-SHARD
         made = _recipe(folder.parent / "local" / encoder / "pca.safetensors").get("extractor")
         return made == recipe["extractor"]

@@ -87,5 +87,6 @@ def test_published_size():
 
 
 def test_too_narrow_for_the_encoding():
-    with pytest.raises(ValueError, match="96 channels"):
-        Head(32, HeadConfig(width=64), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="width must be at least 96"):
+        HeadConfig(width=64)
+    assert HeadConfig(width=64, refine_blocks=0).width == 64
