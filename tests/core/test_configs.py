@@ -26,8 +26,7 @@ def test_method(name):
 
 @pytest.mark.parametrize("size", ["", "-cpu"])
 def test_the_papers_methods_are_what_they_are(size):
-    """ACE has no global encoding and one cluster, GLACE diffuses a retrieval feature, R-SCoRe takes neighbours' Node2Vec
-    and refines."""
+    """ACE: no global encoding. GLACE: a diffused retrieval feature. R-SCoRe: Node2Vec of neighbours, and refinement."""
     ace, glace, rscore = (PROJECT.method(f"{name}{size}") for name in ("ace", "glace", "rscore"))
     assert ace.global_encoding.name is None and ace.head.clusters == 1 and ace.head.refine_blocks == 0
     assert glace.global_encoding.name in PROJECT.config.retrieval and glace.global_encoding.noise == 0.1
