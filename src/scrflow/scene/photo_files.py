@@ -19,7 +19,10 @@ def list_photos(folder: Path) -> list[str]:
     """Names of the photos under ``folder``, relative to it, sorted; ScrflowError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ScrflowError(f"{folder}: no such folder of photos; mend key source.images")
+        raise ScrflowError(
+            f"{folder}: no such folder of photos; put them there (the scene's config says where they come from), "
+            "or mend key source.images"
+        )
     names = sorted(
         p.relative_to(folder).as_posix()
         for p in folder.rglob("*")
