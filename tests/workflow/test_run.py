@@ -122,20 +122,29 @@ def test_two_workflows_at_once(project: Project):
         kill(first)
 
 
+# what is asked for, and what appears when the stage to be killed has begun (training: when it has a checkpoint)
+STAGES = [
+    ("scene/scene.json", "logs/build_scene.log"),
+    ("covisibility.npz", "logs/build_graph.log"),
+    ("encodings/node2vec.h5", "logs/embed_graph/node2vec.log"),
+    ("retrieval/vlad.safetensors", "logs/build_retrieval/vlad.log"),
+    ("local/small/pca.safetensors", "logs/fit_pca/small.log"),
+    ("local/small/buffer-1.h5", "logs/fill_buffer/small-1.log"),
+    ("quick/head.safetensors", "quick/checkpoint.pt"),
+    ("quick/map.safetensors", "logs/write_map/quick.log"),
+    ("quick/poses.txt", "logs/localize_queries/quick.log"),
+    ("quick/metrics.json", "logs/evaluate_poses/quick.log"),
+]
+
+
 def test_same_seed_same_bytes_and_killed_runs_complete(finished: Project, project: Project):
     """SIGKILL to Snakemake and all its jobs in one stage after the other; the same command goes on each time."""
     results = project.folder / "results/tiny"
-    for moment in (
-        "logs/build_scene.log",
-        "logs/fill_buffer/small-1.log",
-        "quick/checkpoint.pt",
-        "logs/localize_queries/quick.log",
-        "logs/evaluate_poses/quick.log",
-    ):
-        run = project.start(POSES)
-        wait_for(lambda moment=moment: (results / moment).exists(), run)
+    for target, sign in STAGES:
+        run = project.start(f"results/tiny/{target}")
+        wait_for(lambda sign=sign: (results / sign).exists(), run)
         kill(run)
-        assert not (results / "poses.txt").exists()
+        assert not (results / target).exists(), f"{target} was done before it could be killed"
     project.snakemake(POSES)
     assert project.read(POSES) == finished.read(POSES)
     assert project.read("results/tiny/quick/head.safetensors") == finished.read("results/tiny/quick/head.safetensors")
