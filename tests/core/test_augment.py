@@ -34,8 +34,8 @@ def test_a_dot_comes_back_to_where_it_was(degrees, scale):
     image = warp(dot(200.3, 90.8), a)
     found = centroid(image)
     back = to_photo_pixels(found[None], (320, 240), (image.shape[2], image.shape[1]), a)[0]
-    # measured: at most 0.012 px (bicubic resampling of a blob of 3 px)
-    np.testing.assert_allclose(back, [200.3, 90.8], atol=0.03)
+    # measured: at most 0.0014 px
+    np.testing.assert_allclose(back, [200.3, 90.8], atol=0.01)
 
 
 class _OneDot:

@@ -30,7 +30,7 @@ def test_depths_are_found(noise_px, tolerance):
     result = triangulate_samples(buffer, graph(), CONFIG, seed=1)
     known = torch.isfinite(result.depth).numpy()
     plain = buffer.plain[buffer.view].numpy()
-    # measured: 99.4 % and 98 % of plain samples without and with noise
+    # measured: every plain sample; median error 4e-8 and 0.0018 without and with noise
     assert known[plain].mean() > 0.95
     error = np.abs(result.depth.numpy() / true_depths(buffer, points, point_of) - 1)[known]
     assert np.median(error) < tolerance
@@ -43,6 +43,7 @@ def test_sigma_tells_the_error():
     known = torch.isfinite(result.depth).numpy() & buffer.plain[buffer.view].numpy()
     error = np.abs(result.depth.numpy() / true_depths(buffer, points, point_of) - 1)[known]
     ratio = np.median(error / result.relative_sigma.numpy()[known])
+    # measured: 0.98
     # the sigma counts the matches' noise of 1 px robustly and not the sample's own: the right order of magnitude
     assert 0.2 < ratio < 2
 

@@ -71,7 +71,7 @@ def test_known_depths_speed_it_up(inputs, tmp_path):
     known = stage(120, RSCORE.model_copy(update={"known_depth": True}), mix_share=0.5, known_share=0.9)
     _, with_depth = train(known, inputs, tmp_path / "known")
     _, without = train(stage(120), inputs, tmp_path / "unknown")
-    # measured: 8.6 px against 17.5 px
+    # measured: 80 px against 139 px
     assert with_depth[-1]["median_error_px"] < without[-1]["median_error_px"]
 
 
