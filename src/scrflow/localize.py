@@ -96,7 +96,7 @@ class Localizer:
             )
         xyz = self._coordinates(view, encodings)  # [k, N, 3]
         clock.lap("head")
-        estimates = self._poses(photo, view, xyz)
+        estimates = self._poses(view, xyz)
         counts = [0 if e is None else int(e.inliers.sum()) for e in estimates]
         best = int(np.argmax(counts))
         clock.lap("pose")
@@ -139,7 +139,7 @@ class Localizer:
         x = torch.cat([encodings.to(self._device).repeat_interleave(count, 0), local.repeat(k, 1)], 1)
         return self._head(x).xyz_world.double().view(k, count, 3).cpu().numpy()
 
-    def _poses(self, photo: Image.Image, view: EncodedView, xyz: np.ndarray) -> list[PoseEstimate | None]:
+    def _poses(self, view: EncodedView, xyz: np.ndarray) -> list[PoseEstimate | None]:
         # the threshold is in pixels of the encoded image, as the papers have it
         def one(h: int) -> PoseEstimate | None:
             return estimate_pose(

@@ -26,7 +26,7 @@ from scrflow.seeds import torch_generator
 
 _CANDIDATES = 6  # depths tried for a sample before refinement, each from one of its matches
 _ITERATIONS = 3  # Gauss-Newton steps on the depth
-# of plain samples: real scenes gave 38 to 65 %, sparse ones give less; wrong poses leave only chance matches
+# of plain samples: the four scenes of config/scenes gave 38 to 64 %; wrong poses leave only chance matches
 _STOP_SHARE, _WARN_SHARE = 0.01, 0.1
 _MIN_PARALLAX_PX = 5.0  # pixels that a match moves for a doubling of nearness: fewer say nothing about depth
 

@@ -32,12 +32,11 @@ def encode_view(
     short_side: int,
     max_keypoints: int,
     augmentation: Augmentation | None = None,
-    rng: np.random.Generator | None = None,
 ) -> EncodedView:
     """Encode a photo at ``short_side`` px.
 
-    Keypoints that fall outside the photo, or where the distortion cannot be inverted, are dropped. With ``rng`` the
-    ``max_keypoints`` are a uniform draw among those found, otherwise the best ones.
+    Keypoints that fall outside the photo, or where the distortion cannot be inverted, are dropped; of the others the
+    ``max_keypoints`` best are kept.
     """
     a = augmentation or Augmentation()
     resized = resized_to_short_side(photo, short_side)
@@ -49,9 +48,7 @@ def encode_view(
     height, width = image.shape[1:]
     pixels = to_photo_pixels(features.keypoints_px.numpy(), resized.size, (width, height), a)
     rays = rays_from_pixels(camera, pixels)
-    keep = np.flatnonzero(inside(pixels, resized.size) & np.isfinite(rays).all(1))
-    if len(keep) > max_keypoints:
-        keep = keep[:max_keypoints] if rng is None else np.sort(rng.choice(keep, max_keypoints, replace=False))
+    keep = np.flatnonzero(inside(pixels, resized.size) & np.isfinite(rays).all(1))[:max_keypoints]
     K = pinhole_matrix(camera)
     K = np.diag([a.scale, a.scale, 1.0]) @ K
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
