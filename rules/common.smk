@@ -91,6 +91,10 @@ STAGE_WILDCARDS = {
 }
 
 
+def scene_code(wildcards):
+    return code_version("scene.build", f"scene.readers.{project.scene(wildcards.scene).source.reader}")
+
+
 def encoder_code(stage):
     """Code version of a stage and of the extractor of its wildcard ``encoder``."""
 

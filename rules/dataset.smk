@@ -49,7 +49,7 @@ rule build_scene:
         runtime=60,
     params:
         config=stage_config("scene"),
-        code=code_version("scene.build"),
+        code=scene_code,
         root=scene_root,
     message:
         "{wildcards.scene}: reading the scene"

@@ -24,7 +24,7 @@ def code_version(*modules: str) -> str:
     todo = list(modules)
     while todo:
         name = todo.pop()
-        if name not in seen and name not in _NEUTRAL:
+        if name not in seen and name.split(".")[0] not in _NEUTRAL:
             seen.add(name)
             todo.extend(_imports(name))
     text = "".join(f"{name}:{_digest(name)}\n" for name in sorted(seen))

@@ -22,14 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from scrflow.config import (
-    ColmapSource,
-    DsacSource,
-    NerfstudioSource,
-    PhotosSource,
-    PoseListSource,
-    SceneConfig,
-)
+from scrflow.config import SceneConfig
 from scrflow.errors import ScrflowError
 
 STATE = Path(".snakemake")  # of the working directory; Snakemake's own
@@ -235,20 +228,5 @@ def source_files(scene: SceneConfig, root: Path) -> list[str]:
     Only those that are there; the scene stage says what is missing. Photos of the other datasets are known by their
     checksums in scene.json.
     """
-    source, split = scene.source, scene.split
-    listed = [root / name for name in (split.mapping, *split.queries.values()) if name]
-    if isinstance(source, ColmapSource):
-        names = [
-            f"{part}{end}" for part in ("cameras", "images", "points3D", "rigs", "frames") for end in (".bin", ".txt")
-        ]
-        listed += [root / source.model / name for name in names]
-    elif isinstance(source, NerfstudioSource):
-        listed.append(root / source.transforms)
-    elif isinstance(source, PoseListSource):
-        listed.append(root / source.poses)
-    elif isinstance(source, DsacSource):
-        for part in (source.mapping, source.queries):
-            listed += sorted((root / part / "poses").glob("*")) + sorted((root / part / "calibration").glob("*"))
-    elif isinstance(source, PhotosSource):
-        listed += sorted(p for p in (root / source.images).rglob("*") if not p.name.startswith("."))
-    return [str(path) for path in dict.fromkeys(listed) if path.is_file()]
+    listed = [root / name for name in (scene.split.mapping, *scene.split.queries.values()) if name]
+    return [str(path) for path in dict.fromkeys([*listed, *scene.source.files(root)]) if path.is_file()]

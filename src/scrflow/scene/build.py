@@ -12,7 +12,7 @@ from scrflow.config import SceneStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.scene.model import Query, View, read_query_list, write_scene
 from scrflow.scene.photo_files import every_nth
-from scrflow.scene.readers import READERS, Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
 from scrflow.scene.validate import (
     check_camera,
     check_images,
@@ -37,7 +37,7 @@ def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | Non
         raise ScrflowError(
             f"{root}: no such folder of the scene; put the dataset there, or mend key root (or data_root)"
         )
-    collection = READERS[config.source.reader](config.source, root, sfm_model)
+    collection = read_source(config.source, root, sfm_model)
     check_unique((image.name for image in collection.images), str(collection.where))
     images = {image.name: image for image in collection.images}
     mapping_names, queries = _split(config.split, root, collection, images)
@@ -63,7 +63,7 @@ def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | Non
     write_scene(
         out,
         config=config,
-        code=code_version("scene.build"),
+        code=code_version("scene.build", reader_module(config.source.reader)),
         image_root=collection.image_root,
         unit=config.unit,
         mapping=mapping,

@@ -1,23 +1,25 @@
 """Readers: one module a dataset form, each with ``read(source, root, sfm_model) -> Collection``.
 
-A new form is one module here with one line in ``READERS``, and its keys as a model in scrflow/config.py (``Source``).
+A new form is one module here, named as its ``reader``, and its keys as a model in scrflow/config/sources.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-from typing import Any
 
-from scrflow.scene.readers import colmap, dsac, nerfstudio, photos, poselist
+from scrflow.config import Source
 from scrflow.scene.readers.base import Collection, SourceImage
 
-READERS: dict[str, Callable[[Any, Path, Path | None], Collection]] = {
-    "colmap": colmap.read,
-    "nerfstudio": nerfstudio.read,
-    "dsac": dsac.read,
-    "poselist": poselist.read,
-    "photos": photos.read,
-}
 
-__all__ = ["READERS", "Collection", "SourceImage"]
+def read_source(source: Source, root: Path, sfm_model: Path | None = None) -> Collection:
+    """All images that the dataset under ``root`` lists; ScrflowError, naming the file, for every fault in it."""
+    return importlib.import_module(f"scrflow.{reader_module(source.reader)}").read(source, root, sfm_model)
+
+
+def reader_module(reader: str) -> str:
+    """The package's module that reads this form (for code versions), relative to the package."""
+    return f"scene.readers.{reader}"
+
+
+__all__ = ["Collection", "SourceImage", "read_source", "reader_module"]

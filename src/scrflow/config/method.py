@@ -1,0 +1,119 @@
+"""config/methods: encoder, global encoding, head, training and localization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from scrflow.config.base import Strict
+
+
+class GlobalEncodingUse(Strict):
+    """What is joined to the local encoding, and how it is varied in training."""
+
+    name: str | None = Field(None, description="an encoding or retrieval feature named in config.yaml; null for ACE")
+    neighbour_share: float = Field(
+        0.0, ge=0, le=1, description="share of a batch whose g is a graph neighbour's (R-SCoRe: 0.5)"
+    )
+    noise: float = Field(0.0, ge=0, description="sigma of feature diffusion, before renormalising (GLACE: 0.1)")
+
+
+class HeadConfig(Strict):
+    """The scene-specific MLP (DESIGN: Head)."""
+
+    width: int = Field(768, ge=8)
+    hidden_ratio: float = Field(2.0, gt=0)
+    blocks: int = Field(3, ge=0, description="residual blocks between input block and decoder")
+    clusters: int = Field(50, ge=1)
+    scale_min: float = Field(0.01, gt=0, description="S_min of GLACE eq. 7")
+    scale_max: float = Field(4.0, gt=1, description="S_max of GLACE eq. 7")
+    refine_blocks: int = Field(2, ge=0, description="0: no refinement (ACE, GLACE)")
+    frequencies: int = Field(16, ge=1)
+    period: float = Field(2048.0, gt=0, description="longest period of the encoding of y0, in the scene's unit")
+
+    @model_validator(mode="after")
+    def _encoding_fits(self) -> HeadConfig:
+        needed = 6 * self.frequencies  # sine and cosine of three coordinates
+        if self.refine_blocks and self.width < needed:
+            raise ValueError(f"width must be at least {needed}: the encoding of y0 has 6 * frequencies channels")
+        return self
+
+
+class LossConfig(Strict):
+    """Loss terms and their schedules (GLACE eq. 3-4; DESIGN: Loss)."""
+
+    bandwidth_max: float = Field(50.0, gt=0, description="px")
+    bandwidth_min: float = Field(1.0, gt=0, description="px")
+    coarse: bool = Field(False, description="R-SCoRe's terms on y0")
+    coarse_bandwidth_max: float = Field(50.0, gt=0)
+    coarse_bandwidth_min: float = Field(1.0, gt=0)
+    depth_adjusted: bool = False
+    pull: bool = Field(False, description="pull y to y0 in the first half")
+    pull_margin: float = Field(0.1, ge=0)
+    min_depth: float = Field(0.1, gt=0)
+    max_depth: float = Field(1000.0, gt=0)
+    max_error_px: float = Field(1000.0, gt=0)
+    known_depth: bool = Field(
+        False,
+        description="samples with a triangulated depth are held to their 3D point (see sample_depth)",
+    )
+    min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
+
+
+class TrainingConfig(Strict):
+    """Optimisation."""
+
+    steps: int = Field(100_000, ge=1)
+    batch_size: int = Field(40960, ge=16)
+    accumulate: int = Field(1, ge=1, description="gradient accumulation: the optimiser steps every n-th batch")
+    lr_max: float = Field(3e-3, gt=0)
+    lr_start: float = Field(5e-4, gt=0)
+    warmup: float = Field(0.04, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    mix_share: float = Field(
+        0.0, ge=0, le=1, description="share of a batch whose descriptor is mixed with a matched one of the same point"
+    )
+    known_share: float | None = Field(
+        None, ge=0, le=1, description="share of a batch drawn from samples of known depth; null: as they come"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
+    checkpoint_every: int = Field(500, ge=1)
+    log_every: int = Field(50, ge=1)
+    loss: LossConfig = LossConfig()
+
+
+class LocalizeConfig(Strict):
+    """Pose of a query."""
+
+    hypotheses: int = Field(10, ge=1, description="retrieved mapping images whose g is tried (1 without g)")
+    max_keypoints: int = Field(5000, ge=16)
+    threshold_px: float = Field(10.0, gt=0)
+    iterations: int = Field(10_000, ge=10)
+    min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
+    refine_px: float | None = Field(
+        None, gt=0, description="final non-linear refinement: Cauchy scale; null: PoseLib's own"
+    )
+
+
+class MethodConfig(Strict):
+    """A method: encoder, global encoding, head, training, localization."""
+
+    extends: str | None = None
+    description: str
+    encoder: str
+    retrieval: str | None = Field(
+        None, description="a retrieval feature named in config.yaml; needed with a global encoding"
+    )
+    global_encoding: GlobalEncodingUse = GlobalEncodingUse()
+    head: HeadConfig = HeadConfig()
+    training: TrainingConfig = TrainingConfig()
+    localize: LocalizeConfig = LocalizeConfig()
+
+    @model_validator(mode="after")
+    def _retrieval_with_global(self) -> MethodConfig:
+        if self.global_encoding.name is not None and self.retrieval is None:
+            raise ValueError("a global encoding needs retrieval: the query's encoding is taken from retrieved images")
+        if self.global_encoding.name is None and self.localize.hypotheses != 1:
+            raise ValueError("localize.hypotheses must be 1 without a global encoding")
+        return self
