@@ -39,6 +39,7 @@ def one_of(names):
 
 wildcard_constraints:
     scene=one_of(project.scenes),
+    root=one_of(project.downloads()),
     method=one_of(project.methods),
     encoder=one_of(project.encoders),
     encoding=one_of(project.config.encodings),
@@ -75,6 +76,7 @@ def stage_config(name):
 
 
 STAGE_WILDCARDS = {
+    "download": ["root"],
     "sfm": ["scene"],
     "scene": ["scene"],
     "triangulate": ["scene"],
@@ -133,17 +135,15 @@ def scene_root(wildcards):
 
 def scene_sources(wildcards):
     """Files that make the scene; a scene that is to be downloaded has the marker of that instead."""
-    root = project.scene_root(wildcards.scene)
-    if root == Path("resources") / wildcards.scene:
-        return [f"resources/{wildcards.scene}.downloaded"]
-    return source_files(project.scene(wildcards.scene), root)
+    scene, root = project.scene(wildcards.scene), project.scene_root(wildcards.scene)
+    if root == Path("resources") / scene.root:
+        return [f"resources/{scene.root}.downloaded"]
+    return source_files(scene, root)
 
 
 def download_table(wildcards):
-    download = project.scene(wildcards.scene).download
-    if download is None:
-        raise WorkflowError(f"config/scenes/{wildcards.scene}.yaml: key download: not given, nothing to fetch")
-    return str(project.dir / "scenes" / download.files)
+    files = project.downloads()[wildcards.root].files
+    return str(project.dir / "scenes" / files) if files else []
 
 
 def is_bare_photos(scene):

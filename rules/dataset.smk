@@ -2,31 +2,33 @@
 
 
 localrules:
-    download_scene,
+    download_dataset,
 
 
-rule download_scene:
+# one download for all scenes with the same root
+rule download_dataset:
     input:
         table=download_table,
     output:
         # a marker, so that a broken transfer is not deleted but continued
-        marker="resources/{scene}.downloaded",
+        marker="resources/{root}.downloaded",
     log:
-        "results/{scene}/logs/download_scene.log",
+        "resources/{root}.log",
     benchmark:
-        "results/{scene}/benchmarks/download_scene.tsv"
+        "resources/{root}.tsv"
     conda:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
         mem_mb=500,
-        runtime=120,
+        runtime=1440,
     params:
-        folder="resources/{scene}",
+        config=stage_config("download"),
+        folder="resources/{root}",
     message:
-        "{wildcards.scene}: downloading"
+        "{wildcards.root}: downloading"
     script:
-        "../workflow/scripts/download_scene.py"
+        "../workflow/scripts/download_dataset.py"
 
 
 rule build_scene:

@@ -326,7 +326,7 @@ def test_mapping_seconds_counts_what_the_map_needed(tmp_path):
             "write_map/big",
             "localize_queries/big",
             "evaluate_poses/big",
-            "download_scene",
+            "choose_poses",
             "fill_buffer/xfeat-1of1",
         ]
     ):

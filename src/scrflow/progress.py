@@ -62,6 +62,11 @@ class meter:
             left = (self.total - self.done) / rate if rate else 0
             log.info("%s: %d of %d, %.0f s left%s", self.what, self.done, self.total, left, f", {note}" if note else "")
 
+    def advance_to(self, done: int) -> None:
+        """Steps up to ``done``."""
+        while self.done < done:
+            self._step()
+
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -25,7 +25,7 @@ FILES = {
     "map.safetensors": "all that a query needs",
 }
 # rules that no map's making counts: what follows it, and fetching the photos
-_NOT_MAPPING = ("download_scene", "localize_queries", "evaluate_poses", "choose_poses")
+_NOT_MAPPING = ("localize_queries", "evaluate_poses", "choose_poses")
 _NAMES_SHOWN = 5
 _PLAIN_WIDTH = 200
 _MIN_WIDTH = 112

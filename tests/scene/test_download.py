@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scrflow.errors import ScrflowError
-from scrflow.scene.download import download_scene, read_table
+from scrflow.scene.download import download_files, read_table
 
 HOST = "https://example.org/"
 
@@ -52,10 +52,10 @@ def test_files_arrive_with_their_checksum_and_stay(tmp_path):
         tmp_path, ("images/a.jpg", sha(b"photo"), HOST + "a"), ("lists/m.txt", sha(b"a.jpg\n"), "mapping.txt")
     )
     server = Server({HOST + "a": b"photo"})
-    download_scene(table, tmp_path / "out", server)
+    download_files(table, tmp_path / "out", server)
     assert (tmp_path / "out/images/a.jpg").read_bytes() == b"photo"
     assert (tmp_path / "out/lists/m.txt").read_text() == "a.jpg\n"
-    download_scene(table, tmp_path / "out", server)
+    download_files(table, tmp_path / "out", server)
     assert len(server.ranges) == 1
 
 
@@ -63,7 +63,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
     data = bytes(range(256)) * 1000
     table = write_table(tmp_path, ("a.bin", sha(data), HOST + "a"))
     server = Server({HOST + "a": data}, break_after=100_000)
-    download_scene(table, tmp_path / "out", server)
+    download_files(table, tmp_path / "out", server)
     assert (tmp_path / "out/a.bin").read_bytes() == data
     assert server.ranges == [None, "bytes=100000-"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.bin"]
@@ -72,7 +72,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
 def test_a_wrong_checksum_is_an_error_and_leaves_no_file(tmp_path):
     table = write_table(tmp_path, ("a.bin", sha(b"right"), HOST + "a"))
     with pytest.raises(ScrflowError, match=r"SHA-256 is .* expected .*a\.bin"):
-        download_scene(table, tmp_path / "out", Server({HOST + "a": b"wrong"}))
+        download_files(table, tmp_path / "out", Server({HOST + "a": b"wrong"}))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -81,7 +81,7 @@ def test_an_unreachable_source_says_what_to_do_by_hand(tmp_path):
     with pytest.raises(
         ScrflowError, match=r"https://example.org/a: cannot be downloaded \(HTTP 404.*out/a\.bin.*data_root"
     ):
-        download_scene(table, tmp_path / "out", Server({}))
+        download_files(table, tmp_path / "out", Server({}))
 
 
 def test_kept_lines_take_the_names_of_the_list(tmp_path):
@@ -89,7 +89,7 @@ def test_kept_lines_take_the_names_of_the_list(tmp_path):
     expected = b"seq/b.jpg 4 5\nseq/a.jpg 1 2\n"
     table = write_table(tmp_path, ("poses.txt", sha(expected), HOST + "p", "list.txt"))
     published = b"seq/a.png 1 2\r\nother/c.png 9 9\r\nseq/b.png 4  5\r\n"
-    download_scene(table, tmp_path / "out", Server({HOST + "p": published}))
+    download_files(table, tmp_path / "out", Server({HOST + "p": published}))
     assert (tmp_path / "out/poses.txt").read_bytes() == expected
 
 
@@ -115,7 +115,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out/images").symlink_to(tmp_path / "elsewhere")
     table = write_table(tmp_path, ("images/a", sha(b"x"), HOST + "a"))
     with pytest.raises(ScrflowError, match="symbolic link"):
-        download_scene(table, tmp_path / "out", Server({HOST + "a": b"x"}))
+        download_files(table, tmp_path / "out", Server({HOST + "a": b"x"}))
 
 
 @pytest.mark.parametrize("scene", ["fox", "redkitchen"])

@@ -163,7 +163,7 @@ def test_absent_photos_are_downloaded_or_named(project: Project):
 
     (project.folder / "config/scenes/tiny.tsv").write_text("path\tsha256\turl\n")
     project.write("config/scenes/tiny.yaml", {**scene, "download": {"files": "tiny.tsv"}})
-    assert project.planned("results/tiny/scene/scene.json") == {"download_scene": 1, "build_scene": 1}
+    assert project.planned("results/tiny/scene/scene.json") == {"download_dataset": 1, "build_scene": 1}
 
 
 # -------------------------------------------------------------------------------------------------------- other files

@@ -27,7 +27,7 @@ from scrflow.config.method import (
     TrainingConfig,
 )
 from scrflow.config.project import RESERVED, Project
-from scrflow.config.scene import Download, SceneConfig, SfmConfig, Split
+from scrflow.config.scene import Archive, Download, SceneConfig, SfmConfig, Split
 from scrflow.config.sources import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, Source
 from scrflow.config.stages import (
     BufferStage,
@@ -47,6 +47,7 @@ from scrflow.config.stages import (
 
 __all__ = [
     "RESERVED",
+    "Archive",
     "AugmentConfig",
     "BufferConfig",
     "BufferStage",

@@ -10,7 +10,7 @@ from scrflow.config.base import Strict, deep_merge, read_yaml, validate
 from scrflow.config.encoder import EncoderConfig
 from scrflow.config.features import GlobalConfig
 from scrflow.config.method import MethodConfig
-from scrflow.config.scene import SceneConfig
+from scrflow.config.scene import Download, SceneConfig
 from scrflow.config.stages import (
     BufferStage,
     CovisibilityStage,
@@ -98,8 +98,12 @@ class Project:
                 method.global_encoding.name,
                 {**self.config.encodings, **self.config.retrieval},
             )
+        sources: dict[str, str] = {}
         for name, scene in self.scenes.items():
             where = f"{self.dir}/scenes/{name}.yaml"
+            first = sources.setdefault(scene.root, name)
+            if scene.download != self.scenes[first].download:
+                raise ScrflowError(f"{where}: key download: differs from that of {first}, which has the same root")
             known(where, "method", scene.method, self.methods)
             known(where, "graph", scene.graph, self.config.graphs)
             if name in self.methods or name in RESERVED:
@@ -131,9 +135,16 @@ class Project:
         if scene.in_project:
             return Path(scene.root)
         local = self.data_root() / scene.root
-        return local if local.is_dir() or scene.download is None else Path("resources") / name
+        return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
+
+    def downloads(self) -> dict[str, Download]:
+        """Root of a dataset -> where it comes from; scenes with the same root share one download."""
+        return {s.root: s.download for s in self.scenes.values() if s.download is not None}
 
     # -- one method a stage: the subset of the config that the stage reads
+
+    def download_stage(self, root: str) -> Download:
+        return self.downloads()[root]
 
     def sfm_stage(self, scene: str) -> SfmStage:
         s = self.scene(scene)

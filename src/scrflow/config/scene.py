@@ -24,10 +24,36 @@ class Split(Strict):
         return self
 
 
-class Download(Strict):
-    """Where a scene comes from when it is not under data_root: a table of path, sha256 and url, one line a file."""
+class Archive(Strict):
+    """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz)."""
 
-    files: str = Field(description="TSV with columns path, sha256, url; relative to config/scenes")
+    url: str = Field(pattern=r"^https://")
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="not given: recorded at the first download, checked from then on"
+    )
+    into: str = Field(".", description="folder that it is unpacked in, relative to the scene's root")
+    nested: str | None = Field(
+        None, description="glob, in that folder, of archives in the archive; each is unpacked where it lies"
+    )
+    skip: tuple[str, ...] = Field((), description="globs of members that are left out")
+
+
+class Download(Strict):
+    """Where a dataset comes from when it is not under data_root."""
+
+    files: str | None = Field(
+        None, description="TSV with columns path, sha256, url, one line a file; relative to config/scenes"
+    )
+    archives: tuple[Archive, ...] = ()
+    page: str | None = Field(
+        None, pattern=r"^https://", description="where a person gets the dataset by hand, having agreed to its terms"
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Download:
+        if self.files is None and not self.archives and self.page is None:
+            raise ValueError("give files, archives or page")
+        return self
 
 
 class SfmConfig(Strict):

@@ -1,4 +1,5 @@
-"""Fetch the files of a scene from the sources that its table names, each checked by SHA-256.
+"""Fetch a dataset from the sources that its config names, everything checked by SHA-256: single files of a table, and
+archives, which are unpacked (see scrflow.scene.archives).
 
 The table is a TSV with the columns ``path`` (where the file goes, relative to the scene's folder), ``sha256``, ``url``
 and, optionally, ``keep``. An url without a scheme is a file of this project, relative to the table. ``keep`` names list
@@ -9,33 +10,25 @@ photos at hand are JPEGs), and the SHA-256 is that of the result.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
-import http.client
 import logging
-import os
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 from scrflow.artifacts import atomic_path, sha256_file
+from scrflow.config import Download
 from scrflow.errors import ScrflowError
 from scrflow.progress import meter
+from scrflow.scene.archives import fetch_archive
+from scrflow.transfer import OpenUrl, Unreachable, fetch
 
 log = logging.getLogger("scrflow")
 
-_TIMEOUT_S = 30.0
-_ATTEMPTS = 3
 _CONNECTIONS = 4
-_CHUNK = 1 << 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,16 +40,6 @@ class RemoteFile:
     sha256: str
     url: str
     keep: tuple[str, ...] = ()
-
-
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if urlsplit(newurl).scheme != "https":
-            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_OPENER = urllib.request.build_opener(_HttpsOnly)
 
 
 def read_table(table: Path) -> list[RemoteFile]:
@@ -91,13 +74,26 @@ def read_table(table: Path) -> list[RemoteFile]:
     return list(files.values())
 
 
-def download_scene(table: Path, out: Path, open_url: Callable[..., Any] | None = None) -> None:
-    """Bring the folder ``out`` to hold every file of the table with its checksum.
+def download_dataset(config: Download, table: Path | None, out: Path, open_url: OpenUrl | None = None) -> None:
+    """Bring the folder ``out`` to hold the dataset.
 
-    Files that are right are left alone, a broken transfer goes on where it stopped, and a file has its final name only
-    when its checksum is right. ``open_url`` stands in for urllib's opener in tests. ScrflowError when a file cannot be
-    had, saying where it comes from and what to do by hand.
+    Files and archives that are there are left alone, a broken transfer goes on where it stopped, and a file has its
+    final name only when its checksum is right. ``open_url`` stands in for urllib's opener in tests. ScrflowError when
+    something cannot be had, saying where it comes from and what to do by hand.
     """
+    if table is not None:
+        download_files(table, out, open_url)
+    for archive in config.archives:
+        fetch_archive(archive, out, config.page, open_url)
+    if table is None and not config.archives and not (out.is_dir() and any(out.iterdir())):
+        raise ScrflowError(
+            f"{out}: nothing there, and this dataset cannot be fetched without a person: get it from {config.page} and "
+            "put it there, or set data_root (or the variable SCRFLOW_DATA) to the folder that holds it"
+        )
+
+
+def download_files(table: Path, out: Path, open_url: OpenUrl | None = None) -> None:
+    """Every file of a table; see download_dataset."""
     table, out = Path(table), Path(out)
     files = read_table(table)
     missing = [f for f in files if not ((out / f.path).is_file() and sha256_file(out / f.path) == f.sha256)]
@@ -107,13 +103,13 @@ def download_scene(table: Path, out: Path, open_url: Callable[..., Any] | None =
     pool = ThreadPoolExecutor(_CONNECTIONS)
     try:
         with meter(f"downloading {out.name}", len(missing)) as step:
-            for done in pool.map(lambda f: _fetch(f, table, out, open_url or _OPENER.open), missing):
+            for done in pool.map(lambda f: _fetch(f, table, out, open_url), missing):
                 step(done.path)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fetch(file: RemoteFile, table: Path, out: Path, open_url: Callable[..., Any]) -> RemoteFile:
+def _fetch(file: RemoteFile, table: Path, out: Path, open_url: OpenUrl | None) -> RemoteFile:
     target = out / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(out.resolve()):
@@ -125,44 +121,15 @@ def _fetch(file: RemoteFile, table: Path, out: Path, open_url: Callable[..., Any
         _put(source.read_bytes(), file, table, target)
         return file
     part = target.with_name(f".{target.name}.part")
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            _transfer(file.url, part, open_url)
-            break
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # the part is as long as the file or longer: begin anew
-                part.unlink(missing_ok=True)
-            if attempt == _ATTEMPTS or (error.code < 500 and error.code not in (408, 416, 429)):
-                raise _unreachable(file, target, f"HTTP {error.code} {error.reason}") from None
-        except (OSError, http.client.HTTPException) as error:
-            if attempt == _ATTEMPTS:
-                raise _unreachable(file, target, str(getattr(error, "reason", error)) or type(error).__name__) from None
-        time.sleep(min(2.0 ** (attempt - 1), 4.0) if open_url is _OPENER.open else 0.0)
+    try:
+        fetch(file.url, part, open_url)
+    except Unreachable as error:
+        raise _unreachable(file, target, str(error)) from None
     try:
         _put(part.read_bytes(), file, table, target)
     finally:
         part.unlink(missing_ok=True)  # right or wrong: a wrong one must not be continued
     return file
-
-
-def _transfer(url: str, part: Path, open_url: Callable[..., Any]) -> None:
-    """Append what is missing of ``url`` to ``part``."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "scrflow", **({"Range": f"bytes={have}-"} if have else {})}
-    )
-    with contextlib.closing(open_url(request, timeout=_TIMEOUT_S)) as response:
-        resumed = have and response.status == 206
-        expected = response.headers.get("Content-Length")
-        received = 0
-        with open(part, "ab" if resumed else "wb") as f:
-            while chunk := response.read(_CHUNK):
-                f.write(chunk)
-                received += len(chunk)
-            f.flush()
-            os.fsync(f.fileno())
-        if expected is not None and received < int(expected):
-            raise OSError(f"connection closed after {received} of {expected} bytes")
 
 
 def _put(data: bytes, file: RemoteFile, table: Path, target: Path) -> None:

@@ -1,0 +1,262 @@
+"""Published archives: fetched, checked, and unpacked inside their folder.
+
+``.scrflow/`` in the dataset's folder remembers what was unpacked (an archive is deleted then) and the SHA-256 of
+archives whose publisher gives none: recorded at the first download, checked from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import logging
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+from scrflow.artifacts import atomic_path, sha256_file
+from scrflow.config import Archive
+from scrflow.errors import ScrflowError
+from scrflow.progress import meter
+from scrflow.transfer import OpenUrl, Unreachable, fetch
+
+STATE = ".scrflow"
+_MEBIBYTE = 1 << 20
+_COPY = 1 << 20
+# photos hardly shrink in an archive; text by some tens. Beyond this it is a bomb, below a GiB it does no harm
+_MAX_RATIO = 200
+_HARMLESS = 1 << 30
+
+log = logging.getLogger("scrflow")
+
+
+def fetch_archive(archive: Archive, out: Path, page: str | None = None, open_url: OpenUrl | None = None) -> None:
+    """Unpack a published archive under ``out``; nothing is done where that was done before.
+
+    An archive that a person put into ``out`` under its own name is taken instead of a download. ScrflowError when it
+    cannot be had, has another checksum, is damaged, or has members that lead out of the folder.
+    """
+    out = Path(out)
+    name = PurePosixPath(unquote(urlsplit(archive.url).path)).name
+    state = out / STATE
+    record = state / f"{name}.json"
+    known = _read_record(record)
+    if known.get("unpacked") == _task(archive):
+        return
+    state.mkdir(parents=True, exist_ok=True)
+    path = out / name
+    if not path.is_file():
+        _download(archive, path, state / f"{name}.part", page, open_url)
+    found = sha256_file(path)
+    expected = archive.sha256 or known.get("sha256")
+    if expected is not None and found != expected:
+        origin = "the config" if archive.sha256 else f"{record}, recorded at the first download,"
+        raise ScrflowError(
+            f"{path}: SHA-256 is {found}, {origin} says {expected}; the source has changed or the transfer was "
+            f"tampered with. Delete the file and try again, or, where the new file is wanted, mend the checksum"
+        )
+    if expected is None:
+        log.warning("%s: no checksum is published; SHA-256 %s is recorded and checked from now on", name, found)
+    _write_record(record, {"url": archive.url, "sha256": found})
+    folder = out / archive.into
+    unpack(path, folder, archive.skip)
+    if archive.nested is not None:
+        inner = sorted(p for p in folder.glob(archive.nested) if p.is_file())
+        if not inner:
+            raise ScrflowError(f"{path}: holds no {archive.nested}; mend key nested of the scene's download")
+        for each in inner:
+            unpack(each, each.parent, archive.skip)
+            each.unlink()
+    _write_record(record, {"url": archive.url, "sha256": found, "unpacked": _task(archive)})
+    path.unlink()
+
+
+def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
+    """Unpack a zip or tar archive into ``folder``, members that match a glob of ``skip`` left out; the members' number.
+
+    Each file comes under its name when it is complete. ScrflowError, before anything is written, for a damaged archive,
+    a member that leads out of the folder, a link, a device, or more bytes than the disk has free.
+    """
+    archive, folder = Path(archive), Path(folder)
+    try:
+        with _opened(archive) as opened:
+            members = [m for m in opened.members() if not any(fnmatch.fnmatch(m[0], s) for s in skip)]
+            for name, size, kind in members:
+                _check_member(archive, name, kind)
+                _check_member_size(archive, name, size)
+            needed = sum(size for _, size, _ in members)
+            if needed > max(_HARMLESS, _MAX_RATIO * archive.stat().st_size):
+                raise ScrflowError(
+                    f"{archive}: unpacks to {needed / 1e9:.1f} GB, {_MAX_RATIO} times its size and more; do not use it"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise ScrflowError(
+                    f"{archive}: unpacks to {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; make room"
+                )
+            files = {name: size for name, size, kind in members if kind == "file"}
+            with meter(f"unpacking {archive.name}", len(files)) as step:
+                for name, source in opened.contents(files):
+                    _write(archive, folder, name, source, files[name])
+                    step(name)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
+            raise
+        raise ScrflowError(
+            f"{archive}: damaged or not an archive ({error}); delete it, so that it is fetched again"
+        ) from None
+    return len(files)
+
+
+# --------------------------------------------------------------------------------------------------------------- forms
+
+
+class _Zip:
+    def __init__(self, path: Path):
+        self._file = zipfile.ZipFile(path)
+
+    def __enter__(self) -> _Zip:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def members(self) -> list[tuple[str, int, str]]:
+        """(name, bytes, file | folder | other) of all members."""
+        return [(i.filename, i.file_size, self._kind(i)) for i in self._file.infolist()]
+
+    def contents(self, names: dict[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        for info in self._file.infolist():
+            if info.filename in names and self._kind(info) == "file":
+                with self._file.open(info) as source:
+                    yield info.filename, source
+
+    @staticmethod
+    def _kind(info: zipfile.ZipInfo) -> str:
+        mode = info.external_attr >> 16
+        if info.is_dir():
+            return "folder"
+        return "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "other"
+
+
+class _Tar:
+    def __init__(self, path: Path):
+        self._file = tarfile.open(path, "r:*")  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> _Tar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def members(self) -> list[tuple[str, int, str]]:
+        """(name, bytes, file | folder | other) of all members."""
+        return [(m.name, m.size if m.isfile() else 0, self._kind(m)) for m in self._file]
+
+    def contents(self, names: dict[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        # in the archive's order: a compressed one cannot be read backwards
+        for member in self._file.getmembers():
+            if member.name in names and member.isfile():
+                source = self._file.extractfile(member)
+                assert source is not None  # isfile() was asked
+                with source:
+                    yield member.name, source
+
+    @staticmethod
+    def _kind(member: tarfile.TarInfo) -> str:
+        return "file" if member.isfile() else "folder" if member.isdir() else "other"
+
+
+def _opened(path: Path) -> _Zip | _Tar:
+    return _Zip(path) if zipfile.is_zipfile(path) else _Tar(path)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _check_member(archive: Path, name: str, kind: str) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        raise ScrflowError(f"{archive}: member {name!r} leads out of the folder; do not use this archive")
+    if kind == "other":
+        raise ScrflowError(f"{archive}: member {name!r} is a link or a device, which no dataset needs; do not use it")
+
+
+def _check_member_size(archive: Path, name: str, size: int) -> None:
+    if size < 0:
+        raise ScrflowError(f"{archive}: member {name!r} has size {size}; do not use this archive")
+
+
+def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int) -> None:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise ScrflowError(f"{target}: leads out of {folder} by a symbolic link; remove the link")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    written = 0
+    try:
+        with open(temporary, "wb") as f:
+            while chunk := source.read(_COPY):
+                written += len(chunk)
+                if written > size:
+                    raise ScrflowError(f"{archive}: member {name!r} is longer than it says; do not use this archive")
+                f.write(chunk)
+        if written != size:
+            raise ScrflowError(f"{archive}: member {name!r} has {written} of {size} bytes; delete the archive")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _download(archive: Archive, path: Path, part: Path, page: str | None, open_url: OpenUrl | None) -> None:
+    if os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0"):
+        raise _unreachable(archive, path, page, "SCRFLOW_OFFLINE is set")
+    bars: list[meter] = []
+    try:
+        with contextlib.ExitStack() as stack:
+
+            def progress(have: int, total: int | None) -> None:
+                if not bars:
+                    what = f"downloading {path.name} (MiB)"
+                    bars.append(meter(what, (total or have) // _MEBIBYTE, have // _MEBIBYTE))
+                    stack.enter_context(bars[0])
+                bars[0].advance_to(have // _MEBIBYTE)
+
+            fetch(archive.url, part, open_url, progress)
+    except Unreachable as error:
+        raise _unreachable(archive, path, page, str(error)) from None
+    os.replace(part, path)
+
+
+def _unreachable(archive: Archive, path: Path, page: str | None, reason: str) -> ScrflowError:
+    source = f"get it from {page or archive.url}"
+    checksum = f" (SHA-256 {archive.sha256})" if archive.sha256 else ""
+    return ScrflowError(
+        f"{archive.url}: cannot be downloaded ({reason}). By hand: {source} and put it at {path}{checksum}, or set "
+        "data_root (or the variable SCRFLOW_DATA) to a folder that holds the dataset unpacked; then run again"
+    )
+
+
+def _task(archive: Archive) -> dict[str, object]:
+    return {"into": archive.into, "nested": archive.nested, "skip": list(archive.skip)}
+
+
+def _read_record(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise ScrflowError(f"{path}: damaged; delete it, the archive is then fetched again") from None
+
+
+def _write_record(path: Path, values: dict[str, object]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

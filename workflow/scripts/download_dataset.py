@@ -1,0 +1,15 @@
+"""Fetch the files and archives of a dataset."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.config import Download
+    from scrflow.scene.download import download_dataset
+
+    download_dataset(job.config(Download), job.optional("table"), Path(job.param("folder")))
+    job.output("marker").touch()
