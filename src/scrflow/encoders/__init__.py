@@ -17,6 +17,12 @@ _CLASSES = {
     "sift": "scrflow.encoders.sift:Sift",
     "xfeat": "scrflow.encoders.xfeat:XFeat",
     "aliked": "scrflow.encoders.aliked:Aliked",
+    "disk": "scrflow.encoders.disk:Disk",
+    "dedode": "scrflow.encoders.dedode:Dedode",
+    "loftr": "scrflow.encoders.loftr:Loftr",
+    "superpoint": "scrflow.encoders.superpoint:SuperPoint",
+    "ace": "scrflow.encoders.ace:Ace",
+    "ace-superpoint": "scrflow.encoders.ace_superpoint:AceSuperPoint",
 }
 
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from kornia.feature import ALIKED as KorniaAliked
 
 from scrflow.encoders.base import LocalFeatures
-from scrflow.errors import ScrflowError
-from scrflow.weights import locate
+from scrflow.encoders.checkpoint import load_published
 
 _BUFFERS = {"dkd.hw_grid"}  # kornia's constant that the published files do not hold
 
@@ -22,12 +21,7 @@ class Aliked:
         self._model = KorniaAliked(
             model_name=model, max_num_keypoints=max_keypoints, detection_threshold=detection_threshold
         )
-        path = locate(model)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, unexpected = self._model.load_state_dict(state, strict=False)
-        if set(missing) - _BUFFERS or unexpected:
-            raise ScrflowError(f"{path}: not the weights of {model}: missing {missing}, unexpected {unexpected}")
-        self._model.eval()
+        load_published(self._model, model, missing=_BUFFERS)
         self._max_keypoints = max_keypoints
 
     @torch.inference_mode()

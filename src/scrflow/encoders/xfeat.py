@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from kornia.feature import XFeat as KorniaXFeat
 
 from scrflow.encoders.base import LocalFeatures
-from scrflow.weights import locate
+from scrflow.encoders.checkpoint import load_published
 
 _BORDER = 4  # px: the window of a keypoint must lie inside the heatmap
 _WINDOW = 2  # px: half the window over which a keypoint's position is averaged
@@ -25,8 +25,7 @@ class XFeat:
 
     def __init__(self, max_keypoints: int, upscale: float = 1.0, detection_threshold: float = 0.05):
         self._model = KorniaXFeat()
-        state = torch.load(locate("xfeat"), map_location="cpu", weights_only=True)
-        self._model.net.load_state_dict(state, strict=True)
+        load_published(self._model.net, "xfeat")
         self._model.eval()
         self._max_keypoints = max_keypoints
         self._upscale = upscale
