@@ -35,6 +35,7 @@ rule build_scene:
     input:
         sources=scene_sources,
         sfm=scene_sfm,
+        parts=scene_parts,
     output:
         scene="results/{scene}/scene/scene.json",
         queries="results/{scene}/scene/queries.txt",
@@ -47,7 +48,7 @@ rule build_scene:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=4000,
         runtime=60,
     params:
         config=stage_config("scene"),

@@ -48,19 +48,23 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
     """Write the covisibility graph of a scene artifact to ``out`` (npz).
 
     ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` does not read it.
-    A graph in several pieces is logged as a warning. ScrflowError when the model is missing or shares no image.
+    Images of different rooms of a combined scene never get an edge: side by side in one world, a frustum reaches
+    through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model is missing or shares
+    no image.
     """
     loaded = load_scene(scene)
     names = tuple(v.name for v in loaded.mapping)
     inputs: dict[str, Path | str] = {"scene": loaded.stamp.digest}
     if config.graph.kind == "frustum":
         rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
-        overlap = frustum_overlap(loaded.mapping, config.graph.samples, config.depth_range, rng)
+        overlap = frustum_overlap(loaded.mapping, config.graph.samples, config.depth_range, rng, loaded.same_part())
         csr = scipy.sparse.csr_array(np.where(overlap >= config.graph.min_overlap, overlap, 0.0))
     else:
         if model is None:
             raise ScrflowError("key graphs: kind points needs a COLMAP model with 3D points, and none was given")
         csr = shared_points(Path(model), names, config.graph.min_points)
+        same = loaded.same_part()
+        csr = csr if same is None else csr.multiply(same)
         inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
     graph = Graph(_tidy(csr), names)
     report_components(graph)
@@ -136,12 +140,17 @@ def sample_frustum(
 
 
 def frustum_overlap(
-    views: tuple[View, ...], samples: int, depth_range: tuple[float, float], rng: np.random.Generator
+    views: tuple[View, ...],
+    samples: int,
+    depth_range: tuple[float, float],
+    rng: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Overlap [N, N] (float64, symmetric, 0..1, zero diagonal) of all pairs of posed views.
 
     A sample counts as visible in j when it lies in front of j and inside its image. Every image draws its samples once,
-    in the order of ``views``. Pairs whose frusta cannot meet are skipped, which changes no value.
+    in the order of ``views``. Pairs whose frusta cannot meet are skipped, which changes no value; pairs that are not
+    ``allowed`` [N, N] (bool, symmetric; all where not given) have 0.
     """
     count = len(views)
     poses = np.stack([v.cam_from_world for v in views]).astype(np.float64)  # [N, 3, 4]
@@ -149,6 +158,8 @@ def frustum_overlap(
     sizes = np.array([[v.camera.width, v.camera.height] for v in views], np.float64)  # [N, 2]
     centres = camera_centre(poses)  # [N, 3]
     possible = _may_meet(poses, K, sizes, depth_range)
+    if allowed is not None:
+        possible &= allowed
     seen = np.zeros((count, count))  # [i, j]: weighted share of i's samples that j sees
     chunk = max(1, _PROJECTIONS_AT_ONCE // samples)
     for i in track(range(count), "frustum overlap", count):

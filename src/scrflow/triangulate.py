@@ -1,4 +1,5 @@
-"""3D points of a posed scene: SIFT on the mapping images, matches held against the known poses, tracks triangulated.
+"""3D points of a posed scene: SIFT on the mapping images, or hloc's features and matches; matches held against the
+known poses, tracks triangulated.
 
 Poses and cameras stay as they are. The output folder is a COLMAP model with ``triangulation.json``; the graph of shared
 points is made from it.
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.artifacts import Stamp, atomic_dir, write_json
+from scrflow.artifacts import Stamp, atomic_dir, sha256_file, write_json
 from scrflow.cameras import rays_from_pixels
 from scrflow.codeversion import code_version
 from scrflow.config import TriangulateStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
+from scrflow.hloc.database import import_matches
 from scrflow.scene.model import Scene, View, load_scene, model_of_views
 from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
 from scrflow.sfm_pairs import all_pairs, nearest_pairs
@@ -47,9 +49,18 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
         model = model_of_views(loaded.mapping)
         _write_database(model, database)
         names = [v.name for v in loaded.mapping]
-        extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
-        pairs = all_pairs(names) if len(names) <= EXHAUSTIVE_UP_TO else pose_pairs(loaded.mapping, NEIGHBOURS)
-        match_pairs(database, pairs, threads, config.seed, verify=False)
+        inputs: dict[str, Path | str] = {"scene": scene / "scene.json"}
+        if config.hloc_features is not None:
+            features, matches = Path(config.hloc_features), Path(config.hloc_matches)
+            pairs = import_matches(database, names, features, matches, config.seed, verify=False)
+            inputs |= {"hloc_features": sha256_file(features)[:16], "hloc_matches": sha256_file(matches)[:16]}
+        else:
+            extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
+            if len(names) <= EXHAUSTIVE_UP_TO and not loaded.parts:
+                pairs = all_pairs(names)
+            else:
+                pairs = pose_pairs(loaded.mapping, NEIGHBOURS, loaded.same_part())
+            match_pairs(database, pairs, threads, config.seed, verify=False)
         verified = _verify_by_pose(database, loaded, model)
         options = pycolmap.IncrementalPipelineOptions(random_seed=config.seed, num_threads=1)
         model = pycolmap.triangulate_points(
@@ -74,7 +85,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
         write_json(
             folder / "triangulation.json",
             report,
-            Stamp.make("triangulation", config, code_version("triangulate"), scene=scene / "scene.json"),
+            Stamp.make("triangulation", config, code_version("triangulate"), **inputs),
         )
     log.info(
         "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "
@@ -83,8 +94,9 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
     )
 
 
-def pose_pairs(views: tuple[View, ...], count: int) -> list[tuple[str, str]]:
-    """Each image with its ``count`` nearest in position and viewing direction, every pair once.
+def pose_pairs(views: tuple[View, ...], count: int, allowed: np.ndarray | None = None) -> list[tuple[str, str]]:
+    """Each image with its ``count`` nearest in position and viewing direction, every pair once; of those ``allowed``
+    [N, N] (bool), where given.
 
     A distance of the median gap to the ``count``-th nearest camera weighs as much as 30 degrees.
     """
@@ -96,6 +108,8 @@ def pose_pairs(views: tuple[View, ...], count: int) -> list[tuple[str, str]]:
     unit = np.median(np.sort(gap, axis=1)[:, min(count, len(views) - 1)])
     distance = gap / max(unit, 1e-12) + angle / 30.0
     distance[angle > MAX_ANGLE_DEG] = np.inf
+    if allowed is not None:
+        distance[~allowed] = np.inf
     return nearest_pairs([v.name for v in views], distance, count)
 
 

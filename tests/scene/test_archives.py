@@ -60,6 +60,14 @@ def test_an_archive_with_archives_in_it(tmp_path):
     assert "chess/seq-01/a.depth.png" in tree(tmp_path) and len(server.ranges) == 2
 
 
+def test_a_single_file_is_put_in_its_folder(tmp_path):
+    download = Download(archives=(Archive(url=f"{HOST}queries/day.txt", into="queries", unpack=False),))
+    server = Server({HOST + "queries/day.txt": b"a.jpg\n"})
+    for _ in range(2):
+        download_dataset(download, None, tmp_path, server)
+    assert tree(tmp_path) == {"queries/day.txt"} and len(server.ranges) == 1
+
+
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
 def test_tars(tmp_path, mode):
     (tmp_path / "x.tar").write_bytes(tarred({"a/b.txt": b"b" * 5000, "c.txt": b""}, mode))

@@ -11,4 +11,12 @@ with stage(snakemake) as job:
     from scrflow.config import RetrievalStage
     from scrflow.retrieval import build_retrieval
 
-    build_retrieval(job.config(RetrievalStage), job.scene, job.output("descriptors"), job.output("model"), job.threads)
+    build_retrieval(
+        job.config(RetrievalStage),
+        job.scene,
+        job.output("descriptors"),
+        job.output("model"),
+        job.output("quality"),
+        job.threads,
+        list(zip(job.inputs("part_descriptors"), job.inputs("part_models"), strict=True)),
+    )

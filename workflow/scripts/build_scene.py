@@ -13,4 +13,5 @@ with stage(snakemake) as job:
 
     sfm = job.optional("sfm")
     out = job.output("scene").parent
-    build_scene(job.config(SceneStage), Path(job.param("root")), out, sfm.parent if sfm else None)
+    parts = {path.parents[1].name: path.parent for path in job.inputs("parts")}  # results/PART/scene/scene.json
+    build_scene(job.config(SceneStage), Path(job.param("root")), out, sfm.parent if sfm else None, parts)

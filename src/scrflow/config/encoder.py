@@ -42,7 +42,19 @@ class BufferConfig(Strict):
     plain_copies: int = Field(1, ge=0)
     augmented_copies: int = Field(1, ge=0)
     samples_per_copy: int = Field(1024, ge=16)
+    max_samples: int | None = Field(
+        None,
+        ge=1,
+        description="no more copies of an image are made than it takes to hold so many in all (at least one)",
+    )
     augment: AugmentConfig = AugmentConfig()
+
+    def copies(self, images: int) -> int:
+        """Copies of each of so many mapping images; the plain ones come first."""
+        wanted = self.plain_copies + self.augmented_copies
+        if self.max_samples is None:
+            return wanted
+        return min(wanted, max(1, -(-self.max_samples // (images * self.samples_per_copy))))
 
     @model_validator(mode="after")
     def _some(self) -> BufferConfig:

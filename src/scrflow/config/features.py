@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from scrflow.config.base import Strict
 
@@ -35,23 +35,55 @@ class Node2VecConfig(Strict):
     min_average_precision: float = Field(0.8, description="link prediction under it stops the run")
 
 
-class RetrievalConfig(Strict):
-    """An image descriptor: VLAD over local encodings, or a file made by hloc."""
+class ClustersConfig(Strict):
+    """K-means of a retrieval feature: an image's encoding is the centre of its cluster (GLACE, Explicit Clustering)."""
 
-    kind: Literal["vlad", "hloc"] = "vlad"
+    kind: Literal["clusters"]
+    retrieval: str = Field(description="a retrieval feature named below; the method's own retrieval must be the same")
+    clusters: int = Field(ge=1, description="K; GLACE Table 6: 4, 32 and 128 on Cambridge")
+
+
+def _kind(values: Any) -> str:
+    given = values.get("kind", "node2vec") if isinstance(values, dict) else getattr(values, "kind", None)
+    return str(given)
+
+
+EncodingConfig = Annotated[
+    Annotated[Node2VecConfig, Tag("node2vec")] | Annotated[ClustersConfig, Tag("clusters")], Discriminator(_kind)
+]
+
+
+class RetrievalConfig(Strict):
+    """An image descriptor: VLAD over local encodings, a network over the whole photo, several of them joined, or a
+    file made by hloc."""
+
+    kind: Literal["vlad", "network", "fusion", "hloc"] = "vlad"
     encoder: str | None = Field(None, description="vlad: the encoder config whose features are aggregated")
     clusters: int = Field(64, ge=1)
     keypoints: int = Field(1024, ge=16, description="per image (vlad)")
-    dim: int = Field(256, ge=2, description="after whitening; capped by the number of mapping images - 1")
+    network: str | None = Field(None, description="network: its name, see scrflow/descriptors")
+    options: dict[str, Any] = Field(default_factory=dict, description="network: options of the class itself")
+    parts: tuple[str, ...] = Field((), description="fusion: features of config.yaml (kinds vlad, network)")
+    weights: tuple[float, ...] = Field(
+        (), description="fusion: factor of each part's unit vector; equal when not given"
+    )
+    dim: int | None = Field(
+        256,
+        ge=2,
+        description="after PCA-whitening learnt on the mapping images, capped by their number - 1; null: no whitening",
+    )
     file: str | None = Field(None, description="hloc: an HDF5 of image name -> global_descriptor; {scene} is filled in")
     pq_bytes: int = Field(64, ge=1, description="bytes an image in the product-quantised index")
 
     @model_validator(mode="after")
     def _complete(self) -> RetrievalConfig:
-        if self.kind == "vlad" and self.encoder is None:
-            raise ValueError("vlad needs encoder")
-        if self.kind == "hloc" and self.file is None:
-            raise ValueError("hloc needs file")
+        needed = {"vlad": "encoder", "network": "network", "fusion": "parts", "hloc": "file"}
+        if not getattr(self, needed[self.kind]):
+            raise ValueError(f"{self.kind} needs {needed[self.kind]}")
+        if self.kind == "fusion" and (len(self.parts) < 2 or len(set(self.parts)) < len(self.parts)):
+            raise ValueError("fusion needs two or more parts, each once")
+        if self.weights and (len(self.weights) != len(self.parts) or min(self.weights) <= 0):
+            raise ValueError("weights needs a positive factor for each of parts")
         return self
 
 
@@ -69,11 +101,27 @@ class SampleDepthConfig(Strict):
     transfer_px: float = Field(1.5, gt=0, description="an augmented sample this near to a plain one takes its depth")
 
 
+class PointDepthConfig(Strict):
+    """Depth of buffer samples from the 3D points that an SfM model observes beside them."""
+
+    radius_px: float = Field(5.0, gt=0, description="in the view's image: the nearest observed point within it tells")
+    max_relative_sigma: float = Field(0.05, gt=0, description="of the depth; worse ones stay unknown")
+
+
 class WeightsConfig(Strict):
     """Where published network weights are looked for and kept."""
 
     cache: str = Field("~/.cache/scrflow/weights", description="SCRFLOW_WEIGHTS overrides it")
     offline: bool = Field(False, description="never reach for the network; SCRFLOW_OFFLINE=1 overrides it")
+
+
+class HlocConfig(Strict):
+    """What the rules of hloc.smk make with hloc; names of its own configurations."""
+
+    features: str = Field("disk", description="of hloc.extract_features.confs; local features")
+    matcher: str = Field("disk+lightglue", description="of hloc.match_features.confs")
+    retrieval: str = Field("netvlad", description="of hloc.extract_features.confs; pairs are chosen by it")
+    pairs: int = Field(20, ge=1, description="images that each is matched with")
 
 
 class GlobalConfig(Strict):
@@ -86,6 +134,8 @@ class GlobalConfig(Strict):
     graphs: dict[str, GraphConfig] = Field(
         default_factory=lambda: {kind: GraphConfig(kind=kind) for kind in ("frustum", "points")}
     )
-    encodings: dict[str, Node2VecConfig] = Field(default_factory=lambda: {"node2vec": Node2VecConfig()})
+    encodings: dict[str, EncodingConfig] = Field(default_factory=lambda: {"node2vec": Node2VecConfig()})
     retrieval: dict[str, RetrievalConfig] = Field(default_factory=dict)
     sample_depth: SampleDepthConfig = SampleDepthConfig()
+    point_depth: PointDepthConfig = PointDepthConfig()
+    hloc: HlocConfig = HlocConfig()

@@ -28,7 +28,16 @@ class HeadConfig(Strict):
     clusters: int = Field(50, ge=1)
     scale_min: float = Field(0.01, gt=0, description="S_min of GLACE eq. 7")
     scale_max: float = Field(4.0, gt=1, description="S_max of GLACE eq. 7")
+    decoder_ratio: float = Field(
+        1.0, gt=0, description="second hidden layer of decoder and refiner, as a multiple of width"
+    )
+    input_skip: Literal["linear", "pad"] = Field(
+        "linear", description="of an input block whose input is narrower: learnt, or the input itself and zeros"
+    )
     refine_blocks: int = Field(2, ge=0, description="0: no refinement (ACE, GLACE)")
+    coarse_gradient: bool = Field(
+        False, description="whether the loss on y reaches y0 (the offset's base and encoding), as in R-SCoRe's code"
+    )
     frequencies: int = Field(16, ge=1)
     period: float = Field(2048.0, gt=0, description="longest period of the encoding of y0, in the scene's unit")
 
@@ -43,6 +52,7 @@ class HeadConfig(Strict):
 class LossConfig(Strict):
     """Loss terms and their schedules (GLACE eq. 3-4; DESIGN: Loss)."""
 
+    norm: Literal[1, 2] = Field(2, description="of the reprojection error: 1 in ACE and GLACE (eq. 2), 2 in R-SCoRe")
     bandwidth_max: float = Field(50.0, gt=0, description="px")
     bandwidth_min: float = Field(1.0, gt=0, description="px")
     coarse: bool = Field(False, description="R-SCoRe's terms on y0")
@@ -50,13 +60,16 @@ class LossConfig(Strict):
     coarse_bandwidth_min: float = Field(1.0, gt=0)
     depth_adjusted: bool = False
     pull: bool = Field(False, description="pull y to y0 in the first half")
+    pull_to: Literal["coarse", "depth"] = Field(
+        "coarse", description="depth: y and y0 are pulled to the sample's 3D point instead, where its depth is known"
+    )
     pull_margin: float = Field(0.1, ge=0)
     min_depth: float = Field(0.1, gt=0)
     max_depth: float = Field(1000.0, gt=0)
     max_error_px: float = Field(1000.0, gt=0)
     known_depth: bool = Field(
         False,
-        description="samples with a triangulated depth are held to their 3D point (see sample_depth)",
+        description="samples of known depth are held to their 3D point throughout (see depth_source)",
     )
     min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
 
@@ -69,18 +82,42 @@ class TrainingConfig(Strict):
     accumulate: int = Field(1, ge=1, description="gradient accumulation: the optimiser steps every n-th batch")
     lr_max: float = Field(3e-3, gt=0)
     lr_start: float = Field(5e-4, gt=0)
-    warmup: float = Field(0.04, ge=0, lt=1)
+    lr_end: float | None = Field(None, ge=0, description="null: a thousandth of lr_start")
+    warmup: float = Field(0.04, ge=0, lt=1, description="share of the steps in which the rate rises")
     weight_decay: float = Field(0.01, ge=0)
+    depth_source: Literal["matched", "points", "maps"] = Field(
+        "matched",
+        description="of the samples' depths, where loss or mix_share ask for them: matching mapping images, 3D points "
+        "of the SfM model, or depth images (depth_maps of the scene)",
+    )
     mix_share: float = Field(
         0.0, ge=0, le=1, description="share of a batch whose descriptor is mixed with a matched one of the same point"
     )
     known_share: float | None = Field(
         None, ge=0, le=1, description="share of a batch drawn from samples of known depth; null: as they come"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, float32 on a CPU"
+    )
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     loss: LossConfig = LossConfig()
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether the samples' depths are read."""
+        pulled = self.loss.pull and self.loss.pull_to == "depth"
+        return self.loss.known_depth or pulled or self.mix_share > 0
+
+    @model_validator(mode="after")
+    def _depth_has_a_use(self) -> TrainingConfig:
+        if self.mix_share > 0 and self.depth_source != "matched":
+            raise ValueError(
+                f"mix_share needs depth_source matched: {self.depth_source} tells no matches between samples"
+            )
+        if self.known_share is not None and not self.needs_depth:
+            raise ValueError("known_share needs depths: set loss.known_depth, or loss.pull with pull_to depth")
+        return self
 
 
 class LocalizeConfig(Strict):

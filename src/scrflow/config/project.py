@@ -7,29 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.config.base import Strict, deep_merge, read_yaml, validate
-from scrflow.config.encoder import EncoderConfig
-from scrflow.config.features import GlobalConfig
+from scrflow.config.encoder import EncoderConfig, ExtractorConfig
+from scrflow.config.features import GlobalConfig, RetrievalConfig
 from scrflow.config.method import MethodConfig
-from scrflow.config.scene import Download, SceneConfig
+from scrflow.config.scene import DepthMaps, Download, SceneConfig
+from scrflow.config.sources import CombinedSource
 from scrflow.config.stages import (
     BufferStage,
+    ClustersStage,
     CovisibilityStage,
     EvaluateStage,
+    HlocExportStage,
     LocalizeStage,
+    MapDepthStage,
     MapStage,
     Node2VecStage,
     PcaStage,
+    PointDepthStage,
+    RetrievalPart,
     RetrievalStage,
     SampleDepthStage,
     SceneStage,
     SfmStage,
+    SubmissionStage,
     TrainStage,
     TriangulateStage,
 )
 from scrflow.errors import ScrflowError
 
+# of the farthest depth: a retrieved image this near the photo shows what it shows (0.5 m indoors, where depth_range
+# ends at 8 m, and 3 m outdoors)
+NEAR_SHARE = 1 / 16
+
 # folders beside the methods' under results/SCENE
-RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "local", "logs", "benchmarks"})
+RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
 
 
 class Project:
@@ -84,8 +95,14 @@ class Project:
         clash = set(self.config.encodings) & set(self.config.retrieval)
         if clash:
             raise ScrflowError(f"{self.dir}/config.yaml: {', '.join(clash)} named in both encodings and retrieval")
+        describing = [name for name, f in self.config.retrieval.items() if f.kind in ("vlad", "network")]
         for name, feature in self.config.retrieval.items():
             known(f"{self.dir}/config.yaml", f"retrieval.{name}.encoder", feature.encoder, self.encoders)
+            for part in feature.parts:
+                known(f"{self.dir}/config.yaml", f"retrieval.{name}.parts", part, describing)
+        for name in self.encodings_of_kind("clusters"):
+            retrieval = self.config.encodings[name].retrieval
+            known(f"{self.dir}/config.yaml", f"encodings.{name}.retrieval", retrieval, self.config.retrieval)
         for name, method in self.methods.items():
             where = f"{self.dir}/methods/{name}.yaml"
             if name in RESERVED:
@@ -98,6 +115,12 @@ class Project:
                 method.global_encoding.name,
                 {**self.config.encodings, **self.config.retrieval},
             )
+            own = self._own_feature(method)
+            if own is not None and own != method.retrieval:
+                raise ScrflowError(
+                    f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
+                    "the query's is to be too: name the same"
+                )
         sources: dict[str, str] = {}
         for name, scene in self.scenes.items():
             where = f"{self.dir}/scenes/{name}.yaml"
@@ -106,13 +129,63 @@ class Project:
                 raise ScrflowError(f"{where}: key download: differs from that of {first}, which has the same root")
             known(where, "method", scene.method, self.methods)
             known(where, "graph", scene.graph, self.config.graphs)
+            for part in self.parts(name):
+                known(where, "source.scenes", part, self.scenes)
+                if self.parts(part):
+                    raise ScrflowError(f"{where}: key source.scenes: {part} is a combined scene itself; list its parts")
+            if not self.runs(name, scene.method):
+                self.depth_maps(name, scene.method)
             if name in self.methods or name in RESERVED:
                 raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
 
+    def encodings_of_kind(self, kind: str) -> list[str]:
+        """Names of the global encodings of a kind."""
+        return [name for name, encoding in self.config.encodings.items() if encoding.kind == kind]
+
+    def _own_feature(self, method: MethodConfig) -> str | None:
+        """The retrieval feature of the query itself that its encoding is made from; None where images lend theirs."""
+        name = method.global_encoding.name
+        if name in self.config.retrieval:
+            return name
+        encoding = self.config.encodings.get(name) if name else None
+        return encoding.retrieval if encoding is not None and encoding.kind == "clusters" else None
+
     def needs_depth(self, method: str) -> bool:
-        """Whether training of the method reads the samples' triangulated depths."""
+        """Whether training of the method reads the samples' depths."""
+        return self.method(method).training.needs_depth
+
+    def depth_maps(self, scene: str, method: str = "") -> DepthMaps:
+        """Where the scene's depth images are; ScrflowError for a scene without any, naming the method that asks."""
+        maps = self.scene(scene).depth_maps
+        if maps is None:
+            asks = f"method {method} takes" if method else "depth_source maps takes"
+            raise ScrflowError(
+                f"{self.dir}/scenes/{scene}.yaml: key depth_maps: not given, and {asks} depths from depth images; say "
+                "where they are, or set training.depth_source to points or matched"
+            )
+        return maps
+
+    def runs(self, scene: str, method: str) -> bool:
+        """Whether the scene has what the method asks for beyond photos and poses: depth images."""
         training = self.method(method).training
-        return training.loss.known_depth or training.mix_share > 0
+        asks = training.needs_depth and training.depth_source == "maps"
+        return not asks or self.scene(scene).depth_maps is not None
+
+    def has_points(self, scene: str) -> bool:
+        """Whether the scene's own model comes with 3D points: SfM's and an NVM's do, a COLMAP model if its file says so
+        (one that is still to be downloaded is believed to)."""
+        source = self.scene(scene).source
+        if source.reader in ("photos", "nvm", "cambridge"):
+            return True
+        if source.reader != "colmap":
+            return False
+        model = self.scene_root(scene) / source.model
+        if (model / "points3D.bin").is_file():
+            return (model / "points3D.bin").stat().st_size > 8  # the number of points
+        if not (model / "points3D.txt").is_file():
+            return True
+        with open(model / "points3D.txt", encoding="utf-8") as f:
+            return any(line.strip() and not line.startswith("#") for line in f)
 
     def scene(self, name: str) -> SceneConfig:
         """The scene's config; ScrflowError listing the known names if there is none."""
@@ -137,6 +210,15 @@ class Project:
         local = self.data_root() / scene.root
         return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The scenes whose artifacts a combined scene is made of; none for any other scene."""
+        source = self.scene(name).source
+        return source.scenes if isinstance(source, CombinedSource) else ()
+
+    def scenes_at_hand(self) -> list[str]:
+        """Scenes whose folder is there (for a combined one: those of its parts)."""
+        return [name for name in self.scenes if all(self.scene_root(n).is_dir() for n in self.parts(name) or [name])]
+
     def downloads(self) -> dict[str, Download]:
         """Root of a dataset -> where it comes from; scenes with the same root share one download."""
         return {s.root: s.download for s in self.scenes.values() if s.download is not None}
@@ -148,14 +230,15 @@ class Project:
 
     def sfm_stage(self, scene: str) -> SfmStage:
         s = self.scene(scene)
-        return SfmStage(source=s.source, split=s.split, sfm=s.sfm, seed=self.config.seed)
+        return SfmStage(source=s.source, split=s.split, sfm=s.sfm.of_scene(scene), seed=self.config.seed)
 
     def scene_stage(self, scene: str) -> SceneStage:
         s = self.scene(scene)
         return SceneStage(source=s.source, split=s.split, min_mapping_images=s.min_mapping_images, unit=s.unit)
 
     def triangulate_stage(self, scene: str) -> TriangulateStage:
-        return TriangulateStage(seed=self.config.seed)
+        sfm = self.scene(scene).sfm.of_scene(scene)
+        return TriangulateStage(hloc_features=sfm.hloc_features, hloc_matches=sfm.hloc_matches, seed=self.config.seed)
 
     def covisibility_stage(self, scene: str) -> CovisibilityStage:
         s = self.scene(scene)
@@ -164,10 +247,21 @@ class Project:
     def node2vec_stage(self, encoding: str) -> Node2VecStage:
         return Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
 
-    def retrieval_stage(self, feature: str) -> RetrievalStage:
+    def clusters_stage(self, encoding: str) -> ClustersStage:
+        return ClustersStage(clusters=self.config.encodings[encoding], seed=self.config.seed)
+
+    def retrieval_stage(self, scene: str, feature: str) -> RetrievalStage:
         r = self.config.retrieval[feature]
-        extractor = self.encoders[r.encoder].extractor if r.encoder else None
-        return RetrievalStage(retrieval=r, extractor=extractor, seed=self.config.seed)
+        near = NEAR_SHARE * self.scene(scene).depth_range[1]
+        return RetrievalStage(retrieval=r, extractor=self._described_by(r), near=near, seed=self.config.seed)
+
+    def _described_by(self, retrieval: RetrievalConfig) -> ExtractorConfig | None:
+        """The extractor whose local features a retrieval feature aggregates."""
+        return self.encoders[retrieval.encoder].extractor if retrieval.encoder else None
+
+    def _retrieval_part(self, feature: str) -> RetrievalPart:
+        r = self.config.retrieval[feature]
+        return RetrievalPart(retrieval=r, extractor=self._described_by(r))
 
     def pca_stage(self, encoder: str) -> PcaStage:
         e = self.encoders[encoder]
@@ -181,6 +275,12 @@ class Project:
 
     def sample_depth_stage(self) -> SampleDepthStage:
         return SampleDepthStage(depth=self.config.sample_depth, seed=self.config.seed)
+
+    def point_depth_stage(self) -> PointDepthStage:
+        return PointDepthStage(points=self.config.point_depth)
+
+    def map_depth_stage(self, scene: str) -> MapDepthStage:
+        return MapDepthStage(maps=self.depth_maps(scene))
 
     def train_stage(self, scene: str, method: str) -> TrainStage:
         s, m = self.scene(scene), self.method(method)
@@ -196,19 +296,36 @@ class Project:
     def map_stage(self, scene: str, method: str) -> MapStage:
         m = self.method(method)
         retrieval = self.config.retrieval[m.retrieval] if m.retrieval else None
-        described_by = self.encoders[retrieval.encoder].extractor if retrieval and retrieval.encoder else None
         return MapStage(
             extractor=self.encoders[m.encoder].extractor,
             global_encoding=m.global_encoding,
             head=m.head,
             retrieval=retrieval,
-            retrieval_extractor=described_by,
-            own_encoding=m.global_encoding.name in self.config.retrieval,
+            retrieval_extractor=self._described_by(retrieval) if retrieval else None,
+            retrieval_parts=tuple(self._retrieval_part(name) for name in (retrieval.parts if retrieval else ())),
+            own_encoding=self._own_feature(m) is not None,
+            clustered=m.global_encoding.name in self.encodings_of_kind("clusters"),
             unit=self.scene(scene).unit,
         )
 
     def localize_stage(self, method: str) -> LocalizeStage:
         return LocalizeStage(localize=self.method(method).localize, seed=self.config.seed)
+
+    def submission_stage(self, scene: str) -> SubmissionStage:
+        return SubmissionStage(pose_names=self.scene(scene).pose_names)
+
+    def hloc_export_stage(self, encoder: str, retrieval: str | None, pairs: int) -> HlocExportStage:
+        for name, known in ((encoder, self.encoders), (retrieval, self.config.retrieval)):
+            if name is not None and name not in known:
+                raise ScrflowError(f"{self.dir}: no {name!r}; there are {', '.join(known)}")
+        feature = self.config.retrieval[retrieval] if retrieval else None
+        return HlocExportStage(
+            extractor=self.encoders[encoder].extractor,
+            retrieval_name=retrieval,
+            retrieval=self._retrieval_part(retrieval) if retrieval else None,
+            parts=tuple(self._retrieval_part(name) for name in (feature.parts if feature else ())),
+            pairs=pairs,
+        )
 
     def evaluate_stage(self, scene: str) -> EvaluateStage:
         s = self.scene(scene)

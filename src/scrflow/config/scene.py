@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scrflow.config.base import Strict
 from scrflow.config.sources import Source
@@ -16,6 +16,16 @@ class Split(Strict):
     mapping: str | None = None
     queries: dict[str, str] = Field(default_factory=dict, description="condition (all, day, night) -> list file")
     every: int | None = Field(None, ge=2, description="instead of lists: the 1st, (n+1)th, ... image is a query")
+    query_poses: str | None = Field(
+        None,
+        description="reference poses of queries, lines 'name qw qx qy qz tx ty tz' (cam_from_world; name with or "
+        "without its folders), for datasets that publish none; relative to root",
+    )
+    guess_cameras: bool = Field(
+        False,
+        description="a query whose intrinsics neither the source, nor its list, nor EXIF tells gets a guess "
+        "(focal length 1.2 times the longer side); otherwise it stops the run",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Split:
@@ -25,13 +35,14 @@ class Split(Strict):
 
 
 class Archive(Strict):
-    """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz)."""
+    """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz), or with ``unpack: false`` a single file."""
 
     url: str = Field(pattern=r"^https://")
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="not given: recorded at the first download, checked from then on"
     )
     into: str = Field(".", description="folder that it is unpacked in, relative to the scene's root")
+    unpack: bool = Field(True, description="false: the file itself is what is wanted, in the folder ``into``")
     nested: str | None = Field(
         None, description="glob, in that folder, of archives in the archive; each is unpacked where it lies"
     )
@@ -59,7 +70,12 @@ class Download(Strict):
 class SfmConfig(Strict):
     """Structure from motion on bare photos."""
 
-    features: Literal["sift"] = "sift"
+    features: Literal["sift", "hloc"] = "sift"
+    hloc_features: str | None = Field(
+        None,
+        description="hloc: its HDF5 of local features, e.g. results/{scene}/hloc/features.h5; {scene} is filled in",
+    )
+    hloc_matches: str | None = Field(None, description="hloc: its HDF5 of matches of these features")
     max_features: int = Field(8192, ge=256)
     max_image_size: int = Field(1600, ge=64, description="px, long side")
     exhaustive_up_to: int = Field(60, ge=2, description="more images than this are paired by retrieval")
@@ -69,6 +85,70 @@ class SfmConfig(Strict):
     median_depth: float | None = Field(
         None, gt=0, description="rescale the model to this median point depth (an SfM model has no scale of its own)"
     )
+
+    @model_validator(mode="after")
+    def _files_of_hloc(self) -> SfmConfig:
+        given = [self.hloc_features is not None, self.hloc_matches is not None]
+        if self.features == "hloc" and not all(given):
+            raise ValueError("features: hloc needs hloc_features and hloc_matches")
+        if self.features == "sift" and any(given):
+            raise ValueError("hloc_features and hloc_matches are read with features: hloc alone")
+        return self
+
+    def of_scene(self, scene: str) -> SfmConfig:
+        """With ``{scene}`` filled in."""
+        files = {key: getattr(self, key) for key in ("hloc_features", "hloc_matches")}
+        return self.model_copy(update={key: path and path.replace("{scene}", scene) for key, path in files.items()})
+
+
+class DepthMaps(Strict):
+    """Depth images of mapping photos: of a depth camera, or rendered. Photos without one are passed over."""
+
+    pattern: str = Field(
+        description="file of a photo's depth image, relative to the scene's root: {folder} is the photo's folder, "
+        "{stem} its file name up to the first dot, {base} up to the last"
+    )
+    scale: float = Field(0.001, gt=0, description="the scene's unit per number in the file (0.001: millimetres)")
+    max_depth: float = Field(
+        gt=0, description="in the scene's unit; 0 and what is beyond are no measurements (7-Scenes: holes are 65 535)"
+    )
+    focal: float | None = Field(
+        None, gt=0, description="px, of the depth image as it is in the file; null: it is aligned with the photo"
+    )
+    principal_point: tuple[float, float] | None = Field(None, description="px; the centre where not given")
+    photo_from_depth: tuple[float, float, float] = Field(
+        (0.0, 0.0, 0.0), description="translation from the depth camera to the photo's, in the scene's unit"
+    )
+    relative_sigma: float = Field(0.01, gt=0, description="of the depths; what the loss allows along the ray")
+    max_relative_step: float = Field(
+        0.03, gt=0, description="no depth is taken where those around the sample differ by more: an edge"
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _known_fields(cls, pattern: str) -> str:
+        try:
+            one, other = (pattern.format(folder="a", stem=name, base=name) for name in ("b", "c"))
+        except (KeyError, IndexError, ValueError):
+            raise ValueError("knows {folder}, {stem} and {base}") from None
+        if one == other:
+            raise ValueError("must hold {stem} or {base}: every photo has a depth image of its own")
+        parts = pattern.split("/")
+        if parts[0] == "" or ".." in parts or any("{folder}" in part and part != "{folder}" for part in parts):
+            raise ValueError("must be relative to the scene's root, without .., and {folder} a folder by itself")
+        return pattern
+
+    @model_validator(mode="after")
+    def _camera(self) -> DepthMaps:
+        if self.focal is None and (self.principal_point is not None or any(self.photo_from_depth)):
+            raise ValueError("principal_point and photo_from_depth need focal: without it the images are aligned")
+        return self
+
+    def path_of(self, photo: str) -> str:
+        """File of the depth image of a photo, relative to the scene's root."""
+        folder, _, name = photo.rpartition("/")
+        base = name.rpartition(".")[0] or name
+        return self.pattern.format(folder=folder or ".", stem=name.split(".")[0], base=base)
 
 
 class SceneConfig(Strict):
@@ -85,6 +165,7 @@ class SceneConfig(Strict):
     split: Split = Split()
     download: Download | None = None
     sfm: SfmConfig = SfmConfig()
+    depth_maps: DepthMaps | None = Field(None, description="for methods with depth_source maps")
     unit: str = Field("m", description="name of the unit of length, for tables")
     min_mapping_images: int = Field(3, ge=2)
     depth_range: tuple[float, float] = Field(
@@ -94,4 +175,8 @@ class SceneConfig(Strict):
     target_depth: float = Field(10.0, gt=0, description="depth that invalid predictions are pulled to (GLACE eq. 3)")
     thresholds: tuple[tuple[float, float], ...] = Field(((0.05, 5.0),), description="(unit, degrees), finest first")
     method: str = Field(description="the method of results/SCENE/poses.txt")
+    pose_names: Literal["path", "basename"] = Field(
+        "path",
+        description="names in results/SCENE/poses.txt: with folders, or without (Aachen at visuallocalization.net)",
+    )
     graph: str = Field("frustum", description="a graph named in config.yaml")

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scrflow.config.base import Strict
 
@@ -73,6 +73,182 @@ class PhotosSource(Strict):
         return sorted(p for p in (root / self.images).rglob("*") if not p.name.startswith("."))
 
 
+class KaptureSource(Strict):
+    """kapture 1.x: one folder for the mapping images, one a condition of the queries; in each ``sensors/``."""
+
+    reader: Literal["kapture"]
+    mapping: str = Field("mapping", description="kapture folder of the mapping images, relative to root")
+    queries: dict[str, str] = Field(
+        {"all": "query"},
+        description="condition -> kapture folder; empty where mapping and queries share one and split has lists",
+    )
+    sensors: tuple[str, ...] | None = Field(None, description="ids of the cameras to take; all when not given")
+
+    def files(self, root: Path) -> list[Path]:
+        names = ("sensors", "rigs", "trajectories", "records_camera")
+        folders = dict.fromkeys((self.mapping, *self.queries.values()))
+        return [root / folder / "sensors" / f"{name}.txt" for folder in folders for name in names]
+
+
+class MapFreeSource(Strict):
+    """A scene of the Map-free dataset: intrinsics.txt, poses.txt (cam_from_world) and a folder a sequence."""
+
+    reader: Literal["mapfree"]
+    scene: str = Field(".", description="folder of the scene, relative to root")
+    mapping: str = Field("seq0", description="sequence that is mapped")
+    queries: str = Field("seq1", description="sequence that is localized")
+    query_every: int = Field(
+        1, ge=1, description="every n-th frame is a query; the published evaluation takes every 5th"
+    )
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / self.scene / name for name in ("intrinsics.txt", "poses.txt")]
+
+
+def _unpacked(root: Path, folder: str) -> Path:
+    """``folder`` under root, where the archive has put it; without it the same below its first part (``kitchen`` for
+    ``apt1/kitchen``), for a dataset whose root is that part."""
+    return root / folder if (root / folder).is_dir() else root.joinpath(*PurePosixPath(folder).parts[1:])
+
+
+def _pose_lists(lists: str, root: Path, scene: str) -> list[Path]:
+    """SCENE_train.txt and SCENE_test.txt in the first folder, under root or else beside it, that the glob matches."""
+    found = (folder for base in (root, root.parent) for folder in sorted(base.glob(lists)) if folder.is_dir())
+    folder = next(found, root / lists)
+    return [folder / f"{scene}_{part}.txt" for part in ("train", "test")]
+
+
+class SevenScenesSource(Strict):
+    """A scene of 7-Scenes as published: seq-XX/frame-XXXXXX.{color.png,pose.txt}, TrainSplit.txt, TestSplit.txt."""
+
+    reader: Literal["sevenscenes"]
+    folder: str = Field(description="chess, fire ...: where the archive has put the files; without it they are in root")
+    poses: Literal["sfm", "dslam"] = Field(
+        description="sfm: pseudo ground truth by SfM (Brachmann et al., ICCV 2021); dslam: the published *.pose.txt"
+    )
+    lists: str = Field(
+        "visloc_pseudo_gt_limitations*/pgt/sfm/7scenes",
+        description="poses sfm: glob of the folder with FOLDER_train.txt and FOLDER_test.txt, under root or beside it",
+    )
+    depth_to_colour: bool = Field(
+        True,
+        description="poses dslam: those of the depth camera become those of the colour camera, as in DSAC* and ACE",
+    )
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with the sequences."""
+        return _unpacked(root, self.folder)
+
+    def pose_lists(self, root: Path) -> list[Path]:
+        """Lists of the SfM poses, mapping and queries."""
+        return _pose_lists(self.lists, root, self.folder)
+
+    def files(self, root: Path) -> list[Path]:
+        folder = self.dataset(root)
+        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob("seq-*/frame-*.pose.txt"))
+        return [folder / "TrainSplit.txt", folder / "TestSplit.txt", *poses]
+
+
+class TwelveScenesSource(Strict):
+    """A scene of 12-Scenes as published: data/frame-XXXXXX.{color.jpg,pose.txt}, info.txt, split.txt."""
+
+    reader: Literal["twelvescenes"]
+    folder: str = Field(
+        pattern=r"^\w+/\w+$", description="apt1/kitchen ...: where the archive has put the scene; else root/kitchen"
+    )
+    poses: Literal["sfm", "dslam"] = Field(
+        description="sfm: pseudo ground truth by SfM (Brachmann et al., ICCV 2021); dslam: the published *.pose.txt"
+    )
+    lists: str = Field(
+        "visloc_pseudo_gt_limitations*/pgt/sfm/12scenes",
+        description="poses sfm: glob of the folder with apt1_kitchen_train.txt and so on, under root or beside it",
+    )
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with info.txt and data/."""
+        return _unpacked(root, self.folder)
+
+    def pose_lists(self, root: Path) -> list[Path]:
+        """Lists of the SfM poses, mapping and queries."""
+        return _pose_lists(self.lists, root, self.folder.replace("/", "_"))
+
+    def files(self, root: Path) -> list[Path]:
+        folder = self.dataset(root)
+        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob("data/frame-*.pose.txt"))
+        return [folder / "info.txt", folder / "split.txt", *poses]
+
+
+class CombinedSource(Strict):
+    """Several scenes side by side in one world, each in a cell of a grid (i7, i12, i19 of ESAC and GLACE)."""
+
+    reader: Literal["combined"]
+    scenes: tuple[str, ...] = Field(min_length=2, description="names of the scenes, in the order of the cells")
+    cell: float = Field(5.0, gt=0, description="side of a cell, in the scenes' unit")
+    columns: int | None = Field(
+        None, ge=1, description="cells a row; the root of their number, rounded up, if not given"
+    )
+    centres: dict[str, tuple[float, float, float]] = Field(
+        default_factory=dict,
+        description="scene -> its point that comes to the cell's corner; not listed: the mean of its mapping cameras",
+    )
+    allow_units: bool = Field(False, description="combine scenes of different units as if they were one")
+
+    @model_validator(mode="after")
+    def _parts(self) -> CombinedSource:
+        if len(set(self.scenes)) < len(self.scenes):
+            raise ValueError("scenes: a scene is listed twice")
+        unknown = sorted(set(self.centres) - set(self.scenes))
+        if unknown:
+            raise ValueError(f"centres: {', '.join(unknown)} not among scenes")
+        return self
+
+    def files(self, root: Path) -> list[Path]:
+        return []  # the scenes' artifacts are inputs of their own
+
+
+class NvmSource(Strict):
+    """A VisualSFM model (NVM_V3) with an image folder."""
+
+    reader: Literal["nvm"]
+    model: str = Field(description="the .nvm file, relative to root")
+    images: str = Field("images", description="folder that the model's image names are relative to")
+    intrinsics: str | None = Field(
+        None, description="list of lines 'name MODEL width height params' that stands in for the model's cameras"
+    )
+    points: bool = Field(True, description="keep the model's 3D points")
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / name for name in (self.model, self.intrinsics) if name]
+
+
+class CambridgeSource(Strict):
+    """Cambridge Landmarks: dataset_train.txt, dataset_test.txt, reconstruction.nvm and a folder a sequence."""
+
+    reader: Literal["cambridge"]
+    folder: str = Field(".", description="where the archive has put the files; without it they are in root itself")
+    points: bool = Field(True, description="keep the model's 3D points")
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with the lists."""
+        return root / self.folder if (root / self.folder).is_dir() else root
+
+    def files(self, root: Path) -> list[Path]:
+        names = ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
+        return [self.dataset(root) / name for name in names]
+
+
 Source = Annotated[
-    ColmapSource | NerfstudioSource | DsacSource | PoseListSource | PhotosSource, Field(discriminator="reader")
+    ColmapSource
+    | NerfstudioSource
+    | DsacSource
+    | PoseListSource
+    | PhotosSource
+    | KaptureSource
+    | MapFreeSource
+    | SevenScenesSource
+    | TwelveScenesSource
+    | CombinedSource
+    | NvmSource
+    | CambridgeSource,
+    Field(discriminator="reader"),
 ]

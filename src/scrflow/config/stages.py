@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from scrflow.config.base import Strict
 from scrflow.config.encoder import BufferConfig, ExtractorConfig, PcaConfig
-from scrflow.config.features import GraphConfig, Node2VecConfig, RetrievalConfig, SampleDepthConfig
+from scrflow.config.features import (
+    ClustersConfig,
+    GraphConfig,
+    Node2VecConfig,
+    PointDepthConfig,
+    RetrievalConfig,
+    SampleDepthConfig,
+)
 from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, TrainingConfig
-from scrflow.config.scene import SfmConfig, Split
+from scrflow.config.scene import DepthMaps, SfmConfig, Split
 from scrflow.config.sources import PhotosSource, Source
 
 
@@ -28,6 +37,8 @@ class SceneStage(Strict):
 
 class TriangulateStage(Strict):
     max_features: int = 4096
+    hloc_features: str | None = Field(None, description="hloc's files of features and matches, in place of SIFT")
+    hloc_matches: str | None = None
     seed: int
 
 
@@ -42,9 +53,15 @@ class Node2VecStage(Strict):
     seed: int
 
 
+class ClustersStage(Strict):
+    clusters: ClustersConfig
+    seed: int
+
+
 class RetrievalStage(Strict):
     retrieval: RetrievalConfig
     extractor: ExtractorConfig | None
+    near: float = Field(gt=0, description="scene units; a retrieved image within it counts as found, in the measures")
     seed: int
 
 
@@ -66,6 +83,14 @@ class SampleDepthStage(Strict):
     seed: int
 
 
+class PointDepthStage(Strict):
+    points: PointDepthConfig
+
+
+class MapDepthStage(Strict):
+    maps: DepthMaps
+
+
 class TrainStage(Strict):
     global_encoding: GlobalEncodingUse
     head: HeadConfig
@@ -75,21 +100,44 @@ class TrainStage(Strict):
     seed: int
 
 
+class RetrievalPart(Strict):
+    """A retrieval feature that another one is joined from."""
+
+    retrieval: RetrievalConfig
+    extractor: ExtractorConfig | None
+
+
 class MapStage(Strict):
     extractor: ExtractorConfig
     global_encoding: GlobalEncodingUse
     head: HeadConfig
     retrieval: RetrievalConfig | None
     retrieval_extractor: ExtractorConfig | None
+    retrieval_parts: tuple[RetrievalPart, ...] = ()
     own_encoding: bool = Field(
         description="g is the photo's own retrieval feature (GLACE), not that of retrieved images"
     )
+    clustered: bool = Field(False, description="g is the centre of the cluster that the photo's own feature is in")
     unit: str
 
 
 class LocalizeStage(Strict):
     localize: LocalizeConfig
     seed: int
+
+
+class SubmissionStage(Strict):
+    pose_names: Literal["path", "basename"]
+
+
+class HlocExportStage(Strict):
+    """What scrflow export-hloc writes."""
+
+    extractor: ExtractorConfig
+    retrieval_name: str | None
+    retrieval: RetrievalPart | None
+    parts: tuple[RetrievalPart, ...]
+    pairs: int = Field(ge=1)
 
 
 class EvaluateStage(Strict):

@@ -65,16 +65,25 @@ def fetch_archive(archive: Archive, out: Path, page: str | None = None, open_url
         log.warning("%s: no checksum is published; SHA-256 %s is recorded and checked from now on", name, found)
     _write_record(record, {"url": archive.url, "sha256": found})
     folder = out / archive.into
-    unpack(path, folder, archive.skip)
-    if archive.nested is not None:
-        inner = sorted(p for p in folder.glob(archive.nested) if p.is_file())
-        if not inner:
-            raise ScrflowError(f"{path}: holds no {archive.nested}; mend key nested of the scene's download")
-        for each in inner:
-            unpack(each, each.parent, archive.skip)
-            each.unlink()
+    if not archive.unpack:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(path, folder / name)
+    else:
+        unpack(path, folder, archive.skip)
+        _unpack_nested(archive, path, folder)
+        path.unlink()
     _write_record(record, {"url": archive.url, "sha256": found, "unpacked": _task(archive)})
-    path.unlink()
+
+
+def _unpack_nested(archive: Archive, path: Path, folder: Path) -> None:
+    if archive.nested is None:
+        return
+    inner = sorted(p for p in folder.glob(archive.nested) if p.is_file())
+    if not inner:
+        raise ScrflowError(f"{path}: holds no {archive.nested}; mend key nested of the scene's download")
+    for each in inner:
+        unpack(each, each.parent, archive.skip)
+        each.unlink()
 
 
 def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
@@ -245,7 +254,7 @@ def _unreachable(archive: Archive, path: Path, page: str | None, reason: str) ->
 
 
 def _task(archive: Archive) -> dict[str, object]:
-    return {"into": archive.into, "nested": archive.nested, "skip": list(archive.skip)}
+    return archive.model_dump(mode="json", include={"into", "unpack", "nested", "skip"})
 
 
 def _read_record(path: Path) -> dict:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import posixpath
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 
 from scrflow.codeversion import code_version
 from scrflow.config import SceneStage, Split
 from scrflow.errors import ScrflowError
-from scrflow.scene.model import Query, View, read_query_list, write_scene
-from scrflow.scene.photo_files import every_nth
+from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
+from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
 from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
 from scrflow.scene.validate import (
     check_camera,
@@ -26,21 +29,30 @@ from scrflow.scene.validate import (
 log = logging.getLogger("scrflow")
 
 
-def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | None = None) -> None:
+def build_scene(
+    config: SceneStage,
+    root: Path,
+    out: Path,
+    sfm_model: Path | None = None,
+    parts: Mapping[str, Path] | None = None,
+) -> None:
     """Read the dataset under ``root`` and write the scene artifact to the folder ``out``.
 
-    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``. ScrflowError, naming the file, for every fault
-    of the dataset; ``out`` is only replaced when all is well.
+    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the scene artifacts (name ->
+    folder) that the reader ``combined`` puts together. ScrflowError, naming the file, for every fault of the dataset;
+    ``out`` is only replaced when all is well.
     """
     root = Path(root)
     if not root.is_dir():
         raise ScrflowError(
             f"{root}: no such folder of the scene; put the dataset there, or mend key root (or data_root)"
         )
-    collection = read_source(config.source, root, sfm_model)
+    collection = read_source(config.source, root, sfm_model, parts)
     check_unique((image.name for image in collection.images), str(collection.where))
     images = {image.name: image for image in collection.images}
     mapping_names, queries = _split(config.split, root, collection, images)
+    guessed = [q.name for q in queries if q.name in collection.guessed and q.camera is images[q.name].camera]
+    refuse_guesses(guessed, str(collection.where), config.split.guess_cameras)
 
     mapping = _mapping_views(mapping_names, images, collection)
     where = str(_list_path(root, config.split.mapping) if config.split.mapping else collection.where)
@@ -50,6 +62,8 @@ def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | Non
         for q in queries
         if q.name in images and images[q.name].cam_from_world is not None
     }
+    if config.split.query_poses is not None:
+        poses |= _given_poses(_list_path(root, config.split.query_poses), [q.name for q in queries])
     cameras: dict[str, pycolmap.Camera | None] = {}
     for item in (*mapping, *queries):
         check_name(item.name, str(collection.where))
@@ -72,6 +86,7 @@ def build_scene(config: SceneStage, root: Path, out: Path, sfm_model: Path | Non
         image_sha256=sha256,
         model=model,
         inputs=collection.inputs,
+        parts={v.name: collection.parts[v.name] for v in mapping if v.name in collection.parts},
     )
     log.info("scene: %d mapping images, %d queries (%d with reference pose)", len(mapping), len(queries), len(poses))
 
@@ -92,17 +107,18 @@ def _split(
                 f"{found.where}: nothing says which images are queries; give key split.every, or split.queries (lists)"
             )
         mapping, names = found.split
-        return list(mapping), [Query(name, images[name].camera, "all") for name in names]
+        return list(mapping), [Query(name, images[name].camera, found.conditions.get(name, "all")) for name in names]
 
     queries: list[Query] = []
     for condition, listed in split.queries.items():
         path = _list_path(root, listed)
-        for name, camera in read_query_list(path).items():
+        cameras = read_query_list(path)
+        unknown = [name for name, camera in cameras.items() if camera is None and name not in images]
+        cameras |= query_cameras(found.image_root, unknown, str(path), split.guess_cameras)
+        for name, camera in cameras.items():
             if any(q.name == name for q in queries if q.condition != condition):
                 raise ScrflowError(f"{path}: {name} is listed under another condition too; remove one")
-            if camera is None:
-                camera = _known(name, images, path, found).camera
-            queries.append(Query(name, camera, condition))
+            queries.append(Query(name, images[name].camera if camera is None else camera, condition))
     if split.mapping is not None:
         path = _list_path(root, split.mapping)
         mapping = list(read_query_list(path))
@@ -128,6 +144,34 @@ def _known(name: str, images: dict[str, SourceImage], path: Path, found: Collect
     raise ScrflowError(
         f"{path}: {name} is listed, but {found.where} has no pose of it; add the pose or take it off the list"
     )
+
+
+def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
+    """Reference poses [3, 4] of the queries that a list names, with or without their folders."""
+    given = read_poses(path)
+    by_base: dict[str, list[str]] = {}
+    for name in queries:
+        by_base.setdefault(posixpath.basename(name), []).append(name)
+    out: dict[str, np.ndarray] = {}
+    unknown = []
+    for name, pose in given.items():
+        same = [name] if name in queries else by_base.get(name, [])
+        if len(same) > 1 or (same and same[0] in out):
+            raise ScrflowError(
+                f"{path}: {name} may be more than one query or is twice there: {some(same)}; name folders"
+            )
+        if same:
+            out[same[0]] = pose
+        else:
+            unknown.append(name)
+    if not out:
+        raise ScrflowError(
+            f"{path}: none of its {len(given)} names is a query; mend key split.query_poses or the names"
+        )
+    if unknown:
+        log.warning("%s: %d of %d names are no queries: %s", path, len(unknown), len(given), some(unknown))
+    log.info("%s: reference poses of %d of %d queries", path, len(out), len(queries))
+    return out
 
 
 def _mapping_views(names: list[str], images: dict[str, SourceImage], found: Collection) -> list[View]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,19 @@ class Scene:
     queries: tuple[Query, ...]  # sorted by name
     query_poses: dict[str, np.ndarray]  # query name -> cam_from_world [3, 4] float64; may be empty or partial
     stamp: Stamp
+    # mapping image -> the room that it shows, for a scene of several: no two of them see the same; empty for one
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def image_path(self, name: str) -> Path:
         """Where the image with this name is."""
         return self.image_root / name
+
+    def same_part(self) -> np.ndarray | None:
+        """[N, N] bool: whether two mapping images show the same room; None for a scene that is not one of several."""
+        if not self.parts:
+            return None
+        parts = np.array([self.parts[v.name] for v in self.mapping])
+        return parts[:, None] == parts[None]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -74,12 +83,14 @@ def write_scene(
     image_sha256: Mapping[str, str],
     model: pycolmap.Reconstruction | None = None,
     inputs: Mapping[str, Path | str] | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> None:
     """Write the scene artifact to the folder ``out`` at once, in place of an older one.
 
     ``image_sha256`` holds the digest of every image; with the digest of the written files it makes the stamp's inputs,
     so another photo or another pose is another scene. ``model``, when given, is the COLMAP model of exactly the mapping
-    images and is written as it is (with its points); otherwise one without points is made of ``mapping``.
+    images and is written as it is (with its points); otherwise one without points is made of ``mapping``. ``parts``
+    names the room of every mapping image, where the scene is made of several.
     """
     mapping = sorted(mapping, key=lambda v: v.name)
     queries = sorted(queries, key=lambda q: q.name)
@@ -104,6 +115,8 @@ def write_scene(
             "conditions": {q.name: q.condition for q in queries},
             "sha256": dict(sorted(image_sha256.items())),
         }
+        if parts:
+            values["parts"] = dict(sorted(parts.items()))
         write_json(folder / "scene.json", values, stamp)
 
 
@@ -193,7 +206,10 @@ def load_scene(folder: Path) -> Scene:
             raise ScrflowError(
                 f"{image_root / name}: image of the scene in {folder} is gone; put it back or build the scene again"
             )
-    return Scene(folder, image_root, unit, mapping, tuple(queries), query_poses, stamp)
+    parts = info.get("parts", {})
+    if parts and set(parts) != {v.name for v in mapping}:
+        raise _damaged(info_path, "key parts does not name the mapping images")
+    return Scene(folder, image_root, unit, mapping, tuple(queries), query_poses, stamp, parts)
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
@@ -237,12 +253,12 @@ def read_query_list(path: Path) -> dict[str, pycolmap.Camera | None]:
         name, *rest = fields
         if name in out:
             raise ScrflowError(f"{path}: line {number}: {name} is listed twice; remove one")
-        out[name] = _camera_of(rest, path, number) if rest else None
+        out[name] = camera_of_fields(rest, f"{path}: line {number}") if rest else None
     return out
 
 
-def _camera_of(fields: list[str], path: Path, number: int) -> pycolmap.Camera:
-    where = f"{path}: line {number}"
+def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
+    """The camera of ``MODEL width height params...``; ScrflowError beginning with ``where``."""
     if len(fields) < 4:
         raise ScrflowError(f"{where}: expected 'name' or 'name MODEL width height params...'")
     model = pycolmap.CameraModelId.__members__.get(fields[0])

@@ -6,15 +6,22 @@ A new form is one module here, named as its ``reader``, and its keys as a model 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from scrflow.config import Source
 from scrflow.scene.readers.base import Collection, SourceImage
 
 
-def read_source(source: Source, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All images that the dataset under ``root`` lists; ScrflowError, naming the file, for every fault in it."""
-    return importlib.import_module(f"scrflow.{reader_module(source.reader)}").read(source, root, sfm_model)
+def read_source(
+    source: Source, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
+) -> Collection:
+    """All images that the dataset under ``root`` lists; ScrflowError, naming the file, for every fault in it.
+
+    ``parts`` are the scene artifacts (name -> folder) that the reader ``combined`` puts together.
+    """
+    read = importlib.import_module(f"scrflow.{reader_module(source.reader)}").read
+    return read(source, root, sfm_model, **({"parts": parts} if parts else {}))
 
 
 def reader_module(reader: str) -> str:

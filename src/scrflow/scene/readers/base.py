@@ -27,7 +27,10 @@ class Collection:
     image_root: Path
     images: tuple[SourceImage, ...]
     split: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # (mapping, queries) where the layout fixes it
+    conditions: Mapping[str, str] = field(default_factory=dict)  # of that split's queries; "all" where not given
     model: pycolmap.Reconstruction | None = None  # where there are 3D points to keep
     inputs: Mapping[str, Path | str] = field(default_factory=dict)  # artifacts it was read from, for the stamp
     # images without which the mapping goes on: name -> reason (not registered by SfM)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)  # image -> its room, where several make up the scene
+    guessed: frozenset[str] = frozenset()  # names whose intrinsics nothing tells: a query only where the split says so

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+
+import numpy as np
+import pycolmap
 
 from scrflow.artifacts import read_stamp
 from scrflow.config import PhotosSource
 from scrflow.errors import ScrflowError
-from scrflow.scene.model import copy_camera, read_model, views_of_model
-from scrflow.scene.photo_files import guessed_camera, list_photos
+from scrflow.scene.model import View, copy_camera, read_model, views_of_model
+from scrflow.scene.photo_files import camera_from_exif, list_photos
 from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.validate import some
+
+log = logging.getLogger("scrflow")
 
 
 def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All photos of the folder: the registered ones posed, the others with intrinsics alone (the shared camera's, or
-    from EXIF). With ``queries_in_sfm: false`` the queries were kept out of SfM and are among the latter."""
+    """All photos of the folder: the registered ones posed, the others with intrinsics alone.
+
+    Those are the shared camera's; with ``single_camera: false`` they are from EXIF, or else those of the registered
+    photos of the same size, or else a guess (which a query may not have, unless the split says so). With
+    ``queries_in_sfm: false`` the queries were kept out of SfM and are among these photos.
+    """
     if sfm_model is None:
         raise ScrflowError("reader photos: no SfM model given; run the sfm stage first (snakemake does)")
     folder = root / source.images
@@ -25,14 +36,44 @@ def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Col
     gone = sorted(set(views) - set(names))
     if gone:
         raise ScrflowError(f"{folder / gone[0]}: image is missing, but is in the SfM model; run the sfm stage again")
-    shared = next(iter(views.values())).camera if source.single_camera else None
-    images = []
-    left_out = {}
+    posed = [SourceImage(name, view.camera, view.cam_from_world) for name, view in views.items()]
+    others = [name for name in names if name not in views]
+    cameras, guessed = _cameras_of_others(source, folder, others, tuple(views.values()))
+    images = sorted([*posed, *(SourceImage(n, cameras[n], None) for n in others)], key=lambda image: image.name)
+    return Collection(
+        sfm_model,
+        folder,
+        tuple(images),
+        model=model,
+        inputs={"sfm": stamp.digest},
+        left_out=dict.fromkeys(others, "not registered by SfM"),
+        guessed=guessed,
+    )
+
+
+def _cameras_of_others(
+    source: PhotosSource, folder: Path, names: list[str], views: tuple[View, ...]
+) -> tuple[dict[str, pycolmap.Camera], frozenset[str]]:
+    """Cameras of the photos that SfM did not register, and the names of those whose focal length nothing tells."""
+    if source.single_camera:
+        return {name: copy_camera(views[0].camera) for name in names}, frozenset()
+    cameras, alike, guessed = {}, [], []
     for name in names:
-        if name in views:
-            images.append(SourceImage(name, views[name].camera, views[name].cam_from_world))
-        else:
-            camera = copy_camera(shared) if shared is not None else guessed_camera(folder / name, source.camera_model)
-            images.append(SourceImage(name, camera, None))
-            left_out[name] = "not registered by SfM"
-    return Collection(sfm_model, folder, tuple(images), model=model, inputs={"sfm": stamp.digest}, left_out=left_out)
+        camera, told = camera_from_exif(folder / name, source.camera_model)
+        if told == "guess":
+            same_size = [v.camera for v in views if (v.camera.width, v.camera.height) == (camera.width, camera.height)]
+            if same_size:
+                camera.params = np.median([c.params for c in same_size], axis=0)
+            (alike if same_size else guessed).append(name)
+        cameras[name] = camera
+    if alike:
+        log.warning(
+            "%s: no focal length in EXIF of %d photos, which take the median camera of the registered ones of their "
+            "size: %s",
+            folder,
+            len(alike),
+            some(alike),
+        )
+    if guessed:
+        log.warning("%s: the camera of %d photos is a guess: %s", folder, len(guessed), some(guessed))
+    return cameras, frozenset(guessed)

@@ -23,6 +23,22 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
     path = root / source.poses
     image_root = root / source.images
     images: dict[str, SourceImage] = {}
+    for name, (cam_from_world, focal) in read_pose_list(path).items():
+        size = _image_size(image_root / name)
+        if size is None:
+            continue
+        cx, cy = source.principal_point or (size[0] / 2, size[1] / 2)
+        camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=size[0], height=size[1], params=[focal, cx, cy])
+        images[name] = SourceImage(name, camera, cam_from_world)
+    if not images:
+        raise ScrflowError(f"{path}: none of the images that it lists is under {image_root}; mend key source.images")
+    return Collection(path, image_root, tuple(images.values()))
+
+
+def read_pose_list(path: Path) -> dict[str, tuple[np.ndarray, float]]:
+    """name -> (cam_from_world [3, 4], focal length in px) of the list's lines; ScrflowError for a damaged or a double
+    line."""
+    out: dict[str, tuple[np.ndarray, float]] = {}
     for number, (name, *fields) in read_lines(path):
         where = f"{path}: line {number}: {name}"
         try:
@@ -33,18 +49,11 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
             raise ScrflowError(f"{where}: expected 'name qw qx qy qz tx ty tz f'")
         if not np.isfinite(values).all():
             raise ScrflowError(f"{where}: pose has a number that is not finite; remove the line")
-        if name in images:
+        if name in out:
             raise ScrflowError(f"{where}: listed twice; remove one line")
         rotation = rotation_from_quaternion(checked_quaternion(values[:4], where))
-        size = _image_size(image_root / name)
-        if size is None:
-            continue
-        cx, cy = source.principal_point or (size[0] / 2, size[1] / 2)
-        camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=size[0], height=size[1], params=[values[7], cx, cy])
-        images[name] = SourceImage(name, camera, np.column_stack([rotation, values[4:7]]))
-    if not images:
-        raise ScrflowError(f"{path}: none of the images that it lists is under {image_root}; mend key source.images")
-    return Collection(path, image_root, tuple(images.values()))
+        out[name] = np.column_stack([rotation, values[4:7]]), float(values[7])
+    return out
 
 
 def _image_size(path: Path) -> tuple[int, int] | None:

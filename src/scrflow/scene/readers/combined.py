@@ -1,0 +1,106 @@
+"""Several scenes side by side in one world: i7, i12 and i19 (ESAC, ICCV 2019; GLACE, CVPR 2024).
+
+As there: n rooms fill a grid of ceil(sqrt(n)) columns row by row; a room's centre comes to the corner of its cell,
+(-row, -column, 0) times the cell's side. Rooms are larger than a cell, so their coordinates overlap: what tells them
+apart is the global encoding. A frustum of one room reaches into the next, therefore the scene keeps which room an image
+shows, and images of different rooms never count as covisible.
+
+The 3D points of the parts are not taken over (poses alone are): merging models is not worth it where no part of i7, i12
+and i19 has points, and the graph of kind ``points`` triangulates its own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from scrflow.config import CombinedSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import camera_centre
+from scrflow.scene.model import Scene, load_scene
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.validate import some
+
+
+def read(
+    source: CombinedSource, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
+) -> Collection:
+    """The images of all ``parts`` (name -> folder of the scene artifact); names are relative to the folder that all
+    their photos are under, the condition of a query is its part."""
+    missing = [name for name in source.scenes if name not in (parts or {})]
+    if missing or parts is None:
+        raise ScrflowError(
+            f"reader combined: no scene artifact of {some(missing)} given; run their scene stage first (snakemake does)"
+        )
+    scenes = {name: load_scene(parts[name]) for name in source.scenes}
+    _check_units(source, scenes)
+    image_root = common_root([scene.image_root for scene in scenes.values()])
+    shifts = grid_shifts(source, scenes)
+    images: dict[str, SourceImage] = {}
+    part_of: dict[str, str] = {}
+    mapping: list[str] = []
+    queries: list[str] = []
+    for part, scene in scenes.items():
+        prefix = os.path.relpath(scene.image_root, image_root)
+        posed = [(v.name, v.camera, v.cam_from_world) for v in scene.mapping]
+        asked = [(q.name, q.camera, scene.query_poses.get(q.name)) for q in scene.queries]
+        names = [Path(os.path.normpath(os.path.join(prefix, inside))).as_posix() for inside, *_ in (*posed, *asked)]
+        for name, (_, camera, pose) in zip(names, (*posed, *asked), strict=True):
+            if name in images:
+                raise ScrflowError(
+                    f"{image_root / name}: image of both {part_of[name]} and {part}; take one of them out of "
+                    "source.scenes"
+                )
+            images[name] = SourceImage(name, camera, None if pose is None else shifted(pose, shifts[part]))
+            part_of[name] = part
+        mapping += names[: len(posed)]
+        queries += names[len(posed) :]
+    return Collection(
+        image_root,
+        image_root,
+        tuple(images.values()),
+        split=(tuple(mapping), tuple(queries)),
+        conditions={name: part_of[name] for name in queries},
+        inputs={f"part_{name}": scene.stamp.digest for name, scene in scenes.items()},
+        parts=part_of,
+    )
+
+
+def grid_shifts(source: CombinedSource, scenes: Mapping[str, Scene]) -> dict[str, np.ndarray]:
+    """part -> shift [3]: a point x of the part is at x + shift in the combined world."""
+    columns = source.columns or math.ceil(math.sqrt(len(source.scenes)))
+    shifts = {}
+    for index, name in enumerate(source.scenes):
+        row, column = divmod(index, columns)
+        centre = source.centres.get(name)
+        if centre is None:
+            centre = camera_centre(np.stack([v.cam_from_world for v in scenes[name].mapping])).mean(0)
+        shifts[name] = np.array([-row, -column, 0.0]) * source.cell - np.asarray(centre)
+    return shifts
+
+
+def shifted(cam_from_world: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The pose [3, 4] in a world whose points are x + shift: R x + t = R (x + shift) + (t - R shift)."""
+    R = cam_from_world[:, :3]
+    return np.column_stack([R, cam_from_world[:, 3] - R @ shift])
+
+
+def common_root(folders: list[Path]) -> Path:
+    """The deepest folder that all are in; relative to the working directory where all folders are given so."""
+    root = Path(os.path.commonpath([Path(os.path.abspath(f)) for f in folders]))
+    relative = not any(Path(f).is_absolute() for f in folders)
+    return Path(os.path.relpath(root)) if relative else root
+
+
+def _check_units(source: CombinedSource, scenes: Mapping[str, Scene]) -> None:
+    units = {name: scene.unit for name, scene in scenes.items()}
+    if len(set(units.values())) > 1 and not source.allow_units:
+        told = ", ".join(f"{name}: {unit}" for name, unit in units.items())
+        raise ScrflowError(
+            f"reader combined: the scenes' units differ ({told}); combine scenes of one unit, or set "
+            "source.allow_units: true"
+        )

@@ -1,0 +1,225 @@
+"""kapture 1.x, the text files of the ``sensors`` folder (github.com/naver/kapture, kapture_format.adoc).
+
+Poses of ``trajectories.txt`` are device_from_world, those of ``rigs.txt`` sensor_from_rig, quaternions w x y z; cameras
+have COLMAP's models and pixels. Only cameras are read. The package of that name would read the files too; it asks for
+numba, numpy-quaternion, matplotlib and pytest, so it serves as a check of this reader and not as a dependency.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from scrflow.config import KaptureSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import rotation_from_quaternion
+from scrflow.scene.model import camera_of_fields
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.validate import checked_quaternion
+
+_VERSION = re.compile(r"#\s*kapture format\s*:\s*(\d+)\.\d+")
+_NO_POSE = "without a pose in trajectories.txt"
+
+Device = tuple[int, str]  # timestamp, id of a sensor or rig
+
+
+def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """The images of all folders; names are relative to the folder that is common to their ``records_data``.
+
+    Mapping images without a pose are left out; a query without one has no reference.
+    """
+    mapping = _read_folder(root / source.mapping, source.sensors)
+    if not any(image.cam_from_world is not None for image in mapping.images):
+        raise ScrflowError(
+            f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image; mend key source.mapping"
+        )
+    queries = {name: _read_folder(root / folder, source.sensors) for name, folder in source.queries.items()}
+
+    folders = [mapping, *queries.values()]
+    image_root = Path(os.path.commonpath([f.records for f in folders]))
+    named = [[_renamed(image, f.records, image_root) for image in f.images] for f in folders]
+    conditions = {i.name: c for c, images in zip(queries, named[1:], strict=True) for i in images}
+    return Collection(
+        where=mapping.sensors,
+        image_root=image_root,
+        images=tuple(image for images in named for image in images),
+        split=(tuple(i.name for i in named[0]), tuple(conditions)) if queries else None,
+        conditions=conditions,
+        left_out={i.name: _NO_POSE for i in named[0] if i.cam_from_world is None},
+    )
+
+
+def _renamed(image: SourceImage, records: Path, image_root: Path) -> SourceImage:
+    folder = records.relative_to(image_root).as_posix()
+    name = image.name if folder == "." else f"{folder}/{image.name}"
+    return SourceImage(name, image.camera, image.cam_from_world)
+
+
+# ---------------------------------------------------------------------------------------------------------- one folder
+
+
+@dataclass(frozen=True, eq=False)
+class _Folder:
+    sensors: Path  # the folder sensors/
+    records: Path  # that images are relative to
+    images: list[SourceImage]
+
+
+def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
+    sensors = folder / "sensors"
+    if not sensors.is_dir():
+        raise ScrflowError(
+            f"{sensors}: no such folder; expected a kapture folder at {folder} (keys source.mapping, .queries)"
+        )
+    cameras = _read_cameras(sensors / "sensors.txt")
+    unknown = [name for name in only or () if name not in cameras]
+    if unknown:
+        raise ScrflowError(
+            f"{sensors / 'sensors.txt'}: no camera {unknown[0]!r} (key source.sensors); there are {', '.join(cameras)}"
+        )
+    poses = _read_poses(sensors / "trajectories.txt")
+    rigs = _read_rigs(sensors / "rigs.txt", cameras)
+
+    path = sensors / "records_camera.txt"
+    images: dict[Device, SourceImage] = {}
+    for number, fields in _read_table(path):
+        where = f"{path}: line {number}"
+        if len(fields) != 3 or not all(fields):
+            raise ScrflowError(f"{where}: expected 'timestamp, device_id, image_path'")
+        device = (_timestamp(fields[0], where), fields[1])
+        if device[1] not in cameras:
+            raise ScrflowError(f"{where}: sensors.txt has no camera {device[1]!r}; add it there or remove the line")
+        if only is not None and device[1] not in only:
+            continue
+        if device in images:
+            raise ScrflowError(f"{where}: another image of {device[1]!r} at {device[0]}; remove one line")
+        camera = cameras[device[1]]
+        if camera is None:
+            raise ScrflowError(
+                f"{sensors / 'sensors.txt'}: camera {device[1]!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or "
+                "take the others alone with key source.sensors"
+            )
+        images[device] = SourceImage(fields[2], camera, _pose_of(device, poses, rigs, where))
+    if not images:
+        raise ScrflowError(f"{path}: no images in it; mend keys source.mapping, source.queries or source.sensors")
+    return _Folder(sensors, sensors / "records_data", list(images.values()))
+
+
+def _pose_of(
+    device: Device,
+    poses: Mapping[Device, np.ndarray | None],
+    rigs: Mapping[str, list[tuple[str, np.ndarray | None]]],
+    where: str,
+    trail: tuple[str, ...] = (),
+) -> np.ndarray | None:
+    """cam_from_world [3, 4] of a device at a time: its own, or that of a rig that it is on (rigs may be on rigs)."""
+    timestamp, name = device
+    if name in trail:
+        raise ScrflowError(f"{where}: rigs.txt runs in a circle: {' -> '.join((*trail, name))}; remove one line of it")
+    own = poses.get(device)
+    if own is not None:
+        return own
+    for rig, sensor_from_rig in rigs.get(name, ()):
+        rig_from_world = _pose_of((timestamp, rig), poses, rigs, where, (*trail, name))
+        if rig_from_world is not None and sensor_from_rig is not None:
+            turned = sensor_from_rig[:, :3] @ rig_from_world
+            return np.column_stack([turned[:, :3], turned[:, 3] + sensor_from_rig[:, 3]])
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
+    """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are passed over."""
+    cameras: dict[str, pycolmap.Camera | None] = {}
+    for number, fields in _read_table(path, with_version=True):
+        where = f"{path}: line {number}"
+        if len(fields) < 3:
+            raise ScrflowError(f"{where}: expected 'sensor_id, name, sensor_type, parameters...'")
+        name, _, kind, *params = fields
+        if kind != "camera":
+            continue
+        if name in cameras:
+            raise ScrflowError(f"{where}: sensor {name!r} is listed twice; remove one line")
+        params[1:3] = [re.sub(r"\.0*$", "", size) for size in params[1:3]]  # 1920.0 is a size, too
+        cameras[name] = None if params[:1] == ["UNKNOWN_CAMERA"] else camera_of_fields(params, where)
+    if not cameras:
+        raise ScrflowError(
+            f"{path}: no sensor of type 'camera' in it; expected 'sensor_id, name, camera, MODEL, w, h, ...'"
+        )
+    return cameras
+
+
+def _read_poses(path: Path) -> dict[Device, np.ndarray | None]:
+    """device_from_world [3, 4]; None where a position or a rotation is left empty. Nothing without a file."""
+    poses: dict[Device, np.ndarray | None] = {}
+    for number, fields in _read_table(path) if path.is_file() else ():
+        where = f"{path}: line {number}"
+        if len(fields) != 9:
+            raise ScrflowError(f"{where}: expected 'timestamp, device_id, qw, qx, qy, qz, tx, ty, tz'")
+        device = (_timestamp(fields[0], where), fields[1])
+        if device in poses:
+            raise ScrflowError(f"{where}: a second pose of {device[1]!r} at {device[0]}; remove one line")
+        poses[device] = _pose(fields[2:], where)
+    return poses
+
+
+def _read_rigs(path: Path, cameras: Mapping[str, object]) -> dict[str, list[tuple[str, np.ndarray | None]]]:
+    """sensor -> rigs that it is on, each with sensor_from_rig [3, 4]."""
+    rigs: dict[str, list[tuple[str, np.ndarray | None]]] = {}
+    for number, fields in _read_table(path) if path.is_file() else ():
+        where = f"{path}: line {number}"
+        if len(fields) != 9:
+            raise ScrflowError(f"{where}: expected 'rig_id, sensor_id, qw, qx, qy, qz, tx, ty, tz'")
+        rig, sensor = fields[:2]
+        if rig in cameras:
+            raise ScrflowError(f"{where}: {rig!r} is both a rig and a sensor of sensors.txt; rename the rig")
+        rigs.setdefault(sensor, []).append((rig, _pose(fields[2:], where)))
+    return rigs
+
+
+def _pose(fields: list[str], where: str) -> np.ndarray | None:
+    """[3, 4] of qw qx qy qz tx ty tz; None where the rotation or the position is empty."""
+    if not any(fields[:4]) or not any(fields[4:]):
+        return None
+    try:
+        values = np.array([float(f) for f in fields])
+    except ValueError:
+        raise ScrflowError(f"{where}: {', '.join(fields)} is not a pose of seven numbers; mend the line") from None
+    if not np.isfinite(values).all():
+        raise ScrflowError(f"{where}: pose has a number that is not finite; leave the fields empty or remove the line")
+    return np.column_stack([rotation_from_quaternion(checked_quaternion(values[:4], where)), values[4:]])
+
+
+def _timestamp(field: str, where: str) -> int:
+    if not field.isdecimal():
+        raise ScrflowError(f"{where}: timestamp {field!r} is not a whole number; mend the line")
+    return int(field)  # 0001 and 1 are the same
+
+
+def _read_table(path: Path, with_version: bool = False) -> list[tuple[int, list[str]]]:
+    """(line number, fields) of a comma-separated file without comments and empty lines; blanks around fields are cut.
+
+    ``with_version``: the first line must tell version 1 of the format (only that of sensors.txt counts).
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ScrflowError(f"{path}: no such file; the kapture folder is not complete") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
+    lines = text.splitlines()
+    if with_version:
+        version = _VERSION.match(lines[0]) if lines else None
+        if version is None or version[1] != "1":
+            found = lines[0].strip() if lines else "nothing"
+            raise ScrflowError(f"{path}: line 1: expected '# kapture format: 1.x', found {found!r}")
+    rows = [(n, [f.strip() for f in line.split(",")]) for n, line in enumerate(lines, start=1)]
+    return [(n, fields) for n, fields in rows if any(fields) and not fields[0].startswith("#")]

@@ -1,0 +1,182 @@
+"""A VisualSFM model (NVM) with an image folder; published intrinsics may stand in for its cameras.
+
+**Distortion.** VisualSFM keeps a normalised *measurement* distortion: of a measurement m (px from the principal point),
+m (1 + r |m|^2 / f^2) is the undistorted one (C. Wu, Multicore bundle adjustment: SetNormalizedMeasurementDistortion).
+COLMAP's polynomials run the other way, so ``radial_camera`` fits one. Largest residual within 1920x1080 px at f 1670
+(corner at 0.66 f), measured (tests/scene/test_nvm.py): RADIAL 0.0005 px for |r| of 0.02, 0.067 px for 0.1; where it
+would be more than 0.1 px, FULL_OPENCV's rational polynomial, up to 0.005 px for |r| of 0.3. (SIMPLE_DIVISION has 0.5 px
+at 0.1.) A camera that neither fits to 0.1 px is refused.
+
+**Measurements.** VisualSFM writes them from the principal point, COLMAP's export to NVM from the top-left corner
+(github.com/colmap/colmap/issues/946). Which of the two a file has is measured: its points are projected, and the
+reading with the smaller median residual is taken. From the principal point needs no half pixel: that point is the
+image centre (w/2, h/2) with the pixel origin of SiftGPU, which is COLMAP's (the centre of the top-left pixel is at
+(0.5, 0.5)). The median offset that is left is logged; half a pixel would show.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from PIL import Image
+
+from scrflow.cameras import pixels_from_rays
+from scrflow.config import NvmSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import rotation_from_quaternion
+from scrflow.scene.model import View, read_query_list
+from scrflow.scene.nvm_file import NvmModel, read_nvm
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.tracks import model_with_points
+from scrflow.scene.validate import QUATERNION_TOLERANCE, some
+
+log = logging.getLogger("scrflow")
+
+MAX_FIT_PX = 0.1
+_MAX_MEDIAN_PX = 4.0  # a bundle-adjusted model has about one; poses, cameras and points of different models hundreds
+_SAMPLED = 20_000
+_FIT_SAMPLES = 400
+
+
+def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """All cameras of the model, with its 3D points where ``source.points`` says so."""
+    path = root / source.model
+    nvm = read_nvm(path, source.points)
+    poses = poses_of(nvm, path)
+    if source.intrinsics is not None:
+        cameras = _published(root / source.intrinsics, nvm.names, path)
+    else:
+        cameras = [
+            radial_camera(*image_size(root / source.images / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
+            for i, name in enumerate(nvm.names)
+        ]
+    images = tuple(SourceImage(*image) for image in zip(nvm.names, cameras, poses, strict=True))
+    model = None
+    if source.points:
+        views = [View(i.name, i.camera, i.cam_from_world) for i in images]
+        model = model_of_nvm(nvm, views, np.arange(len(views)), path)
+    return Collection(path, root / source.images, images, model=model)
+
+
+def _published(path: Path, names: tuple[str, ...], where: Path) -> list[pycolmap.Camera]:
+    listed = read_query_list(path)
+    missing = [name for name in names if listed.get(name) is None]
+    if missing:
+        raise ScrflowError(f"{path}: no intrinsics of {some(missing)}, which {where} has; add 'name MODEL w h params'")
+    return [listed[name] for name in names]
+
+
+def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
+    """cam_from_world [N, 3, 4]; ScrflowError for a quaternion that is none."""
+    length = np.linalg.norm(nvm.quaternion, axis=1)
+    wrong = np.flatnonzero(~(np.abs(length - 1) <= QUATERNION_TOLERANCE))
+    if len(wrong):
+        i = int(wrong[0])
+        raise ScrflowError(
+            f"{path}: {nvm.names[i]}: quaternion has length {length[i]:.4g}, expected 1 (order: qw qx qy qz)"
+        )
+    R = rotation_from_quaternion(nvm.quaternion)
+    return np.concatenate([R, -R @ nvm.centre[:, :, None]], 2)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height from the file's header."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise ScrflowError(f"{path}: image is missing; put it there, or mend key source.images") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ScrflowError(f"{path}: image is damaged ({error}); replace it") from None
+
+
+# ---------------------------------------------------------------------------------------------------------- distortion
+
+
+def radial_camera(width: int, height: int, focal: float, r: float, where: str) -> pycolmap.Camera:
+    """The COLMAP camera of VisualSFM's focal length (px) and radial distortion; see the module's note."""
+    centre = [width / 2, height / 2]
+    if not focal > 0:
+        raise ScrflowError(f"{where}: focal length {focal:g} px, expected a positive number; mend the model")
+    if r == 0:
+        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=[focal, *centre])
+    measured = np.linspace(0, np.hypot(*centre) / focal, _FIT_SAMPLES + 1)[1:]
+    ideal = measured * (1 + r * measured**2)
+    residual = np.inf
+    if (np.diff(ideal) > 0).all():  # otherwise two pixels would show one direction
+        for model in ("RADIAL", "FULL_OPENCV"):
+            params, residual = _fit(model, ideal, measured)
+            if residual * focal <= MAX_FIT_PX:
+                focals = [focal] if model == "RADIAL" else [focal, focal]
+                return pycolmap.Camera(model=model, width=width, height=height, params=[*focals, *centre, *params])
+    raise ScrflowError(
+        f"{where}: radial distortion {r:g} at focal length {focal:g} px has no COLMAP camera within {MAX_FIT_PX} px "
+        f"over {width}x{height} px (residual {residual * focal:.3g}); give intrinsics, or take the image out"
+    )
+
+
+def _fit(model: str, ideal: np.ndarray, measured: np.ndarray) -> tuple[list[float], float]:
+    """(distortion parameters, largest residual on the plane z = 1) by linear least squares.
+
+    RADIAL: measured = ideal (1 + k1 s + k2 s^2) with s = ideal^2; FULL_OPENCV has a denominator 1 + k4 s + k5 s^2 too.
+    """
+    powers = ideal[:, None] ** np.array([2, 4])
+    columns = [ideal[:, None] * powers]
+    if model == "FULL_OPENCV":
+        columns.append(-measured[:, None] * powers)
+    k = np.linalg.lstsq(np.concatenate(columns, 1), measured - ideal, rcond=None)[0]
+    below = 1 + powers @ k[2:] if model == "FULL_OPENCV" else 1.0
+    residual = float(np.abs(ideal * (1 + powers @ k[:2]) / below - measured).max())
+    if model == "RADIAL":
+        return [float(v) for v in k], residual
+    k1, k2, k4, k5 = (float(v) for v in k)
+    return [k1, k2, 0.0, 0.0, 0.0, k4, k5, 0.0], residual
+
+
+# -------------------------------------------------------------------------------------------------------------- points
+
+
+def model_of_nvm(nvm: NvmModel, views: list[View], row: np.ndarray, path: Path) -> pycolmap.Reconstruction:
+    """COLMAP model of the views with the file's points. ``row`` [N]: index into ``views`` of each camera, or -1.
+
+    ScrflowError where the points do not fit cameras and poses.
+    """
+    used = row[nvm.image] >= 0
+    point, view, xy = nvm.point[used], row[nvm.image[used]], nvm.xy[used]
+    if len(point):
+        xy = xy + _origin(nvm, views, point, view, xy, path)[view]
+    model = model_with_points(views, nvm.xyz, nvm.rgb, point, view, xy)
+    log.info("%s: %d images, %d points, %d measurements", path, len(views), model.num_points3D(), len(point))
+    return model
+
+
+def _origin(
+    nvm: NvmModel, views: list[View], point: np.ndarray, view: np.ndarray, xy: np.ndarray, path: Path
+) -> np.ndarray:
+    """What is to be added [V, 2] to the measurements of each view to make them COLMAP's pixels."""
+    centre = np.array([[v.camera.principal_point_x, v.camera.principal_point_y] for v in views])
+    some_of = np.linspace(0, len(point) - 1, min(len(point), _SAMPLED)).astype(np.int64)
+    some_of = some_of[np.argsort(view[some_of], kind="stable")]
+    offset = np.full((len(some_of), 2), np.inf)  # measurement - projection; infinite where it cannot be projected
+    for part in np.split(np.arange(len(some_of)), np.flatnonzero(np.diff(view[some_of])) + 1):
+        m = some_of[part]
+        pose = views[view[m[0]]].cam_from_world
+        local = nvm.xyz[point[m]] @ pose[:, :3].T + pose[:, 3]
+        front = local[:, 2] > 0
+        rays = local[front, :2] / local[front, 2:]
+        offset[part[front]] = xy[m[front]] - pixels_from_rays(views[view[m[0]]].camera, rays)
+    offset[~np.isfinite(offset).all(1)] = np.inf
+    readings = {"from the principal point": offset + centre[view[some_of]], "from the top-left corner": offset}
+    medians = {name: float(np.median(np.linalg.norm(values, axis=1))) for name, values in readings.items()}
+    best = min(medians, key=medians.__getitem__)
+    if not medians[best] <= _MAX_MEDIAN_PX:
+        raise ScrflowError(
+            f"{path}: its points are {medians[best]:.3g} px (median) from their measurements, expected under "
+            f"{_MAX_MEDIAN_PX:g}: cameras, poses and points do not fit; mend them, or set source.points: false"
+        )
+    x, y = np.median(readings[best], axis=0)
+    log.info("%s: measurements %s; median residual %.2f px, offset %.2f %.2f px", path, best, medians[best], x, y)
+    return centre if best == "from the principal point" else np.zeros_like(centre)

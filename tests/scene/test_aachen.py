@@ -1,0 +1,316 @@
+"""Aachen Day-Night v1.0 and v1.1 in their layouts, made of demo images (SYNTHETIC), read by the project's own configs;
+the file for visuallocalization.net; pseudo ground truth of the queries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import yaml
+from nvm_replica import DEMO, HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
+
+from scrflow.artifacts import Stamp, write_json
+from scrflow.config import Project, SceneStage, SubmissionStage
+from scrflow.errors import ScrflowError
+from scrflow.geometry import pose_error
+from scrflow.scene import load_scene
+from scrflow.scene.build import build_scene
+from scrflow.scene.model import View, model_of_views, pose_line, read_model, read_poses, views_of_model
+from scrflow.submission import write_submission
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+from tiny_project import Project as TinyProject
+
+REPO = Path(__file__).resolve().parents[2]
+DAY = [f"query/day/milestone/2010-10-30_17-47-{i}.jpg" for i in (25, 33, 46)]
+NIGHT = [f"query/night/nexus5x/IMG_20161227_16{i}.jpg" for i in (2334, 2404)]
+FOCAL = 400.0  # of the demo's mapping images, which have no distortion; its queries' camera is its second
+
+
+@pytest.fixture(scope="module")
+def rep() -> Replica:
+    return replica(count=8, radial=0.0, vary_focal=False)
+
+
+def db(i: int) -> str:
+    return f"db/{1000 + i}.jpg"
+
+
+def demo_queries() -> dict[str, View]:
+    """Aachen's names -> the demo's queries under them."""
+    views = {v.name: v for v in views_of_model(read_model(DEMO / "model"))}
+    names = [*(DEMO / "queries_day.txt").read_text().split()[:3], *(DEMO / "queries_night.txt").read_text().split()[:2]]
+    return dict(zip([*DAY, *NIGHT], [views[n] for n in names], strict=True))
+
+
+def list_line(name: str, camera: pycolmap.Camera) -> str:
+    if camera.model.name == "PINHOLE":
+        f, _, x, y = camera.params
+        k = 0.0
+    else:
+        f, x, y, k = camera.params
+    return f"{name} SIMPLE_RADIAL {camera.width} {camera.height} {f:.9g} {x:.9g} {y:.9g} {k:.9g}\n"
+
+
+def write_queries(root: Path, images: str, night: list[str] = NIGHT) -> None:
+    queries = demo_queries()
+    (root / "queries").mkdir(parents=True)
+    for condition, names in (("day", DAY), ("night", night)):
+        text = "".join(list_line(n, queries[n].camera) for n in names)
+        (root / f"queries/{condition}_time_queries_with_intrinsics.txt").write_text(text)
+    for name, view in queries.items():
+        copy_photo(view.name, root / images / name)
+
+
+def write_v10(root: Path, rep: Replica, colmap: bool = True) -> Path:
+    for i, photo in enumerate(rep.photos):
+        copy_photo(photo, root / "images/images_upright" / db(i))
+    write_nvm(root / "3D-models/aachen_cvpr2018_db.nvm", rep, [db(i) for i in range(len(rep.photos))], colmap=colmap)
+    lines = [
+        f"{db(i)} SIMPLE_RADIAL {WIDTH} {HEIGHT} {FOCAL} {WIDTH / 2} {HEIGHT / 2} 0\n" for i in range(len(rep.photos))
+    ]
+    (root / "3D-models/database_intrinsics.txt").write_text("".join(lines[::-1]))  # in another order
+    write_queries(root, "images/images_upright")
+    return root
+
+
+@pytest.fixture
+def v10(rep, tmp_path) -> Path:
+    return write_v10(tmp_path / "data", rep)
+
+
+def stage(scene: str, **split) -> SceneStage:
+    found = Project(REPO / "config").scene_stage(scene)
+    return found.model_copy(update={"split": found.split.model_copy(update=split)})
+
+
+@pytest.mark.parametrize("colmap", [True, False])
+def test_v10(rep, tmp_path, colmap):
+    """Whichever origin its measurements have: the readings are told apart by the points."""
+    build_scene(stage("aachen"), write_v10(tmp_path / "data", rep, colmap), tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [v.name for v in scene.mapping] == [db(i) for i in range(8)]
+    for i, view in enumerate(scene.mapping):
+        assert max(pose_error(view.cam_from_world, rep.poses[i])) < 1e-8
+        assert (view.camera.model.name, list(view.camera.params)) == ("SIMPLE_RADIAL", [FOCAL, 256, 192, 0])
+    assert {q.name: q.condition for q in scene.queries} == dict.fromkeys(DAY, "day") | dict.fromkeys(NIGHT, "night")
+    assert scene.query_poses == {}
+    truth = demo_queries()
+    for query in scene.queries:
+        np.testing.assert_allclose(query.camera.params[0], truth[query.name].camera.params[0])
+    model = read_model(tmp_path / "scene/mapping")
+    assert model.num_points3D() == len(rep.xyz)
+    assert model.compute_num_observations() == sum(len(seen) for seen in rep.seen)
+    assert model.compute_mean_reprojection_error() < 1e-4  # 8 digits in the file
+
+
+def test_v11_is_a_colmap_model(rep, tmp_path):
+    root = tmp_path / "data"
+    camera = pycolmap.Camera(
+        model="SIMPLE_RADIAL", width=WIDTH, height=HEIGHT, params=[FOCAL, WIDTH / 2, HEIGHT / 2, 0]
+    )
+    names = [db(0), db(1), *(f"sequences/nexus4_sequences/sequence_1/aachen_{i:05d}.jpg" for i in range(2, 8))]
+    for name, photo in zip(names, rep.photos, strict=True):
+        copy_photo(photo, root / "images_upright" / name)
+    folder = root / "3D-models/aachen_v_1_1"
+    folder.mkdir(parents=True)
+    model_of_views([View(n, camera, p) for n, p in zip(names, rep.poses, strict=True)]).write_binary(str(folder))
+    for newer in ("rigs.bin", "frames.bin"):  # the published model is older than these
+        (folder / newer).unlink()
+    write_queries(root, "images_upright")
+    build_scene(stage("aachen-v11"), root, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [v.name for v in scene.mapping] == names
+    for view, pose in zip(scene.mapping, rep.poses, strict=True):
+        assert max(pose_error(view.cam_from_world, pose)) < 1e-8
+    assert sorted(q.condition for q in scene.queries) == ["day"] * 3 + ["night"] * 2
+
+
+# --------------------------------------------------------------------------------------------- pseudo ground truth
+
+
+def given(path: Path, names: dict[str, str]) -> None:
+    truth = demo_queries()
+    path.write_text("".join(f"{pose_line(name, truth[query].cam_from_world)}\n" for query, name in names.items()))
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_query_poses_of_ones_own(v10, tmp_path, caplog, base):
+    given(v10 / "pgt.txt", {q: q.rsplit("/", 1)[1] if base else q for q in (*DAY, NIGHT[0])})
+    with open(v10 / "pgt.txt", "a") as f:
+        f.write("IMG_other.jpg 1 0 0 0 0 0 0\n")
+    with caplog.at_level(logging.INFO, "scrflow"):
+        build_scene(stage("aachen", query_poses="pgt.txt"), v10, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert sorted(scene.query_poses) == sorted([*DAY, NIGHT[0]])
+    truth = demo_queries()
+    for name, pose in scene.query_poses.items():
+        assert max(pose_error(pose, truth[name].cam_from_world)) < 1e-9
+    assert "1 of 5 names are no queries: IMG_other.jpg" in caplog.text
+    assert "reference poses of 4 of 5 queries" in caplog.text
+
+
+def test_query_poses_faults(v10, tmp_path):
+    config = stage("aachen", query_poses="pgt.txt")
+    with pytest.raises(ScrflowError, match=r"pgt\.txt: no such file"):
+        build_scene(config, v10, tmp_path / "scene")
+    (v10 / "pgt.txt").write_text("IMG_other.jpg 1 0 0 0 0 0 0\n")
+    with pytest.raises(ScrflowError, match=r"pgt\.txt: none of its 1 names is a query"):
+        build_scene(config, v10, tmp_path / "scene")
+    given(v10 / "pgt.txt", {DAY[0]: DAY[0]})
+    with open(v10 / "pgt.txt", "a") as f:
+        f.write(DAY[0].rsplit("/", 1)[1] + " 1 0 0 0 0 0 0\n")
+    with pytest.raises(ScrflowError, match=r"pgt\.txt: .* may be more than one query or is twice there"):
+        build_scene(config, v10, tmp_path / "scene")
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+def edit(path: str, change):
+    def apply(root: Path) -> None:
+        text = (root / path).read_text()
+        assert change(text) != text
+        (root / path).write_text(change(text))
+
+    return apply
+
+
+DAY_LIST = "queries/day_time_queries_with_intrinsics.txt"
+UPRIGHT = "images/images_upright"
+FAULTS = {
+    "no list": (lambda r: (r / DAY_LIST).unlink(), r"day_time_queries_with_intrinsics\.txt: no such file"),
+    "list cut": (
+        edit(DAY_LIST, lambda t: t[: t.index("\n") - 20] + t[t.index("\n") :]),
+        r"day_time_queries_with_intrinsics\.txt: line 1: SIMPLE_RADIAL takes parameters",
+    ),
+    "no intrinsics": (
+        lambda r: (r / "3D-models/database_intrinsics.txt").unlink(),
+        r"database_intrinsics\.txt: no such file",
+    ),
+    "intrinsics of one image missing": (
+        edit("3D-models/database_intrinsics.txt", lambda t: t[t.index("\n") + 1 :]),
+        r"database_intrinsics\.txt: no intrinsics of db/1007\.jpg",
+    ),
+    "no model": (lambda r: (r / "3D-models/aachen_cvpr2018_db.nvm").unlink(), r"aachen_cvpr2018_db\.nvm: NVM model ca"),
+    "size": (
+        edit("3D-models/database_intrinsics.txt", lambda t: t.replace(f" {WIDTH} {HEIGHT} ", f" {HEIGHT} {WIDTH} ", 1)),
+        r"db/1007\.jpg: image is 512x384 px, its camera is 384x512",
+    ),
+    "missing query": (lambda r: (r / UPRIGHT / NIGHT[0]).unlink(), r"IMG_20161227_162334\.jpg: image is missing"),
+    "truncated query": (
+        lambda r: (r / UPRIGHT / NIGHT[0]).write_bytes((r / UPRIGHT / NIGHT[0]).read_bytes()[:3000]),
+        r"IMG_20161227_162334\.jpg: image is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_its_file_and_keeps_what_was_there(v10, tmp_path, fault):
+    out = tmp_path / "scene"
+    build_scene(stage("aachen"), v10, out)
+    kept = (out / "scene.json").read_bytes()
+    break_it, message = FAULTS[fault]
+    break_it(v10)
+    with pytest.raises(ScrflowError, match=message) as error:
+        build_scene(stage("aachen"), v10, out)
+    assert "\n" not in str(error.value)
+    assert (out / "scene.json").read_bytes() == kept
+
+
+# ---------------------------------------------------------------------------------------------------------- submission
+
+NUMBERS = "0.5 0.5 0.5 0.5 1 2 3"
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """What the stages before leave: two queries by day, two by night, of which b/4.jpg was not localized."""
+    conditions = {"a/1.jpg": "day", "a/2.jpg": "day", "b/3.jpg": "night", "b/4.jpg": "night"}
+    empty = SubmissionStage(pose_names="path")
+    write_json(tmp_path / "scene/scene.json", {"conditions": conditions}, Stamp.make("scene", empty, "1"))
+    lost = {"queries_without_pose": {"b/4.jpg": "too few keypoints"}}
+    write_json(tmp_path / "metrics.json", lost, Stamp.make("metrics", empty, "1"))
+    (tmp_path / "poses.txt").write_text("".join(f"{name} {NUMBERS}\n" for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg")))
+    return tmp_path
+
+
+def submit(folder: Path, names: str) -> str:
+    out = folder / "out/poses.txt"
+    write_submission(
+        SubmissionStage(pose_names=names), folder / "scene", folder / "poses.txt", folder / "metrics.json", out
+    )
+    return out.read_text()
+
+
+def test_names_with_and_without_folders(results, caplog):
+    assert submit(results, "path") == (results / "poses.txt").read_text()
+    with caplog.at_level(logging.INFO, "scrflow"):
+        assert submit(results, "basename") == "".join(f"{i}.jpg {NUMBERS}\n" for i in (1, 2, 3))
+    assert "1 of 2 queries (night) have a pose" in caplog.text and "2 of 2 queries (day)" in caplog.text
+
+
+SUBMISSION_FAULTS = {
+    "missing query": (
+        lambda t: t.replace(f"a/2.jpg {NUMBERS}\n", ""),
+        "path",
+        r"no line of a/2\.jpg \(1 of 4 queries\)",
+    ),
+    "second line": (lambda t: t + f"a/1.jpg {NUMBERS}\n", "path", r"line 4: a/1\.jpg: second line"),
+    "lost yet there": (lambda t: t + f"b/4.jpg {NUMBERS}\n", "path", r"b/4\.jpg not localized by .*metrics\.json"),
+    "unknown": (lambda t: t + f"c/9.jpg {NUMBERS}\n", "path", r"line 4: c/9\.jpg: no query of"),
+    "seven fields": (lambda t: t.replace(" 3\n", "\n", 1), "path", r"line 1: a/1\.jpg: expected 'name qw"),
+    "nine fields": (lambda t: t.replace(" 3\n", " 3 4\n", 1), "path", r"line 1: a/1\.jpg: expected 'name qw"),
+    "not finite": (lambda t: t.replace(" 3\n", " nan\n", 1), "path", r"line 1: a/1\.jpg: .*finite"),
+    "not of length 1": (lambda t: t.replace(" 0.5 1 2", " 0.6 1 2", 1), "path", r"line 1: a/1\.jpg: quaternion"),
+}
+
+
+@pytest.mark.parametrize("fault", SUBMISSION_FAULTS)
+def test_a_file_that_the_benchmark_would_misread_is_not_written(results, fault):
+    change, names, message = SUBMISSION_FAULTS[fault]
+    text = (results / "poses.txt").read_text()
+    assert change(text) != text
+    (results / "poses.txt").write_text(change(text))
+    with pytest.raises(ScrflowError, match=message) as error:
+        submit(results, names)
+    assert "\n" not in str(error.value) and not (results / "out").exists()
+
+
+def test_two_queries_of_one_name_cannot_lose_their_folders(results):
+    info = json.loads((results / "scene/scene.json").read_text())
+    info["conditions"]["b/1.jpg"] = "night"
+    (results / "scene/scene.json").write_text(json.dumps(info))
+    with open(results / "poses.txt", "a") as f:
+        f.write(f"b/1.jpg {NUMBERS}\n")
+    submit(results, "path")
+    with pytest.raises(ScrflowError, match=r"scene\.json: a/1\.jpg and b/1\.jpg both are '1\.jpg' by key pose_names"):
+        submit(results, "basename")
+
+
+# ------------------------------------------------------------------------------------------------------------ workflow
+
+
+@pytest.mark.slow
+def test_from_the_published_layout_to_the_submission(rep, tmp_path):
+    """The project's own aachen.yaml on the replica, with a tiny method: each localized query's name stands alone."""
+    project = TinyProject(tmp_path / "project")
+    write_v10(project.folder / "aachen", rep)
+    scene = yaml.safe_load((REPO / "config/scenes/aachen.yaml").read_text())
+    project.write("config/scenes/aachen.yaml", {**scene, "in_project": True, "method": "quick", "download": None})
+    project.snakemake("results/aachen/poses.txt")
+    folder = project.folder / "results/aachen"
+    found = read_poses(folder / "quick/poses.txt")
+    lost = json.loads((folder / "quick/metrics.json").read_text())["queries_without_pose"]
+    assert set(found) | set(lost) == {*DAY, *NIGHT} and found
+    written = read_poses(folder / "poses.txt")
+    assert set(written) == {name.rsplit("/", 1)[1] for name in found}
+    for name, pose in found.items():
+        np.testing.assert_array_equal(written[name.rsplit("/", 1)[1]], pose)
+    project.edit("config/scenes/aachen.yaml", "pose_names: basename", "pose_names: path")
+    assert project.planned("results/aachen/poses.txt") == {"choose_poses": 1}

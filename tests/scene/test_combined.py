@@ -1,0 +1,276 @@
+"""Rooms combined into one scene: where they come to lie, what must agree, and that no edge leads through a wall."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from scrflow.config import (
+    ColmapSource,
+    CombinedSource,
+    CovisibilityStage,
+    GraphConfig,
+    Project,
+    SceneConfig,
+    SceneStage,
+    Split,
+)
+from scrflow.covisibility import build_graph, load_graph
+from scrflow.errors import ScrflowError
+from scrflow.geometry import camera_centre
+from scrflow.scene import load_scene
+from scrflow.scene.build import build_scene
+from scrflow.triangulate import pose_pairs
+
+REPO = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data"))
+
+sys.path.insert(0, str(REPO / "tests/workflow"))
+
+
+def combined(*scenes: str, unit: str = "m", **keys) -> SceneStage:
+    source = CombinedSource(reader="combined", scenes=scenes, **keys)
+    return SceneStage(source=source, split=Split(), min_mapping_images=3, unit=unit)
+
+
+def build_combined(tmp_path: Path, parts: dict[str, Path], unit: str = "m", **keys):
+    out = tmp_path / "combined"
+    build_scene(combined(*parts, unit=unit, **keys), Path("."), out, None, parts)
+    return load_scene(out)
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory) -> dict[str, Path]:
+    """Three 'rooms': mapping photos of the demo scene dealt out, so that all of them see the same square."""
+    folder = tmp_path_factory.mktemp("rooms")
+    photos = folder / "photos"
+    parts = {}
+    lines = (REPO / "demo/mapping.txt").read_text().split()
+    for number, name in enumerate(("hall", "attic", "cellar")):
+        root = photos / name
+        root.mkdir(parents=True)
+        (root / "images").symlink_to(REPO / "demo/images")
+        (root / "model").symlink_to(REPO / "demo/model")
+        (root / "mapping.txt").write_text("\n".join(lines[number:30:3]) + "\n")
+        (root / "queries.txt").write_text(f"day/{number:03d}.jpg\n")
+        config = SceneStage(
+            source=ColmapSource(reader="colmap"),
+            split=Split(mapping="mapping.txt", queries={"day": "queries.txt"}),
+            min_mapping_images=3,
+            unit="m",
+        )
+        build_scene(config, root, folder / name / "scene")
+        parts[name] = folder / name / "scene"
+    return parts
+
+
+def project_points(view, pose: np.ndarray, points_N3: np.ndarray) -> np.ndarray:
+    local = points_N3 @ pose[:, :3].T + pose[:, 3]
+    return np.array([view.camera.img_from_cam(p) for p in local])
+
+
+def test_points_of_a_room_project_where_they_did(rooms, tmp_path):
+    """Three rooms make two columns; a room's centre comes to (-row, -column, 0) cells."""
+    centre = (1.0, 2.0, 3.0)
+    scene = build_combined(tmp_path, rooms, cell=7.0, centres={"attic": centre})
+    images = {v.name: v for v in scene.mapping}
+    assert len(images) == 30 and scene.unit == "m"
+    for name, corner in {"hall": (0, 0, 0), "attic": (0, -7, 0), "cellar": (-7, 0, 0)}.items():
+        part = load_scene(rooms[name])
+        poses = np.stack([v.cam_from_world for v in part.mapping])
+        shift = np.array(corner) - (centre if name == "attic" else camera_centre(poses).mean(0))
+        for view in part.mapping:
+            moved = images[f"{name}/images/{view.name}"]
+            assert scene.image_path(moved.name).samefile(part.image_path(view.name))
+            assert list(moved.camera.params) == list(view.camera.params)
+            # points within 8 m in front of the camera
+            local = np.random.default_rng(0).uniform([-1, -1, 1], [1, 1, 8], (20, 3))
+            points = (local - view.cam_from_world[:, 3]) @ view.cam_from_world[:, :3]
+            before = project_points(view, view.cam_from_world, points)
+            # float64 over 40 m: 1e-14 relative, 1e-9 px is room for that
+            np.testing.assert_allclose(project_points(moved, moved.cam_from_world, points + shift), before, atol=1e-9)
+        query = part.queries[0].name
+        np.testing.assert_allclose(
+            camera_centre(scene.query_poses[f"{name}/images/{query}"]),
+            camera_centre(part.query_poses[query]) + shift,
+            atol=1e-9,
+        )
+
+
+def test_queries_keep_their_room_as_condition(rooms, tmp_path):
+    scene = build_combined(tmp_path, rooms)
+    assert {q.name: q.condition for q in scene.queries} == {
+        f"{name}/images/day/{i:03d}.jpg": name for i, name in enumerate(rooms)
+    }
+    assert set(scene.stamp.inputs) >= {"part_hall", "part_attic", "part_cellar"}
+    assert scene.parts == {v.name: v.name.split("/")[0] for v in scene.mapping}
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_columns(rooms, tmp_path, columns):
+    scene = build_combined(tmp_path, rooms, columns=columns)
+    centres = {n: [camera_centre(v.cam_from_world) for v in scene.mapping if v.name.startswith(n)] for n in rooms}
+    step = [-5, 0, 0] if columns == 1 else [0, -5, 0]
+    for i, name in enumerate(rooms):
+        np.testing.assert_allclose(np.mean(centres[name], 0), np.multiply(step, i), atol=1e-9)
+
+
+def test_no_edge_between_rooms(rooms, tmp_path):
+    """All rooms are the same square here, 1 m apart: by geometry alone nearly every image would see every other."""
+    scene = build_combined(tmp_path, rooms, cell=1.0)
+    config = CovisibilityStage(
+        graph=GraphConfig(kind="frustum", samples=128, min_overlap=0.2), depth_range=(0.1, 50), seed=1
+    )
+    build_graph(config, scene.folder, tmp_path / "graph.npz")
+    graph = load_graph(tmp_path / "graph.npz")
+    part = np.array([name.split("/")[0] for name in graph.names])
+    i, j = graph.csr.nonzero()
+    assert len(i) > 0 and (part[i] == part[j]).all()
+    assert set(part[i]) == set(rooms), "every room has edges of its own"
+
+    # the same images as one room: the edges that were kept are the same, and others come between the rooms
+    info = json.loads((scene.folder / "scene.json").read_text())
+    del info["parts"]
+    (scene.folder / "scene.json").write_text(json.dumps(info))
+    build_graph(config, scene.folder, tmp_path / "one.npz")
+    one = load_graph(tmp_path / "one.npz").csr
+    a, b = one.nonzero()
+    assert (part[a] != part[b]).sum() > (part[a] == part[b]).sum()
+    np.testing.assert_array_equal(one.toarray()[i, j], graph.csr.toarray()[i, j])
+
+
+def test_triangulation_pairs_stay_in_a_room(rooms, tmp_path):
+    scene = build_combined(tmp_path, rooms, cell=1.0)
+    pairs = pose_pairs(scene.mapping, 5, scene.same_part())
+    assert pairs and all(scene.parts[a] == scene.parts[b] for a, b in pairs)
+    assert any(scene.parts[a] != scene.parts[b] for a, b in pose_pairs(scene.mapping, 5))
+
+
+def test_a_scene_json_that_names_other_images_is_damaged(rooms, tmp_path):
+    scene = build_combined(tmp_path, rooms)
+    info = json.loads((scene.folder / "scene.json").read_text())
+    info["parts"].popitem()
+    (scene.folder / "scene.json").write_text(json.dumps(info))
+    with pytest.raises(ScrflowError, match="key parts does not name the mapping images"):
+        load_scene(scene.folder)
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+def with_unit(scene: Path, out: Path, unit: str) -> Path:
+    info = json.loads((scene / "scene.json").read_text())
+    for file in scene.rglob("*"):
+        if file.is_file():
+            (out / file.relative_to(scene)).parent.mkdir(parents=True, exist_ok=True)
+            (out / file.relative_to(scene)).write_bytes(file.read_bytes())
+    (out / "scene.json").write_text(json.dumps({**info, "unit": unit}))
+    return out
+
+
+def test_units_must_agree_unless_allowed(rooms, tmp_path):
+    parts = {"hall": rooms["hall"], "attic": with_unit(rooms["attic"], tmp_path / "attic", "feet")}
+    with pytest.raises(ScrflowError, match=r"units differ \(hall: m, attic: feet\).*allow_units: true"):
+        build_combined(tmp_path, parts)
+    assert not (tmp_path / "combined").exists()
+    assert len(build_combined(tmp_path, parts, allow_units=True).mapping) == 20
+
+
+def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
+    twice = {"hall": rooms["hall"], "again": rooms["hall"]}
+    with pytest.raises(ScrflowError, match=r"photos/hall/images/mapping/.*\.jpg: image of both hall and again"):
+        build_combined(tmp_path, twice)
+    with pytest.raises(ScrflowError, match="no scene artifact of attic given"):
+        build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, {"hall": rooms["hall"]})
+    with pytest.raises(ScrflowError, match=r"scene is missing"):
+        build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "nothing"})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"scenes": ["a", "a"]}, "listed twice"),
+        ({"scenes": ["a", "b"], "centres": {"c": [0, 0, 0]}}, "c not among scenes"),
+        ({"scenes": ["a"]}, "at least 2"),
+        ({"scenes": ["a", "b"], "cell": 0}, "greater than 0"),
+    ],
+)
+def test_config_mistakes(source, message):
+    with pytest.raises(ValueError, match=message):
+        SceneConfig(description="", licence="", root=".", method="m", source={"reader": "combined", **source})
+
+
+def test_published_combinations():
+    project = Project(REPO / "config")
+    for name, rooms in {"i7": 7, "i12": 12, "i19": 19}.items():
+        for suffix in ("", "-dslam"):
+            source = project.scene(name + suffix).source
+            assert len(source.scenes) == rooms and set(source.centres) == set(source.scenes)
+            assert all(part.endswith("-dslam") == bool(suffix) for part in source.scenes)
+            assert project.parts(name + suffix) == source.scenes
+    assert project.scene("i19").source.scenes == (
+        *project.scene("i12").source.scenes,
+        *project.scene("i7").source.scenes,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ workflow
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "redkitchen").is_dir() or not (DATA / "fox").is_dir(), reason=f"no photos in {DATA}")
+def test_two_real_rooms_through_the_workflow(tmp_path):
+    """A few photos of redkitchen and of fox as one scene and its graph, by Snakemake."""
+    from tiny_project import Project as TinyProject
+
+    project = TinyProject(tmp_path / "project")
+    data = project.folder / "data"
+    for name, every in (("redkitchen", (12, 10)), ("fox", (3, 4))):
+        (data / name).mkdir()
+        for path in (DATA / name).iterdir():
+            if path.name not in ("mapping.txt", "queries.txt"):
+                (data / name / path.name).symlink_to(path.resolve())
+        for kind, step in zip(("mapping", "queries"), every, strict=True):
+            lines = (DATA / name / f"{kind}.txt").read_text().split()[::step]
+            (data / name / f"{kind}.txt").write_text("\n".join(lines) + "\n")
+        scene = yaml.safe_load((REPO / f"config/scenes/{name}.yaml").read_text())
+        scene = {k: v for k, v in scene.items() if k != "download"}
+        scene |= {"root": f"data/{name}", "in_project": True, "method": "quick"}
+        project.write(f"config/scenes/{name}.yaml", scene)
+    duo = {
+        "description": "two rooms",
+        "licence": "those of the parts",
+        "root": ".",
+        "in_project": True,
+        "source": {"reader": "combined", "scenes": ["redkitchen", "fox"]},
+        "method": "quick",
+    }
+    project.write("config/scenes/duo.yaml", duo)
+    done = project.snakemake("results/duo/scene/scene.json", check=False)
+    assert done.returncode == 1 and "units differ (redkitchen: m, fox: unit)" in done.stdout
+
+    duo["source"]["allow_units"] = True
+    project.write("config/scenes/duo.yaml", duo)
+    project.snakemake("results/duo/covisibility.npz")
+
+    here = os.getcwd()
+    os.chdir(project.folder)  # image_root is relative to the project
+    try:
+        scene = load_scene(Path("results/duo/scene"))
+        assert scene.image_root == Path("data")
+        graph = load_graph(Path("results/duo/covisibility.npz"))
+    finally:
+        os.chdir(here)
+    i, j = graph.csr.nonzero()
+    room = np.array([scene.parts[name] for name in graph.names])
+    assert len(i) and (room[i] == room[j]).all() and set(room[i]) == {"redkitchen", "fox"}
+    conditions = [q.condition for q in scene.queries]
+    assert {name: conditions.count(name) for name in set(conditions)} == {"redkitchen": 3, "fox": 3}
+
+    project.write("config/scenes/duo.yaml", {**duo, "source": {"reader": "combined", "scenes": ["fox", "foxx"]}})
+    done = project.snakemake("-n", "results/fox/scene/scene.json", check=False)
+    assert "config/scenes/duo.yaml: key source.scenes: no 'foxx'" in done.stdout

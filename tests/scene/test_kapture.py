@@ -1,0 +1,457 @@
+"""The kapture reader on a replica of its true layout, made of the demo scene (SYNTHETIC), and the scenes it reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from scrflow.config import KaptureSource, Project, SceneStage, Split
+from scrflow.errors import ScrflowError
+from scrflow.geometry import pose_error
+from scrflow.scene import load_scene
+from scrflow.scene.build import build_scene
+from scrflow.scene.model import View, read_model, views_of_model
+
+REPO = Path(__file__).resolve().parents[2]
+DEMO = {view.name: view for view in views_of_model(read_model(REPO / "demo/model"))}
+MAPPING = [f"mapping/{i:03d}.jpg" for i in range(0, 120, 12)]
+VALIDATION = ["day/000.jpg", "day/007.jpg"]
+TEST = ["night/003.jpg"]
+FOLDER = "HyundaiDepartmentStore/1F/release"
+SOURCE = KaptureSource(
+    reader="kapture",
+    mapping=f"{FOLDER}/mapping",
+    queries={"validation": f"{FOLDER}/validation", "test": f"{FOLDER}/test"},
+)
+# two cameras of the rig, as sensor_from_rig; a phone is on no rig
+RIG = {
+    "40027089": (Rotation.from_euler("xyz", [4, 88, -2], degrees=True), np.array([0.1, -0.3, 0.7])),
+    "40029628": (Rotation.from_euler("xyz", [-7, -31, 178], degrees=True), np.array([0.0, 1.2, -0.4])),
+}
+
+
+# -------------------------------------------------------------------------------------------------------------- writer
+
+
+def opencv(view: View) -> str:
+    """``w, h, fx, fy, cx, cy, k1, k2, p1, p2`` of the demo's pinhole and simple radial cameras: the same lens."""
+    p = view.camera.params.tolist()
+    values = [*p, 0.0, 0, 0, 0] if view.camera.model.name == "PINHOLE" else [p[0], *p, 0, 0, 0]
+    return ", ".join(map(str, (view.camera.width, view.camera.height, *values)))
+
+
+def seven(rotation: Rotation, translation: np.ndarray) -> str:
+    x, y, z, w = rotation.as_quat().tolist()
+    return ", ".join(map(str, (w, x, y, z, *translation.tolist())))
+
+
+def pose_of(view: View) -> str:
+    return seven(Rotation.from_matrix(view.cam_from_world[:, :3]), view.cam_from_world[:, 3])
+
+
+def rig_pose(view: View, sensor: str) -> str:
+    """rig_from_world of a rig whose ``sensor`` sees the view: x_rig = R_s^T (R x + t - t_s)."""
+    rotation, translation = RIG[sensor]
+    R, t = Rotation.from_matrix(view.cam_from_world[:, :3]), view.cam_from_world[:, 3]
+    return seven(rotation.inv() * R, rotation.inv().apply(t - translation))
+
+
+def table(path: Path, header: str, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["# kapture format: 1.1", header, *lines]) + "\n", encoding="utf-8")
+
+
+def write_kapture(folder: Path, names: list[str], rig: bool = False, poses: bool = True) -> None:
+    """A kapture folder as kapture writes it: padded ids, lidar beside the cameras, no trajectories for a test set."""
+    sensors, trajectories, records = [], [], []
+    for i, name in enumerate(names):
+        device = sorted(RIG)[i % 2] if rig else "S9phone"
+        if i < (2 if rig else 1):
+            sensors.append(f"{device}, basler, camera, OPENCV, {opencv(DEMO[name])}")
+        # the rig stands elsewhere for the other camera's image, so that each has a time of its own
+        time = 1566545000 + i // 2 + 1000 * (i % 2) if rig else 1566545000 + i
+        path = f"{device}_{time}.jpg"
+        records.append(f"{time}, {device}, {path}")
+        trajectories.append(
+            f"{time}, rig_1F, {rig_pose(DEMO[name], device)}" if rig else f"{time}, {device}, " + pose_of(DEMO[name])
+        )
+        image = folder / "sensors/records_data" / path
+        image.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPO / "demo/images" / name, image)
+    where = folder / "sensors"
+    table(
+        where / "sensors.txt", "# sensor_device_id, name, sensor_type, [sensor_params]+", [*sensors, "lidar0, , lidar"]
+    )
+    table(where / "records_camera.txt", "# timestamp, device_id, image_path", records)
+    table(where / "records_lidar.txt", "# timestamp, device_id, point_cloud_path", ["1566545000, lidar0, pcs/0.pcd"])
+    if rig:
+        lines = [f"rig_1F, {name}, {seven(*pose)}" for name, pose in RIG.items()]
+        table(where / "rigs.txt", "# rig_device_id, sensor_device_id, qw, qx, qy, qz, tx, ty, tz", lines)
+    if poses:
+        header = "# timestamp, device_id, qw, qx, qy, qz, tx, ty, tz"
+        table(
+            where / "trajectories.txt",
+            header,
+            [*trajectories, "1566545000,  lidar0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0"],
+        )
+
+
+def stage(source: KaptureSource = SOURCE, split: Split | None = None) -> SceneStage:
+    return SceneStage(source=source, split=split or Split(), min_mapping_images=3, unit="m")
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    """Mapping images by a rig of two cameras, validation images by a phone, and a test set without poses."""
+    root = tmp_path / "data"
+    write_kapture(root / FOLDER / "mapping", MAPPING, rig=True)
+    write_kapture(root / FOLDER / "validation", VALIDATION)
+    write_kapture(root / FOLDER / "test", TEST, poses=False)
+    return root
+
+
+def image_name(root: Path, part: str, demo_name: str) -> str:
+    """The replica's name of a demo image: the one with the same bytes."""
+    data = (REPO / "demo/images" / demo_name).read_bytes()
+    (found,) = (p for p in (root / FOLDER / part / "sensors/records_data").iterdir() if p.read_bytes() == data)
+    return found.relative_to(root / FOLDER).as_posix()
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_rigs_cameras_and_conditions(dataset, tmp_path):
+    build_scene(stage(), dataset, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    views = {view.name: view for view in scene.mapping}
+    assert len(views) == len(MAPPING)
+    points = np.random.default_rng(0).uniform((-1, -1, 2), (1, 1, 9), (50, 3))  # in front of the camera
+    for name in MAPPING:
+        view = views[image_name(dataset, "mapping", name)]
+        # measured 4e-11 m and degrees: the demo model's rotations are exact to 4e-13, the place is 20 m from its origin
+        assert max(pose_error(view.cam_from_world, DEMO[name].cam_from_world)) < 1e-9, name
+        assert view.camera.model.name == "OPENCV"
+        np.testing.assert_allclose(view.camera.img_from_cam(points), DEMO[name].camera.img_from_cam(points), atol=1e-9)
+    conditions = {query.name: query.condition for query in scene.queries}
+    expected = {image_name(dataset, "validation", n): "validation" for n in VALIDATION}
+    assert conditions == {**expected, image_name(dataset, "test", TEST[0]): "test"}
+    assert set(scene.query_poses) == set(expected)
+    for name in VALIDATION:
+        query = image_name(dataset, "validation", name)
+        assert max(pose_error(scene.query_poses[query], DEMO[name].cam_from_world)) < 1e-9
+        camera = next(q.camera for q in scene.queries if q.name == query)
+        np.testing.assert_allclose(camera.img_from_cam(points), DEMO[name].camera.img_from_cam(points), atol=1e-9)
+    assert next(iter(views)).startswith("mapping/sensors/records_data/40027089_")
+
+
+def edit(root: Path, name: str, change, part: str = "mapping") -> None:
+    """Change the lines (without header) of a file; ``change`` gets their list."""
+    path = root / FOLDER / part / "sensors" / name
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:2] + change(lines[2:])) + "\n")
+
+
+def test_a_rig_may_be_on_a_rig_and_an_own_pose_comes_first(dataset, tmp_path):
+    turn, shift = Rotation.from_euler("y", 50, degrees=True), np.array([0.0, 2, 1])
+
+    def onto_car(lines):  # rig_1F is on a car; car_from_world = rig_from_car^-1 rig_from_world
+        out = []
+        for line in lines:
+            time, device, *numbers = line.split(", ")
+            if device == "rig_1F":
+                w, x, y, z, *t = map(float, numbers)
+                line = (
+                    f"{time}, car, {seven(turn.inv() * Rotation.from_quat([x, y, z, w]), turn.inv().apply(t - shift))}"
+                )
+            out.append(line)
+        return [*out, f"1566545000, 40027089, {pose_of(DEMO['day/030.jpg'])}"]
+
+    edit(dataset, "trajectories.txt", onto_car)
+    edit(dataset, "rigs.txt", lambda lines: [*lines, f"car, rig_1F, {seven(turn, shift)}"])
+    build_scene(stage(), dataset, tmp_path / "scene")
+    views = {view.name: view for view in load_scene(tmp_path / "scene").mapping}
+    for name in (MAPPING[0], MAPPING[7]):
+        expected = DEMO["day/030.jpg"] if name == MAPPING[0] else DEMO[name]
+        view = views[image_name(dataset, "mapping", name)]
+        assert max(pose_error(view.cam_from_world, expected.cam_from_world)) < 1e-9
+
+
+def test_partial_poses_and_a_choice_of_sensors(dataset, tmp_path, caplog):
+    edit(dataset, "trajectories.txt", lambda lines: [",".join([*lines[0].split(",")[:6], " , , "]), *lines[1:]])
+    with caplog.at_level(logging.WARNING, "scrflow"):
+        build_scene(stage(), dataset, tmp_path / "scene")
+    assert len(load_scene(tmp_path / "scene").mapping) == len(MAPPING) - 1
+    assert "1 mapping images left out, without a pose in trajectories.txt" in caplog.text
+    # the other camera is not asked for, so that it lacks intrinsics does not matter
+    edit(
+        dataset,
+        "sensors.txt",
+        lambda ls: ["40027089, , camera, UNKNOWN_CAMERA, 512, 384" if "40027089" in s else s for s in ls],
+    )
+    for part in ("validation", "test"):
+        edit(dataset, "sensors.txt", lambda ls: [s.replace("S9phone", "40029628") for s in ls], part)
+        edit(dataset, "records_camera.txt", lambda ls: [s.replace(" S9phone,", " 40029628,") for s in ls], part)
+    chosen = SOURCE.model_copy(update={"sensors": ("40029628",)})
+    build_scene(stage(chosen), dataset, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert len(scene.mapping) == 5 and all("/40029628_" in view.name for view in scene.mapping)
+    assert scene.query_poses == {}  # the validation poses are still those of S9phone
+
+
+def test_one_folder_with_lists(dataset, tmp_path):
+    source = SOURCE.model_copy(update={"queries": {}})
+    with pytest.raises(ScrflowError, match=r"mapping/sensors: nothing says which images are queries"):
+        build_scene(stage(source), dataset, tmp_path / "scene")
+    build_scene(stage(source, Split(every=5)), dataset, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [q.name for q in scene.queries] == ["40027089_1566545000.jpg", "40029628_1566546000.jpg"]
+    assert len(scene.query_poses) == 2 and len(scene.mapping) == 8
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+S = "1566545000"
+FAULTS = {
+    "no mapping": (lambda r: shutil.rmtree(r / FOLDER / "mapping"), r"mapping/sensors: no such folder"),
+    "no test": (lambda r: shutil.rmtree(r / FOLDER / "test"), r"test/sensors: no such folder"),
+    "no records": (
+        lambda r: (r / FOLDER / "mapping/sensors/records_camera.txt").unlink(),
+        r"mapping/sensors/records_camera\.txt: no such file",
+    ),
+    "no poses": (
+        lambda r: (r / FOLDER / "mapping/sensors/trajectories.txt").unlink(),
+        r"mapping/sensors/trajectories\.txt: no pose of a mapping image",
+    ),
+    "no header": (
+        lambda r: (r / FOLDER / "test/sensors/sensors.txt").write_text("a, , camera, PINHOLE, 1, 1, 1, 1, 1, 1\n"),
+        r"test/sensors/sensors\.txt: line 1: expected '# kapture format: 1\.x', found 'a, , camera",
+    ),
+    "version": (
+        lambda r: (r / FOLDER / "mapping/sensors/sensors.txt").write_text("# kapture format: 2.0\n"),
+        r"sensors\.txt: line 1: expected .*found '# kapture format: 2\.0'",
+    ),
+    "no camera": (lambda r: edit(r, "sensors.txt", lambda ls: ls[-1:]), r"sensors\.txt: no sensor of type 'camera'"),
+    "sensor line": (
+        lambda r: edit(r, "sensors.txt", lambda ls: ["x, y", *ls]),
+        r"sensors\.txt: line 3: expected 'sensor_id",
+    ),
+    "same sensor": (lambda r: edit(r, "sensors.txt", lambda ls: [ls[0], *ls]), r"sensors\.txt: line 4: .*listed twice"),
+    "camera model": (
+        lambda r: edit(r, "sensors.txt", lambda ls: [ls[0].replace("OPENCV", "MEI"), *ls[1:]]),
+        r"sensors\.txt: line 3: no COLMAP camera model 'MEI'",
+    ),
+    "camera cut": (
+        lambda r: edit(r, "sensors.txt", lambda ls: [ls[0][:-6], *ls[1:]]),
+        r"sensors\.txt: line 3: OPENCV takes parameters fx, fy, cx, cy, k1, k2, p1, p2, found 6 numbers",
+    ),
+    "unknown camera": (
+        lambda r: edit(r, "sensors.txt", lambda ls: ["S9phone, , camera, UNKNOWN_CAMERA, 512, 384"], "test"),
+        r"test/sensors/sensors\.txt: camera 'S9phone' has no intrinsics \(UNKNOWN_CAMERA\)",
+    ),
+    "size": (
+        lambda r: edit(r, "sensors.txt", lambda ls: [s.replace("512, 384", "384.0, 512.0") for s in ls]),
+        r"40027089_1566545000\.jpg: image is 512x384 px, its camera is 384x512",
+    ),
+    "record cut": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: [ls[0].rsplit(",", 1)[0], *ls[1:]]),
+        r"records_camera\.txt: line 3: expected 'timestamp, device_id, image_path'",
+    ),
+    "record of lidar": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: [*ls, f"{S}, lidar0, a.jpg"]),
+        r"records_camera\.txt: line 13: sensors\.txt has no camera 'lidar0'",
+    ),
+    "double record": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: [*ls, f"0{S}, 40027089, a.jpg"]),
+        r"records_camera\.txt: line 13: another image of '40027089' at 1566545000",
+    ),
+    "no image listed": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: []),
+        r"records_camera\.txt: no images in it",
+    ),
+    "time": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: ["12.5" + ls[0][10:], *ls[1:]]),
+        r"trajectories\.txt: line 3: timestamp '12\.5' is not a whole number",
+    ),
+    "pose cut": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: [ls[0].rsplit(",", 1)[0], *ls[1:]]),
+        r"trajectories\.txt: line 3: expected 'timestamp, device_id, qw",
+    ),
+    "half a quaternion": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 0, , , 1, 2, 3", *ls[1:]]),
+        r"trajectories\.txt: line 3: 1, 0, , , 1, 2, 3 is not a pose of seven numbers",
+    ),
+    "quaternion": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 1, 0, 0, 1, 2, 3", *ls[1:]]),
+        r"trajectories\.txt: line 3: quaternion has length 1\.414",
+    ),
+    "not finite": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 0, 0, 0, 1, nan, 3", *ls[1:]]),
+        r"trajectories\.txt: line 3: .*not finite",
+    ),
+    "double pose": (
+        lambda r: edit(r, "trajectories.txt", lambda ls: [ls[0], *ls]),
+        r"trajectories\.txt: line 4: a second pose of 'rig_1F' at 1566545000",
+    ),
+    "rig cut": (lambda r: edit(r, "rigs.txt", lambda ls: ["rig_1F, a", *ls]), r"rigs\.txt: line 3: expected 'rig_id"),
+    "rig is a sensor": (
+        lambda r: edit(r, "rigs.txt", lambda ls: ["40027089, 40029628, 1, 0, 0, 0, 0, 0, 0"]),
+        r"rigs\.txt: line 3: '40027089' is both a rig and a sensor",
+    ),
+    "circle": (
+        lambda r: edit(
+            r, "rigs.txt", lambda ls: [f"{a}, {b}, 1, 0, 0, 0, 0, 0, 0" for a, b in ("ab", "ba", ("a", "40027089"))]
+        ),
+        r"records_camera\.txt: line 3: rigs\.txt runs in a circle: 40027089 -> a -> b -> a",
+    ),
+    "blank": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: [ls[0].replace(".jpg", " 1.jpg"), *ls[1:]]),
+        r"40027089_1566545000 1\.jpg' has a blank",
+    ),
+    "outside": (
+        lambda r: edit(r, "records_camera.txt", lambda ls: [f"{S}, 40027089, ../a.jpg", *ls[1:]]),
+        r"leads out of the image folder",
+    ),
+    "missing image": (
+        lambda r: next((r / FOLDER / "test/sensors/records_data").iterdir()).unlink(),
+        r"test/sensors/records_data/S9phone_1566545000\.jpg: image is missing",
+    ),
+    "truncated image": (
+        lambda r: truncate(r / FOLDER / "validation/sensors/records_data/S9phone_1566545000.jpg"),
+        r"validation/sensors/records_data/S9phone_1566545000\.jpg: image is damaged",
+    ),
+    "encoding": (
+        lambda r: (r / FOLDER / "mapping/sensors/records_camera.txt").write_bytes(b"\xff\xfe1\x00"),
+        r"records_camera\.txt: cannot be read as text",
+    ),
+}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, fault):
+    (tmp_path / "scene").mkdir()
+    (tmp_path / "scene/scene.json").write_text("an earlier one")
+    break_it, message = FAULTS[fault]
+    break_it(dataset)
+    with pytest.raises(ScrflowError, match=message) as error:
+        build_scene(stage(), dataset, tmp_path / "scene")
+    assert "\n" not in str(error.value)
+    assert [(p.name, p.read_text()) for p in (tmp_path / "scene").iterdir()] == [("scene.json", "an earlier one")]
+
+
+def test_a_sensor_that_is_not_there(dataset, tmp_path):
+    with pytest.raises(
+        ScrflowError, match=r"sensors\.txt: no camera 'x' \(key source\.sensors\); there are 40027089, 4"
+    ):
+        build_scene(stage(SOURCE.model_copy(update={"sensors": ("x",)})), dataset, tmp_path / "scene")
+
+
+# ------------------------------------------------------------------------------------------------- the project's scenes
+
+
+def test_hyundai_config_reads_the_replica(dataset, tmp_path):
+    config = Project(REPO / "config")
+    build_scene(config.scene_stage("hyundai-1f"), dataset, tmp_path / "scene")
+    assert len(load_scene(tmp_path / "scene").mapping) == len(MAPPING)
+    for floor in ("1f", "4f", "b1"):
+        scene = config.scene(f"hyundai-{floor}")
+        assert len(scene.download.archives) == 3
+        for archive in scene.download.archives:
+            assert archive.sha256 and f"_{floor.upper()}_release_" in archive.url
+        folders = [scene.source.mapping, *scene.source.queries.values()]
+        assert folders == [
+            f"HyundaiDepartmentStore/{floor.upper()}/release/{p}" for p in ("mapping", "validation", "test")
+        ]
+
+
+def test_robotcar_config_reads_its_form(tmp_path):
+    """Three cameras on the car; training images of another condition have the rear camera's pose alone."""
+    root = tmp_path / "data"
+    base = root / "RobotCar_Seasons-v2/04"
+    cameras = [f"{c}, , camera, PINHOLE, 512, 384, 400.0, 400.0, 256.0, 192.0" for c in ("left", "rear", "right")]
+    times = [1417178853389469 + 100 * i for i in range(3)]
+    names = iter(MAPPING + VALIDATION)
+    for part, conditions in (("mapping", ("overcast-reference", "snow")), ("query", ("night",))):
+        trajectories, records = [], []
+        for condition in conditions:
+            for time in times if condition == "overcast-reference" else [1423000000000000]:
+                for camera in ("left", "rear", "right") if part == "mapping" else ("rear",):
+                    path = f"{condition}/{camera}/{time}.jpg"
+                    records.append(f"{time}, {camera}, {path}")
+                    view = DEMO[next(names, "mapping/001.jpg")]
+                    if condition == "overcast-reference" or (condition == "snow" and camera == "rear"):
+                        trajectories.append(f"{time},  {camera}, {pose_of(view)}")
+                    image = base / part / "sensors/records_data" / path
+                    image.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(REPO / "demo/images/mapping/000.jpg", image)
+        folder = base / part / "sensors"
+        table(folder / "sensors.txt", "#", cameras)
+        table(folder / "rigs.txt", "#", [f"car, {c}, 1, 0, 0, 0, {i}, 0, 0" for i, c in enumerate(("left", "rear"))])
+        table(folder / "records_camera.txt", "#", records)
+        if trajectories:
+            table(folder / "trajectories.txt", "#", trajectories)
+    build_scene(Project(REPO / "config").scene_stage("robotcar-seasons-04"), root, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    names = [view.name.removeprefix("mapping/sensors/records_data/") for view in scene.mapping]
+    assert len(names) == 10 and [n for n in names if n.startswith("snow")] == ["snow/rear/1423000000000000.jpg"]
+    assert [q.name for q in scene.queries] == ["query/sensors/records_data/night/rear/1423000000000000.jpg"]
+    assert scene.query_poses == {}
+
+
+@pytest.mark.slow
+def test_dry_run_without_the_data(tmp_path):
+    """One ``snakemake -n`` for all scenes of kapture, Map-free and Wayspots, with a data_root where nothing is."""
+    scenes = Project(REPO / "config").scenes
+    names = [n for n, s in scenes.items() if s.source.reader in ("kapture", "mapfree") or s.root == "wayspots"]
+    assert len(names) == 4 + 1 + 10
+    targets = [f"results/{name}/poses.txt" for name in names]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--cores", "2", *targets],
+        cwd=REPO,
+        env={**os.environ, "SCRFLOW_DATA": str(tmp_path)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.M))
+    assert (counts["choose_poses"], counts["build_scene"]) == ("15", "15")
+    assert counts["download_dataset"] == "6"  # the Wayspots share one
+    for name in names:
+        assert f": {name}: reading the scene" in done.stdout
+
+
+@pytest.mark.slow
+def test_photos_to_poses_on_the_replica(tmp_path):
+    """The whole chain, tiny: queries with reference poses are evaluated, those without get their poses all the same."""
+    sys.path.insert(0, str(REPO / "tests/workflow"))
+    import tiny_project
+
+    project = tiny_project.Project(tmp_path / "project")
+    root = project.folder / "mall"
+    write_kapture(root / FOLDER / "mapping", [f"mapping/{i:03d}.jpg" for i in range(0, 138, 6)], rig=True)
+    write_kapture(root / FOLDER / "validation", VALIDATION)
+    write_kapture(root / FOLDER / "test", TEST, poses=False)
+    source = {key: value for key, value in SOURCE.model_dump(mode="json").items() if value is not None}
+    project.write("config/scenes/mall.yaml", {**tiny_project.SCENE, "root": "mall", "source": source, "split": {}})
+    project.snakemake("results/mall/poses.txt", "results/mall/quick/metrics.json")
+    metrics = json.loads(project.read("results/mall/quick/metrics.json"))
+    reference = {name: values["with_reference"] for name, values in metrics["conditions"].items()}
+    assert reference == {"test": 0, "validation": 2}
+    for line in project.read("results/mall/poses.txt").decode().splitlines():
+        name, *numbers = line.split()
+        assert name.split("/")[0] in ("validation", "test") and len(numbers) == 7

@@ -1,0 +1,299 @@
+"""VisualSFM's files: lines, distortion, measurements. The data are SYNTHETIC: demo images with made-up points."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
+
+from scrflow.cameras import pixels_from_rays, rays_from_pixels
+from scrflow.config import NvmSource, SceneStage, Split
+from scrflow.errors import ScrflowError
+from scrflow.geometry import pose_error
+from scrflow.scene import load_scene, nvm_file
+from scrflow.scene.build import build_scene
+from scrflow.scene.model import read_model
+from scrflow.scene.nvm_file import read_nvm
+from scrflow.scene.readers.nvm import MAX_FIT_PX, radial_camera
+
+REPO = Path(__file__).resolve().parents[2]
+CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
+SCENES = ["aachen", "aachen-v11"]
+SCENES += [f"cambridge-{name}" for name in ("kingscollege", "oldhospital", "shopfacade", "stmaryschurch", "greatcourt")]
+
+
+@pytest.fixture(scope="module")
+def rep() -> Replica:
+    return replica(count=6, radial=0.08)
+
+
+def names_of(rep: Replica) -> list[str]:
+    return [f"a/{i}.jpg" for i in range(len(rep.photos))]
+
+
+@pytest.fixture(params=["visualsfm", "colmap"])
+def dataset(request, rep, tmp_path) -> Path:
+    """A model and its photos; COLMAP's export has the pixels of the same cameras, from another origin."""
+    root = tmp_path / "data"
+    write_nvm(root / "model.nvm", rep, names_of(rep), colmap=request.param == "colmap")
+    for name, photo in zip(names_of(rep), rep.photos, strict=True):
+        copy_photo(photo, root / "images" / name)
+    return root
+
+
+def build(root: Path, out: Path, **source) -> None:
+    config = NvmSource(reader="nvm", model="model.nvm", **source)
+    build_scene(SceneStage(source=config, split=Split(every=6), min_mapping_images=3, unit="m"), root, out)
+
+
+def test_poses_cameras_and_points(dataset, rep, tmp_path):
+    build(dataset, tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert [v.name for v in scene.mapping] == names_of(rep)[1:] and list(scene.query_poses) == ["a/0.jpg"]
+    poses = {v.name: v.cam_from_world for v in scene.mapping} | scene.query_poses
+    for i, name in enumerate(names_of(rep)):
+        # 12 digits in the file
+        assert max(pose_error(poses[name], rep.poses[i])) < 1e-8
+    pixels = np.stack(np.meshgrid(np.linspace(0, WIDTH, 9), np.linspace(0, HEIGHT, 9)), -1).reshape(-1, 2)
+    for i, view in enumerate(scene.mapping, start=1):
+        m = (pixels - (WIDTH / 2, HEIGHT / 2)) / rep.focal[i]
+        ideal = m * (1 + rep.radial[i] * (m**2).sum(1, keepdims=True))
+        assert np.abs(rays_from_pixels(view.camera, pixels) - ideal).max() * rep.focal[i] < 1.5 * MAX_FIT_PX
+
+    model = read_model(tmp_path / "scene/mapping")
+    expected = {}
+    for k, seen in enumerate(rep.seen):
+        mapped = {f"a/{i}.jpg": m + CENTRE for i, m in seen if i > 0}
+        if len(mapped) >= 2:
+            expected[k] = mapped
+    assert len(expected) > 50 and model.num_points3D() == len(expected)
+    assert model.compute_mean_reprojection_error() < 0.1
+    for k, mapped in expected.items():
+        p = model.point3D(k + 1)
+        np.testing.assert_allclose(p.xyz, rep.xyz[k], atol=1e-9)
+        assert list(p.color) == [k % 256, 20, 30]
+        found = {}
+        for e in p.track.elements:
+            image = model.image(e.image_id)
+            assert image.point2D(e.point2D_idx).point3D_id == k + 1
+            found[image.name] = image.point2D(e.point2D_idx).xy
+        assert found.keys() == mapped.keys()
+        for name, px in mapped.items():
+            np.testing.assert_allclose(found[name], px, atol=1e-4)  # 8 digits in the file
+
+
+def test_points_can_be_left_out(dataset, tmp_path):
+    build(dataset, tmp_path / "scene", points=False)
+    assert read_model(tmp_path / "scene/mapping").num_points3D() == 0
+
+
+def test_published_intrinsics_stand_in(dataset, rep, tmp_path):
+    lines = [f"{name} SIMPLE_RADIAL {WIDTH} {HEIGHT} {300 + i} 250 190 0.01" for i, name in enumerate(names_of(rep))]
+    (dataset / "intrinsics.txt").write_text("\n".join(lines) + "\n")
+    build(dataset, tmp_path / "scene", intrinsics="intrinsics.txt", points=False)
+    assert list(load_scene(tmp_path / "scene").mapping[0].camera.params) == [301, 250, 190, 0.01]
+    with pytest.raises(ScrflowError, match=r"model\.nvm: its points are .* px \(median\) from their measurements"):
+        build(dataset, tmp_path / "scene", intrinsics="intrinsics.txt")
+    (dataset / "intrinsics.txt").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ScrflowError, match=r"intrinsics\.txt: no intrinsics of a/5\.jpg"):
+        build(dataset, tmp_path / "scene", intrinsics="intrinsics.txt", points=False)
+
+
+def test_blocks_of_any_size_give_the_same(dataset, monkeypatch):
+    whole = read_nvm(dataset / "model.nvm")
+    for size in (97, 1001):
+        monkeypatch.setattr(nvm_file, "_BLOCK", size)
+        pieces = read_nvm(dataset / "model.nvm")
+        for field in ("xyz", "rgb", "point", "image", "xy"):
+            np.testing.assert_array_equal(getattr(whole, field), getattr(pieces, field))
+
+
+def test_names_with_blanks_and_backslashes(tmp_path):
+    path = tmp_path / "m.nvm"
+    path.write_text('NVM_V3\n1\nmy"photos\\a 1.jpg\t800 1 0 0 0 1 2 3 0 0\n0\n')
+    assert read_nvm(path).names == ("my photos/a 1.jpg",)
+
+
+def test_a_second_model_is_told(dataset, caplog):
+    text = (dataset / "model.nvm").read_text()
+    head, _, tail = text.rpartition("\n\n0\n\n#the last") if "#the last" in text else (text, "", "")
+    (dataset / "model.nvm").write_text(head + "\n\n2\n" + tail)
+    with caplog.at_level(logging.WARNING, "scrflow"):
+        read_nvm(dataset / "model.nvm")
+    assert "a further model of 2 cameras follows" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------------- distortion
+
+
+def vsfm_error(r: float, focal: float, width: int, height: int) -> float:
+    """Largest distance, px, between VisualSFM's pixel and ours of one ray, over the image's diagonal."""
+    camera = radial_camera(width, height, focal, r, "test")
+    corner = np.array([width / 2, height / 2])
+    m = np.linspace(0.01, 1, 100)[:, None] * corner
+    rays = m / focal * (1 + r * (m**2).sum(1, keepdims=True) / focal**2)
+    return float(np.linalg.norm(pixels_from_rays(camera, rays) - corner - m, axis=1).max())
+
+
+@pytest.mark.parametrize(
+    ("r", "model", "limit"),
+    [
+        (0.02, "RADIAL", 0.001),
+        (-0.02, "RADIAL", 0.001),
+        (0.1, "RADIAL", 0.06),
+        (-0.1, "RADIAL", 0.07),
+        (0.2, "FULL_OPENCV", 0.001),
+        (-0.2, "FULL_OPENCV", 0.001),
+        (0.3, "FULL_OPENCV", 0.001),
+        (-0.3, "FULL_OPENCV", 0.006),
+    ],
+)
+def test_distortion_over_a_photo_of_cambridge(r, model, limit):
+    """1920x1080 px at f 1670. The limits are the measured residuals, rounded up."""
+    assert radial_camera(1920, 1080, 1670.0, r, "test").model.name == model
+    assert vsfm_error(r, 1670.0, 1920, 1080) < limit
+
+
+def test_no_distortion_is_a_pinhole():
+    assert radial_camera(1920, 1080, 1670.0, 0.0, "test").model.name == "SIMPLE_PINHOLE"
+
+
+@pytest.mark.parametrize(("r", "focal"), [(-0.9, 1670.0), (-0.3, 900.0), (3.0, 800.0)])
+def test_distortion_beyond_every_model_is_refused(r, focal):
+    with pytest.raises(ScrflowError, match=r"m\.nvm: a\.jpg: radial distortion .* has no COLMAP camera within 0\.1 px"):
+        radial_camera(1920, 1080, focal, r, "m.nvm: a.jpg")
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+def change(old: str, new: str):
+    def edit(root: Path) -> None:
+        path = root / "model.nvm"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def cut_line(number: int, keep: float = 0.5):
+    """The line (from the end where negative, of the points) loses its last part."""
+
+    def edit(root: Path) -> None:
+        path = root / "model.nvm"
+        lines = path.read_text().split("\n")
+        full = [i for i, line in enumerate(lines) if len(line.split()) > 10]
+        fields = lines[full[number]].split(" ")
+        lines[full[number]] = " ".join(fields[: int(len(fields) * keep)])
+        path.write_text("\n".join(lines))
+
+    return edit
+
+
+def end_after(share: float):
+    return lambda root: (root / "model.nvm").write_bytes(
+        (root / "model.nvm").read_bytes()[: int(share * (root / "model.nvm").stat().st_size)]
+    )
+
+
+def point_word(root: Path) -> None:
+    lines = (root / "model.nvm").read_text().split("\n")
+    full = [i for i, line in enumerate(lines) if len(line.split()) > 10]
+    lines[full[20]] = lines[full[20]].replace(" 20 30 ", " 20 x30 ")
+    (root / "model.nvm").write_text("\n".join(lines))
+
+
+def shuffled(root: Path) -> None:
+    """Points of another model."""
+    lines = (root / "model.nvm").read_text().split("\n")
+    full = [i for i, line in enumerate(lines) if len(line.split()) > 14 and line[0] != "#"]
+    for i, j in zip(full, full[1:] + full[:1], strict=True):
+        tail = lines[i].split(" ")[3:]
+        lines[i] = " ".join([*lines[j].split(" ")[:3], *tail])
+    (root / "model.nvm").write_text("\n".join(lines))
+
+
+def image_index(root: Path) -> None:
+    lines = (root / "model.nvm").read_text().split("\n")
+    full = [i for i, line in enumerate(lines) if len(line.split()) > 10]
+    fields = lines[full[10]].split(" ")
+    fields[7] = "17"
+    lines[full[10]] = " ".join(fields)
+    (root / "model.nvm").write_text("\n".join(lines))
+
+
+FAULTS = {
+    "no file": (lambda r: (r / "model.nvm").unlink(), r"model\.nvm: NVM model cannot be read \(No such file"),
+    "other header": (change("NVM_V3", "NVM_V3_R9T"), r"begins with 'NVM_V3_R9T' and 0 more fields, expected 'NVM_V3'"),
+    "fixed calibration": (change("NVM_V3", "NVM_V3 FixedK 800 320 800 240"), r"begins with 'NVM_V3' and 5 more fields"),
+    "empty": (lambda r: (r / "model.nvm").write_text(""), r"model\.nvm: ends before the header"),
+    "camera cut": (cut_line(2), r"model\.nvm: line 6: expected a camera 'name focal qw"),
+    "point cut": (cut_line(12), r"model\.nvm: line 18: expected a point"),
+    "point not a number": (point_word, r"model\.nvm: line 26: expected a point"),
+    "image index": (image_index, r"model\.nvm: points .* name image 17 of 6"),
+    "truncated among points": (
+        end_after(0.5),
+        r"model\.nvm: (line \d+: expected a point|ends after \d+ of \d+ points)",
+    ),
+    "truncated among cameras": (end_after(0.01), r"model\.nvm: (line \d+: expected a camera|ends before camera)"),
+    "points of another model": (shuffled, r"its points are .* px \(median\) from their measurements, expected under 4"),
+    "missing photo": (lambda r: (r / "images/a/2.jpg").unlink(), r"images/a/2\.jpg: image is missing"),
+    "truncated photo": (
+        lambda r: (r / "images/a/2.jpg").write_bytes((r / "images/a/2.jpg").read_bytes()[:4000]),
+        r"images/a/2\.jpg: image is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_file_and_line_and_keeps_what_was_there(dataset, tmp_path, fault):
+    out = tmp_path / "scene"
+    build(dataset, out)
+    kept = (out / "scene.json").read_bytes()
+    break_it, message = FAULTS[fault]
+    break_it(dataset)
+    with pytest.raises(ScrflowError, match=message) as error:
+        build(dataset, out)
+    assert "\n" not in str(error.value)
+    assert (out / "scene.json").read_bytes() == kept
+
+
+def test_a_quaternion_must_have_length_one(dataset, tmp_path):
+    path = dataset / "model.nvm"
+    lines = path.read_text().split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("a/3.jpg"))
+    fields = lines[at].split()
+    fields[2] = "3.5"
+    lines[at] = " ".join(fields)
+    path.write_text("\n".join(lines))
+    with pytest.raises(ScrflowError, match=r"model\.nvm: a/3\.jpg: quaternion has length 3\.[0-9]+, expected 1"):
+        build(dataset, tmp_path / "scene")
+
+
+# ------------------------------------------------------------------------------------------------------------ workflow
+
+
+@pytest.mark.slow
+def test_dry_run_of_the_scenes_without_data(tmp_path):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SCRFLOW_", "PYTHONPATH"))}
+    targets = [f"results/{scene}/poses.txt" for scene in SCENES]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", "-n", *targets],
+        cwd=REPO,
+        env={**env, "SCRFLOW_DATA": str(tmp_path / "nothing")},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    for rule in ("download_dataset", "build_scene", "choose_poses"):
+        assert re.search(rf"^{rule} +{len(SCENES)}$", done.stdout, re.M), done.stdout

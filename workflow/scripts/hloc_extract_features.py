@@ -1,0 +1,13 @@
+"""Features or global descriptors by hloc, in its environment."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.hloc.run import extract_features
+
+    extract_features(job.input("images"), job.param("configuration"), job.output("features"))

@@ -1,0 +1,16 @@
+"""The photos that hloc is to read."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.config import SfmStage
+    from scrflow.hloc.images import images_of_photos, images_of_scene, write_images
+
+    config = job.config(SfmStage) if job.param("config") else None
+    found = images_of_photos(config, Path(job.param("root"))) if config else images_of_scene(job.input("sources").parent)
+    write_images(job.output("images"), found, config)
