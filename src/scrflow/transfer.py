@@ -31,7 +31,8 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-_OPENER = urllib.request.build_opener(_HttpsOnly)
+# urllib's, but for redirects that leave https
+OPENER = urllib.request.build_opener(_HttpsOnly)
 
 
 def fetch(
@@ -43,7 +44,7 @@ def fetch(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _transfer(url, part, open_url or _OPENER.open, progress)
+            _transfer(url, part, open_url or OPENER.open, progress)
             return
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the part is as long as the file or longer: begin anew

