@@ -16,6 +16,7 @@ import pytest
 
 from scrflow import weights
 from scrflow.errors import ScrflowError
+from scrflow.transfer import HttpsOnly
 from scrflow.weights import Weights, locate, registry
 
 CONTENT = b"weights of nothing"
@@ -235,7 +236,7 @@ def test_no_way_leaves_https():
     with pytest.raises(ValueError, match="url"):
         Weights(file="u.pth", licence="none", url="http://localhost/u.pth")
     request = urllib.request.Request("https://localhost/u.pth")
-    redirect = weights._HttpsOnly().redirect_request
+    redirect = HttpsOnly().redirect_request
     with pytest.raises(urllib.error.URLError, match="not https"):
         redirect(request, None, 302, "Found", email.message.Message(), "http://localhost/u.pth")
     followed = redirect(request, None, 302, "Found", email.message.Message(), "https://localhost/v.pth")

@@ -24,7 +24,7 @@ class Unreachable(Exception):
     """A url that gives no file; the message says why."""
 
 
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+class HttpsOnly(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if urlsplit(newurl).scheme != "https":
             raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
@@ -32,7 +32,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 
 
 # urllib's, but for redirects that leave https
-OPENER = urllib.request.build_opener(_HttpsOnly)
+OPENER = urllib.request.build_opener(HttpsOnly)
 
 
 def fetch(
