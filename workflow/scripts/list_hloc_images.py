@@ -12,5 +12,8 @@ with stage(snakemake) as job:
     from scrflow.hloc.images import images_of_photos, images_of_scene, write_images
 
     config = job.config(SfmStage) if job.param("config") else None
-    found = images_of_photos(config, Path(job.param("root"))) if config else images_of_scene(job.input("sources").parent)
-    write_images(job.output("images"), found, config)
+    if config is not None:
+        images = images_of_photos(config, Path(job.param("root")))
+    else:
+        images = images_of_scene(job.input("sources").parent)
+    write_images(job.output("images"), images, config)

@@ -1,0 +1,49 @@
+"""Features and matches of hloc's files in a COLMAP database, for SfM and for triangulation."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pycolmap
+
+from scrflow.hloc.features import read_keypoints
+from scrflow.hloc.matches import read_matches, write_pairs
+
+log = logging.getLogger("scrflow")
+
+
+def import_matches(
+    database: Path, names: Sequence[str], features: Path, matches: Path, seed: int, verify: bool
+) -> list[tuple[str, str]]:
+    """Write keypoints and matches of images that the database knows by name, and with ``verify`` two-view geometries.
+
+    Keypoints are moved by half a pixel to COLMAP's origin. Without ``verify`` the caller judges the matches. Returns
+    the pairs, sorted. ScrflowError when a file is damaged, lacks an image, or holds no pair of these images.
+    """
+    keypoints = read_keypoints(features, names)
+    found = read_matches(matches, {name: len(k) for name, k in keypoints.items()})
+    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+        ids = {name: db.read_image_with_name(name).image_id for name in names}
+        for name, points in keypoints.items():
+            db.write_keypoints(ids[name], points)
+        for (a, b), indices in found.items():
+            db.write_matches(ids[a], ids[b], indices)
+    pairs = sorted(found)
+    log.info("hloc: %d images, %d pairs, %d matches", len(names), len(pairs), sum(map(len, found.values())))
+    if verify:
+        _verify(database, pairs, seed)
+    return pairs
+
+
+def _verify(database: Path, pairs: Sequence[tuple[str, str]], seed: int) -> None:
+    """RANSAC of a two-view geometry for each pair, by COLMAP: it gives each the configuration without which mapping
+    passes over it. Seeded for each pair, so the result does not depend on the number of threads."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    with tempfile.TemporaryDirectory(dir=database.parent) as folder:
+        listed = Path(folder) / "pairs.txt"
+        write_pairs(listed, pairs)
+        pycolmap.verify_matches(database, listed, options)
