@@ -51,13 +51,13 @@ rule fill_buffer:
         "../workflow/scripts/fill_buffer.py"
 
 
-# beyond the papers: only methods with known_depth or mix_share ask for it
+# depths of the samples, one file a source: only methods with known_depth, pull_to depth or mix_share ask for one
 rule triangulate_samples:
     input:
         graph="results/{scene}/covisibility.npz",
         shards=encoder_shards,
     output:
-        depth="results/{scene}/local/{encoder}/depth.h5",
+        depth="results/{scene}/local/{encoder}/depth-matched.h5",
     log:
         "results/{scene}/logs/triangulate_samples/{encoder}.log",
     benchmark:
@@ -75,3 +75,55 @@ rule triangulate_samples:
         "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
     script:
         "../workflow/scripts/triangulate_samples.py"
+
+
+rule find_point_depths:
+    input:
+        points=depth_points,
+        shards=encoder_shards,
+    output:
+        depth="results/{scene}/local/{encoder}/depth-points.h5",
+    log:
+        "results/{scene}/logs/find_point_depths/{encoder}.log",
+    benchmark:
+        "results/{scene}/benchmarks/find_point_depths/{encoder}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=240,
+    params:
+        config=stage_config("point_depth"),
+        code=code_version("depthpoints"),
+    message:
+        "{wildcards.scene}: depths of the training samples by 3D points, {wildcards.encoder}"
+    script:
+        "../workflow/scripts/find_point_depths.py"
+
+
+rule read_depth_maps:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        maps=depth_map_files,
+        shards=encoder_shards,
+    output:
+        depth="results/{scene}/local/{encoder}/depth-maps.h5",
+    log:
+        "results/{scene}/logs/read_depth_maps/{encoder}.log",
+    benchmark:
+        "results/{scene}/benchmarks/read_depth_maps/{encoder}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2500,
+        runtime=240,
+    params:
+        config=stage_config("map_depth"),
+        code=code_version("depthmaps"),
+        root=scene_root,
+    message:
+        "{wildcards.scene}: depths of the training samples by depth images, {wildcards.encoder}"
+    script:
+        "../workflow/scripts/read_depth_maps.py"

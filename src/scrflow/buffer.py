@@ -77,7 +77,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
         mapped = s.mapping[row]
         photo = read_rgb(s.image_path(mapped.name))
         found = 0
-        for copy in range(settings.plain_copies + settings.augmented_copies):
+        for copy in range(settings.copies(len(s.mapping))):
             rng = numpy_generator(config.seed, "buffer", mapped.name, copy)
             plain = copy < settings.plain_copies
             augmentation = None if plain else Augmentation.draw(settings.augment, rng)

@@ -15,13 +15,31 @@ from torch import Tensor, nn
 from scrflow.config import HeadConfig
 
 
-class ResidualBlock(nn.Module):
-    """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7)."""
+class Pad(nn.Module):
+    """Zeros after the last channel, up to ``width``."""
 
-    def __init__(self, dim_in: int, width: int, hidden: int):
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, d] -> [B, width]
+        return F.pad(x, (0, self.width - x.shape[1]))
+
+
+class ResidualBlock(nn.Module):
+    """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7).
+
+    Where the input is of another width, the skip is a linear layer; with ``pad`` a narrower one is padded instead
+    (R-SCoRe's public code).
+    """
+
+    def __init__(self, dim_in: int, width: int, hidden: int, pad: bool = False):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim_in, width), nn.Linear(width, hidden), nn.Linear(hidden, width)])
-        self.skip = nn.Identity() if dim_in == width else nn.Linear(dim_in, width)
+        if dim_in == width:
+            self.skip: nn.Module = nn.Identity()
+        else:
+            self.skip = Pad(width) if pad and dim_in < width else nn.Linear(dim_in, width)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, dim_in] -> [B, width]
         y = x
@@ -47,14 +65,24 @@ class HomogeneousOffset(nn.Module):
 class Decoder(nn.Module):
     """Two layers, then cluster logits and a homogeneous offset: y = d / w + softmax(s) C (GLACE eq. 8).
 
-    ``unit`` is the length that the network's number 1 stands for.
+    The second layer is ``hidden`` wide, ``width`` where not given. ``unit`` is the length that the network's number 1
+    stands for.
     """
 
-    def __init__(self, width: int, centres_K3: Tensor, scale_min: float, scale_max: float, unit: float):
+    def __init__(
+        self,
+        width: int,
+        centres_K3: Tensor,
+        scale_min: float,
+        scale_max: float,
+        unit: float,
+        hidden: int | None = None,
+    ):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
+        hidden = hidden or width
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, hidden)])
         self.clusters = len(centres_K3)
-        self.out = nn.Linear(width, 4 + (self.clusters if self.clusters > 1 else 0))
+        self.out = nn.Linear(hidden, 4 + (self.clusters if self.clusters > 1 else 0))
         self.offset = HomogeneousOffset(scale_min, scale_max)
         self.unit = unit
         self.register_buffer("centres", centres_K3.float())
@@ -87,10 +115,12 @@ class PositionalEncoding(nn.Module):
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """Scene coordinates [B, 3]: ``xyz_world`` the final ones, ``coarse`` y0 before refinement (the same without)."""
+    """Scene coordinates [B, 3]: ``xyz_world`` the final ones, ``coarse`` y0 before refinement (the same without), and
+    with refinement ``base``, what its offset is added to: y0, without its gradient unless the config has it pass."""
 
     xyz_world: Tensor
     coarse: Tensor
+    base: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -99,13 +129,15 @@ class Head(nn.Module):
     def __init__(self, dim_in: int, config: HeadConfig, centres_K3: Tensor, unit: float = 1.0):
         super().__init__()
         width, hidden = config.width, round(config.width * config.hidden_ratio)
-        self.input = ResidualBlock(dim_in, width, hidden)
+        self.input = ResidualBlock(dim_in, width, hidden, pad=config.input_skip == "pad")
         self.blocks = nn.ModuleList([ResidualBlock(width, width, hidden) for _ in range(config.blocks)])
-        self.decoder = Decoder(width, centres_K3, config.scale_min, config.scale_max, unit)
+        scales, last = (config.scale_min, config.scale_max, unit), round(width * config.decoder_ratio)
+        self.decoder = Decoder(width, centres_K3, *scales, hidden=last)
         self.refine = nn.ModuleList([ResidualBlock(width, width, hidden) for _ in range(config.refine_blocks)])
+        self.coarse_gradient = config.coarse_gradient
         if config.refine_blocks:
             self.encoding = PositionalEncoding(config.frequencies, config.period)
-            self.refiner = Decoder(width, torch.zeros(1, 3), config.scale_min, config.scale_max, unit)
+            self.refiner = Decoder(width, torch.zeros(1, 3), *scales, hidden=last)
 
     def forward(self, encoding: Tensor) -> HeadOutput:
         """``encoding`` [B, dim_in]: global then local encoding."""
@@ -115,9 +147,10 @@ class Head(nn.Module):
         coarse = self.decoder(x)
         if not self.refine:
             return HeadOutput(coarse, coarse)
-        # the gradient of y does not flow back into y0 through its encoding: sines of a 0.5 m period have no useful one
-        code = self.encoding(coarse.detach()).to(x.dtype)
+        # by default y's gradient does not flow back into y0: sines of a 0.5 m period have no useful one
+        base = coarse if self.coarse_gradient else coarse.detach()
+        code = self.encoding(base).to(x.dtype)
         x = torch.cat([x[:, : -code.shape[1]], x[:, -code.shape[1] :] + code], 1)
         for block in self.refine:
             x = block(x)
-        return HeadOutput(coarse.detach() + self.refiner(x), coarse)
+        return HeadOutput(base + self.refiner(x), coarse, base)

@@ -28,7 +28,7 @@ class Targets:
 class Projection:
     """A batch of scene coordinates seen by its cameras."""
 
-    error_px: Tensor  # [B] L2 reprojection error
+    error_px: Tensor  # [B] reprojection error, in the norm of the config
     depth: Tensor  # [B]
     valid: Tensor  # [B] bool: V of GLACE eq. 3
 
@@ -40,7 +40,7 @@ def project(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Projecti
     depth = xyz_cam[:, 2]
     xyz_px = (targets.K @ xyz_cam[:, :, None])[:, :, 0]
     pixel = xyz_px[:, :2] / depth.clamp(min=config.min_depth)[:, None]
-    error = torch.linalg.vector_norm(pixel - targets.pixel, dim=1)
+    error = torch.linalg.vector_norm(pixel - targets.pixel, ord=config.norm, dim=1)
     valid = (depth > config.min_depth) & (depth < config.max_depth) & (error < config.max_error_px)
     return Projection(error, depth, valid)
 
@@ -95,10 +95,12 @@ def scene_coordinate_loss(
     config: LossConfig,
     progress: float,
     depth_bias: float,
+    base: Tensor | None = None,
 ) -> tuple[Tensor, Projection]:
     """Mean loss of a batch, and the projection of the final coordinates for the record.
 
-    An invalid prediction pays its L1 distance to the target on the ray (GLACE eq. 3, second line).
+    An invalid prediction pays its L1 distance to the target on the ray (GLACE eq. 3, second line). ``base`` is what y
+    is pulled to: the head's, or y0 without its gradient where it is not given.
     """
     projection = project(xyz_world, targets, config)
     tau = bandwidth(progress, config.bandwidth_max, config.bandwidth_min)
@@ -122,9 +124,30 @@ def scene_coordinate_loss(
             coarse_loss = torch.where(known, log_loss(distance, tau), coarse_loss)
         loss = loss + coarse_loss
     if config.pull and progress < 0.5:
-        distance = torch.linalg.vector_norm(xyz_world - coarse.detach(), dim=1)
-        loss = loss + pull_weight(progress) * (distance - config.pull_margin).clamp(min=0)
+        if config.pull_to == "depth":
+            pull = pull_to_depth(xyz_world, targets, config.pull_margin)
+            if config.coarse:
+                pull = pull + pull_to_depth(coarse, targets, config.pull_margin)
+        else:
+            distance = torch.linalg.vector_norm(xyz_world - (coarse.detach() if base is None else base), dim=1)
+            pull = (distance - config.pull_margin).clamp(min=0)
+        loss = loss + pull_weight(progress) * pull
     return loss.mean(), projection
+
+
+def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
+    """How far beyond ``margin`` scene coordinates [B, 3] are from the samples' 3D points; 0 where no depth is known.
+
+    R-SCoRe's depth supervision, as in its public code: in place of the pull of y to y0, and of y0 too.
+    """
+    known = torch.isfinite(targets.depth)
+    depth = targets.depth.nan_to_num(1.0)[:, None]
+    focal = torch.stack([targets.K[:, 0, 0], targets.K[:, 1, 1]], 1)
+    xy = (targets.pixel - targets.K[:, :2, 2]) / focal * depth
+    R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]
+    point = (R.transpose(1, 2) @ (torch.cat([xy, depth], 1) - t)[:, :, None])[:, :, 0]
+    distance = torch.linalg.vector_norm(xyz_world - point, dim=1)
+    return torch.where(known, (distance - margin).clamp(min=0), 0.0)
 
 
 def _robust(xyz_world: Tensor, projection: Projection, targets: Targets, inlier_loss: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Scene coordinate regression triangulates implicitly: a point settles where the r
 many steps. Here the samples of the plain copies are matched (mutual nearest neighbours, epipolar check), each sample's
 depth is found along its own ray by consensus of its matches, and training may hold the sample to that 3D point. This
 goes beyond the papers. What no match confirms stays unknown, and is trained by reprojection as before.
+
+Other sources of depths, in a file of the same form: ``depthpoints`` and ``depthmaps``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from scrflow.errors import ScrflowError
 from scrflow.progress import log, track
 from scrflow.seeds import torch_generator
 
+KIND = "sample-depth"
 _CANDIDATES = 6  # depths tried for a sample before refinement, each from one of its matches
 _ITERATIONS = 3  # Gauss-Newton steps on the depth
 # of plain samples: the four scenes of config/scenes gave 38 to 64 %; wrong poses leave only chance matches
@@ -65,16 +68,20 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
             "the map will be less precise where they are few"
         )
     inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
-    stamp = Stamp.make("sample-depth", config, code_version("sampledepth"), graph=graph, **inputs)
+    write_sample_depth(out, result, Stamp.make(KIND, config, code_version("sampledepth"), graph=graph, **inputs))
+
+
+def write_sample_depth(out: Path, depths: SampleDepth, stamp: Stamp) -> None:
+    """HDF5 columns ``depth``, ``relative_sigma`` [N] and ``matches`` [N, M], whatever the depths' source."""
     with create_h5(out, stamp) as f:
-        f["depth"] = result.depth.numpy()
-        f["relative_sigma"] = result.relative_sigma.numpy()
-        f["matches"] = result.matches.numpy().astype(np.int32)
+        f["depth"] = depths.depth.numpy()
+        f["relative_sigma"] = depths.relative_sigma.numpy()
+        f["matches"] = depths.matches.numpy().astype(np.int32)
 
 
 def load_sample_depth(path: Path, samples: int) -> SampleDepth:
     """The depths of a buffer of that many samples. ScrflowError when the file belongs to another buffer."""
-    with open_h5(path, "sample-depth") as f:
+    with open_h5(path, KIND) as f:
         if len(f["depth"]) != samples:
             raise ScrflowError(
                 f"{path}: for a buffer of {len(f['depth'])} samples, this one has {samples}; delete it and run again"
