@@ -86,12 +86,154 @@ def validate(config: ConfigDir = Path("config")) -> None:
 
 
 def _photos(project: Any, name: str) -> str:
+    if project.parts(name):
+        return f"those of {', '.join(project.parts(name))}"
     root = project.scene_root(name)
     if root.is_dir():
         return f"in {root}"
     if project.scene(name).download is not None:
         return f"will be downloaded to {root}"
     return f"missing: put them in {root}"
+
+
+@app.command("export-hloc")
+def export_hloc(
+    scene: Annotated[str, typer.Argument(help="A scene of config/scenes, with its covisibility graph made.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    encoder: Annotated[str, typer.Option(help="A local encoder of config/encoders.")] = "xfeat",
+    retrieval: Annotated[str | None, typer.Option(help="A retrieval feature of config.yaml, made already.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs an image.")] = 20,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Write a scene in hloc's files: features, descriptors, pairs, lists and the COLMAP model.
+
+    Example: scrflow export-hloc redkitchen --encoder xfeat --retrieval vlad --out redkitchen-hloc
+    """
+    from scrflow.config import Project
+    from scrflow.hloc.export import export_scene
+
+    project = Project(config)
+    project.scene(scene)
+    export_scene(project.hloc_export_stage(encoder, retrieval, pairs), Path("results") / scene, out, threads)
+    print(f"written: {out}")
+
+
+@app.command("score-poses")
+def score_poses(
+    scene: Annotated[str, typer.Argument(help="A scene of config/scenes that is built, with reference poses.")],
+    poses: Annotated[Path, typer.Argument(help="Lines name qw qx qy qz tx ty tz, as hloc writes its results.")],
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Print the recall of poses that another tool found for the scene's queries, at the scene's thresholds.
+
+    Example: scrflow score-poses redkitchen redkitchen-hloc/results.txt
+    """
+    from scrflow.config import Project
+    from scrflow.hloc.poses import recall_of_results
+
+    settings = Project(config).scene(scene)
+    recall, (t, r), count = recall_of_results(poses, Path("results") / scene / "scene", settings.thresholds)
+    for (distance, angle), share in zip(settings.thresholds, recall, strict=True):
+        print(f"{distance:g} {settings.unit} {angle:g}°  {100 * share:.1f} %")
+    print(f"median {t:.4g} {settings.unit}, {r:.3g}° of {count} queries")
+
+
+@app.command("new-scene")
+def new_scene(
+    name: Annotated[str, typer.Argument(help="Name of the scene: results/NAME.")],
+    path: Annotated[Path, typer.Argument(help="A folder of photos, a model with its images, a video, a dataset.")],
+    queries: Annotated[Path | None, typer.Option(help="List of query photos, or the folder they are in.")] = None,
+    every: Annotated[int | None, typer.Option(min=2, help="Instead of a list: every n-th image is a query.")] = None,
+    outdoor: Annotated[bool, typer.Option("--outdoor", help="Depths and thresholds for outdoors, not rooms.")] = False,
+    unit: Annotated[str | None, typer.Option(help="Unit of length of given poses, e.g. m.")] = None,
+    single_camera: Annotated[
+        bool | None, typer.Option(help="Bare photos share intrinsics; found out from sizes and EXIF if not said.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="nerfstudio: leave out frames without an image.")
+    ] = False,
+    guess_cameras: Annotated[
+        bool, typer.Option("--guess-cameras", help="A query without intrinsics or EXIF gets a guess.")
+    ] = False,
+    form: Annotated[str | None, typer.Option(help="Take PATH for this form where several fit, e.g. photos.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, rscore-cpu without.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
+    description: Annotated[str | None, typer.Option(help="A line on the place.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="A video's frames go to this folder (default: DATA_ROOT/NAME/images).")
+    ] = None,
+    max_frames: Annotated[int, typer.Option(min=3, help="At most so many frames of a video.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="Folder of NAME.yaml (default: CONFIG/scenes).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a config that is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print what would be written.")] = False,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Write the config of a scene of your own: look at PATH, say what is there and what is missing.
+
+    Knows COLMAP models, nerfstudio, NVM, kapture, DSAC*, 7-Scenes, 12-Scenes, Cambridge and Map-free layouts, pose
+    lists, bare photos (poses by SfM) and videos (frames are picked first).
+
+    Example: scrflow new-scene yard ~/photos/yard --outdoor
+    """
+    from scrflow.newscene import NewScene
+    from scrflow.newscene import new_scene as command
+
+    options = NewScene(
+        name=name,
+        path=path,
+        form=form,
+        queries=queries,
+        every=every,
+        outdoor=outdoor,
+        unit=unit,
+        single_camera=single_camera,
+        skip_missing=skip_missing,
+        guess_cameras=guess_cameras,
+        method=method,
+        licence=licence,
+        description=description,
+    )
+    command(options, config, out, images, max_frames, force, dry_run)
+
+
+@app.command("pick-frames")
+def pick_frames(
+    video: Annotated[Path, typer.Argument(help="Any file that FFmpeg reads.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    max_frames: Annotated[int, typer.Option(min=3, help="Keep at most so many.")] = 300,
+    min_baseline: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="Least median motion from one to the next, over the diagonal.")
+    ] = 0.02,
+    window: Annotated[float, typer.Option(min=0.01, help="Seconds, of which the sharpest frame is a candidate.")] = 0.2,
+) -> None:
+    """Write the sharp frames of a video that have a baseline between them, upright, as JPEG.
+
+    Example: scrflow pick-frames yard.mp4 data/yard/images --max-frames 200
+    """
+    from scrflow.video import PickOptions
+    from scrflow.video import pick_frames as pick
+
+    picked = pick(video, out, PickOptions(max_frames=max_frames, min_baseline=min_baseline, window_s=window))
+    print(
+        f"{len(picked.names)} of {picked.decoded} frames ({picked.size[0]}x{picked.size[1]}), {picked.blurred} of "
+        f"{picked.candidates} candidates blurred, motion from {picked.min_baseline:.3f} of the diagonal: {out}"
+    )
+
+
+@app.command()
+def upright(
+    folder: Annotated[Path, typer.Argument(help="Photos.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Copy photos, the pixels of those turned that EXIF turns. The other EXIF tags stay, the focal length among them.
+
+    Example: scrflow upright ~/photos/yard ~/photos/yard-upright
+    """
+    from scrflow.upright import upright as turn
+
+    done = turn(folder, out)
+    print(f"{len(done.turned)} photos turned, {done.copied} copied: {out}")
 
 
 @app.command()

@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 from typer.testing import CliRunner
 
+from scrflow.artifacts import Stamp, write_json
 from scrflow.cli import app
-from scrflow.config import ColmapSource, Project, SceneConfig, SceneStage, Split
+from scrflow.config import ColmapSource, PhotosSource, Project, SceneConfig, SceneStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.forms import detect
@@ -184,6 +185,34 @@ def test_query_intrinsics_from_exif_or_an_error(colmap, photo, project, tmp_path
     found = draft(project, colmap, queries=colmap / "images/q", guess_cameras=True)
     assert found.config.split.guess_cameras
     assert found.lists == ((colmap / "place-queries.txt", "q/known.jpg\nq/unknown.jpg\n"),)
+
+
+def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
+    """Without a shared camera: EXIF, else the median of the registered ones of that size, else a guess that no query
+    may have."""
+    sfm = colmap / "sparse/0"
+    source = PhotosSource(reader="photos", single_camera=False)
+    write_json(sfm / "sfm.json", {}, Stamp.make("sfm", source, "test"))
+    with_exif(photo, colmap / "images/x/exif.jpg", (600, 400), **{F35: 28})
+    with_exif(photo, colmap / "images/x/alike.jpg", (512, 384))
+    with_exif(photo, colmap / "images/x/other.jpg", (600, 400))
+    (colmap / "known.txt").write_text("x/exif.jpg\nx/alike.jpg\n")
+    (colmap / "all.txt").write_text("x/exif.jpg\nx/alike.jpg\nx/other.jpg\n")
+
+    def queries(listed: str, **split) -> dict[str, pycolmap.Camera]:
+        split = Split(queries={"all": listed}, **split)
+        stage = SceneStage(source=source, split=split, min_mapping_images=3, unit="unit")
+        build_scene(stage, colmap, tmp_path / "scene", sfm)
+        return {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
+
+    found = queries("known.txt")
+    assert found["x/exif.jpg"].params[0] == pytest.approx(28 / 43.27 * math.hypot(600, 400), rel=1e-3)
+    (registered,) = {tuple(v.camera.params) for v in load_scene(tmp_path / "scene").mapping}
+    assert tuple(found["x/alike.jpg"].params) == registered
+    assert "of 1 photos, which take the median camera" in caplog.text and "x/alike.jpg" in caplog.text
+    with pytest.raises(ScrflowError, match=r"no intrinsics of 1 queries \(x/other\.jpg\)"):
+        queries("all.txt")
+    assert queries("all.txt", guess_cameras=True)["x/other.jpg"].params[0] == FOCAL_FACTOR * 600
 
 
 def test_depths_of_the_models_points_make_the_proposal(colmap, project):
@@ -500,7 +529,7 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_upright(photo, project, tmp_path, orientation, suffix):
-    """Pixels as viewers show them, the focal length kept; JPEG within 48 dB of them (measured 50 to 57)."""
+    """Pixels as viewers show them, the focal length kept; JPEG within 48 dB of them (measured 52 to 56)."""
     folder = tmp_path / "in"
     tags = {F35: 28, WIDTH: 768, HEIGHT: 512}
     turned = with_exif(photo, folder / f"a/turned{suffix}", top={0x0112: orientation, 0x0110: "phone"}, **tags)
@@ -523,6 +552,31 @@ def test_upright(photo, project, tmp_path, orientation, suffix):
     assert camera.mean_focal_length() == pytest.approx(28 / 43.27 * math.hypot(768, 512), rel=1e-3)
     size = turned.stat().st_size
     assert suffix == ".png" or 0.95 < (tmp_path / f"out/a/turned{suffix}").stat().st_size / size < 1.05
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".bmp", ".mpo.jpg"])
+def test_upright_of_other_files(photo, tmp_path, suffix):
+    """BMP has no EXIF; phones write several pictures in a JPEG (MPO), of which the first is kept (49.9 dB)."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"in/photo{suffix}"
+    path.parent.mkdir()
+    with Image.open(photo) as image:
+        small = image.resize((96, 64))
+        if suffix == ".mpo.jpg":
+            small.save(path, "MPO", save_all=True, append_images=[small], exif=exif.tobytes(), quality=92)
+        elif suffix == ".bmp":
+            small.save(path)
+        else:
+            small.save(path, exif=exif.tobytes())
+    done = upright(tmp_path / "in", tmp_path / "out")
+    with Image.open(path) as image, Image.open(tmp_path / f"out/photo{suffix}") as turned:
+        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float64)
+        found = np.asarray(turned.convert("RGB"), np.float64)
+        assert turned.getexif().get(0x0112, 1) == 1
+    assert bool(done.turned) == (suffix != ".bmp") and found.shape == shown.shape
+    error = np.mean((found - shown) ** 2)
+    assert 10 * np.log10(255**2 / error) > 47 if suffix == ".mpo.jpg" else error == 0
 
 
 def test_upright_refuses(photos, tmp_path):

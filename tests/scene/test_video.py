@@ -68,8 +68,9 @@ def picked(walk, tmp_path_factory):
 
 
 def test_sharp_frames_with_a_baseline_are_picked(walk, picked, photos):
-    """None is a blurred double, no rest gives a second frame, and each is the frame that its name says (measured: 2.2
-    grey levels mean difference to the photo, from compression; to the photo before or after 7 and more)."""
+    """None is a blurred double, no rest gives a second frame, and each is the frame that its name says (mean difference
+    to its photo, from compression, measured: at most 2.9 grey levels; to the blurred double 3.7 and more, to the photos
+    before and after 8.0)."""
     _, what = walk
     frames, out = picked
     assert frames.decoded == len(what) and frames.size == (640, 480)
@@ -80,7 +81,7 @@ def test_sharp_frames_with_a_baseline_are_picked(walk, picked, photos):
     assert shown == sorted(set(shown)) and 8 <= len(shown) <= 20 and shown[-1] >= FRAMES - 6, shown
     for name, (_, i) in zip(frames.names, chosen, strict=True):
         image = np.asarray(Image.open(out / name), np.float64)
-        assert np.abs(image - np.asarray(photos[i])).mean() < 4, (name, i)
+        assert np.abs(image - np.asarray(photos[i])).mean() < 3.5, (name, i)
     rows = (out / "frames.csv").read_text().splitlines()
     assert rows[0] == "name,time_s,sharpness" and [r.split(",")[0] for r in rows[1:]] == list(frames.names)
     assert float(rows[-1].split(",")[1]) == pytest.approx(int(frames.names[-1][6:12]) / RATE, abs=1e-3)
