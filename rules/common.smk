@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from scrflow.codeversion import code_version
 from scrflow.config import Project
+from scrflow.descriptors import descriptor_module
 from scrflow.encoders import encoder_module
 from scrflow.errors import ScrflowError
 from scrflow.workflow import hold_workflow_lock, source_files, tie_local_jobs
@@ -44,6 +45,7 @@ wildcard_constraints:
     encoder=one_of(project.encoders),
     encoding=one_of(project.config.encodings),
     feature=one_of(project.config.retrieval),
+    configuration=r"[\w-]+",
     shard=r"\d+",
 
 
@@ -82,14 +84,18 @@ STAGE_WILDCARDS = {
     "triangulate": ["scene"],
     "covisibility": ["scene"],
     "node2vec": ["encoding"],
-    "retrieval": ["feature"],
+    "clusters": ["encoding"],
+    "retrieval": ["scene", "feature"],
     "pca": ["encoder"],
     "buffer": ["encoder"],
     "sample_depth": [],
+    "point_depth": [],
+    "map_depth": ["scene"],
     "train": ["scene", "method"],
     "map": ["scene", "method"],
     "localize": ["method"],
     "evaluate": ["scene"],
+    "submission": ["scene"],
 }
 
 
@@ -121,9 +127,13 @@ def extractor_modules(encoder):
 
 
 def feature_modules(feature):
-    """Module of the extractor that a retrieval feature aggregates, if any."""
-    encoder = project.config.retrieval[feature].encoder if feature else None
-    return extractor_modules(encoder) if encoder else []
+    """Modules of the extractors and networks that a retrieval feature is made of, if any."""
+    if feature is None:
+        return []
+    retrieval = project.config.retrieval[feature]
+    modules = extractor_modules(retrieval.encoder) if retrieval.kind == "vlad" else []
+    modules += [descriptor_module(retrieval.network)] if retrieval.kind == "network" else []
+    return modules + [module for part in retrieval.parts for module in feature_modules(part)]
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs
@@ -154,6 +164,11 @@ def scene_sfm(wildcards):
     return f"results/{wildcards.scene}/sfm/sfm.json" if is_bare_photos(wildcards.scene) else []
 
 
+def scene_parts(wildcards):
+    """The scenes that a combined one is made of."""
+    return expand("results/{part}/scene/scene.json", part=project.parts(wildcards.scene))
+
+
 def graph_points(wildcards):
     """The 3D points that a graph of kind ``points`` counts."""
     scene = wildcards.scene
@@ -167,6 +182,40 @@ def graph_points(wildcards):
 def hloc_features(wildcards):
     feature = project.config.retrieval[wildcards.feature]
     return feature.file.format(scene=wildcards.scene) if feature.kind == "hloc" else []
+
+
+def fused_features(suffix):
+    """Files of the features that a feature of kind fusion is joined from, in the config's order."""
+
+    def resolve(wildcards):
+        parts = project.config.retrieval[wildcards.feature].parts
+        return expand("results/{scene}/retrieval/{part}.{suffix}", scene=wildcards.scene, part=parts, suffix=suffix)
+
+    return resolve
+
+
+def hloc_files(wildcards):
+    """Features and matches made by hloc, where SfM of the scene takes them."""
+    sfm = project.scene(wildcards.scene).sfm.of_scene(wildcards.scene)
+    return [sfm.hloc_features, sfm.hloc_matches] if sfm.features == "hloc" else []
+
+
+def hloc_sources(wildcards):
+    """What tells hloc's rules the photos: the scene, or bare photos, which hloc may be asked to make the scene from."""
+    if is_bare_photos(wildcards.scene):
+        return scene_sources(wildcards)
+    return f"results/{wildcards.scene}/scene/scene.json"
+
+
+def hloc_photos(wildcards):
+    """Config of bare photos; nothing where the scene is given."""
+    return stage_config("sfm")(wildcards) if is_bare_photos(wildcards.scene) else None
+
+
+def clustered_feature(wildcards):
+    """The retrieval feature that an encoding of kind ``clusters`` is made from."""
+    name = project.config.encodings[wildcards.encoding].retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.h5"
 
 
 def buffer_shards(scene, encoder):
@@ -189,10 +238,34 @@ def training_graph(wildcards):
 
 
 def training_depths(wildcards):
-    """Triangulated depths of the samples, for the methods that hold samples to them."""
+    """Depths of the samples, for the methods that use them."""
     if not project.needs_depth(wildcards.method):
         return []
-    return f"results/{wildcards.scene}/local/{project.method(wildcards.method).encoder}/depth.h5"
+    method = project.method(wildcards.method)
+    source = method.training.depth_source
+    if source == "maps":
+        depth_maps(wildcards.scene, wildcards.method)
+    return f"results/{wildcards.scene}/local/{method.encoder}/depth-{source}.h5"
+
+
+def depth_maps(scene, method=""):
+    try:
+        return project.depth_maps(scene, method)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def depth_map_files(wildcards):
+    """Every file that the scene's pattern of depth images can mean: which of them count is known with the scene."""
+    root = project.scene_root(wildcards.scene)
+    pattern = depth_maps(wildcards.scene).pattern.format(folder="**", stem="*", base="*")
+    return sorted(str(path) for path in root.glob(pattern))
+
+
+def depth_points(wildcards):
+    """What the 3D points that give samples their depths belong to: the scene's own model, or the triangulated one."""
+    own = project.has_points(wildcards.scene)
+    return f"results/{wildcards.scene}/" + ("scene/scene.json" if own else "triangulated/triangulation.json")
 
 
 def global_encoding(wildcards):

@@ -11,6 +11,8 @@ rule embed_graph:
         "results/{scene}/logs/embed_graph/{encoding}.log",
     benchmark:
         "results/{scene}/benchmarks/embed_graph/{encoding}.tsv"
+    wildcard_constraints:
+        encoding=one_of(project.encodings_of_kind("node2vec")),
     conda:
         "../envs/scrflow.yaml"
     threads: 2
@@ -24,3 +26,32 @@ rule embed_graph:
         "{wildcards.scene}: Node2Vec, {wildcards.encoding}"
     script:
         "../workflow/scripts/embed_graph.py"
+
+
+# GLACE's ablation: the query's own feature chooses among the same centres
+rule cluster_features:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        features=clustered_feature,
+    output:
+        encoding="results/{scene}/encodings/{encoding}.h5",
+        metrics="results/{scene}/encodings/{encoding}.json",
+    log:
+        "results/{scene}/logs/cluster_features/{encoding}.log",
+    benchmark:
+        "results/{scene}/benchmarks/cluster_features/{encoding}.tsv"
+    wildcard_constraints:
+        encoding=one_of(project.encodings_of_kind("clusters")),
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=30,
+    params:
+        config=stage_config("clusters"),
+        code=code_version("globalencoding_clusters"),
+    message:
+        "{wildcards.scene}: clusters of a retrieval feature, {wildcards.encoding}"
+    script:
+        "../workflow/scripts/cluster_features.py"

@@ -66,6 +66,7 @@ rule evaluate_poses:
 # whoever asks for the scene's poses gets the table and the pictures too
 rule choose_poses:
     input:
+        scene="results/{scene}/scene/scene.json",
         poses=default_method("poses.txt"),
         metrics=default_method("metrics.json"),
     output:
@@ -80,7 +81,10 @@ rule choose_poses:
     resources:
         mem_mb=200,
         runtime=5,
+    params:
+        config=stage_config("submission"),
+        code=code_version("submission"),
     message:
         "{wildcards.scene}: poses of the default method"
-    shell:
-        "(cp {input.poses} {output.poses}.tmp && mv {output.poses}.tmp {output.poses}) > {log} 2>&1"
+    script:
+        "../workflow/scripts/choose_poses.py"

@@ -5,9 +5,12 @@ rule build_retrieval:
     input:
         scene="results/{scene}/scene/scene.json",
         features=hloc_features,
+        part_descriptors=fused_features("h5"),
+        part_models=fused_features("safetensors"),
     output:
         descriptors="results/{scene}/retrieval/{feature}.h5",
         model="results/{scene}/retrieval/{feature}.safetensors",
+        quality="results/{scene}/retrieval/{feature}.json",
     log:
         "results/{scene}/logs/build_retrieval/{feature}.log",
     benchmark:

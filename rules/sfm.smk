@@ -4,6 +4,7 @@
 rule reconstruct_scene:
     input:
         sources=scene_sources,
+        hloc=hloc_files,
     output:
         report="results/{scene}/sfm/sfm.json",
     log:
@@ -29,6 +30,7 @@ rule reconstruct_scene:
 rule triangulate_points:
     input:
         scene="results/{scene}/scene/scene.json",
+        hloc=hloc_files,
     output:
         report="results/{scene}/triangulated/triangulation.json",
     log:

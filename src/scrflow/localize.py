@@ -17,14 +17,16 @@ from PIL import Image
 from scrflow.artifacts import Stamp, open_h5, write_json, write_text
 from scrflow.cameras import pixels_from_rays
 from scrflow.codeversion import code_version
-from scrflow.config import LocalizeConfig, LocalizeStage
+from scrflow.config import ExtractorConfig, LocalizeConfig, LocalizeStage, RetrievalPart
 from scrflow.encoders import build_encoder
 from scrflow.errors import ScrflowError
 from scrflow.geometry import quaternion_from_rotation
+from scrflow.globalencoding import own_encoding
 from scrflow.images import read_rgb
 from scrflow.mapfile import Map, load_map
 from scrflow.pose import PoseEstimate, estimate_pose
 from scrflow.progress import log, track
+from scrflow.retrieval.describe import build_describer
 from scrflow.scene.model import load_scene
 from scrflow.seeds import derived_seed
 from scrflow.train import standardised
@@ -60,12 +62,17 @@ class Localizer:
         # one extraction serves head and retrieval where they share the extractor
         wanted = max(config.max_keypoints, map_.retrieval_keypoints)
         self._encoder = build_encoder(extractor.model_copy(update={"max_keypoints": wanted}))
-        self._retrieval_encoder = None
-        other = map_.config.retrieval_extractor
-        if other is not None and _same_but_count(other) != _same_but_count(extractor):
-            self._retrieval_encoder = build_encoder(
-                other.model_copy(update={"max_keypoints": map_.retrieval_keypoints})
-            )
+        self._describer, self._other_encoders = None, {}
+        if map_.retriever is not None:
+            feature = RetrievalPart(retrieval=map_.config.retrieval, extractor=map_.config.retrieval_extractor)
+            parts = map_.config.retrieval_parts
+            self._describer = build_describer(feature, map_.retriever.description, parts, str(self._device))
+            others = [f.extractor for f in (feature, *parts) if f.extractor is not None]
+            self._other_encoders = {
+                _but_count(other): build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
+                for other in others
+                if _but_count(other) != _but_count(extractor)
+            }
         self._pool = ThreadPoolExecutor(threads)
 
     @torch.inference_mode()
@@ -111,14 +118,18 @@ class Localizer:
 
     def _describe(self, photo: Image.Image, camera: pycolmap.Camera, found: EncodedView) -> torch.Tensor | None:
         """The photo's own global descriptor [dim]; None for a map that has no use for one."""
-        retriever = self._map.retriever
-        if retriever is None:
+        if self._map.retriever is None:
             return None
-        local = found.descriptors
-        if self._retrieval_encoder is not None:
-            side = self._map.config.retrieval_extractor.short_side
-            local = encode_view(photo, camera, self._retrieval_encoder, side, self._map.retrieval_keypoints).descriptors
-        return retriever.describe(local[: self._map.retrieval_keypoints])
+        if self._describer is None:
+            raise ScrflowError("this map's retrieval feature comes from a file: a query needs its descriptor too")
+
+        def local(extractor: ExtractorConfig, keypoints: int) -> torch.Tensor:
+            encoder = self._other_encoders.get(_but_count(extractor))
+            if encoder is None:
+                return found.descriptors[:keypoints]
+            return encode_view(photo, camera, encoder, extractor.short_side, keypoints).descriptors
+
+        return self._describer(photo, local)
 
     def _encodings(self, descriptor: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Rows [k] of the mapping images whose encodings are tried (None where they are no images'), and the encodings
@@ -126,7 +137,8 @@ class Localizer:
         if descriptor is None:
             return None, None
         if self._map.config.own_encoding:
-            return None, standardised(descriptor[None], per_row=True)
+            own = own_encoding(descriptor, self._map.centres)
+            return None, standardised(own[None], per_row=True)
         rows = self._map.retriever.search(descriptor, self._config.hypotheses)[0]
         return rows, self._map.encoding[rows]
 
@@ -242,8 +254,9 @@ def _overlay(r: Localization, camera: pycolmap.Camera) -> dict[str, Any]:
     }
 
 
-def _same_but_count(extractor: Any) -> dict[str, Any]:
-    return extractor.model_dump(exclude={"max_keypoints"})
+def _but_count(extractor: ExtractorConfig) -> str:
+    """What identifies an extractor, whatever number of keypoints is wanted from it."""
+    return extractor.model_dump_json(exclude={"max_keypoints"})
 
 
 class _Clock:

@@ -16,7 +16,7 @@ from scrflow.head import Head
 from scrflow.pca import Pca, load_pca
 from scrflow.progress import log
 from scrflow.retrieval import Retriever
-from scrflow.train import read_global_encoding, standardised
+from scrflow.train import read_centres, read_global_encoding, standardised
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Map:
     pca: Pca
     encoding: torch.Tensor | None  # [images, D]
     retriever: Retriever | None
-    retrieval_keypoints: int
+    retrieval_keypoints: int  # of a photo's best local descriptors, that its retrieval feature aggregates
+    centres: torch.Tensor | None = None  # [K, D]: the clusters one of which is a query's encoding
 
 
 def write_map(
@@ -51,7 +52,10 @@ def write_map(
         **{key: read_safetensors_metadata(head)[key] for key in ("dim_in", "output_unit")},
     }
     inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
-    if encoding is not None and not config.own_encoding:
+    if encoding is not None and config.clustered:
+        tensors["centres"] = read_centres(encoding)
+        inputs["encoding"] = encoding
+    elif encoding is not None and not config.own_encoding:
         tensors["encoding"] = standardised(read_global_encoding(encoding, names)).half()
         inputs["encoding"] = encoding
     if retrieval is not None:
@@ -91,6 +95,7 @@ def load_map(path: Path) -> Map:
             encoding,
             retriever,
             int(metadata.get("retrieval_keypoints", "0")),
+            tensors["centres"] if config.clustered else None,
         )
     except (KeyError, RuntimeError, ValueError) as error:
         raise ScrflowError(f"{path}: not a complete map ({str(error).splitlines()[0]}); write it again") from None

@@ -80,11 +80,16 @@ def _made_map(folder: Path, recipe: dict[str, Any], rule: str, wildcard: str) ->
     encoding = recipe["global_encoding"]["name"]
     if rule in ("build_graph", "triangulate_points"):
         return encoding is not None
-    if rule == "embed_graph":
+    if rule in ("embed_graph", "cluster_features"):
         return wildcard == encoding
+    if rule == "hloc_global_features":
+        return ((recipe["retrieval"] or {}).get("file") or "").endswith(f"/global-feats-{wildcard}.h5")
+    if rule == "hloc_triangulate":
+        return False
     if rule == "build_retrieval":
         made = _recipe(folder.parent / "retrieval" / f"{wildcard}.safetensors").get("retrieval")
-        return wildcard == encoding or (made is not None and made == recipe["retrieval"])
+        joined = (recipe["retrieval"] or {}).get("parts", ())
+        return wildcard == encoding or wildcard in joined or (made is not None and made == recipe["retrieval"])
     if rule in ("fit_pca", "fill_buffer", "triangulate_samples"):
         encoder = wildcard.rpartition("-")[0] if rule == "fill_buffer" else wildcard  # ENCODER-SHARD
         made = _recipe(folder.parent / "local" / encoder / "pca.safetensors").get("extractor")

@@ -15,10 +15,11 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
-from scrflow.artifacts import Stamp, atomic_dir, write_json
+from scrflow.artifacts import Stamp, atomic_dir, sha256_file, write_json
 from scrflow.codeversion import code_version
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.errors import ScrflowError
+from scrflow.hloc.database import import_matches
 from scrflow.progress import meter
 from scrflow.scene.model import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
@@ -40,7 +41,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
     """
     root = Path(root)
     folder = root / config.source.images
-    names = _photos_to_register(config.source, config.split, root)
+    names = photos_to_register(config.source, config.split, root)
     for name in names:
         check_name(name, str(folder))
     sha256 = check_images(folder, dict.fromkeys(names), threads)
@@ -56,7 +57,12 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
         _leave_only(temporary)
         model.write_binary(str(temporary))
         images = hashlib.sha256("".join(f"{n} {s}\n" for n, s in sorted(sha256.items())).encode()).hexdigest()[:16]
-        stamp = Stamp.make("sfm", config, code_version("sfm"), images=images)
+        inputs = {"images": images}
+        if config.sfm.features == "hloc":
+            inputs |= {
+                key: sha256_file(Path(getattr(config.sfm, key)))[:16] for key in ("hloc_features", "hloc_matches")
+            }
+        stamp = Stamp.make("sfm", config, code_version("sfm"), **inputs)
         report = summary(model, names)
         write_json(temporary / "sfm.json", report, stamp)
     log.info(
@@ -139,7 +145,7 @@ def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstr
 # -------------------------------------------------------------------------------------------------------------- photos
 
 
-def _photos_to_register(source: PhotosSource, split: Split, root: Path) -> list[str]:
+def photos_to_register(source: PhotosSource, split: Split, root: Path) -> list[str]:
     """All photos, or those that are not queries where queries stay out of SfM."""
     folder = root / source.images
     names = list_photos(folder)
@@ -187,13 +193,11 @@ def _reconstruct(
     reader = pycolmap.ImageReaderOptions(camera_model=source.camera_model, default_focal_length_factor=FOCAL_FACTOR)
     pycolmap.Database.open(database).close()
     pycolmap.import_images(database, folder, mode, names, reader)
-    extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
-    if len(names) <= sfm.exhaustive_up_to:
-        pairs = all_pairs(names)
+    if sfm.features == "hloc":
+        features, matches = Path(sfm.hloc_features), Path(sfm.hloc_matches)
+        pairs = import_matches(database, names, features, matches, config.seed, verify=True)
     else:
-        pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
-    log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))
-    match_pairs(database, pairs, threads, config.seed, verify=True)
+        pairs = _match_sift(config, folder, names, database, threads)
     models = _map(sfm, config.seed, database, folder, scratch / "models", len(names))
     if not models:
         raise ScrflowError(
@@ -204,6 +208,21 @@ def _reconstruct(
     if len(sizes) > 1:
         log.warning("sfm: the photos fall into %d models of %s images; the largest is kept", len(sizes), sizes)
     return max(models, key=lambda m: (m.num_reg_images(), m.num_points3D()))
+
+
+def _match_sift(
+    config: SfmStage, folder: Path, names: list[str], database: Path, threads: int
+) -> list[tuple[str, str]]:
+    """SIFT features and verified matches; the pairs that were tried."""
+    sfm = config.sfm
+    extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
+    if len(names) <= sfm.exhaustive_up_to:
+        pairs = all_pairs(names)
+    else:
+        pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
+    log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))
+    match_pairs(database, pairs, threads, config.seed, verify=True)
+    return pairs
 
 
 def _map(

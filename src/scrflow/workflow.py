@@ -228,5 +228,6 @@ def source_files(scene: SceneConfig, root: Path) -> list[str]:
     Only those that are there; the scene stage says what is missing. Photos of the other datasets are known by their
     checksums in scene.json.
     """
-    listed = [root / name for name in (scene.split.mapping, *scene.split.queries.values()) if name]
+    split = scene.split
+    listed = [root / name for name in (split.mapping, *split.queries.values(), split.query_poses) if name]
     return [str(path) for path in dict.fromkeys([*listed, *scene.source.files(root)]) if path.is_file()]

@@ -8,13 +8,23 @@ import pycolmap
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from pydantic import ValidationError
 
-from scrflow.artifacts import read_safetensors, read_safetensors_metadata
-from scrflow.config import ExtractorConfig, PoseListSource, RetrievalConfig, RetrievalStage, SceneStage, Split
+from scrflow.artifacts import read_json, read_safetensors, read_safetensors_metadata
+from scrflow.config import (
+    ExtractorConfig,
+    PoseListSource,
+    RetrievalConfig,
+    RetrievalPart,
+    RetrievalStage,
+    SceneStage,
+    Split,
+)
 from scrflow.encoders import build_encoder
 from scrflow.errors import ScrflowError
 from scrflow.images import read_rgb
 from scrflow.retrieval import Retriever, build_retrieval, hloc, pq, vlad
+from scrflow.retrieval.describe import build_describer
 from scrflow.scene.model import Query, View, load_scene, write_scene
 from scrflow.views import encode_view
 
@@ -185,13 +195,18 @@ EXTRACTOR = ExtractorConfig(name="sift", short_side=180, max_keypoints=300)
 
 def vlad_stage():
     r = RetrievalConfig(kind="vlad", encoder="sift", clusters=8, keypoints=200, dim=32, pq_bytes=16)
-    return RetrievalStage(retrieval=r, extractor=EXTRACTOR, seed=1)
+    return RetrievalStage(retrieval=r, extractor=EXTRACTOR, near=1.5, seed=1)
+
+
+def build(config, scene, stem, parts=()):
+    """The stage's three files, named by ``stem``."""
+    build_retrieval(config, scene, *(stem.with_suffix(s) for s in (".h5", ".safetensors", ".json")), 1, parts)
 
 
 def test_vlad_stage_finds_the_right_crops(scene, tmp_path):
     for name in ("a", "b"):
-        build_retrieval(vlad_stage(), scene, tmp_path / f"{name}.h5", tmp_path / f"{name}.safetensors", 1)
-    for suffix in ("h5", "safetensors"):
+        build(vlad_stage(), scene, tmp_path / name)
+    for suffix in ("h5", "safetensors", "json"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     loaded = load_scene(scene)
     names = [v.name for v in loaded.mapping]
@@ -202,16 +217,73 @@ def test_vlad_stage_finds_the_right_crops(scene, tmp_path):
     path = tmp_path / "a.safetensors"
     metadata = read_safetensors_metadata(path)
     retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), metadata)
-    assert retriever.describes and retriever.names == tuple(names) and metadata["keypoints"] == "200"
+    assert retriever.names == tuple(names) and metadata["keypoints"] == "200"
     again = Retriever.from_tensors(retriever.tensors(), retriever.metadata())
-    encoder = build_encoder(EXTRACTOR)
+    feature = RetrievalPart(retrieval=vlad_stage().retrieval, extractor=EXTRACTOR)
+    describer = build_describer(feature, again.description)
     for i, query in enumerate(loaded.queries):
-        view = encode_view(read_rgb(loaded.image_path(query.name)), query.camera, encoder, 180, 200)
-        found, _ = again.search(again.describe(view.descriptors), 3)
+        found, _ = again.search(described(describer, loaded, query), 3)
         assert 3 * i in found.tolist()[:2]
     # a mapping photo, described as a query is, gets its own descriptor
-    view = encode_view(read_rgb(loaded.image_path(names[7])), loaded.mapping[7].camera, encoder, 180, 200)
-    np.testing.assert_allclose(retriever.describe(view.descriptors), descriptors[7], atol=1e-5)
+    np.testing.assert_allclose(described(describer, loaded, loaded.mapping[7]), descriptors[7], atol=1e-5)
+
+
+def described(describer, loaded, view):
+    """As the localizer describes a photo."""
+    photo = read_rgb(loaded.image_path(view.name))
+
+    def local(extractor, keypoints):
+        return encode_view(photo, view.camera, build_encoder(extractor), extractor.short_side, keypoints).descriptors
+
+    return describer(photo, local)
+
+
+def test_fusion_joins_its_parts(scene, tmp_path):
+    """Two VLADs of other vocabularies: the descriptor is that of the weighted parts, and a photo described from the
+    model alone gets the one of the file."""
+    loaded = load_scene(scene)
+    names = [v.name for v in loaded.mapping]
+    first = vlad_stage()
+    small = first.retrieval.model_copy(update={"clusters": 4, "dim": None})
+    second = first.model_copy(update={"retrieval": small})
+    files = []
+    for name, config in (("one", first), ("two", second)):
+        build(config, scene, tmp_path / name)
+        files.append((tmp_path / f"{name}.h5", tmp_path / f"{name}.safetensors"))
+    rows = [hloc.read_descriptors(h5, names) for h5, _ in files]
+    assert [r.shape[1] for r in rows] == [15, 4 * 128]
+    parts = [RetrievalPart(retrieval=c.retrieval, extractor=EXTRACTOR) for c in (first, second)]
+    for dim in (None, 12):
+        r = RetrievalConfig(kind="fusion", parts=("one", "two"), weights=(2.0, 1.0), dim=dim, pq_bytes=8)
+        build(RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1), scene, tmp_path / "f", files)
+        fused = hloc.read_descriptors(tmp_path / "f.h5", names)
+        if dim is None:
+            np.testing.assert_allclose(fused, np.hstack([2 * rows[0], rows[1]]) / np.sqrt(5), atol=1e-6)
+        assert fused.shape == (16, dim or 15 + 512)
+        path = tmp_path / "f.safetensors"
+        retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
+        feature = RetrievalPart(retrieval=r, extractor=None)
+        describer = build_describer(feature, retriever.description, parts)
+        np.testing.assert_allclose(described(describer, loaded, loaded.mapping[7]), fused[7], atol=1e-5)
+    assert read_safetensors_metadata(path)["keypoints"] == "200"
+    assert read_json(tmp_path / "f.json", "retrieval")["dim"] == 12
+    with pytest.raises(ScrflowError, match="1 parts were given"):
+        build(RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1), scene, tmp_path / "g", files[:1])
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"kind": "network"}, "network needs network"),
+        ({"kind": "vlad"}, "vlad needs encoder"),
+        ({"kind": "fusion", "parts": ["a"]}, "two or more parts"),
+        ({"kind": "fusion", "parts": ["a", "a"]}, "two or more parts"),
+        ({"kind": "fusion", "parts": ["a", "b"], "weights": [1]}, "a positive factor"),
+    ],
+)
+def test_incomplete_features_are_refused(values, why):
+    with pytest.raises(ValidationError, match=why):
+        RetrievalConfig.model_validate(values)
 
 
 def test_hloc_stage(scene, tmp_path):
@@ -220,23 +292,22 @@ def test_hloc_stage(scene, tmp_path):
     rows = unit(len(names), 48)
     write_as_hloc(tmp_path / "s.h5", names, rows)
     r = RetrievalConfig(kind="hloc", file=str(tmp_path / "{scene}.h5"), pq_bytes=8)
-    config = RetrievalStage(retrieval=r, extractor=None, seed=1)
-    build_retrieval(config, scene, tmp_path / "out.h5", tmp_path / "m.safetensors", 1)
+    config = RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1)
+    build(config, scene, tmp_path / "out")
     np.testing.assert_allclose(hloc.read_descriptors(tmp_path / "out.h5", names), rows, atol=1e-3)
-    path = tmp_path / "m.safetensors"
+    path = tmp_path / "out.safetensors"
     retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
-    assert not retriever.describes
     assert retriever.search(torch.from_numpy(rows[3]), 1)[0].tolist() == [3]
-    with pytest.raises(ValueError, match="come from a file"):
-        retriever.describe(torch.zeros(1, 128))
+    assert build_describer(RetrievalPart(retrieval=r, extractor=None), retriever.description) is None
+    assert read_json(tmp_path / "out.json", "retrieval")["quantised_vs_exact"]["queries"]["count"] == 5
 
 
 def test_hloc_stage_needs_every_image(scene, tmp_path):
     loaded = load_scene(scene)
     write_as_hloc(tmp_path / "s.h5", [v.name for v in loaded.mapping], unit(16, 8))
-    config = RetrievalStage(retrieval=RetrievalConfig(kind="hloc", file=str(tmp_path / "s.h5")), extractor=None, seed=1)
+    r = RetrievalConfig(kind="hloc", file=str(tmp_path / "s.h5"))
     with pytest.raises(ScrflowError, match=r"q0.png \(5 of 21"):
-        build_retrieval(config, scene, tmp_path / "out.h5", tmp_path / "m.safetensors", 1)
+        build(RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1), scene, tmp_path / "out")
     assert not (tmp_path / "out.h5").exists()
 
 

@@ -23,6 +23,7 @@ class Node2VecConfig(Strict):
 
     kind: Literal["node2vec"] = "node2vec"
     engine: Literal["torch", "node2vec"] = "torch"
+    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="torch; auto: a GPU for more than 8 192 images")
     dim: int = Field(256, ge=2)
     p: float = Field(0.25, gt=0)
     q: float = Field(4.0, gt=0)
@@ -30,7 +31,7 @@ class Node2VecConfig(Strict):
     length: int = Field(20, ge=2)
     context: int = Field(10, ge=1)
     negatives: int = Field(5, ge=1)
-    iterations: int = Field(300, ge=1, description="torch: Adam steps, each on the walks of up to 256 images")
+    iterations: int = Field(300, ge=1, description="torch, up to 8 192 images: Adam steps, each on 256 of them")
     epochs: int = Field(5, ge=1, description="node2vec: passes of the package over its walks")
     min_average_precision: float = Field(0.8, description="link prediction under it stops the run")
 

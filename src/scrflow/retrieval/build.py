@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from scrflow.artifacts import Stamp, create_h5, sha256_file, write_safetensors
+from scrflow.artifacts import (
+    Stamp,
+    create_h5,
+    read_safetensors,
+    read_safetensors_metadata,
+    read_stamp,
+    sha256_file,
+    write_json,
+    write_safetensors,
+)
 from scrflow.codeversion import code_version
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
+from scrflow.descriptors import build_descriptor, descriptor_module
 from scrflow.encoders import build_encoder, encoder_module
 from scrflow.errors import ScrflowError
 from scrflow.images import read_rgb
-from scrflow.progress import meter
+from scrflow.progress import meter, track
 from scrflow.retrieval import hloc, pq, vlad
+from scrflow.retrieval.describe import Whitening, joined, part_tensors
+from scrflow.retrieval.quality import measure
 from scrflow.retrieval.search import KIND, Retriever
 from scrflow.scene.model import Scene, View, load_scene
 from scrflow.views import encode_view
@@ -26,7 +40,27 @@ _VOCABULARY_IMAGES = 256  # evenly spaced; their descriptors are held, so that n
 log = logging.getLogger("scrflow")
 
 
-def build(config: RetrievalStage, scene: Path, out: Path, model: Path, threads: int) -> None:
+@dataclass(frozen=True)
+class _Described:
+    """Mapping images in the scene's order."""
+
+    descriptors: np.ndarray  # [images, dim] float32
+    tensors: dict[str, torch.Tensor]  # what describes another photo
+    keypoints: int = 0  # local descriptors of a photo that are aggregated
+    modules: tuple[str, ...] = ()  # code that took part
+    inputs: dict[str, str] | None = None  # digests of files that took part
+    queries: dict[str, np.ndarray] | None = None  # descriptors of the queries, where a file provides them
+
+
+def build(
+    config: RetrievalStage,
+    scene: Path,
+    out: Path,
+    model: Path,
+    quality: Path,
+    threads: int,
+    parts: Sequence[tuple[Path, Path]],
+) -> None:
     """See scrflow.retrieval.build_retrieval."""
     import faiss
 
@@ -35,39 +69,32 @@ def build(config: RetrievalStage, scene: Path, out: Path, model: Path, threads: 
     loaded = load_scene(scene)
     names = [v.name for v in loaded.mapping]
     r = config.retrieval
-    inputs: dict[str, Path | str] = {"scene": loaded.stamp.digest}
-    tensors: dict[str, torch.Tensor] = {}
-    modules = ["retrieval.build"]
     if r.kind == "vlad":
-        if config.extractor is None:
-            raise ScrflowError("retrieval of kind vlad needs the extractor of its encoder")
-        modules.append(encoder_module(config.extractor.name))
-        descriptors, tensors = _vlad(r, config.extractor, config.seed, loaded)
-        described = dict(zip(names, descriptors, strict=True))
+        found = _vlad(r, config.extractor, config.seed, loaded)
+    elif r.kind == "network":
+        found = _network(r, config.seed, loaded)
+    elif r.kind == "fusion":
+        found = _fusion(r, config.seed, names, parts)
     else:
-        # the stage's folder is results/SCENE/scene
-        path = Path(str(r.file).replace("{scene}", Path(scene).resolve().parent.name))
-        everything = names + [q.name for q in loaded.queries]
-        rows = hloc.read_descriptors(path, everything)
-        inputs["file"] = sha256_file(path)[:16]
-        descriptors, described = rows[: len(names)], dict(zip(everything, rows, strict=True))
-    codebooks = pq.learn_codebooks(descriptors, r.pq_bytes, _seed(config.seed, "pq"))
-    codes = pq.encode(torch.from_numpy(descriptors), codebooks)
-    retriever = Retriever(tuple(names), codebooks, codes, **tensors)
+        found = _from_file(r, scene, loaded)
+    codebooks = pq.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
+    codes = pq.encode(torch.from_numpy(found.descriptors), codebooks)
+    retriever = Retriever(tuple(names), codebooks, codes, found.tensors)
 
-    stamp = Stamp.make(KIND, config, code_version(*modules), **inputs)
+    inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
+    stamp = Stamp.make(KIND, config, code_version("retrieval.build", *found.modules), **inputs)
     with create_h5(out, stamp) as f:
-        hloc.write_descriptors(f, described)
-    metadata = {**retriever.metadata(), "keypoints": str(r.keypoints)}
-    write_safetensors(model, retriever.tensors(), stamp, metadata)
-    size = sum(t.numel() * t.element_size() for t in retriever.tensors().values())
-    log.info("retrieval: %d images, %d dimensions, model of %.2f MB", len(names), descriptors.shape[1], size / 1e6)
+        hloc.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
+    write_safetensors(model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)})
+    poses = np.stack([v.cam_from_world for v in loaded.mapping])
+    result = measure(retriever, found.descriptors, poses, config.near, found.queries, loaded.query_poses)
+    write_json(quality, {"unit": loaded.unit, **result}, stamp)
+    log.info("retrieval: %d images, %d dimensions, model of %.2f MB", len(names), result["dim"], result["model_mb"])
 
 
-def _vlad(
-    r: RetrievalConfig, extractor: ExtractorConfig, seed: int, scene: Scene
-) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-    """Descriptors [images, dim] float32 of the mapping images, and the tensors that describe another photo."""
+def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene) -> _Described:
+    if extractor is None:
+        raise ScrflowError("retrieval of kind vlad needs the extractor of its encoder")
     encoder = build_encoder(extractor)
 
     def local(view: View) -> torch.Tensor:
@@ -88,10 +115,62 @@ def _vlad(
         rows = []
         for i, view in enumerate(views):
             rows.append(vlad.aggregate(held.pop(i) if i in held else _stepped(local(view), step), vocabulary).numpy())
-    vlads = np.stack(rows)
-    mean, matrix = vlad.learn_whitening(vlads, r.dim, np.random.default_rng(_seed(seed, "whitening")))
-    descriptors = vlad.whiten(torch.from_numpy(vlads), mean, matrix).numpy()
-    return descriptors, {"vocabulary": vocabulary, "whitening_mean": mean, "whitening": matrix}
+    descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
+    return _Described(
+        descriptors,
+        {"vocabulary": vocabulary, **whitening.tensors()},
+        r.keypoints,
+        (encoder_module(extractor.name),),
+    )
+
+
+def _network(r: RetrievalConfig, seed: int, scene: Scene) -> _Described:
+    network = build_descriptor(r.network, r.options, "cuda" if torch.cuda.is_available() else "cpu")
+    rows = [network(read_rgb(scene.image_path(v.name))).numpy() for v in track(scene.mapping, "retrieval features")]
+    descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
+    return _Described(descriptors, whitening.tensors(), modules=(descriptor_module(r.network),))
+
+
+def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tuple[Path, Path]]) -> _Described:
+    if len(parts) != len(r.parts):
+        raise ScrflowError(f"fusion of {', '.join(r.parts)}: {len(parts)} parts were given")
+    tensors: dict[str, torch.Tensor] = {}
+    inputs: dict[str, str] = {}
+    rows = []
+    keypoints = 0
+    for i, (descriptors, model) in enumerate(parts):
+        inputs[f"part{i}"] = read_stamp(descriptors, KIND).digest
+        metadata = read_safetensors_metadata(model)
+        part = Retriever.from_tensors(read_safetensors(model, KIND), metadata)
+        keypoints = max(keypoints, int(metadata["keypoints"]))
+        if part.names != tuple(names):
+            raise ScrflowError(f"{model}: of other mapping images than the scene; delete it and run again")
+        tensors |= part_tensors(i, part.description)
+        rows.append(torch.from_numpy(hloc.read_descriptors(descriptors, names)))
+    descriptors, whitening = _whitened(joined(rows, r.weights).numpy(), r.dim, seed)
+    return _Described(descriptors, tensors | whitening.tensors(), keypoints, inputs=inputs)
+
+
+def _from_file(r: RetrievalConfig, folder: Path, scene: Scene) -> _Described:
+    # the stage's folder is results/SCENE/scene
+    path = Path(str(r.file).replace("{scene}", Path(folder).resolve().parent.name))
+    count, queries = len(scene.mapping), [q.name for q in scene.queries]
+    rows = hloc.read_descriptors(path, [v.name for v in scene.mapping] + queries)
+    return _Described(
+        rows[:count],
+        {},
+        inputs={"file": sha256_file(path)[:16]},
+        queries=dict(zip(queries, rows[count:], strict=True)),
+    )
+
+
+def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarray, Whitening]:
+    """Descriptors [N, d] float32 after a whitening learnt on them; as they are without ``dim``."""
+    if dim is None:
+        return rows_NV, Whitening()
+    mean, matrix = vlad.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
+    whitening = Whitening(mean, matrix)
+    return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
 
 
 def _stepped(value, step):

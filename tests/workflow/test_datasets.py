@@ -1,0 +1,126 @@
+"""Every dataset from its published layout to the benchmark's poses: the project's own configs on replicas of demo photos
+(SYNTHETIC), with a tiny method and one call of Snakemake for all of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny_project import ENCODER, METHOD, REPO, Project
+
+sys.path.insert(0, str(REPO / "tests/scene"))
+from nvm_replica import replica
+from replicas_aachen import DAY, NIGHT, write_v10
+from replicas_cambridge import COUNT, write_cambridge
+from replicas_kapture import write_hyundai
+from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
+from replicas_rooms import seven_replica, twelve_replica
+
+from scrflow.artifacts import sha256_file
+from scrflow.config import deep_merge
+from scrflow.scene.model import read_poses
+
+pytestmark = pytest.mark.slow
+
+# as ACE: no graph, no retrieval; these have tests of their own (test_methods.py)
+PLAIN = {
+    "retrieval": None,
+    "global_encoding": {"name": None, "neighbour_share": 0.0},
+    "head": {"clusters": 1, "refine_blocks": 0},
+    "training": {"loss": {"coarse": False, "depth_adjusted": False, "pull": False}},
+    "localize": {"hypotheses": 1},
+}
+ROOMS = ("12scenes-apt1-kitchen-dslam", "7scenes-chess-dslam")  # of i19-dslam, as the replicas have only these
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the benchmark says: its thresholds (m, degrees), and the queries' names in results/SCENE/poses.txt."""
+
+    thresholds: list[list[float]]
+    names: list[str]
+    # condition -> (queries, those with a public reference pose); none where a scene tells no conditions apart
+    conditions: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+INDOORS = [[0.01, 1], [0.02, 2], [0.05, 5]]
+OUTDOORS = [[0.25, 2], [0.5, 5], [5, 10]]
+CHESS = [f"seq-03/frame-{i:06d}.color.png" for i in range(3)]
+KITCHEN = [f"data/frame-{i:06d}.color.jpg" for i in (0, 2)]  # the second has no pose
+DATASETS = {
+    "7scenes-chess": Expected(INDOORS, CHESS),
+    "12scenes-apt1-kitchen": Expected(INDOORS, KITCHEN),
+    "i19-dslam": Expected(
+        INDOORS,
+        [*(f"12scenes/apt1/kitchen/{name}" for name in KITCHEN), *(f"7scenes/chess/{name}" for name in CHESS)],
+        {ROOMS[0]: (2, 2), ROOMS[1]: (3, 3)},
+    ),
+    "cambridge-shopfacade": Expected(OUTDOORS, [f"seq3/frame{i:05d}.png" for i in (7, 8, 9)]),
+    "wayspots-bears": Expected(
+        [[0.05, 5], [0.1, 5]], [f"wayspots_bears/test/rgb/frame_{i:05d}.jpg" for i in range(6)]
+    ),
+    "mapfree-s00000": Expected([[0.05, 5], [0.1, 5], [0.25, 5]], [f"seq1/frame_{i:05d}.jpg" for i in (0, 10)]),
+    "aachen": Expected(
+        OUTDOORS, [name.rsplit("/", 1)[1] for name in (*DAY, *NIGHT)], {"day": (3, 0), "night": (2, 0)}
+    ),
+    "hyundai-1f": Expected(
+        [[0.1, 1], [0.25, 2], [1, 5]],
+        [
+            *(f"validation/sensors/records_data/S9phone_{1566545000 + i}.jpg" for i in range(2)),
+            "test/sensors/records_data/S9phone_1566545000.jpg",
+        ],
+        {"validation": (2, 2), "test": (1, 0)},
+    ),
+}
+TARGETS = [f"results/{name}/poses.txt" for name in DATASETS]
+
+
+def write_replicas(data: Path) -> None:
+    """Each dataset where its config has it under data_root."""
+    seven_replica(data)
+    twelve_replica(data)
+    write_cambridge(data / "cambridge/ShopFacade/ShopFacade", replica(COUNT, radial=0.06))
+    write_wayspots(data / "wayspots", "bears", SEQUENCES)
+    write_mapfree(data / "mapfree/train/s00000", SEQUENCES)
+    write_v10(data / "aachen", replica(count=8, radial=0.0, vary_focal=False))
+    write_hyundai(data / "hyundai-1f")
+
+
+def data_root(project: Project) -> Path:
+    return (project.folder / yaml.safe_load(project.read("config/config.yaml"))["data_root"]).resolve()
+
+
+@pytest.fixture(scope="module")
+def localized(tmp_path_factory) -> Project:
+    """The project's own config, but for the scenes' method, one buffer job in place of two, and two rooms of 19."""
+    project = Project(tmp_path_factory.mktemp("datasets") / "project")
+    shutil.copytree(REPO / "config", project.folder / "config", dirs_exist_ok=True)
+    project.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 1")
+    project.write("config/encoders/small.yaml", ENCODER)
+    project.write("config/methods/quick.yaml", deep_merge(METHOD, PLAIN))
+    for name in DATASETS:
+        path = f"config/scenes/{name}.yaml"
+        scene = yaml.safe_load(project.read(path)) | {"method": "quick"}
+        if name == "i19-dslam":
+            scene["source"]["scenes"] = [room for room in scene["source"]["scenes"] if room in ROOMS]
+            scene["source"]["centres"] = {room: scene["source"]["centres"][room] for room in ROOMS}
+        project.write(path, scene)
+    write_replicas(data_root(project))
+    project.snakemake(*TARGETS)
+    return project
+
+
+def read_json(project: Project, path: str) -> dict:
+    return json.loads(project.read(path))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_query_has_a_pose_or_a_reason(localized: Project, name: str):
+    poses = read_poses(localized.folder / f"results/{name}/poses.txt")
+    print(name, poses.keys(), read_json(localized, f"results/{name}/quick/metrics.json"))
