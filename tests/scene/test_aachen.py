@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
-import yaml
-from nvm_replica import DEMO, HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
+from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica
+from replicas_aachen import DAY, FOCAL, NIGHT, db, demo_queries, write_queries, write_v10
 
 from scrflow.artifacts import Stamp, write_json
 from scrflow.config import Project, SceneStage, SubmissionStage
@@ -20,63 +19,15 @@ from scrflow.errors import ScrflowError
 from scrflow.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import View, model_of_views, pose_line, read_model, read_poses, views_of_model
+from scrflow.scene.model import View, model_of_views, pose_line, read_model
 from scrflow.submission import write_submission
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-from tiny_project import Project as TinyProject
-
 REPO = Path(__file__).resolve().parents[2]
-DAY = [f"query/day/milestone/2010-10-30_17-47-{i}.jpg" for i in (25, 33, 46)]
-NIGHT = [f"query/night/nexus5x/IMG_20161227_16{i}.jpg" for i in (2334, 2404)]
-FOCAL = 400.0  # of the demo's mapping images, which have no distortion; its queries' camera is its second
 
 
 @pytest.fixture(scope="module")
 def rep() -> Replica:
     return replica(count=8, radial=0.0, vary_focal=False)
-
-
-def db(i: int) -> str:
-    return f"db/{1000 + i}.jpg"
-
-
-def demo_queries() -> dict[str, View]:
-    """Aachen's names -> the demo's queries under them."""
-    views = {v.name: v for v in views_of_model(read_model(DEMO / "model"))}
-    names = [*(DEMO / "queries_day.txt").read_text().split()[:3], *(DEMO / "queries_night.txt").read_text().split()[:2]]
-    return dict(zip([*DAY, *NIGHT], [views[n] for n in names], strict=True))
-
-
-def list_line(name: str, camera: pycolmap.Camera) -> str:
-    if camera.model.name == "PINHOLE":
-        f, _, x, y = camera.params
-        k = 0.0
-    else:
-        f, x, y, k = camera.params
-    return f"{name} SIMPLE_RADIAL {camera.width} {camera.height} {f:.9g} {x:.9g} {y:.9g} {k:.9g}\n"
-
-
-def write_queries(root: Path, images: str, night: list[str] = NIGHT) -> None:
-    queries = demo_queries()
-    (root / "queries").mkdir(parents=True)
-    for condition, names in (("day", DAY), ("night", night)):
-        text = "".join(list_line(n, queries[n].camera) for n in names)
-        (root / f"queries/{condition}_time_queries_with_intrinsics.txt").write_text(text)
-    for name, view in queries.items():
-        copy_photo(view.name, root / images / name)
-
-
-def write_v10(root: Path, rep: Replica, colmap: bool = True) -> Path:
-    for i, photo in enumerate(rep.photos):
-        copy_photo(photo, root / "images/images_upright" / db(i))
-    write_nvm(root / "3D-models/aachen_cvpr2018_db.nvm", rep, [db(i) for i in range(len(rep.photos))], colmap=colmap)
-    lines = [
-        f"{db(i)} SIMPLE_RADIAL {WIDTH} {HEIGHT} {FOCAL} {WIDTH / 2} {HEIGHT / 2} 0\n" for i in range(len(rep.photos))
-    ]
-    (root / "3D-models/database_intrinsics.txt").write_text("".join(lines[::-1]))  # in another order
-    write_queries(root, "images/images_upright")
-    return root
 
 
 @pytest.fixture
@@ -291,26 +242,3 @@ def test_two_queries_of_one_name_cannot_lose_their_folders(results):
     submit(results, "path")
     with pytest.raises(ScrflowError, match=r"scene\.json: a/1\.jpg and b/1\.jpg both are '1\.jpg' by key pose_names"):
         submit(results, "basename")
-
-
-# ------------------------------------------------------------------------------------------------------------ workflow
-
-
-@pytest.mark.slow
-def test_from_the_published_layout_to_the_submission(rep, tmp_path):
-    """The project's own aachen.yaml on the replica, with a tiny method: each localized query's name stands alone."""
-    project = TinyProject(tmp_path / "project")
-    write_v10(project.folder / "aachen", rep)
-    scene = yaml.safe_load((REPO / "config/scenes/aachen.yaml").read_text())
-    project.write("config/scenes/aachen.yaml", {**scene, "in_project": True, "method": "quick", "download": None})
-    project.snakemake("results/aachen/poses.txt")
-    folder = project.folder / "results/aachen"
-    found = read_poses(folder / "quick/poses.txt")
-    lost = json.loads((folder / "quick/metrics.json").read_text())["queries_without_pose"]
-    assert set(found) | set(lost) == {*DAY, *NIGHT} and found
-    written = read_poses(folder / "poses.txt")
-    assert set(written) == {name.rsplit("/", 1)[1] for name in found}
-    for name, pose in found.items():
-        np.testing.assert_array_equal(written[name.rsplit("/", 1)[1]], pose)
-    project.edit("config/scenes/aachen.yaml", "pose_names: basename", "pose_names: path")
-    assert project.planned("results/aachen/poses.txt") == {"choose_poses": 1}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
+from nvm_replica import HEIGHT, WIDTH, Replica, replica
+from replicas_cambridge import COUNT, MAPPING, name, write_cambridge, write_list
 
 from scrflow.cameras import rays_from_pixels
 from scrflow.config import CambridgeSource, Project, SceneStage, Split
@@ -19,14 +20,9 @@ from scrflow.scene.build import build_scene
 from scrflow.scene.model import read_model
 
 REPO = Path(__file__).resolve().parents[2]
-COUNT, MAPPING = 9, 6
 STAGE = SceneStage(
     source=CambridgeSource(reader="cambridge", folder="ShopFacade"), split=Split(), min_mapping_images=3, unit="m"
 )
-
-
-def name(i: int) -> str:
-    return f"seq{1 if i < MAPPING else 3}/frame{i + 1:05d}.png"
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +30,10 @@ def rep() -> Replica:
     return replica(COUNT, radial=0.06)
 
 
-def write_list(path: Path, rep: Replica, images: range | list[int], digits: int = 6) -> None:
-    lines = ["Visual Landmark Dataset V1", "ImageFile, Camera Position [X Y Z W P Q R]", ""]
-    for i in images:
-        values = [*rep.centres()[i], *rep.quaternions()[i]]
-        lines.append(f"{name(i)} " + " ".join(f"{v:.{digits}f}" for v in values))
-    path.write_text("\n".join(lines) + "\n")
-
-
 @pytest.fixture
 def dataset(rep, tmp_path) -> Path:
     """As the archive unpacks: a folder of the scene in the root."""
-    folder = tmp_path / "data/ShopFacade"
-    for i, photo in enumerate(rep.photos):
-        copy_photo(photo, folder / name(i))
-    write_nvm(folder / "reconstruction.nvm", rep, [name(i).replace(".png", ".jpg") for i in range(COUNT)])
-    write_list(folder / "dataset_train.txt", rep, range(MAPPING))
-    write_list(folder / "dataset_test.txt", rep, range(MAPPING, COUNT))
+    write_cambridge(tmp_path / "data/ShopFacade", rep)
     return tmp_path / "data"
 
 

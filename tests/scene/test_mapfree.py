@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+from replicas_mapfree import DEMO, SEQUENCES, write_mapfree, write_wayspots
 
 from scrflow.config import MapFreeSource, Project, SceneStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import View, read_model, views_of_model
 
 REPO = Path(__file__).resolve().parents[2]
-DEMO = [v for v in views_of_model(read_model(REPO / "demo/model")) if v.camera.model.name == "PINHOLE"]
-SEQUENCES = {"seq0": DEMO[0:60:10], "seq1": DEMO[5:60:10]}
 SOURCE = MapFreeSource(reader="mapfree")
-
-
-def pose_line(view: View) -> str:
-    x, y, z, w = Rotation.from_matrix(view.cam_from_world[:, :3]).as_quat().tolist()
-    return " ".join(f"{v:.16f}" for v in (w, x, y, z, *view.cam_from_world[:, 3]))
-
-
-def write_mapfree(scene: Path, sequences: dict[str, list[View]]) -> None:
-    """Frames with gaps, intrinsics and poses of all sequences in one list each, as in s00000."""
-    intrinsics, poses = ["# frame fx fy cx cy w h"], ["# frame qw qx qy qz tx ty tz"]
-    for sequence, views in sequences.items():
-        (scene / sequence).mkdir(parents=True)
-        for i, view in enumerate(views):
-            name = f"{sequence}/frame_{2 * i:05d}.jpg"
-            fx, fy, cx, cy = view.camera.params
-            intrinsics.append(f"{name} {fx:.4f} {fy:.4f} {cx:.4f} {cy:.4f} {view.camera.width} {view.camera.height}")
-            poses.append(f"{name} {pose_line(view)}")
-            shutil.copy(REPO / "demo/images" / view.name, scene / name)
-    (scene / "intrinsics.txt").write_text("\n".join(intrinsics) + "\n")
-    (scene / "poses.txt").write_text("\n".join(poses) + "\n")
-    np.savez(scene / "overlaps.npz", idxs=np.zeros((0, 4), np.uint16), overlaps=np.zeros(0))
 
 
 @pytest.fixture
@@ -183,16 +158,7 @@ def test_wayspots_configs_read_their_layout(tmp_path):
     """The layout of DSAC*, ten scenes of one archive: files named alike in rgb, poses and calibration."""
     config = Project(REPO / "config")
     for place in ("bears", "therock"):
-        for split, views in zip(("train", "test"), SEQUENCES.values(), strict=True):
-            folder = tmp_path / "data" / f"wayspots_{place}" / split
-            for kind in ("rgb", "poses", "calibration"):
-                (folder / kind).mkdir(parents=True)
-            for i, view in enumerate(views):
-                R, t = view.cam_from_world[:, :3], view.cam_from_world[:, 3]
-                world_from_cam = np.vstack([np.column_stack([R.T, -R.T @ t]), [0, 0, 0, 1]])
-                shutil.copy(REPO / "demo/images" / view.name, folder / f"rgb/frame_{i:05d}.jpg")
-                np.savetxt(folder / f"poses/frame_{i:05d}.txt", world_from_cam)
-                np.savetxt(folder / f"calibration/frame_{i:05d}.txt", view.camera.calibration_matrix())
+        write_wayspots(tmp_path / "data", place, SEQUENCES)
         build_scene(config.scene_stage(f"wayspots-{place}"), tmp_path / "data", tmp_path / place)
         scene = load_scene(tmp_path / place)
         assert [v.name for v in scene.mapping] == [f"wayspots_{place}/train/rgb/frame_{i:05d}.jpg" for i in range(6)]

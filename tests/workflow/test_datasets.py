@@ -1,10 +1,11 @@
-"""Every dataset from its published layout to the benchmark's poses: the project's own configs on replicas of demo photos
+"""Every dataset from its published layout to poses.txt: the project's own configs on replicas of demo photos
 (SYNTHETIC), with a tiny method and one call of Snakemake for all of them."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path.insert(0, str(REPO / "tests/scene"))
 from nvm_replica import replica
 from replicas_aachen import DAY, NIGHT, write_v10
 from replicas_cambridge import COUNT, write_cambridge
-from replicas_kapture import write_hyundai
+from replicas_kapture import FOLDER, write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica
 
@@ -62,13 +63,9 @@ DATASETS = {
         {ROOMS[0]: (2, 2), ROOMS[1]: (3, 3)},
     ),
     "cambridge-shopfacade": Expected(OUTDOORS, [f"seq3/frame{i:05d}.png" for i in (7, 8, 9)]),
-    "wayspots-bears": Expected(
-        [[0.05, 5], [0.1, 5]], [f"wayspots_bears/test/rgb/frame_{i:05d}.jpg" for i in range(6)]
-    ),
+    "wayspots-bears": Expected([[0.05, 5], [0.1, 5]], [f"wayspots_bears/test/rgb/frame_{i:05d}.jpg" for i in range(6)]),
     "mapfree-s00000": Expected([[0.05, 5], [0.1, 5], [0.25, 5]], [f"seq1/frame_{i:05d}.jpg" for i in (0, 10)]),
-    "aachen": Expected(
-        OUTDOORS, [name.rsplit("/", 1)[1] for name in (*DAY, *NIGHT)], {"day": (3, 0), "night": (2, 0)}
-    ),
+    "aachen": Expected(OUTDOORS, [name.rsplit("/", 1)[1] for name in (*DAY, *NIGHT)], {"day": (3, 0), "night": (2, 0)}),
     "hyundai-1f": Expected(
         [[0.1, 1], [0.25, 2], [1, 5]],
         [
@@ -112,15 +109,94 @@ def localized(tmp_path_factory) -> Project:
             scene["source"]["centres"] = {room: scene["source"]["centres"][room] for room in ROOMS}
         project.write(path, scene)
     write_replicas(data_root(project))
-    project.snakemake(*TARGETS)
+    # jobs this small are start-up above all: one thread each, two side by side
+    project.snakemake(*TARGETS, "--set-threads", "fit_pca=1", "train_head=1", "localize_queries=1")
     return project
-
-
-def read_json(project: Project, path: str) -> dict:
-    return json.loads(project.read(path))
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_query_has_a_pose_or_a_reason(localized: Project, name: str):
-    poses = read_poses(localized.folder / f"results/{name}/poses.txt")
-    print(name, poses.keys(), read_json(localized, f"results/{name}/quick/metrics.json"))
+    folder = localized.folder / f"results/{name}"
+    written, own = read_poses(folder / "poses.txt"), read_poses(folder / "quick/poses.txt")
+    lost = json.loads((folder / "quick/metrics.json").read_text())["queries_without_pose"]
+    assert own and not set(own) & set(lost) and all(lost.values())
+    base = name == "aachen"  # visuallocalization.net takes its names without folders
+    as_written = {query: query.rsplit("/", 1)[1] if base else query for query in (*own, *lost)}
+    assert sorted(as_written.values()) == sorted(DATASETS[name].names)
+    assert set(written) == {as_written[query] for query in own}
+    for query, pose in own.items():
+        np.testing.assert_array_equal(written[as_written[query]], pose)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_metrics_are_the_benchmarks(localized: Project, name: str):
+    expected = DATASETS[name]
+    metrics = json.loads(localized.read(f"results/{name}/quick/metrics.json"))
+    assert (metrics["scene"], metrics["method"], metrics["unit"]) == (name, "quick", "m")
+    assert metrics["thresholds"] == expected.thresholds
+    found = {c: (values["queries"], values["with_reference"]) for c, values in metrics["conditions"].items()}
+    assert found == expected.conditions
+    count = len(expected.names)
+    known = sum(reference for _, reference in found.values()) if found else count
+    assert (metrics["overall"]["queries"], metrics["overall"]["with_reference"]) == (count, known)
+    for values in (metrics["overall"], *metrics["conditions"].values()):
+        assert (values["recall"] is None) == (values["with_reference"] == 0)
+        assert values["recall"] is None or len(values["recall"]) == len(expected.thresholds)
+
+
+def test_names_of_hyundais_test_set(localized: Project):
+    """The command of config/scenes/hyundai-1f.yaml makes image paths of records_camera.txt."""
+    path = localized.folder / "results/hyundai-1f/poses.txt"
+    command = ["sed", "-n", "s|^test/sensors/records_data/||p", path]
+    lines = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()
+    records = data_root(localized) / "hyundai-1f" / FOLDER / "test/sensors/records_camera.txt"
+    (record,) = records.read_text().splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [record.split(", ")[2]]
+
+
+def test_names_alone_change_with_pose_names(localized: Project):
+    path = "config/scenes/aachen.yaml"
+    localized.edit(path, "pose_names: basename", "pose_names: path")
+    try:
+        assert localized.planned("results/aachen/poses.txt") == {"choose_poses": 1}
+    finally:
+        localized.edit(path, "pose_names: path", "pose_names: basename")
+
+
+def test_a_damaged_photo_is_told_and_nothing_finished_is_touched(localized: Project):
+    """A dataset unpacked anew: another list of poses, which is why the scene is read again, and a photo cut short."""
+    scene = "cambridge-shopfacade"
+    folder = data_root(localized) / "cambridge/ShopFacade/ShopFacade"
+    photo, poses = folder / "seq1/frame00003.png", folder / "dataset_train.txt"
+    before = {path: path.read_bytes() for path in (photo, poses)}
+    kept = finished_files(localized, scene)
+    assert all(Path(target) in kept for target in TARGETS)
+    scene_json = localized.read(f"results/{scene}/scene/scene.json")
+    try:
+        photo.write_bytes(before[photo][: len(before[photo]) // 2])
+        poses.write_bytes(before[poses] + b"\n")
+        done = localized.snakemake(*TARGETS, check=False)
+    finally:
+        for path, data in before.items():
+            path.write_bytes(data)
+    assert done.returncode == 1
+    errors = [line for line in done.stdout.splitlines() if "] error: " in line]
+    assert len(errors) == 1 and errors[0].startswith(f"[build_scene {scene}] error: ")
+    assert "seq1/frame00003.png: image is damaged" in errors[0]
+    assert "Traceback" not in done.stdout
+    assert finished_files(localized, scene) == kept
+    # mended, the same scene is made again
+    localized.snakemake(f"results/{scene}/scene/scene.json")
+    assert localized.read(f"results/{scene}/scene/scene.json") == scene_json
+
+
+def finished_files(project: Project, but: str) -> dict[Path, str]:
+    """Checksums of all results, but for the scene artifact of the scene ``but`` (Snakemake removes the outputs of a job
+    before it runs), logs and benchmarks."""
+    files = [path for path in (project.folder / "results").rglob("*") if path.is_file()]
+    relative = {path.relative_to(project.folder): path for path in files}
+    return {
+        name: sha256_file(path)
+        for name, path in relative.items()
+        if name.parts[2] not in ("logs", "benchmarks") and name.parts[1:3] != (but, "scene")
+    }
