@@ -37,9 +37,10 @@ rule build_scene:
         sfm=scene_sfm,
         parts=scene_parts,
     output:
-        scene="results/{scene}/scene/scene.json",
-        queries="results/{scene}/scene/queries.txt",
-        mapping=directory("results/{scene}/scene/mapping"),
+        # update: what was read before stays when the source has become faulty
+        scene=update("results/{scene}/scene/scene.json"),
+        queries=update("results/{scene}/scene/queries.txt"),
+        mapping=update(directory("results/{scene}/scene/mapping")),
     log:
         "results/{scene}/logs/build_scene.log",
     benchmark:

@@ -6,7 +6,7 @@ rule reconstruct_scene:
         sources=scene_sources,
         hloc=hloc_files,
     output:
-        report="results/{scene}/sfm/sfm.json",
+        report=update("results/{scene}/sfm/sfm.json"),  # stays when a new run fails
     log:
         "results/{scene}/logs/reconstruct_scene.log",
     benchmark:

@@ -169,7 +169,7 @@ def test_a_damaged_photo_is_told_and_nothing_finished_is_touched(localized: Proj
     folder = data_root(localized) / "cambridge/ShopFacade/ShopFacade"
     photo, poses = folder / "seq1/frame00003.png", folder / "dataset_train.txt"
     before = {path: path.read_bytes() for path in (photo, poses)}
-    kept = finished_files(localized, scene)
+    kept = finished_files(localized)
     assert all(Path(target) in kept for target in TARGETS)
     scene_json = localized.read(f"results/{scene}/scene/scene.json")
     try:
@@ -184,19 +184,14 @@ def test_a_damaged_photo_is_told_and_nothing_finished_is_touched(localized: Proj
     assert len(errors) == 1 and errors[0].startswith(f"[build_scene {scene}] error: ")
     assert "seq1/frame00003.png: image is damaged" in errors[0]
     assert "Traceback" not in done.stdout
-    assert finished_files(localized, scene) == kept
+    assert finished_files(localized) == kept
     # mended, the same scene is made again
     localized.snakemake(f"results/{scene}/scene/scene.json")
     assert localized.read(f"results/{scene}/scene/scene.json") == scene_json
 
 
-def finished_files(project: Project, but: str) -> dict[Path, str]:
-    """Checksums of all results, but for the scene artifact of the scene ``but`` (Snakemake removes the outputs of a job
-    before it runs), logs and benchmarks."""
+def finished_files(project: Project) -> dict[Path, str]:
+    """Checksums of all results but logs and benchmarks; of the scene that is read anew too."""
     files = [path for path in (project.folder / "results").rglob("*") if path.is_file()]
     relative = {path.relative_to(project.folder): path for path in files}
-    return {
-        name: sha256_file(path)
-        for name, path in relative.items()
-        if name.parts[2] not in ("logs", "benchmarks") and name.parts[1:3] != (but, "scene")
-    }
+    return {name: sha256_file(path) for name, path in relative.items() if name.parts[2] not in ("logs", "benchmarks")}
