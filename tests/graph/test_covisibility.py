@@ -16,13 +16,12 @@ from scrflow.covisibility import (
     Graph,
     build_graph,
     connected_components,
-    frustum_overlap,
     load_graph,
     report_components,
-    sample_frustum,
     shared_points,
 )
 from scrflow.errors import ScrflowError
+from scrflow.frustum import frustum_overlap, sample_frustum
 from scrflow.scene.model import View, model_of_views
 
 DEPTHS = (0.1, 8.0)
@@ -180,6 +179,19 @@ def test_shared_points(tmp_path, ring_views):
     expected[0, 1] = expected[1, 0] = 2 * 30 / (30 + 40)
     expected[1, 2] = expected[2, 1] = 2 * 20 / (40 + 23)
     np.testing.assert_allclose(graph, expected)
+
+
+def test_shared_points_of_rooms_and_in_blocks(tmp_path, ring_views, monkeypatch):
+    views = ring_views[:4]
+    tracks = [(1, 2, 3)] * 20 + [(3, 4)] * 20
+    (tmp_path / "m").mkdir()
+    points_model(views, tracks).write_binary(str(tmp_path / "m"))
+    names = tuple(v.name for v in views)
+    whole = shared_points(tmp_path / "m", names, 15)
+    monkeypatch.setattr("scrflow.covisibility._ROWS_AT_ONCE", 1)
+    assert (shared_points(tmp_path / "m", names, 15) != whole).nnz == 0 and whole.nnz == 8
+    rooms = shared_points(tmp_path / "m", names, 15, np.array(["a", "a", "b", "b"]))
+    assert {tuple(sorted(pair)) for pair in zip(*rooms.nonzero(), strict=True)} == {(0, 1), (2, 3)}
 
 
 def test_points_errors(tmp_path, ring_views):

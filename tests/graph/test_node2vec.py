@@ -16,8 +16,8 @@ from graph_helpers import camera
 from scrflow import node2vec
 from scrflow.artifacts import Stamp, read_json, write_npz
 from scrflow.config import Node2VecConfig, Node2VecStage
-from scrflow.covisibility import frustum_overlap
 from scrflow.errors import ScrflowError
+from scrflow.frustum import frustum_overlap
 from scrflow.node2vec import embed, load_encodings, node_vectors
 from scrflow.node2vec.quality import (
     balanced_average_precision,

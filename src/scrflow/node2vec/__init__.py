@@ -1,7 +1,9 @@
 """Global encodings by Node2Vec on the covisibility graph (R-SCoRe).
 
 Two engines: ``torch`` (walks and skip-gram here, vectorised) and ``node2vec`` (the named package, in its own
-environment: the reference of a parity test).
+environment: the reference of a parity test). Of graphs of up to 8 192 images the torch engine counts all pairs of its
+walks and minimises the expected loss (``skipgram``); of larger ones, where both would be quadratic, it learns from the
+walks as they come (``sampled``). On 8 000 nodes of a synthetic city both separate alike (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from scrflow.covisibility import load_graph
 from scrflow.errors import ScrflowError
 from scrflow.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 from scrflow.node2vec.reference import reference_vectors
+from scrflow.node2vec.sampled import train_sampled
 from scrflow.node2vec.skipgram import count_pairs, train
 from scrflow.node2vec.walks import Walker
 
 KIND = "global-encoding"
 METRICS_KIND = "node2vec-metrics"
 _HELD_OUT = 0.1  # share of the edges
+COUNTED_NODES = 8192  # up to so many, pairs are counted
+SAMPLED_WALKS = 25  # a node, above that: 5 000 steps of 256 walks for 50 000 nodes
 
 log = logging.getLogger("scrflow")
 
@@ -91,18 +96,37 @@ def load_encodings(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def node_vectors(
-    config: Node2VecConfig, csr: scipy.sparse.csr_array, seed: int, device: torch.device | str | None = None
+    config: Node2VecConfig,
+    csr: scipy.sparse.csr_array,
+    seed: int,
+    device: torch.device | str | None = None,
+    counted_nodes: int = COUNTED_NODES,
 ) -> np.ndarray:
     """Raw vectors [N, dim] of a graph by the configured engine; on a CPU the same seed gives the same bytes.
 
-    ``device`` of the torch engine: the CPU when not given, as graphs of a few thousand images take seconds there.
+    ``device`` of the torch engine: that of the config when not given (``auto``: a GPU when there is one and the graph
+    is larger than ``counted_nodes``, as smaller ones take seconds on a CPU). Larger graphs take up to ``walks`` walks a
+    node, but no more than 25, and do not read ``iterations``. ScrflowError when there is no GPU for ``cuda``.
     """
     if config.engine == "node2vec":
         return reference_vectors(config, csr, seed)
-    device = torch.device(device or "cpu")
+    large = csr.shape[0] > counted_nodes
+    device = torch.device(device or _device(config.device, large))
     walker = Walker(csr, config.p, config.q, device)
-    counts = count_pairs(walker, config.walks, config.length, config.context, _generator(seed, "walks", device))
-    return train(counts, config.dim, config.negatives, config.iterations, _generator(seed, "skip-gram"), device)
+    walks, rest = _generator(seed, "walks", device), _generator(seed, "skip-gram")
+    if large:
+        count = min(config.walks, SAMPLED_WALKS)
+        return train_sampled(walker, config.dim, count, config.length, config.context, config.negatives, walks, rest)
+    counts = count_pairs(walker, config.walks, config.length, config.context, walks)
+    return train(counts, config.dim, config.negatives, config.iterations, rest, device)
+
+
+def _device(wanted: str, large: bool) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ScrflowError("key encodings: device cuda, but torch sees no GPU; use auto or cpu")
+    if wanted == "auto":
+        return "cuda" if large and torch.cuda.is_available() else "cpu"
+    return wanted
 
 
 def _text(value: float | None) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 _MOST_NODES = 2000  # of larger graphs, pairs among so many random nodes are looked at
+_EDGES_AT_ONCE = 1 << 14
 
 
 def normalised(vectors_ND: np.ndarray) -> np.ndarray:
@@ -64,14 +65,18 @@ def hold_out_edges(
 ) -> tuple[scipy.sparse.csr_array, np.ndarray]:
     """The graph without a random share of its edges, and those edges [E, 2]; no node loses its last edge."""
     upper = scipy.sparse.triu(graph, 1).tocoo()
-    degree = np.diff(graph.indptr).copy()
+    degree = np.diff(graph.indptr).tolist()
     keep = np.ones(upper.nnz, bool)
     target = round(share * upper.nnz)
-    for e in rng.permutation(upper.nnz):
-        i, j = upper.row[e], upper.col[e]
-        if target and degree[i] > 1 and degree[j] > 1:
+    order = rng.permutation(upper.nnz)
+    # one edge at a time, as each one taken may save the next; it ends soon after the share of the edges
+    for e, i, j in zip(order, upper.row[order].tolist(), upper.col[order].tolist(), strict=True):
+        if not target:
+            break
+        if degree[i] > 1 and degree[j] > 1:
             keep[e] = False
-            degree[[i, j]] -= 1
+            degree[i] -= 1
+            degree[j] -= 1
             target -= 1
     half = scipy.sparse.csr_array((upper.data[keep], (upper.row[keep], upper.col[keep])), shape=graph.shape)
     return scipy.sparse.csr_array(half + half.T), np.column_stack([upper.row[~keep], upper.col[~keep]])
@@ -90,7 +95,8 @@ def held_out_average_precision(
     rows, columns = np.triu_indices(len(nodes), 1)
     free = graph[nodes][:, nodes].toarray()[rows, columns] == 0
     others = -_distances(vectors_ND[nodes])[rows, columns][free]
-    links = -np.linalg.norm(vectors_ND[edges[:, 0]] - vectors_ND[edges[:, 1]], axis=1)
+    parts = np.split(edges, range(_EDGES_AT_ONCE, len(edges), _EDGES_AT_ONCE))
+    links = -np.concatenate([np.linalg.norm(vectors_ND[p[:, 0]] - vectors_ND[p[:, 1]], axis=1) for p in parts])
     scores = np.concatenate([links, others])
     return balanced_average_precision(scores, np.arange(len(scores)) < len(links))
 

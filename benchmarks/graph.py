@@ -1,0 +1,237 @@
+"""Time the graph stages on synthetic cities of growing size, and print the tables of docs/performance.md.
+
+    OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 .venv/bin/python benchmarks/graph.py \
+        --images 1000 --images 5000 --images 20000 --images 50000
+
+The scenes are SYNTHETIC: photos along the streets of a square grid (every 60 m), one every 1.5 m of street, in one of
+the four directions of the grid give or take 15 degrees, by three cameras. A larger scene is a larger city of the same
+density. Every size and stage runs in a process of its own, so that its peak memory is its own. CPU seconds tell what
+the work costs where other jobs share the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pycolmap
+import scipy.sparse
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from scrflow.config import Node2VecConfig  # noqa: E402
+from scrflow.covisibility import point_weights  # noqa: E402
+from scrflow.frustum import Frusta, frustum_overlap, visible_shares  # noqa: E402
+from scrflow.frustum_pairs import frustum_graph  # noqa: E402
+from scrflow.scene.model import View  # noqa: E402
+
+SAMPLES, DEPTHS, MIN_OVERLAP, MIN_POINTS = 1024, (0.1, 50.0), 0.2, 15
+BLOCK_M, SPACING_M = 60.0, 1.5
+OBSERVATIONS, TRACK = 1000, 8  # 3D points an image sees, images a point is seen from (points graph)
+CAMERAS = ((1600, 1200, 1400.0), (1200, 1600, 1400.0), (1600, 1067, 1250.0))  # width, height, focal length
+
+
+def city(images: int, seed: int = 0) -> list[View]:
+    """Views of the synthetic city described above, y down."""
+    rng = np.random.default_rng(seed)
+    streets = 2  # each way
+    while 2 * streets * (streets - 1) * BLOCK_M < images * SPACING_M:
+        streets += 1
+    side = (streets - 1) * BLOCK_M
+    street, along = np.divmod(np.arange(images) * (2 * streets * side / images), side)
+    across = street // 2 * BLOCK_M + rng.uniform(-3, 3, images)
+    vertical = street % 2 == 1
+    centre = np.column_stack([np.where(vertical, across, along), rng.normal(-1.6, 0.1, images),
+                              np.where(vertical, along, across)])  # fmt: skip
+    heading = rng.integers(0, 4, images) * np.pi / 2 + rng.normal(0, np.radians(15), images)
+    pitch = rng.normal(np.radians(5), np.radians(5), images)  # upwards
+    forward = np.column_stack([np.sin(heading) * np.cos(pitch), -np.sin(pitch), np.cos(heading) * np.cos(pitch)])
+    right = np.column_stack([np.cos(heading), np.zeros(images), -np.sin(heading)])
+    R = np.stack([right, np.cross(forward, right), forward], 1)
+    poses = np.concatenate([R, -R @ centre[..., None]], 2)
+    cameras = [
+        pycolmap.Camera(model="SIMPLE_PINHOLE", width=w, height=h, params=[f, w / 2, h / 2]) for w, h, f in CAMERAS
+    ]
+    chosen = rng.integers(0, len(cameras), images)
+    return [View(f"{i:06d}.jpg", cameras[c], pose) for i, (c, pose) in enumerate(zip(chosen, poses, strict=True))]
+
+
+def clock(work: Callable) -> tuple[object, dict[str, float]]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return result, {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --------------------------------------------------------------------------------------------- stages, one process each
+
+
+def frustum(images: int, folder: Path, threads: int, reference: int) -> dict:
+    """The frustum graph; against the quadratic form where there are at most ``reference`` images."""
+    views, counts = city(images), []
+    csr, row = clock(
+        lambda: frustum_graph(
+            views, SAMPLES, DEPTHS, MIN_OVERLAP, np.random.default_rng(1), threads=threads, counted=counts.append
+        )
+    )
+    row |= {"images": images, "mb": peak_mb(), **vars(counts[0])}
+    scipy.sparse.save_npz(folder / f"{images}.npz", csr)
+    row["floor_s"] = 2 * counts[0].edges * SAMPLES / projection_rate(views)
+    if images <= reference:
+        dense, plain = clock(lambda: frustum_overlap(views, SAMPLES, DEPTHS, np.random.default_rng(1)))
+        expected = scipy.sparse.csr_array(np.where(dense >= MIN_OVERLAP, dense, 0))
+        same = all(np.array_equal(getattr(csr, k), getattr(expected, k)) for k in ("data", "indices", "indptr"))
+        row |= {"plain_cpu_s": plain["cpu_s"], "same": same}
+    return row
+
+
+def projection_rate(views: list[View]) -> float:
+    """Samples a second (CPU) that ``visible_shares`` projects, of one image into 64 others at a time."""
+    frusta = Frusta.of(views[:65], SAMPLES, DEPTHS, np.random.default_rng(1))
+    world, others = frusta.world_samples(0), np.arange(1, 65)
+    rates = []
+    for _ in range(20):
+        begin = time.process_time()
+        visible_shares(frusta, world, 0, others)
+        rates.append(len(others) * SAMPLES / (time.process_time() - begin))
+    return float(np.median(rates))
+
+
+def points(images: int, folder: Path, threads: int) -> dict:
+    """The graph of shared points: each image sees 1 000 points, each seen from 8 images along the same street."""
+    rng = np.random.default_rng(0)
+    count = images * OBSERVATIONS // TRACK
+    first = rng.integers(0, images, count)
+    seen_from = (first[:, None] + rng.integers(0, 40, (count, TRACK))) % images
+    sees = scipy.sparse.csr_array(
+        (np.ones(seen_from.size, np.int32), (seen_from.ravel(), np.repeat(np.arange(count), TRACK))),
+        shape=(images, count),
+    )
+    sees.data[:] = 1
+    csr, row = clock(lambda: point_weights(sees, MIN_POINTS))
+    return row | {"images": images, "mb": peak_mb(), "observations": sees.nnz, "edges": csr.nnz // 2}
+
+
+def node2vec(images: int, folder: Path, threads: int, counted: bool, device: str) -> dict:
+    """One embedding of the frustum graph without a tenth of its edges, which it is then asked to tell from others."""
+    import torch
+
+    from scrflow.node2vec import node_vectors
+    from scrflow.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+
+    torch.set_num_threads(threads)
+    csr = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / f"{images}.npz"))
+    rest, edges = hold_out_edges(csr, 0.1, np.random.default_rng(1))
+    limit = images if counted else 0
+    vectors, row = clock(lambda: node_vectors(Node2VecConfig(), rest, 1, device, counted_nodes=limit))
+    encoding = normalised(vectors)
+    return row | {
+        "images": images,
+        "mb": peak_mb(),
+        "edges": csr.nnz // 2,
+        "path": "counted" if counted else "sampled",
+        "ap": separation(encoding, csr, np.random.default_rng(2))["average_precision"],
+        "held_out": held_out_average_precision(encoding, csr, edges, np.random.default_rng(2)),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def apart(**job: object) -> dict:
+    """The row of a stage, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def growth(rows: list[dict]) -> str:
+    """Exponent of CPU time in the number of images, of the first and the last row."""
+    if len(rows) < 2:
+        return ""
+    a, b = rows[0], rows[-1]
+    exponent = np.log(b["cpu_s"] / a["cpu_s"]) / np.log(b["images"] / a["images"])
+    return f"\nCPU time grows as images^{exponent:.2f} from {a['images']} to {b['images']} images.\n"
+
+
+def main(
+    images: Annotated[list[int], typer.Option(help="sizes of the city; give it several times")] = (1000, 5000),
+    stages: Annotated[str, typer.Option(help="of frustum, points, node2vec")] = "frustum,points,node2vec",
+    threads: Annotated[int, typer.Option(help="threads of each stage")] = 1,
+    reference: Annotated[int, typer.Option(help="images up to which the quadratic form runs too")] = 1000,
+    counted: Annotated[int, typer.Option(help="images up to which Node2Vec by counts runs too")] = 5000,
+    device: Annotated[str, typer.Option(help="of Node2Vec: cpu or cuda")] = "cpu",
+    folder: Annotated[Path | None, typer.Option(help="where the graphs go; default: a temporary folder")] = None,
+    job: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Time the graph stages on synthetic cities and print a table for each."""
+    if job:
+        values = json.loads(job)
+        stage = {"frustum": frustum, "points": points, "node2vec": node2vec}[values.pop("stage")]
+        print(json.dumps(stage(**{**values, "folder": Path(values["folder"])})))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        common = {"folder": str(folder or temporary), "threads": threads}
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        if "frustum" in stages:
+            print("| images | near | candidates | computed | edges | s | CPU s | floor | peak MB | quadratic CPU s |")
+            print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+            rows = []
+            for n in images:
+                rows.append(r := apart(stage="frustum", images=n, reference=reference, **common))
+                plain = "-"
+                if "same" in r:
+                    plain = f"{r['plain_cpu_s']:.1f} ({'same bytes' if r['same'] else 'NOT THE SAME'})"
+                print(
+                    f"| {n} | {r['near']} | {r['candidates']} | {r['computed']} | {r['edges']} | {r['seconds']:.1f} | "
+                    f"{r['cpu_s']:.1f} | {r['floor_s'] / r['cpu_s']:.0%} | {r['mb']:.0f} | {plain} |",
+                    flush=True,
+                )
+            print(growth(rows))
+        if "points" in stages:
+            print("| images | observations | edges | s | CPU s | peak MB |\n|---|---|---|---|---|---|", flush=True)
+            rows = []
+            for n in images:
+                rows.append(r := apart(stage="points", images=n, **common))
+                print(
+                    f"| {n} | {r['observations']} | {r['edges']} | {r['seconds']:.1f} | {r['cpu_s']:.1f} | "
+                    f"{r['mb']:.0f} |",
+                    flush=True,
+                )
+            print(growth(rows))
+        if "node2vec" in stages:
+            print("| images | path | s | CPU s | peak MB | average precision | of held-out edges |")
+            print("|---|---|---|---|---|---|---|", flush=True)
+            rows = []
+            for n in images:
+                for by_counts in (True, False):
+                    if by_counts and n > counted:
+                        continue
+                    r = apart(stage="node2vec", images=n, counted=by_counts, device=device, **common)
+                    if not by_counts:
+                        rows.append(r)
+                    print(
+                        f"| {n} | {r['path']} | {r['seconds']:.1f} | {r['cpu_s']:.1f} | {r['mb']:.0f} | "
+                        f"{r['ap']:.4f} | {r['held_out']:.4f} |",
+                        flush=True,
+                    )
+            print(growth(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)

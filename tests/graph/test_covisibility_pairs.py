@@ -1,0 +1,177 @@
+"""The frustum graph of indexed pairs against all pairs, to the last bit; its bounds against what they bound."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+from graph_helpers import camera, look
+
+from scrflow.frustum import Frusta, frustum_overlap, sample_frustum, visible_shares
+from scrflow.frustum_pairs import _Search, frustum_graph
+from scrflow.geometry import rotation_from_quaternion
+from scrflow.scene.model import View
+
+KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
+
+
+def rng():
+    return np.random.default_rng(11)
+
+
+def random_views(count, spread, seed=0, focal=(20.0, 70.0)):
+    """Synthetic: cameras in a flat box of ``spread`` m, any direction, images of 64 x 48 with fields of view of 49 to
+    116 degrees along the longer side."""
+    g = np.random.default_rng(seed)
+    focals = g.uniform(*focal, 4)
+    return [
+        View(f"{i:04d}", camera(f=focals[g.integers(4)]), look(g.normal(0, spread, 3) * [1, 0.1, 1], g.normal(size=3)))
+        for i in range(count)
+    ]
+
+
+def streets(count, offset=(0.0, 0.0, 0.0)):
+    """Synthetic: a street with side streets every 40 m; cameras every 2 m that look along it, across it or back."""
+    g = np.random.default_rng(3)
+    views = []
+    for i in range(count):
+        heading = g.integers(0, 4) * np.pi / 2 + g.normal(0, 0.25)
+        place = np.array([g.uniform(-3, 3), 0, 2.0 * i]) if i % 3 else np.array([g.uniform(-60, 60), 0, 40 * (i // 20)])
+        views.append(
+            View(f"{i:04d}", camera(f=60.0), look(place + np.array(offset), [np.sin(heading), 0, np.cos(heading)]))
+        )
+    return views
+
+
+def kitchen():
+    if not KITCHEN.is_dir():
+        pytest.skip(f"{KITCHEN} is not here")
+    poses = {n: np.array(v, float) for n, *v in map(str.split, (KITCHEN / "poses_sfm.txt").read_text().splitlines())}
+    return [
+        View(n, camera(640, 480, p[7]), np.column_stack([rotation_from_quaternion(p[:4]), p[4:7]]))
+        for n, p in ((n, poses[n]) for n in (KITCHEN / "mapping.txt").read_text().split()[::2])
+    ]
+
+
+def by_all_pairs(views, samples, depths, least):
+    dense = frustum_overlap(views, samples, depths, rng())
+    return scipy.sparse.csr_array(np.where(dense >= least, dense, 0.0))
+
+
+def assert_same(a, b):
+    for key in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(a, key), getattr(b, key))
+
+
+SCENES = {
+    "one room": (lambda: random_views(90, 2.0), (0.1, 8.0)),
+    "spread": (lambda: random_views(150, 40.0, 1), (0.1, 20.0)),
+    "wide and far apart": (lambda: random_views(90, 300.0, 2, focal=(12.0, 20.0)), (0.1, 10.0)),
+    "streets": (lambda: streets(200), (0.1, 50.0)),
+    "streets in UTM": (lambda: streets(80, (5e5, 0, 5.6e6)), (0.1, 50.0)),
+    "redkitchen": (kitchen, (0.1, 8.0)),
+}
+
+
+@pytest.mark.parametrize("least", [0.0, 0.2, 0.6])
+@pytest.mark.parametrize("scene", SCENES)
+def test_same_bytes_as_all_pairs(scene, least):
+    make, depths = SCENES[scene]
+    views, counts = make(), []
+    expected = by_all_pairs(views, 128, depths, least)
+    assert_same(frustum_graph(views, 128, depths, least, rng(), counted=counts.append), expected)
+    assert counts[0].edges * 2 == expected.nnz
+    assert expected.nnz > 40 or least > 0.5
+
+
+def test_most_pairs_are_never_computed():
+    counts = []
+    frustum_graph(streets(300), 256, (0.1, 10.0), 0.2, rng(), counted=counts.append)
+    found, pairs = counts[0], 300 * 299 // 2
+    assert found.near < pairs  # 600 m of street, and frusta of 10 m
+    assert found.candidates < 0.05 * pairs and found.computed < 0.5 * found.candidates
+
+
+def test_chunks_and_threads_change_no_byte(monkeypatch):
+    views = streets(130)
+    expected = frustum_graph(views, 200, (0.1, 50.0), 0.2, rng())
+    assert_same(frustum_graph(views, 200, (0.1, 50.0), 0.2, rng(), threads=3), expected)
+    monkeypatch.setattr("scrflow.frustum._PROJECTIONS_AT_ONCE", 600)
+    monkeypatch.setattr("scrflow.frustum_pairs._CELLS_AT_ONCE", 700)
+    monkeypatch.setattr("scrflow.frustum_pairs._BLOCK", 7)
+    assert_same(frustum_graph(views, 200, (0.1, 50.0), 0.2, rng()), expected)
+
+
+def test_samples_are_one_stream():
+    views, a, b = random_views(5, 1.0), rng(), rng()
+    frusta = Frusta.of(views, 64, (0.1, 8.0), a)
+    for i, v in enumerate(views):
+        points = sample_frustum(frusta.K[i], v.camera.width, v.camera.height, (0.1, 8.0), 64, b)
+        world = (points - v.cam_from_world[:, 3]) @ v.cam_from_world[:, :3]
+        np.testing.assert_array_equal(frusta.world_samples(i), world)
+    assert a.random() == b.random()  # and the generator stands behind it
+
+
+@pytest.mark.parametrize(("spread", "focal"), [(3.0, (20.0, 70.0)), (30.0, (12.0, 70.0)), (500.0, (8.0, 30.0))])
+def test_bounds_are_above_the_shares(spread, focal):
+    frusta = Frusta.of(random_views(60, spread, 4, focal), 100, (0.1, 10.0), rng())
+    search = _Search(frusta, 0.2, None)
+    i, j = np.nonzero(~np.eye(60, dtype=bool))
+    share = np.concatenate([visible_shares(frusta, frusta.world_samples(k), k, j[i == k]) for k in range(60)])
+    assert (share > 0).sum() > 40
+    cells = search._cell_bounds(i, j)
+    assert (cells >= share).all() and (cells == 0).any()
+    # round 1 speaks of pairs that see something of each other both ways
+    back = share.reshape(60, 59)
+    both = np.zeros((60, 60))
+    both[i, j] = back.ravel()
+    mutual = (both > 0) & (both.T > 0)
+    assert (search._far_bound(i, j) >= share).all()
+    distance = np.linalg.norm(frusta.centres[:, None] - frusta.centres, axis=2)
+    reach = np.maximum(search._reach[:, None], search._reach)
+    overlap = 2 * both * both.T / np.maximum(both + both.T, 1e-300)
+    assert not (mutual & (distance > reach) & (overlap >= 0.2)).any()
+
+
+def test_far_bound_is_close_to_the_weights_of_far_cameras():
+    # all of i's samples are in the image of a camera 200 m ahead that looks back: the share is the mean weight itself
+    views = [
+        View("a", camera(f=60.0), look([0, 0, 0], [0.4, 0, 1])),
+        View("b", camera(f=60.0), look([0, 0, 200], [0, 0, -1])),
+    ]
+    frusta = Frusta.of(views, 4000, (0.1, 10.0), rng())
+    share = visible_shares(frusta, frusta.world_samples(0), 0, np.array([1]))[0]
+    bound = _Search(frusta, 0.2, None)._far_bound(np.array([0]), np.array([1]))[0]
+    assert share <= bound <= share + 2e-3  # 6e-4 was measured
+
+
+def test_lenses_too_wide_for_any_distance():
+    # 127 and 116 degrees: each stands at the edge of the other's image, 2 km away, and many rays point the same way
+    views = [
+        View("a", camera(f=16.0), look([0, 0, 0], [1.2, 0, 1])),
+        View("b", camera(f=16.0), look([0, 0, 2000], [1.2, 0, -1])),
+    ]
+    views += [View(f"n{k}", camera(f=60.0), look([0, 0, 9.0 * k], [0, 0, 1])) for k in range(150)]
+    graph = frustum_graph(views, 500, (0.1, 10.0), 0.2, rng())
+    assert graph[0, 1] >= 0.2
+    assert_same(graph, by_all_pairs(views, 500, (0.1, 10.0), 0.2))
+
+
+def test_rooms_have_no_edge_between_them():
+    views = random_views(60, 2.0)
+    rooms = np.arange(60) % 2
+    whole = frustum_graph(views, 128, (0.1, 8.0), 0.1, rng()).toarray()
+    apart = frustum_graph(views, 128, (0.1, 8.0), 0.1, rng(), parts=rooms).toarray()
+    same = rooms[:, None] == rooms
+    np.testing.assert_array_equal(apart, np.where(same, whole, 0))
+    assert whole[~same].any()
+
+
+def test_nothing_overlaps():
+    views = [View(f"{k}", camera(), look([1000.0 * k, 0, 0], [0, 0, 1])) for k in range(3)]
+    graph = frustum_graph(views, 64, (0.1, 8.0), 0.0, rng())
+    assert graph.shape == (3, 3) and graph.nnz == 0
+    assert frustum_graph(views[:1], 64, (0.1, 8.0), 0.2, rng()).nnz == 0
