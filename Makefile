@@ -13,7 +13,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
-CODE := src workflow tests demo
+CODE := src workflow tests demo benchmarks
 # newer than what they were made from: set up
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
