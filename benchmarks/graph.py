@@ -79,13 +79,11 @@ def peak_mb() -> float:
 # --------------------------------------------------------------------------------------------- stages, one process each
 
 
-def frustum(images: int, folder: Path, threads: int, reference: int) -> dict:
+def frustum(images: int, folder: Path, reference: int) -> dict:
     """The frustum graph; against the quadratic form where there are at most ``reference`` images."""
     views, counts = city(images), []
     csr, row = clock(
-        lambda: frustum_graph(
-            views, SAMPLES, DEPTHS, MIN_OVERLAP, np.random.default_rng(1), threads=threads, counted=counts.append
-        )
+        lambda: frustum_graph(views, SAMPLES, DEPTHS, MIN_OVERLAP, np.random.default_rng(1), counted=counts.append)
     )
     row |= {"images": images, "mb": peak_mb(), **vars(counts[0])}
     scipy.sparse.save_npz(folder / f"{images}.npz", csr)
@@ -110,7 +108,7 @@ def projection_rate(views: list[View]) -> float:
     return float(np.median(rates))
 
 
-def points(images: int, folder: Path, threads: int) -> dict:
+def points(images: int, folder: Path) -> dict:
     """The graph of shared points: each image sees 1 000 points, each seen from 8 images along the same street."""
     rng = np.random.default_rng(0)
     count = images * OBSERVATIONS // TRACK
@@ -171,7 +169,7 @@ def growth(rows: list[dict]) -> str:
 def main(
     images: Annotated[list[int], typer.Option(help="sizes of the city; give it several times")] = (1000, 5000),
     stages: Annotated[str, typer.Option(help="of frustum, points, node2vec")] = "frustum,points,node2vec",
-    threads: Annotated[int, typer.Option(help="threads of each stage")] = 1,
+    threads: Annotated[int, typer.Option(help="of Node2Vec")] = 1,
     reference: Annotated[int, typer.Option(help="images up to which the quadratic form runs too")] = 1000,
     counted: Annotated[int, typer.Option(help="images up to which Node2Vec by counts runs too")] = 5000,
     device: Annotated[str, typer.Option(help="of Node2Vec: cpu or cuda")] = "cpu",
@@ -185,7 +183,7 @@ def main(
         print(json.dumps(stage(**{**values, "folder": Path(values["folder"])})))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        common = {"folder": str(folder or temporary), "threads": threads}
+        common = {"folder": str(folder or temporary)}
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
         if "frustum" in stages:
@@ -222,7 +220,7 @@ def main(
                 for by_counts in (True, False):
                     if by_counts and n > counted:
                         continue
-                    r = apart(stage="node2vec", images=n, counted=by_counts, device=device, **common)
+                    r = apart(stage="node2vec", images=n, counted=by_counts, device=device, threads=threads, **common)
                     if not by_counts:
                         rows.append(r)
                     print(

@@ -36,13 +36,13 @@ class Graph:
     names: tuple[str, ...]
 
 
-def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path | None = None, threads: int = 1) -> None:
+def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path | None = None) -> None:
     """Write the covisibility graph of a scene artifact to ``out`` (npz).
 
     ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` does not read it.
     Images of different rooms of a combined scene never get an edge: side by side in one world, a frustum reaches
-    through the wall. A graph in several pieces is logged as a warning. The number of ``threads`` changes no byte.
-    ScrflowError when the model is missing or shares no image.
+    through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model is missing or shares
+    no image.
     """
     loaded = load_scene(scene)
     names = tuple(v.name for v in loaded.mapping)
@@ -51,7 +51,7 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
     if config.graph.kind == "frustum":
         rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
         g = config.graph
-        csr = frustum_graph(loaded.mapping, g.samples, config.depth_range, g.min_overlap, rng, parts, threads)
+        csr = frustum_graph(loaded.mapping, g.samples, config.depth_range, g.min_overlap, rng, parts)
     else:
         if model is None:
             raise ScrflowError("key graphs: kind points needs a COLMAP model with 3D points, and none was given")

@@ -32,7 +32,6 @@ What is left is computed as ``frustum.frustum_overlap`` computes it, bit by bit;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +39,7 @@ import scipy.sparse
 from scipy.spatial import cKDTree
 
 from scrflow.frustum import Frusta, harmonic_mean, visible_shares
-from scrflow.progress import meter
+from scrflow.progress import track
 from scrflow.scene.model import View
 
 _BLOCK = 64  # images that are looked at together
@@ -67,27 +66,25 @@ def frustum_graph(
     min_overlap: float,
     rng: np.random.Generator,
     parts: np.ndarray | None = None,
-    threads: int = 1,
     counted: Callable[[PairCounts], None] | None = None,
 ) -> scipy.sparse.csr_array:
     """The overlaps [N, N] of at least ``min_overlap``, and above 0: symmetric, sorted, without a diagonal.
 
-    Equal to the last bit to ``frustum.frustum_overlap`` with the smaller values set to 0, whatever the number of
-    ``threads``. Images with different ``parts`` [N] have no edge. Memory grows with the images and the edges:
-    some 2 KB an image and 16 bytes an edge. ``counted`` is told how many pairs each round left.
+    Equal to the last bit to ``frustum.frustum_overlap`` with the smaller values set to 0. Images with different
+    ``parts`` [N] have no edge. Memory grows with the images and the edges: of images with some 8 edges each, 2.5 KB an
+    image with all. One thread: two were no faster, as the arrays that fit the cache are too small for them. ``counted``
+    is told how many pairs each round left.
     """
     frusta = Frusta.of(views, samples, depth_range, rng)
     search = _Search(frusta, min_overlap, parts)
-    blocks = search.blocks()
     rows, columns, values = [], [], []
     counts = np.zeros(4, np.int64)
-    with meter("frustum overlap", len(blocks)) as step, ThreadPoolExecutor(threads) as pool:
-        for i, j, overlap, left in pool.map(search.edges_of_block, range(len(blocks))):
-            rows.append(i)
-            columns.append(j)
-            values.append(overlap)
-            counts += left
-            step("")
+    for number in track(range(search.blocks), "frustum overlap"):
+        i, j, overlap, left = search.edges_of_block(number)
+        rows.append(i)
+        columns.append(j)
+        values.append(overlap)
+        counts += left
     if counted is not None:
         counted(PairCounts(*counts.tolist()))
     i, j, overlap = np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
@@ -118,9 +115,10 @@ class _Search:
         )
         self._block_reach = np.array([self._reach[b].max() for b in self._blocks])
 
-    def blocks(self) -> list[np.ndarray]:
-        """Images [up to 64] of each block; together all of them, once."""
-        return self._blocks
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; each holds up to 64 images, together all of them, once."""
+        return len(self._blocks)
 
     # ---- what is known of an image
 

@@ -12,5 +12,4 @@ with stage(snakemake) as job:
     from scrflow.covisibility import build_graph
 
     points = job.optional("points")
-    model = points.parent if points else None
-    build_graph(job.config(CovisibilityStage), job.scene, job.output("graph"), model, job.threads)
+    build_graph(job.config(CovisibilityStage), job.scene, job.output("graph"), points.parent if points else None)
