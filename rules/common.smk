@@ -136,6 +136,18 @@ def feature_modules(feature):
     return modules + [module for part in retrieval.parts for module in feature_modules(part)]
 
 
+# ----------------------------------------------------------------------------------------------------------- resources
+
+
+def training_memory(wildcards):
+    """Megabytes of a training job: the samples, as many as the config gives room, and 1.5 GB for all else."""
+    return 1500 + round(project.method(wildcards.method).training.buffer_memory / 1e6)
+
+
+def training_gpus(wildcards):
+    return project.method(wildcards.method).training.gpus
+
+
 # -------------------------------------------------------------------------------------------------------------- inputs
 
 
@@ -235,6 +247,12 @@ def training_graph(wildcards):
     """Neighbours are drawn from the graph only where the method says so."""
     encoding = project.method(wildcards.method).global_encoding
     return f"results/{wildcards.scene}/covisibility.npz" if encoding.name and encoding.neighbour_share > 0 else []
+
+
+def merging_graph(wildcards):
+    """The graph by which a map's near-identical images are merged, where the method asks for it."""
+    merged = project.method(wildcards.method).map.merge is not None
+    return f"results/{wildcards.scene}/covisibility.npz" if merged else []
 
 
 def training_depths(wildcards):

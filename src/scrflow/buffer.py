@@ -43,8 +43,7 @@ class Buffer:
 
     def centres(self) -> torch.Tensor:
         """Camera centres [V, 3] float64 of the views."""
-        R, t = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3:]
-        return -(R.transpose(1, 2) @ t)[:, :, 0]
+        return camera_centres(self.cam_from_world)
 
 
 def shard_range(images: int, shards: int, shard: int) -> range:
@@ -103,29 +102,86 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
         f.attrs["names"] = [v.name for v in s.mapping]
 
 
+@dataclass(frozen=True)
+class BufferFiles:
+    """A buffer whose samples stay on disk: the tables of its views, and where its rows are.
+
+    Rows are numbered through the shards in their order. Not for several threads at once.
+    """
+
+    paths: tuple[Path, ...]
+    first_row: tuple[int, ...]  # [shards + 1] rows before each shard, and their total
+    first_view: tuple[int, ...]  # [shards + 1] views likewise
+    dim: int  # of a descriptor
+    image: torch.Tensor  # [V] int64, row of the mapping image
+    plain: torch.Tensor  # [V] bool
+    K: torch.Tensor  # [V, 3, 3] float64
+    cam_from_world: torch.Tensor  # [V, 3, 4] float64
+    names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, shards: list[Path]) -> BufferFiles:
+        """Read the tables of all shards. ScrflowError when shards are missing or of different makes."""
+        paths = tuple(sorted(shards, key=lambda p: int(p.stem.rsplit("-", 1)[1])))
+        tables: dict[str, list[np.ndarray]] = {k: [] for k in ("image", "plain", "K", "cam_from_world")}
+        first_row, first_view, names, dim = [0], [0], None, 0
+        for path in paths:
+            with open_h5(path, "buffer") as f:
+                here = tuple(f.attrs["names"])
+                if names not in (None, here):
+                    raise ScrflowError(
+                        f"{path}: made from other mapping images than the shards before it; run again from the scene"
+                    )
+                names, views = here, len(f["image"])
+                if views:
+                    for key, parts in tables.items():
+                        parts.append(f[key][:])
+                    dim = f["descriptor"].shape[1]
+                first_row.append(first_row[-1] + (len(f["view"]) if views else 0))
+                first_view.append(first_view[-1] + views)
+        joined = {key: torch.from_numpy(np.concatenate(parts)) for key, parts in tables.items() if parts}
+        if not joined or len(torch.unique(joined["image"])) != len(names or ()):
+            raise ScrflowError(
+                f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again"
+            )
+        joined["image"] = joined["image"].long()
+        return cls(paths, tuple(first_row), tuple(first_view), dim, names=names or (), **joined)
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return self.first_row[-1]
+
+    def centres(self) -> torch.Tensor:
+        """Camera centres [V, 3] float64 of the views."""
+        return camera_centres(self.cam_from_world)
+
+    def load(self) -> Buffer:
+        """All samples, in memory."""
+        parts: dict[str, list[np.ndarray]] = {"descriptor": [], "pixel": [], "view": []}
+        for shard, path in enumerate(self.paths):
+            if self.first_row[shard + 1] > self.first_row[shard]:
+                with open_h5(path, "buffer") as f:
+                    parts["descriptor"].append(f["descriptor"][:])
+                    parts["pixel"].append(f["pixel"][:])
+                    parts["view"].append(f["view"][:].astype(np.int64) + self.first_view[shard])
+        columns = {key: torch.from_numpy(np.concatenate(arrays)) for key, arrays in parts.items()}
+        return Buffer(
+            **columns,
+            image=self.image,
+            plain=self.plain,
+            K=self.K,
+            cam_from_world=self.cam_from_world,
+            names=self.names,
+        )
+
+
 def load_buffer(shards: list[Path]) -> Buffer:
     """All shards of a scene, in memory. ScrflowError when shards are missing or of different makes."""
-    parts: dict[str, list[np.ndarray]] = {}
-    names: tuple[str, ...] = ()
-    views = 0
-    for path in sorted(shards, key=lambda p: int(p.stem.rsplit("-", 1)[1])):
-        with open_h5(path, "buffer") as f:
-            here = tuple(f.attrs["names"])
-            if names and here != names:
-                raise ScrflowError(
-                    f"{path}: made from other mapping images than the shards before it; run again from the scene"
-                )
-            names = here
-            if not len(f["image"]):
-                continue
-            for key in ("descriptor", "pixel", "image", "plain", "K", "cam_from_world"):
-                parts.setdefault(key, []).append(f[key][:])
-            parts.setdefault("view", []).append(f["view"][:].astype(np.int64) + views)
-            views += len(f["image"])
-    joined = {key: torch.from_numpy(np.concatenate(arrays)) for key, arrays in parts.items()}
-    if not joined or len(torch.unique(joined["image"])) != len(names):
-        raise ScrflowError(
-            f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again"
-        )
-    joined["image"] = joined["image"].long()
-    return Buffer(names=names, **joined)
+    return BufferFiles.open(shards).load()
+
+
+def camera_centres(cam_from_world: torch.Tensor) -> torch.Tensor:
+    """Camera centres [V, 3] of poses [V, 3, 4]."""
+    R, t = cam_from_world[:, :, :3], cam_from_world[:, :, 3:]
+    return -(R.transpose(1, 2) @ t)[:, :, 0]

@@ -96,6 +96,80 @@ def _photos(project: Any, name: str) -> str:
     return f"missing: put them in {root}"
 
 
+@app.command()
+def localize(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors; nothing else of a scene is needed.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option(help="Poses; the details go beside it, with the suffix .jsonl.")],
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            help="'MODEL WIDTH HEIGHT PARAMS...' of all photos, as COLMAP has it; or a file of lines NAME MODEL WIDTH "
+            "HEIGHT PARAMS... of each photo (hloc's list). Without: from EXIF."
+        ),
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(help="Leave out poses that are less likely within the scene's finest threshold.")
+    ] = 0.0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all processors.")] = None,
+) -> None:
+    """Localize photos with a map: lines name qw qx qy qz tx ty tz (cam_from_world), one a photo with a pose.
+
+    OUT with the suffix .jsonl has pose, inliers, confidence, ms and, without a pose, the reason, a line a photo. A run
+    that was stopped goes on where it was. Exit status 1 if a photo could not be used; the others' poses are written.
+
+    Example: scrflow localize map.safetensors photos/ --out poses.txt
+
+    Example: scrflow localize map.safetensors a.png b.png --camera "PINHOLE 640 480 525 525 320 240" --out poses.txt
+    """
+    import os
+
+    from scrflow.localize_photos import LocalizeRequest, localize_photos, summary_of
+
+    threads = threads or len(os.sched_getaffinity(0))
+    outcome = localize_photos(LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads))
+    print(summary_of(outcome, out))
+    if outcome.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors.")],
+    ply: Annotated[Path | None, typer.Option(help="The coloured points, as binary PLY.")] = None,
+    colmap: Annotated[
+        Path | None, typer.Option(help="A new folder: COLMAP's binary model, points with tracks.")
+    ] = None,
+    scene: Annotated[
+        Path | None, typer.Option(help="results/SCENE/scene of the map; default: ../scene from the map's folder.")
+    ] = None,
+    max_error: Annotated[
+        float, typer.Option(min=0.01, help="Largest reprojection error, px of the encoded photo.")
+    ] = 2.0,
+    min_views: Annotated[int, typer.Option(min=1, help="Photos that must agree on a point.")] = 2,
+    voxel: Annotated[
+        float | None, typer.Option(min=1e-9, help="What counts as one point; default: max-error at the median depth.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all processors.")] = None,
+) -> None:
+    """Write the point cloud that a map implies: its mapping photos' keypoints, put in the world by the head.
+
+    A map holds no photos and no poses, so the scene that it was made of must be at hand, with its photos.
+
+    Example: scrflow export results/redkitchen/rscore-cpu/map.safetensors --ply redkitchen.ply --colmap redkitchen-model
+    """
+    import os
+
+    from scrflow.mapexport import ExportOptions, export_map
+
+    options = ExportOptions(max_error_px=max_error, min_views=min_views, voxel=voxel)
+    threads = threads or len(os.sched_getaffinity(0))
+    points = export_map(map_, scene, ply, colmap, options, device, threads)
+    print(f"{points} points: {', '.join(str(path) for path in (ply, colmap) if path is not None)}")
+
+
 @app.command("export-hloc")
 def export_hloc(
     scene: Annotated[str, typer.Argument(help="A scene of config/scenes, with its covisibility graph made.")],

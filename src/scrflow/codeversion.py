@@ -73,4 +73,7 @@ def _digest(module: str) -> str:
                 and isinstance(first.value.value, str)
             ):
                 first.value.value = ""
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    # numbers that a module reads from a file of its name beside it
+    data = _path(module).with_suffix(".json")
+    numbers = data.read_bytes() if data.is_file() else b""
+    return hashlib.sha256(ast.dump(tree).encode() + numbers).hexdigest()

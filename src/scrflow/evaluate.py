@@ -23,11 +23,12 @@ from scrflow.errors import ScrflowError
 from scrflow.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.geometry import pose_error
 from scrflow.images import read_rgb
+from scrflow.reliability import reliability
 from scrflow.scene.model import Scene, load_scene, read_poses
 
 KIND = "metrics"
 OVERALL = "all"  # the name of the group of all queries, and the condition of scenes that tell none apart
-COLUMNS = ("name", "condition", "localized", "t_err", "r_err", "inliers", "hypothesis", "ms")
+COLUMNS = ("name", "condition", "localized", "t_err", "r_err", "inliers", "confidence", "hypothesis", "ms")
 
 Count = Annotated[int, Field(ge=0)]
 Pixel = tuple[FiniteFloat, FiniteFloat]
@@ -44,6 +45,7 @@ class QueryDetail(_Form):
     inliers: Count
     keypoints: Count
     hypothesis: str | None
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     ms: dict[str, FiniteFloat]
     reason: str | None = None
 
@@ -115,6 +117,7 @@ def evaluate(
             for condition, part in table.groupby("condition", sort=True)
             if condition != OVERALL
         },
+        "confidence": _confidence(table, config.thresholds[0]),
         "map_mb": require(map_path, "map").stat().st_size / 1e6,
         "training": _training(training),
         "queries_without_pose": {n: q.reason or "no reason given" for n, q in said.queries.items() if not q.localized},
@@ -161,6 +164,7 @@ def query_table(scene: Scene, estimates: dict[str, np.ndarray], details: dict[st
                 detail.localized,
                 *errors,
                 detail.inliers,
+                math.nan if detail.confidence is None else detail.confidence,
                 detail.hypothesis,
                 detail.ms["total"],
                 known,
@@ -195,6 +199,19 @@ def summarize(
         # a part that some queries never reach (no pose without matches) counts zero for them: parts add up to the total
         "ms": {part: float(np.sum(values)) / len(table) for part, values in parts.items()},
     }
+
+
+def _confidence(table: pd.DataFrame, within: tuple[float, float]) -> dict[str, float] | None:
+    """How well the queries' confidences foretell which poses are right at the scene's finest threshold; None without
+    confidences or reference poses."""
+    known = table[table["reference"] & table["confidence"].notna()]
+    if known.empty:
+        return None
+    right = ((known["t_err"] < within[0]) & (known["r_err"] < within[1])).to_numpy()
+    curve = reliability(known["confidence"].to_numpy(), right)
+    said = float(known["confidence"].mean())
+    scores = {"calibration_error": curve.calibration_error, "brier": curve.brier}
+    return {"queries": len(known), "mean": said, "right": float(right.mean()), **scores}
 
 
 def _median(values: pd.Series) -> float | None:

@@ -1,4 +1,4 @@
-"""The encoding of a photo from its own retrieval feature (GLACE). Torch alone.
+"""Global encodings: read, scaled, and from a photo's own retrieval feature (GLACE).
 
 Which kind of global encoding is which paper's, by ``global_encoding.name`` of a method:
 
@@ -12,7 +12,14 @@ Which kind of global encoding is which paper's, by ``global_encoding.name`` of a
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import numpy as np
 import torch
+
+from scrflow.artifacts import open_h5, read_stamp
+from scrflow.errors import ScrflowError
 
 
 def nearest_centre(features_ND: torch.Tensor, centres_KD: torch.Tensor) -> torch.Tensor:
@@ -33,3 +40,37 @@ def own_encoding(feature_D: torch.Tensor, centres_KD: torch.Tensor | None) -> to
 def unit_length(rows_ND: torch.Tensor) -> torch.Tensor:
     """Rows scaled to unit length; zeros stay."""
     return torch.nn.functional.normalize(rows_ND.float(), dim=1, eps=1e-12)
+
+
+def standardised(encoding: torch.Tensor, per_row: bool = False) -> torch.Tensor:
+    """Encodings [N, D] scaled so that an entry has a mean square of 1, over all rows or in each."""
+    norm = torch.linalg.vector_norm(encoding, dim=1, keepdim=True)
+    scale = norm if per_row else norm.pow(2).mean().sqrt()
+    return encoding / scale.clamp(min=1e-12) * math.sqrt(encoding.shape[1])
+
+
+def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
+    """Encodings [images, D] in the order of ``names``, from Node2Vec's file or one in hloc's layout.
+
+    Raises ScrflowError naming the first image that has none.
+    """
+    kind = read_stamp(path).kind
+    with open_h5(path, kind) as f:
+        if "encoding" in f and "names" in f:
+            held = {n.decode() if isinstance(n, bytes) else n: i for i, n in enumerate(f["names"][:])}
+            rows = f["encoding"][:]
+            vectors = [rows[held[n]] if n in held else None for n in names]
+        else:
+            vectors = [f[n]["global_descriptor"][:] if n in f else None for n in names]
+    for name, vector in zip(names, vectors, strict=True):
+        if vector is None or not np.isfinite(vector).all():
+            raise ScrflowError(f"{path}: no finite encoding of mapping image {name}; make the file again")
+    return torch.from_numpy(np.stack(vectors)).float()
+
+
+def read_centres(path: Path) -> torch.Tensor:
+    """Centres [K, D] of the clusters that encodings of kind ``clusters`` are; ScrflowError where the file has none."""
+    with open_h5(path, "global-encoding") as f:
+        if "centres" not in f:
+            raise ScrflowError(f"{path}: no cluster centres; delete it and run again")
+        return torch.from_numpy(f["centres"][:]).float()

@@ -26,6 +26,15 @@ class Pad(nn.Module):
         return F.pad(x, (0, self.width - x.shape[1]))
 
 
+class ReluStack(nn.ModuleList):
+    """Linear layers, each with ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, in] -> [B, out]
+        for layer in self:
+            x = F.relu(layer(x))
+        return x
+
+
 class ResidualBlock(nn.Module):
     """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7).
 
@@ -35,17 +44,14 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim_in: int, width: int, hidden: int, pad: bool = False):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(dim_in, width), nn.Linear(width, hidden), nn.Linear(hidden, width)])
+        self.layers = ReluStack([nn.Linear(dim_in, width), nn.Linear(width, hidden), nn.Linear(hidden, width)])
         if dim_in == width:
             self.skip: nn.Module = nn.Identity()
         else:
             self.skip = Pad(width) if pad and dim_in < width else nn.Linear(dim_in, width)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, dim_in] -> [B, width]
-        y = x
-        for layer in self.layers:
-            y = F.relu(layer(y))
-        return self.skip(x) + y
+        return self.skip(x) + self.layers(x)
 
 
 class HomogeneousOffset(nn.Module):
@@ -80,7 +86,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         hidden = hidden or width
-        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, hidden)])
+        self.layers = ReluStack([nn.Linear(width, width), nn.Linear(width, hidden)])
         self.clusters = len(centres_K3)
         self.out = nn.Linear(hidden, 4 + (self.clusters if self.clusters > 1 else 0))
         self.offset = HomogeneousOffset(scale_min, scale_max)
@@ -88,8 +94,7 @@ class Decoder(nn.Module):
         self.register_buffer("centres", centres_K3.float())
 
     def forward(self, x: Tensor) -> Tensor:  # [B, width] -> [B, 3], float32
-        for layer in self.layers:
-            x = F.relu(layer(x))
+        x = self.layers(x)
         # positions in float32 whatever the autocast: bf16 has 3 digits, and a map needs 5
         with torch.autocast(x.device.type, enabled=False):
             out = F.linear(x.float(), self.out.weight.float(), self.out.bias.float())

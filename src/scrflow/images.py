@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from scrflow.errors import ScrflowError
+
+if TYPE_CHECKING:  # the evaluation reads photos too, and should not wait for torch
+    import torch
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -32,4 +35,6 @@ def resized_to_short_side(image: Image.Image, short_side: int) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """[3, H, W] float32 in 0..1."""
+    import torch
+
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float().div_(255)

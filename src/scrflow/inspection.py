@@ -311,7 +311,29 @@ def _safetensors(path: Path) -> RenderableType:
             found = _range_of(tuple(tensor.shape), lambda s, t=tensor: (t[s] if t.ndim else t).double().numpy())
             table.add_row(escape(name), shape, str(tensor.dtype).removeprefix("torch."), *found.cells())
     stamp = _stamp_view(metadata.get(STAMP_KEY), path)
-    return _page(path, "safetensors file", path.stat().st_size, stamp, grid if grid.row_count else None, table)
+    parts = _map_parts(path, metadata)
+    return _page(path, "safetensors file", path.stat().st_size, stamp, grid if grid.row_count else None, parts, table)
+
+
+def _map_parts(path: Path, metadata: dict[str, str]) -> RenderableType | None:
+    """Of a map: its parts in bytes and what it says of localizing with it; None for any other file."""
+    stamp = Stamp.from_json(metadata[STAMP_KEY], path) if STAMP_KEY in metadata else None
+    if stamp is None or stamp.kind != "map":
+        return None
+    from scrflow.mapformat import MAP_FORMAT, sizes
+
+    grid = _grid()
+    grid.add_row(
+        "map format", f"{escape(metadata.get('format', 'none, made before maps had one'))}, read: {MAP_FORMAT}"
+    )
+    unit = stamp.config.get("unit", "")
+    pairs = [f"{t:g} {unit} {r:g} deg" for t, r in stamp.config.get("thresholds", ())]
+    grid.add_row("thresholds", escape(", ".join(pairs) or "none"))
+    for key in ("localize", "map"):
+        grid.add_row(key, escape(_short(json.dumps(stamp.config.get(key, "none")), 300)))
+    for part, count in sorted(sizes(path).items(), key=lambda item: -item[1]):
+        grid.add_row(part, f"{count} bytes, {100 * count / path.stat().st_size:.1f} %")
+    return grid
 
 
 def _checkpoint(path: Path) -> RenderableType:

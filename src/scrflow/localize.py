@@ -1,164 +1,31 @@
-"""Localizing queries with nothing but a map: retrieval, k hypotheses, one batched pass of the head, PoseLib, the pose
-with the most inliers (DESIGN: The method)."""
+"""The localization stage: the poses of a scene's queries with nothing but a map."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycolmap
 import torch
-from PIL import Image
 
-from scrflow.artifacts import Stamp, open_h5, write_json, write_text
+from scrflow.artifacts import Stamp, open_h5, sha256_file, write_json, write_text
 from scrflow.cameras import pixels_from_rays
 from scrflow.codeversion import code_version
-from scrflow.config import ExtractorConfig, LocalizeConfig, LocalizeStage, RetrievalPart
-from scrflow.encoders import build_encoder
+from scrflow.config import LocalizeStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import quaternion_from_rotation
-from scrflow.globalencoding import own_encoding
 from scrflow.images import read_rgb
-from scrflow.mapfile import Map, load_map
-from scrflow.pose import PoseEstimate, estimate_pose
+from scrflow.journal import Journal
+from scrflow.localizer import Localization, Localizer
+from scrflow.mapfile import load_map
+from scrflow.parallel import mapped, one_thread_each
 from scrflow.progress import log, track
-from scrflow.retrieval.describe import build_describer
-from scrflow.scene.model import load_scene
+from scrflow.scene.model import Query, load_scene
 from scrflow.seeds import derived_seed
-from scrflow.train import standardised
-from scrflow.views import EncodedView, encode_view
 
-
-@dataclass(frozen=True)
-class Localization:
-    """What came out for one query. ``cam_from_world`` is None when it could not be localized; ``reason`` says why."""
-
-    cam_from_world: np.ndarray | None  # [3, 4]
-    inliers: np.ndarray  # [N] bool, of the keypoints
-    hypothesis: str | None  # the mapping image whose global encoding won
-    xyz_world: np.ndarray  # [N, 3] scene coordinates of the winning hypothesis
-    view: EncodedView
-    ms: dict[str, float]
-    reason: str | None = None
-
-
-class Localizer:
-    """A map, ready to localize photos on the CPU or one GPU.
-
-    >>> Localizer(load_map(Path("map.safetensors")), LocalizeConfig()).localize(photo, camera)
-    """
-
-    def __init__(self, map_: Map, config: LocalizeConfig, seed: int = 0, threads: int = 1, device: str | None = None):
-        if config.hypotheses > 1 and map_.encoding is None:
-            raise ScrflowError("this map holds no encodings of mapping images to try: localize.hypotheses must be 1")
-        self._map, self._config, self._seed = map_, config, seed
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._head = map_.head.to(self._device)
-        extractor = map_.config.extractor
-        # one extraction serves head and retrieval where they share the extractor
-        wanted = max(config.max_keypoints, map_.retrieval_keypoints)
-        self._encoder = build_encoder(extractor.model_copy(update={"max_keypoints": wanted}))
-        self._describer, self._other_encoders = None, {}
-        if map_.retriever is not None:
-            feature = RetrievalPart(retrieval=map_.config.retrieval, extractor=map_.config.retrieval_extractor)
-            parts = map_.config.retrieval_parts
-            self._describer = build_describer(feature, map_.retriever.description, parts, str(self._device))
-            others = [f.extractor for f in (feature, *parts) if f.extractor is not None]
-            self._other_encoders = {
-                _but_count(other): build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
-                for other in others
-                if _but_count(other) != _but_count(extractor)
-            }
-        self._pool = ThreadPoolExecutor(threads)
-
-    @torch.inference_mode()
-    def localize(
-        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
-    ) -> Localization:
-        """Pose of one photo taken by ``camera`` (of the photo's full size).
-
-        ``descriptor`` [dim] is the photo's global descriptor, where the map's retrieval feature comes from a file.
-        """
-        clock = _Clock()
-        extractor = self._map.config.extractor
-        found = encode_view(photo, camera, self._encoder, extractor.short_side, 1 << 30)
-        view = EncodedView(
-            found.pixels[: self._config.max_keypoints],
-            found.descriptors[: self._config.max_keypoints],
-            found.K,
-            found.roll,
-        )
-        clock.lap("encode")
-        own = self._describe(photo, camera, found) if descriptor is None else descriptor
-        rows, encodings = self._encodings(own)
-        clock.lap("retrieve")
-        if len(view.pixels) < self._config.min_inliers:
-            nothing = np.zeros((len(view.pixels), 3))
-            return Localization(
-                None, np.zeros(len(view.pixels), bool), None, nothing, view, clock.laps(), "too few keypoints"
-            )
-        xyz = self._coordinates(view, encodings)  # [k, N, 3]
-        clock.lap("head")
-        estimates = self._poses(view, xyz)
-        counts = [0 if e is None else int(e.inliers.sum()) for e in estimates]
-        best = int(np.argmax(counts))
-        clock.lap("pose")
-        hypothesis = None if rows is None else self._map.names[int(rows[best])]
-        estimate = estimates[best]
-        if estimate is None or counts[best] < self._config.min_inliers:
-            reason = f"{counts[best]} inliers, {self._config.min_inliers} are needed"
-            return Localization(
-                None, np.zeros(len(view.pixels), bool), hypothesis, xyz[best], view, clock.laps(), reason
-            )
-        return Localization(estimate.cam_from_world, estimate.inliers, hypothesis, xyz[best], view, clock.laps())
-
-    def _describe(self, photo: Image.Image, camera: pycolmap.Camera, found: EncodedView) -> torch.Tensor | None:
-        """The photo's own global descriptor [dim]; None for a map that has no use for one."""
-        if self._map.retriever is None:
-            return None
-        if self._describer is None:
-            raise ScrflowError("this map's retrieval feature comes from a file: a query needs its descriptor too")
-
-        def local(extractor: ExtractorConfig, keypoints: int) -> torch.Tensor:
-            encoder = self._other_encoders.get(_but_count(extractor))
-            if encoder is None:
-                return found.descriptors[:keypoints]
-            return encode_view(photo, camera, encoder, extractor.short_side, keypoints).descriptors
-
-        return self._describer(photo, local)
-
-    def _encodings(self, descriptor: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Rows [k] of the mapping images whose encodings are tried (None where they are no images'), and the encodings
-        [k, D] (None for a map without)."""
-        if descriptor is None:
-            return None, None
-        if self._map.config.own_encoding:
-            own = own_encoding(descriptor, self._map.centres)
-            return None, standardised(own[None], per_row=True)
-        rows = self._map.retriever.search(descriptor, self._config.hypotheses)[0]
-        return rows, self._map.encoding[rows]
-
-    def _coordinates(self, view: EncodedView, encodings: torch.Tensor | None) -> np.ndarray:
-        """Scene coordinates [k, N, 3] of the keypoints under each hypothesis."""
-        local = self._map.pca(view.descriptors).to(self._device)
-        if encodings is None:
-            return self._head(local).xyz_world.double().cpu().numpy()[None]
-        k, count = len(encodings), len(local)
-        x = torch.cat([encodings.to(self._device).repeat_interleave(count, 0), local.repeat(k, 1)], 1)
-        return self._head(x).xyz_world.double().view(k, count, 3).cpu().numpy()
-
-    def _poses(self, view: EncodedView, xyz: np.ndarray) -> list[PoseEstimate | None]:
-        # the threshold is in pixels of the encoded image, as the papers have it
-        def one(h: int) -> PoseEstimate | None:
-            return estimate_pose(
-                view.pixels, xyz[h], view.K, self._config, self._config.threshold_px, self._seed % (1 << 31)
-            )
-
-        return list(self._pool.map(one, range(len(xyz))))
+_OF_JOURNAL = ("name", "pose")
 
 
 def localize_queries(
@@ -174,35 +41,53 @@ def localize_queries(
 
     A query that could not be localized has no line in ``out`` and is listed in ``details`` and in the log.
     ``descriptors`` is an HDF5 in hloc's layout with the queries' global descriptors, where a file provides them.
+
+    ``threads`` queries are worked on side by side, each by one thread: while the poses of one are estimated the next
+    one is read and encoded, and results do not depend on how many there are. Each result goes to a journal beside
+    ``details`` at once; a run that was killed goes on from it, and ends with the same files but for the times.
     """
-    torch.set_num_threads(threads)
-    s, map_ = load_scene(scene), load_map(map_path)
-    localizer = Localizer(map_, config.localize, derived_seed(config.seed, "localize"), threads)
+    s = load_scene(scene)
+    inputs = {"scene": scene / "scene.json", "map": map_path}
+    if descriptors is not None:
+        inputs["descriptors"] = descriptors
+    stamp = Stamp.make("localization", config, code_version("localize"), **inputs)
     given = None if descriptors is None else _query_descriptors(descriptors, [q.name for q in s.queries])
-    results: dict[str, Localization] = {}
-    for query in track(s.queries, "localizing"):
+    localizer = Localizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
+
+    def localized(query: Query) -> tuple[Localization, float]:
+        began = time.perf_counter()
         photo = read_rgb(s.image_path(query.name))
-        results[query.name] = localizer.localize(photo, query.camera, None if given is None else given[query.name])
-    lost = [name for name, r in results.items() if r.cam_from_world is None]
-    if lost:
-        log.warning(
-            "%d of %d queries could not be localized: %s",
-            len(lost),
-            len(results),
-            ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else ""),
-        )
-    lines = [pose_line(name, r.cam_from_world) for name, r in results.items() if r.cam_from_world is not None]
-    values: dict[str, Any] = {"queries": {name: _record(r) for name, r in results.items()}, "overlay": None}
-    shown = _typical(results)
+        read_ms = 1000 * (time.perf_counter() - began)
+        return localizer.localize(photo, query.camera, None if given is None else given[query.name]), read_ms
+
+    def record(query: Query) -> tuple[str, dict[str, Any]]:
+        return query.name, _record(query.name, *localized(query))
+
+    # the stamp of a map names its recipe; one trained anew may have other bytes
+    journal = Journal(details.with_name(f".{details.stem}.partial.jsonl"), f"{stamp.digest} {sha256_file(map_path)}")
+    began = time.perf_counter()
+    with journal:
+        records = dict(journal.done)
+        left = [q for q in s.queries if q.name not in records]
+        for name, done in track(mapped(record, left, threads), "localizing", len(left)):
+            journal.add(name, done)
+            records[name] = done
+    seconds = time.perf_counter() - began
+    records = {q.name: records[q.name] for q in s.queries}
+    _tell_lost(records)
+    values: dict[str, Any] = {
+        "queries": {name: {k: v for k, v in r.items() if k not in _OF_JOURNAL} for name, r in records.items()},
+        "summary": _summary(records, [q.name for q in left], seconds, threads),
+        "overlay": None,
+    }
+    shown = _typical(records)
     if shown is not None:
-        camera = next(q.camera for q in s.queries if q.name == shown)
-        values["overlay"] = {"name": shown, **_overlay(results[shown], camera)}
-    write_json(
-        details,
-        values,
-        Stamp.make("localization", config, code_version("localize"), scene=scene / "scene.json", map=map_path),
-    )
-    write_text(out, "".join(lines))
+        query = next(q for q in s.queries if q.name == shown)
+        with one_thread_each():  # once more: the keypoints of all queries are not kept for the sake of one
+            values["overlay"] = {"name": shown, **_overlay(localized(query)[0], query.camera)}
+    write_json(details, values, stamp)
+    write_text(out, "".join(r["pose"] for r in records.values() if r["localized"]))
+    journal.remove()
 
 
 def pose_line(name: str, cam_from_world: np.ndarray) -> str:
@@ -221,20 +106,49 @@ def _query_descriptors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
         return {n: torch.from_numpy(f[n]["global_descriptor"][:]).float() for n in names}
 
 
-def _record(r: Localization) -> dict[str, Any]:
+def _record(name: str, r: Localization, read_ms: float) -> dict[str, Any]:
+    """What the journal holds of a query; ``details`` all of it but _OF_JOURNAL."""
+    ms = {"read": round(read_ms, 2), **r.ms}
     return {
         "localized": r.cam_from_world is not None,
         "inliers": int(r.inliers.sum()),
         "keypoints": len(r.view.pixels),
         "hypothesis": r.hypothesis,
-        "ms": r.ms,
+        "confidence": None if r.confidence is None else round(r.confidence, 4),
+        "ms": {**ms, "total": round(ms["total"] + ms["read"], 2)},
         "reason": r.reason,
+        "pose": None if r.cam_from_world is None else pose_line(name, r.cam_from_world),
     }
 
 
-def _typical(results: dict[str, Localization]) -> str | None:
+def _tell_lost(records: dict[str, dict[str, Any]]) -> None:
+    lost = [name for name, r in records.items() if not r["localized"]]
+    if lost:
+        some = ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else "")
+        log.warning("%d of %d queries could not be localized: %s", len(lost), len(records), some)
+
+
+def _summary(records: dict[str, dict[str, Any]], now: list[str], seconds: float, threads: int) -> dict[str, Any]:
+    """Median milliseconds of each part over all queries, one thread each, and the rate of the queries of this run."""
+    parts: dict[str, list[float]] = {}
+    for record in records.values():
+        for part, ms in record["ms"].items():
+            parts.setdefault(part, []).append(ms)
+    summary = {
+        "threads": threads,
+        "median_ms": {part: round(float(np.median(values)), 2) for part, values in parts.items()},
+        "queries": len(now),
+        "seconds": round(seconds, 2),
+        "queries_per_s": round(len(now) / seconds, 3) if now else None,
+    }
+    if now:
+        log.info("%.2f queries a second; median ms: %s", len(now) / seconds, summary["median_ms"])
+    return summary
+
+
+def _typical(records: dict[str, dict[str, Any]]) -> str | None:
     """The localized query of median inlier share: the picture should flatter nobody."""
-    ranked = sorted((float(r.inliers.mean()), name) for name, r in results.items() if r.cam_from_world is not None)
+    ranked = sorted((r["inliers"] / r["keypoints"], name) for name, r in records.items() if r["localized"])
     return ranked[len(ranked) // 2][1] if ranked else None
 
 
@@ -252,22 +166,3 @@ def _overlay(r: Localization, camera: pycolmap.Camera) -> dict[str, Any]:
         "reprojected": np.round(projected[finite], 2).tolist(),
         "inlier": r.inliers[kept].tolist(),
     }
-
-
-def _but_count(extractor: ExtractorConfig) -> str:
-    """What identifies an extractor, whatever number of keypoints is wanted from it."""
-    return extractor.model_dump_json(exclude={"max_keypoints"})
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._began = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] = round(1000 * (now - self._last), 2)
-        self._last = now
-
-    def laps(self) -> dict[str, float]:
-        return {**self._laps, "total": round(1000 * (self._last - self._began), 2)}

@@ -10,9 +10,10 @@ import torch
 from scrflow.artifacts import Stamp, read_safetensors, write_safetensors
 from scrflow.codeversion import code_version
 from scrflow.config import PcaStage
-from scrflow.encoders import build_encoder, encoder_module
+from scrflow.encoders import build_encoder, encoder_module, encodes_side_by_side
 from scrflow.errors import ScrflowError
 from scrflow.images import read_rgb
+from scrflow.parallel import mapped
 from scrflow.progress import log, track
 from scrflow.scene.model import load_scene
 from scrflow.seeds import numpy_generator
@@ -53,6 +54,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
 
     Writes safetensors ``mean`` [D] and ``components`` [D, d].
     """
+    torch.set_num_threads(threads)
     s = load_scene(scene)
     encoder = build_encoder(config.extractor)
     rng = numpy_generator(config.seed, "pca")
@@ -60,13 +62,14 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     per_image = config.extractor.max_keypoints
     count = min(len(s.mapping), max(64, -(-config.pca.samples // per_image)))
     chosen = sorted(rng.choice(len(s.mapping), count, replace=False))
-    parts = []
-    for i in track(chosen, "PCA: encoding"):
+
+    def encoded(i: int) -> torch.Tensor:
         view = s.mapping[i]
         photo = read_rgb(s.image_path(view.name))
-        found = encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image)
-        parts.append(found.descriptors)
-    descriptors = torch.cat(parts)
+        return encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image).descriptors
+
+    side_by_side = encodes_side_by_side(config.extractor.name)
+    descriptors = torch.cat(list(mapped(encoded, track(chosen, "PCA: encoding"), threads, side_by_side)))
     if len(descriptors) > config.pca.samples:
         descriptors = descriptors[torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))]
     try:

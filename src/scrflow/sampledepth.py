@@ -23,6 +23,7 @@ from scrflow.codeversion import code_version
 from scrflow.config import SampleDepthConfig, SampleDepthStage
 from scrflow.covisibility import Graph, load_graph
 from scrflow.errors import ScrflowError
+from scrflow.parallel import mapped
 from scrflow.progress import log, track
 from scrflow.seeds import torch_generator
 
@@ -49,7 +50,7 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
     Raises ScrflowError when hardly any plain sample gets a depth: poses or intrinsics are wrong then.
     """
     buffer = load_buffer(shards)
-    result = triangulate_samples(buffer, load_graph(graph), config.depth, config.seed)
+    result = triangulate_samples(buffer, load_graph(graph), config.depth, config.seed, threads)
     share = float(torch.isfinite(result.depth[buffer.plain[buffer.view]]).float().mean())
     log.info(
         "depth known for %.0f %% of plain samples, %.0f %% of all; median relative sigma %.4f",
@@ -91,12 +92,17 @@ def load_sample_depth(path: Path, samples: int) -> SampleDepth:
         )
 
 
-def triangulate_samples(buffer: Buffer, graph: Graph, config: SampleDepthConfig, seed: int) -> SampleDepth:
-    """Depths of a buffer's samples from matches between the plain copies of neighbouring images in the graph."""
+def triangulate_samples(
+    buffer: Buffer, graph: Graph, config: SampleDepthConfig, seed: int, threads: int = 1
+) -> SampleDepth:
+    """Depths of a buffer's samples from matches between the plain copies of neighbouring images in the graph.
+
+    The result does not depend on ``threads``.
+    """
     if tuple(graph.names) != buffer.names:
         raise ScrflowError("covisibility graph and buffer are of different mapping images; run again from the scene")
     rays = buffer.rays()
-    first, second = _match(buffer, rays, _pairs(graph, config.neighbours), config.max_epipolar_px)
+    first, second = _match(buffer, rays, _pairs(graph, config.neighbours), config.max_epipolar_px, threads)
     # each match counts for both its samples
     a, b = torch.cat([first, second]), torch.cat([second, first])
     order = torch.argsort(a, stable=True)
@@ -133,7 +139,7 @@ def _pairs(graph: Graph, neighbours: int) -> list[tuple[int, int]]:
 
 
 def _match(
-    buffer: Buffer, rays: torch.Tensor, pairs: list[tuple[int, int]], max_epipolar_px: float
+    buffer: Buffer, rays: torch.Tensor, pairs: list[tuple[int, int]], max_epipolar_px: float, threads: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples [M] and [M] matched between the first plain copies of the paired images."""
     views = len(buffer.image)
@@ -147,23 +153,33 @@ def _match(
             "depths need a plain copy of every mapping image: set buffer.plain_copies to 1 in the encoder's config"
         )
     R, t = buffer.cam_from_world[:, :, :3], buffer.cam_from_world[:, :, 3]
-    firsts, seconds = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
-    for i, j in track(pairs, "matching covisible images"):
-        vi, vj = plain_view[i], plain_view[j]
+
+    def matched(pair: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        vi, vj = plain_view[pair[0]], plain_view[pair[1]]
         (i0, i1), (j0, j1) = (start[v : v + 2].tolist() for v in (vi, vj))
-        if i0 == i1 or j0 == j1:
-            continue
-        similarity = _unit(buffer.descriptor[i0:i1]) @ _unit(buffer.descriptor[j0:j1]).T
-        to_j, to_i = similarity.argmax(1), similarity.argmax(0)
-        in_i = torch.nonzero(to_i[to_j] == torch.arange(i1 - i0)).flatten()
-        in_j = to_j[in_i]
+        in_i, in_j = _mutual(_unit(buffer.descriptor[i0:i1]), _unit(buffer.descriptor[j0:j1]))
         relative = R[vj] @ R[vi].T
         shift = t[vj] - relative @ t[vi]
         error = _sampson(rays[i0 + in_i], rays[j0 + in_j], relative, shift) * buffer.K[vi, 0, 0]
         good = error < max_epipolar_px
-        firsts.append(i0 + in_i[good])
-        seconds.append(j0 + in_j[good])
-    return torch.cat(firsts), torch.cat(seconds)
+        return i0 + in_i[good], j0 + in_j[good]
+
+    none = (torch.zeros(0, dtype=torch.long),) * 2
+    found = [none, *mapped(matched, track(pairs, "matching covisible images"), threads)]
+    return torch.cat([first for first, _ in found]), torch.cat([second for _, second in found])
+
+
+def _mutual(a_ND: torch.Tensor, b_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ``a`` and ``b`` that are each other's most similar; of equal ones the first in ``b``, and all in ``a``."""
+    if not len(a_ND) or not len(b_MD):
+        return (torch.zeros(0, dtype=torch.long),) * 2
+    similarity = a_ND @ b_MD.T
+    # 1 024 x 1 024 on one core: torch's argmax 0.95 ms along rows and 3.3 ms along columns, numpy's 0.08 ms along rows,
+    # torch's amax 0.12 ms along columns, the product itself 1.6 ms
+    to_b = torch.from_numpy(similarity.numpy().argmax(1))
+    best_of_b = similarity.amax(0)
+    in_a = torch.nonzero(similarity.gather(1, to_b[:, None])[:, 0] == best_of_b[to_b]).flatten()
+    return in_a, to_b[in_a]
 
 
 def _unit(descriptors: torch.Tensor) -> torch.Tensor:
@@ -290,8 +306,12 @@ def _to_augmented(buffer: Buffer, rays: torch.Tensor, plain: SampleDepth, transf
         target = rows[~is_plain]
         if not len(source) or not len(target):
             continue
-        distance, nearest = cKDTree(direction[source].numpy()).query(direction[target].numpy())
-        near = torch.from_numpy(distance) * buffer.K[buffer.view[source[0]], 0, 0] < transfer_px
+        focal = buffer.K[buffer.view[source[0]], 0, 0]
+        # the bound, a little beyond what counts as near, spares the tree the search for those that have none
+        distance, nearest = cKDTree(direction[source].numpy()).query(
+            direction[target].numpy(), distance_upper_bound=1.01 * transfer_px / float(focal)
+        )
+        near = torch.from_numpy(distance) * focal < transfer_px
         target, s = target[near], source[torch.from_numpy(nearest)[near]]
         # the copies share the camera's centre and axis: a roll and a zoom leave the depth of a point as it is,
         # and the little that the rays differ is made up by their lengths

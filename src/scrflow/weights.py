@@ -9,6 +9,7 @@ Where the registry knows no digest, the one of the first copy that is used on th
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import http.client
 import importlib.resources
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import urllib.error
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -36,6 +37,7 @@ _CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # of a file whose size the registry does not know: the largest known has 1.2 GB
 
 log = logging.getLogger("scrflow")
+_located: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("located", default=None)
 
 
 class _Strict(BaseModel):
@@ -100,6 +102,7 @@ def locate(name: str) -> Path:
                 log.warning("weights %s: %s is passed over: %s", name, path, reason)
         else:
             _record(path, entry, name)
+            _note(path, entry, name)
             return path
     offline = os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
     for what, fetch in _remote(entry):
@@ -116,12 +119,44 @@ def locate(name: str) -> Path:
             log.warning("weights %s: %s: %s", name, what, reason)
         else:
             _record(cached, entry, name)
+            _note(cached, entry, name)
             return cached
     digest = entry.sha256 or _recorded(entry) or "unknown, the first one is recorded"
     raise ScrflowError(
         f"weights {name}: no source has {entry.file} (SHA-256 {digest}). Tried: {'; '.join(tried)}. "
         f"Put the file by hand at {cached}"
     )
+
+
+@contextlib.contextmanager
+def located() -> Iterator[dict[str, str]]:
+    """Name and SHA-256 of all weights that are located in the block; filled as it goes."""
+    found: dict[str, str] = {}
+    token = _located.set(found)
+    try:
+        yield found
+    finally:
+        _located.reset(token)
+
+
+@contextlib.contextmanager
+def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
+    """ScrflowError when weights located in the block are not those of ``digests`` (name to SHA-256), which ``by`` (a
+    map, say) was made with."""
+    with located() as found:
+        yield
+    for name, digest in found.items():
+        if digests.get(name, digest) != digest:
+            raise ScrflowError(
+                f"{by} was made with weights {name} of SHA-256 {digests[name]}, here are those of {digest}; bring the "
+                "former, or make it again"
+            )
+
+
+def _note(path: Path, entry: Weights, name: str) -> None:
+    found = _located.get()
+    if found is not None:
+        found[name] = entry.sha256 or _recorded(entry) or sha256_file(path)
 
 
 def _cache() -> Path:

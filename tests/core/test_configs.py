@@ -11,7 +11,7 @@ from scrflow.encoders import encoder_module
 from scrflow.encoders.ace_superpoint import drawn_by_score, joined_cells
 from scrflow.head import Head
 from scrflow.losses import Targets, project, scene_coordinate_loss
-from scrflow.train import one_cycle
+from scrflow.training.schedule import one_cycle
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
 RETRIEVAL_DIM = 128  # of vlad

@@ -20,7 +20,7 @@ from scrflow.errors import ScrflowError
 from scrflow.globalencoding import nearest_centre, own_encoding
 from scrflow.globalencoding_clusters import cluster_features
 from scrflow.retrieval import hloc
-from scrflow.train import read_centres, read_global_encoding
+from scrflow.globalencoding import read_centres, read_global_encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 

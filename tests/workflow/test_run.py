@@ -74,8 +74,8 @@ def test_second_call_does_nothing(finished: Project):
             "config/scenes/tiny.yaml", "- 5\n", "- 6\n", {"evaluate_poses": 1, "choose_poses": 1}, id="thresholds"
         ),
         # source of the package
-        pytest.param("src/scrflow/train.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="train.py"),
-        pytest.param("src/scrflow/train.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="train.py, comment"),
+        pytest.param("src/scrflow/training/stage.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
+        pytest.param("src/scrflow/training/stage.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"),
         pytest.param(
             "src/scrflow/encoders/sift.py",
             "\nclass ",

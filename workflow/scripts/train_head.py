@@ -9,16 +9,18 @@ from scrflow.workflow import stage
 
 with stage(snakemake) as job:
     from scrflow.config import TrainStage
-    from scrflow.train import train_head
+    from scrflow.training.launch import TrainJob, run_training
 
-    train_head(
-        job.config(TrainStage),
-        job.inputs("shards"),
-        job.output("head"),
-        job.output("history"),
-        Path(job.param("checkpoint")),
-        job.threads,
-        graph=job.optional("graph"),
-        encoding=job.optional("encoding"),
-        depth=job.optional("depth"),
+    run_training(
+        TrainJob(
+            config=job.config(TrainStage),
+            shards=tuple(job.inputs("shards")),
+            out=job.output("head"),
+            history=job.output("history"),
+            checkpoint=Path(job.param("checkpoint")),
+            threads=job.threads,
+            graph=job.optional("graph"),
+            encoding=job.optional("encoding"),
+            depth=job.optional("depth"),
+        )
     )

@@ -19,4 +19,5 @@ with stage(snakemake) as job:
         job.optional("encoding"),
         job.optional("retrieval"),
         job.output("map"),
+        job.optional("graph"),
     )

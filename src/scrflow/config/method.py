@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from scrflow.config.base import Strict
 
@@ -74,12 +74,24 @@ class LossConfig(Strict):
     min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
 
 
+class EarlyStopConfig(Strict):
+    """When the held-out images' error hardly falls any more, the rest of the schedule is run through faster."""
+
+    every: int = Field(100, ge=1, description="steps from one look at the held-out images to the next")
+    patience: int = Field(3, ge=1, description="looks that must bring less than min_gain together")
+    min_gain: float = Field(0.03, gt=0, lt=1, description="relative fall of the median error")
+    cooldown: float = Field(0.25, gt=0, le=1, description="steps of the rest of the schedule, over the steps left")
+
+
 class TrainingConfig(Strict):
     """Optimisation."""
 
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(40960, ge=16)
     accumulate: int = Field(1, ge=1, description="gradient accumulation: the optimiser steps every n-th batch")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="adamw: the papers'; muon: for the matrices of the head, AdamW for the rest"
+    )
     lr_max: float = Field(3e-3, gt=0)
     lr_start: float = Field(5e-4, gt=0)
     lr_end: float | None = Field(None, ge=0, description="null: a thousandth of lr_start")
@@ -96,9 +108,30 @@ class TrainingConfig(Strict):
     known_share: float | None = Field(
         None, ge=0, le=1, description="share of a batch drawn from samples of known depth; null: as they come"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, float32 on a CPU"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "bf16-backward"] = Field(
+        "auto",
+        description="auto: fp16 with loss scaling on a GPU; on a CPU float32, with a bf16 backward pass where the "
+        "processor has bf16",
     )
+    compile: bool = Field(False, description="torch.compile of the head; needs a C++ compiler, or Triton on a GPU")
+    buffer_memory: ByteSize = Field(
+        "2 GiB",
+        validate_default=True,
+        description="of the training device, for the samples; a buffer that does not fit is streamed from disk",
+    )
+    buffer_dtype: Literal["float16", "int8"] = Field(
+        "float16", description="of the descriptors in memory; int8 with a scale a channel"
+    )
+    gpus: int = Field(
+        1,
+        ge=1,
+        description="parts that the shards and each batch are cut into: one a GPU, or several on a device where there "
+        "are fewer",
+    )
+    holdout: float = Field(
+        0.0, ge=0, lt=0.5, description="share of the mapping images that is not trained on, to tell when to stop"
+    )
+    early_stop: EarlyStopConfig | None = Field(None, description="needs holdout")
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     loss: LossConfig = LossConfig()
@@ -115,9 +148,29 @@ class TrainingConfig(Strict):
             raise ValueError(
                 f"mix_share needs depth_source matched: {self.depth_source} tells no matches between samples"
             )
+        if self.early_stop is not None and self.holdout == 0:
+            raise ValueError("early_stop needs holdout: a share of the mapping images, e.g. 0.05")
+        if self.batch_size % self.gpus:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of gpus ({self.gpus})")
         if self.known_share is not None and not self.needs_depth:
             raise ValueError("known_share needs depths: set loss.known_depth, or loss.pull with pull_to depth")
         return self
+
+
+class HalvingConfig(Strict):
+    """Successive halving of the hypotheses: all are judged on few keypoints, the better ones on more, and the pose is
+    estimated on all keypoints for the best alone."""
+
+    keypoints: int = Field(256, ge=16, description="of the first round, spread evenly over the order of their scores")
+    factor: int = Field(
+        3, ge=2, description="a round passes on one in so many hypotheses, and so many times the keypoints"
+    )
+    iterations: int = Field(1000, ge=10, description="of RANSAC at most, for a hypothesis in a round")
+    evidence: int = Field(
+        16,
+        ge=0,
+        description="inliers of the best hypothesis, with fewer of which all are judged again on more keypoints",
+    )
 
 
 class LocalizeConfig(Strict):
@@ -130,6 +183,35 @@ class LocalizeConfig(Strict):
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
     refine_px: float | None = Field(
         None, gt=0, description="final non-linear refinement: Cauchy scale; null: PoseLib's own"
+    )
+    halving: HalvingConfig | None = Field(
+        HalvingConfig(), description="how the best hypothesis is found; null: the pose of each is estimated in full"
+    )
+
+
+class MapConfig(Strict):
+    """How much the map file keeps (docs/performance.md: size against recall). By default all that the stages before it
+    made, in their number formats."""
+
+    head: Literal["fp16", "int8"] = Field(
+        "fp16", description="weights of the linear layers; int8 with a scale an output, but for the layers of positions"
+    )
+    encodings: Literal["fp16", "int8"] = Field("fp16", description="of the mapping images; int8 with a scale an image")
+    pca: Literal["fp32", "fp16"] = "fp32"
+    retrieval: Literal["fp16", "int8"] = Field(
+        "fp16", description="whitenings, vocabularies and codebooks; int8 with a scale a direction, word or codebook"
+    )
+    retrieval_dim: int | None = Field(
+        None, ge=2, description="directions kept of each whitening, those of largest variance; null: all"
+    )
+    pq_bytes: int | None = Field(
+        None, ge=1, description="bytes an image in the index, quantised anew; null: the retrieval feature's pq_bytes"
+    )
+    merge: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="covisibility from which on an image stands for another, is retrieved and tried for it; null: none",
     )
 
 
@@ -145,6 +227,7 @@ class MethodConfig(Strict):
     global_encoding: GlobalEncodingUse = GlobalEncodingUse()
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
+    map: MapConfig = MapConfig()
     localize: LocalizeConfig = LocalizeConfig()
 
     @model_validator(mode="after")

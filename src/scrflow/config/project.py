@@ -121,6 +121,10 @@ class Project:
                     f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
                     "the query's is to be too: name the same"
                 )
+            images_lend = method.global_encoding.name is not None and own is None
+            for key in ("merge", "retrieval_dim", "pq_bytes"):
+                if getattr(method.map, key) is not None and not images_lend:
+                    raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
         sources: dict[str, str] = {}
         for name, scene in self.scenes.items():
             where = f"{self.dir}/scenes/{name}.yaml"
@@ -294,7 +298,7 @@ class Project:
         )
 
     def map_stage(self, scene: str, method: str) -> MapStage:
-        m = self.method(method)
+        s, m = self.scene(scene), self.method(method)
         retrieval = self.config.retrieval[m.retrieval] if m.retrieval else None
         return MapStage(
             extractor=self.encoders[m.encoder].extractor,
@@ -305,7 +309,11 @@ class Project:
             retrieval_parts=tuple(self._retrieval_part(name) for name in (retrieval.parts if retrieval else ())),
             own_encoding=self._own_feature(m) is not None,
             clustered=m.global_encoding.name in self.encodings_of_kind("clusters"),
-            unit=self.scene(scene).unit,
+            map=m.map,
+            localize=m.localize,
+            thresholds=s.thresholds,
+            unit=s.unit,
+            seed=self.config.seed,
         )
 
     def localize_stage(self, method: str) -> LocalizeStage:

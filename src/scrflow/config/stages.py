@@ -16,7 +16,7 @@ from scrflow.config.features import (
     RetrievalConfig,
     SampleDepthConfig,
 )
-from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, TrainingConfig
+from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, MapConfig, TrainingConfig
 from scrflow.config.scene import DepthMaps, SfmConfig, Split
 from scrflow.config.sources import PhotosSource, Source
 
@@ -108,6 +108,8 @@ class RetrievalPart(Strict):
 
 
 class MapStage(Strict):
+    """What a map file says of itself: how photos are encoded, how the map is kept, and how to localize with it."""
+
     extractor: ExtractorConfig
     global_encoding: GlobalEncodingUse
     head: HeadConfig
@@ -118,7 +120,11 @@ class MapStage(Strict):
         description="g is the photo's own retrieval feature (GLACE), not that of retrieved images"
     )
     clustered: bool = Field(False, description="g is the centre of the cluster that the photo's own feature is in")
+    map: MapConfig = MapConfig()
+    localize: LocalizeConfig
+    thresholds: tuple[tuple[float, float], ...] = Field(description="of the scene: unit and degrees, finest first")
     unit: str
+    seed: int
 
 
 class LocalizeStage(Strict):

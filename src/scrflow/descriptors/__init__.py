@@ -21,6 +21,16 @@ _CLASSES = {
 }
 
 
+# small: on a CPU, photos are described side by side, one thread each; the others take all threads for one photo
+_SIDE_BY_SIDE = frozenset({"efficientnet-lite0"})
+
+
+def describes_side_by_side(name: str) -> bool:
+    """Whether photos are to be described by several threads at once, on a CPU, with the network of that name."""
+    _check(name)
+    return name in _SIDE_BY_SIDE
+
+
 def descriptor_module(name: str) -> str:
     """The package's module that implements a descriptor (for code versions), relative to the package."""
     _check(name)
@@ -42,4 +52,4 @@ def _check(name: str) -> None:
         raise ScrflowError(f"no global descriptor {name!r}; there are {', '.join(_CLASSES)}")
 
 
-__all__ = ["GlobalDescriptor", "build_descriptor", "descriptor_module"]
+__all__ = ["GlobalDescriptor", "build_descriptor", "describes_side_by_side", "descriptor_module"]

@@ -26,6 +26,17 @@ _CLASSES = {
 }
 
 
+# Small, and nothing is kept from one call to the next: photos are encoded side by side, one thread each. The others
+# take all threads for one photo; DISK holds 1 GB meanwhile.
+_SIDE_BY_SIDE = frozenset({"xfeat"})
+
+
+def encodes_side_by_side(name: str) -> bool:
+    """Whether photos are to be encoded by several threads at once with the encoder of that name."""
+    _check(name)
+    return name in _SIDE_BY_SIDE
+
+
 def encoder_module(name: str) -> str:
     """The package's module that implements an encoder (for code versions), relative to the package."""
     _check(name)
@@ -47,4 +58,4 @@ def _check(name: str) -> None:
         raise ScrflowError(f"no local encoder {name!r}; there are {', '.join(_CLASSES)}")
 
 
-__all__ = ["LocalEncoder", "LocalFeatures", "build_encoder", "encoder_module"]
+__all__ = ["LocalEncoder", "LocalFeatures", "build_encoder", "encoder_module", "encodes_side_by_side"]

@@ -8,6 +8,7 @@ from kornia.feature import XFeat as KorniaXFeat
 
 from scrflow.encoders.base import LocalFeatures
 from scrflow.encoders.checkpoint import load_published
+from scrflow.encoders.inference import for_inference, window_max
 
 _BORDER = 4  # px: the window of a keypoint must lie inside the heatmap
 _WINDOW = 2  # px: half the window over which a keypoint's position is averaged
@@ -27,6 +28,7 @@ class XFeat:
         self._model = KorniaXFeat()
         load_published(self._model.net, "xfeat")
         self._model.eval()
+        for_inference(self._model.net)
         self._max_keypoints = max_keypoints
         self._upscale = upscale
         self._threshold = detection_threshold
@@ -41,7 +43,7 @@ class XFeat:
         features = F.normalize(features, dim=1)
         heatmap = F.pixel_shuffle(logits.softmax(1)[:, :64], 8)  # [1, 1, H', W']
 
-        peak = (heatmap == F.max_pool2d(heatmap, 5, stride=1, padding=2)) & (heatmap > self._threshold)
+        peak = (heatmap == window_max(heatmap, 2)) & (heatmap > self._threshold)
         peak[..., :_BORDER, :] = peak[..., -_BORDER:, :] = False
         peak[..., :, :_BORDER] = peak[..., :, -_BORDER:] = False
         y, x_ = peak[0, 0].nonzero(as_tuple=True)

@@ -23,10 +23,11 @@ from scrflow.artifacts import (
 )
 from scrflow.codeversion import code_version
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
-from scrflow.descriptors import build_descriptor, descriptor_module
-from scrflow.encoders import build_encoder, encoder_module
+from scrflow.descriptors import build_descriptor, describes_side_by_side, descriptor_module
+from scrflow.encoders import build_encoder, encoder_module, encodes_side_by_side
 from scrflow.errors import ScrflowError
 from scrflow.images import read_rgb
+from scrflow.parallel import mapped
 from scrflow.progress import meter, track
 from scrflow.retrieval import hloc, pq, vlad
 from scrflow.retrieval.describe import Whitening, joined, part_tensors
@@ -70,9 +71,9 @@ def build(
     names = [v.name for v in loaded.mapping]
     r = config.retrieval
     if r.kind == "vlad":
-        found = _vlad(r, config.extractor, config.seed, loaded)
+        found = _vlad(r, config.extractor, config.seed, loaded, threads)
     elif r.kind == "network":
-        found = _network(r, config.seed, loaded)
+        found = _network(r, config.seed, loaded, threads)
     elif r.kind == "fusion":
         found = _fusion(r, config.seed, names, parts)
     else:
@@ -92,30 +93,36 @@ def build(
     log.info("retrieval: %d images, %d dimensions, model of %.2f MB", len(names), result["dim"], result["model_mb"])
 
 
-def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene) -> _Described:
+def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene, threads: int) -> _Described:
     if extractor is None:
         raise ScrflowError("retrieval of kind vlad needs the extractor of its encoder")
-    encoder = build_encoder(extractor)
+    encoder, side_by_side = build_encoder(extractor), encodes_side_by_side(extractor.name)
 
-    def local(view: View) -> torch.Tensor:
+    def local(i: int) -> torch.Tensor:
+        view = scene.mapping[i]
         photo = read_rgb(scene.image_path(view.name))
         return encode_view(photo, view.camera, encoder, extractor.short_side, r.keypoints).descriptors
 
-    views = scene.mapping
-    sample = np.unique(np.linspace(0, len(views) - 1, min(len(views), _VOCABULARY_IMAGES)).round().astype(int))
-    with meter("retrieval features", len(views)) as step:
+    def aggregated(i: int) -> np.ndarray:
+        return vlad.aggregate(local(i), vocabulary).numpy()
+
+    count = len(scene.mapping)
+    sample = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).round().astype(int)).tolist()
+    with meter("retrieval features", count) as step:
         held = {}
-        for i in sample:
-            held[int(i)] = local(views[i])
+        for i, found in zip(sample, mapped(local, sample, threads, side_by_side), strict=True):
+            held[i] = found
             step("")
         pooled = torch.cat(list(held.values())).numpy()
         if len(pooled) == 0:
             raise ScrflowError(f"encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images")
         vocabulary = vlad.learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
-        rows = []
-        for i, view in enumerate(views):
-            rows.append(vlad.aggregate(held.pop(i) if i in held else _stepped(local(view), step), vocabulary).numpy())
-    descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
+        rows = {i: vlad.aggregate(found, vocabulary).numpy() for i, found in held.items()}
+        rest = [i for i in range(count) if i not in rows]
+        for i, row in zip(rest, mapped(aggregated, rest, threads, side_by_side), strict=True):
+            rows[i] = row
+            step("")
+    descriptors, whitening = _whitened(np.stack([rows[i] for i in range(count)]), r.dim, seed)
     return _Described(
         descriptors,
         {"vocabulary": vocabulary, **whitening.tensors()},
@@ -124,9 +131,15 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
     )
 
 
-def _network(r: RetrievalConfig, seed: int, scene: Scene) -> _Described:
-    network = build_descriptor(r.network, r.options, "cuda" if torch.cuda.is_available() else "cpu")
-    rows = [network(read_rgb(scene.image_path(v.name))).numpy() for v in track(scene.mapping, "retrieval features")]
+def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Described:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build_descriptor(r.network, r.options, device)
+
+    def described(view: View) -> np.ndarray:
+        return network(read_rgb(scene.image_path(view.name))).numpy()
+
+    side_by_side = device == "cpu" and describes_side_by_side(r.network)
+    rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))
     descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
     return _Described(descriptors, whitening.tensors(), modules=(descriptor_module(r.network),))
 
@@ -171,11 +184,6 @@ def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarr
     mean, matrix = vlad.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
     whitening = Whitening(mean, matrix)
     return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
-
-
-def _stepped(value, step):
-    step("")
-    return value
 
 
 def _seed(seed: int, name: str) -> int:

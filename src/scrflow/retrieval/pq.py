@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_ENTRIES = 256  # one byte a part
+ENTRIES = 256  # one byte a part
 
 
 def learn_codebooks(vectors_ND: np.ndarray, parts: int, seed: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def learn_codebooks(vectors_ND: np.ndarray, parts: int, seed: int) -> torch.Tens
     size = -(-dim // parts)
     padded = np.zeros((count, parts * size), np.float32)
     padded[:, :dim] = vectors_ND
-    if count <= _ENTRIES:
+    if count <= ENTRIES:
         return torch.from_numpy(padded.reshape(count, parts, size)).transpose(0, 1).half().contiguous()
     import faiss
 
@@ -27,7 +27,7 @@ def learn_codebooks(vectors_ND: np.ndarray, parts: int, seed: int) -> torch.Tens
     quantiser.cp.seed = seed
     quantiser.cp.min_points_per_centroid = 1  # small scenes have few images; faiss warns under 39 a centroid
     quantiser.train(padded)
-    centroids = faiss.vector_to_array(quantiser.centroids).reshape(parts, _ENTRIES, size)
+    centroids = faiss.vector_to_array(quantiser.centroids).reshape(parts, ENTRIES, size)
     return torch.from_numpy(centroids.copy()).half()
 
 

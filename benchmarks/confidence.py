@@ -1,0 +1,328 @@
+"""Fit and judge the confidence of a pose (src/scrflow/confidence.py): localize queries of known pose, fit, draw.
+
+    snakemake --cores 2 results/redkitchen/rscore-cpu/poses.txt results/fox/rscore-cpu/poses.txt \\
+        results/demo/rscore-cpu/poses.txt
+    .venv/bin/python benchmarks/confidence.py collect build/confidence results/{redkitchen,fox,demo}/rscore-cpu
+    .venv/bin/python benchmarks/confidence.py fit build/confidence --figure docs/images/confidence.png
+    .venv/bin/python benchmarks/confidence.py judge build/confidence
+
+``collect`` localizes with each map: the scene's own queries; the same photos made worse (one degradation a photo and
+round, by name: blur, darkness with noise, a crop, covered parts, a roll, low resolution; the reference pose follows);
+new views of the demo's renderer; and queries of the other scenes, which no pose in this one can be right for. ``fit``
+writes the coefficients with their provenance and prints the leave-one-scene-out table; ``judge`` does so for the
+coefficients in the package. A result counts at each of the scene's thresholds. Scenes weigh alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pycolmap
+import torch
+import typer
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "demo")]
+
+from scrflow.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
+from scrflow.config import Project  # noqa: E402
+from scrflow.geometry import pose_error  # noqa: E402
+from scrflow.images import read_rgb  # noqa: E402
+from scrflow.localize import Localizer  # noqa: E402
+from scrflow.mapfile import load_map  # noqa: E402
+from scrflow.progress import track  # noqa: E402
+from scrflow.reliability import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
+from scrflow.scene.model import load_scene  # noqa: E402
+from scrflow.seeds import numpy_generator  # noqa: E402
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+RIDGE = 1e-2  # of the standardised weights, a share of the mean log-likelihood
+
+# ------------------------------------------------------------------------------------------------------------- collect
+
+
+@dataclass(frozen=True)
+class Case:
+    """A photo to localize, its camera and its true pose (None: no pose of this scene is right)."""
+
+    name: str
+    kind: str  # plain, a degradation, rendered, foreign
+    photo: Image.Image
+    camera: pycolmap.Camera
+    cam_from_world: np.ndarray | None
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="Folder of the observations, one file a map.")],
+    methods: Annotated[list[Path], typer.Argument(metavar="RESULTS/SCENE/METHOD...")],
+    rounds: Annotated[int, typer.Option(help="Degraded copies a query.")] = 2,
+    rendered: Annotated[int, typer.Option(help="New views of the demo, a quarter of them by night.")] = 120,
+    foreign: Annotated[int, typer.Option(help="Queries of each other scene.")] = 10,
+) -> None:
+    """Localize and keep what came out, with the truth."""
+    torch.set_num_threads(1)
+    project = Project(ROOT / "config")
+    out.mkdir(parents=True, exist_ok=True)
+    scenes = {folder.parent.name: load_scene(folder.parent / "scene") for folder in methods}
+    for folder in methods:
+        scene, method = folder.parent.name, folder.name
+        stage = project.localize_stage(method)
+        localizer = Localizer(load_map(folder / "map.safetensors"), stage.localize, stage.seed)
+        cases = list(own_cases(scenes[scene], rounds))
+        for other in sorted(scenes.keys() - {scene}):
+            strangers = itertools.islice(own_cases(scenes[other], 0), foreign)
+            cases += [Case(c.name, "foreign", c.photo, c.camera, None) for c in strangers]
+        cases += rendered_cases(rendered) if scene == "demo" else []
+        records: dict[str, list[Any]] = {}
+        for case in track(cases, f"{scene} {method}"):
+            result = localizer.localize(case.photo, case.camera)
+            error = (np.inf, np.inf)
+            if result.cam_from_world is not None and case.cam_from_world is not None:
+                error = pose_error(result.cam_from_world, case.cam_from_world)
+            add(records, name=case.name, kind=case.kind, count=len(result.view.pixels), error=error)
+            add(records, localized=result.cam_from_world is not None, K=result.view.K)
+            add(records, pose=np.zeros((3, 4)) if result.cam_from_world is None else result.cam_from_world)
+            add(records, pixels=result.view.pixels, xyz=result.xyz_world, inliers=result.inliers)
+        thresholds = np.array(project.scene(scene).thresholds)
+        arrays = {k: np.concatenate(records.pop(k)) for k in ("pixels", "xyz", "inliers")}
+        np.savez_compressed(
+            out / f"{scene}-{method}.npz", threshold_px=stage.localize.threshold_px, thresholds=thresholds, scene=scene,
+            method=method, **arrays, **{k: np.array(v) for k, v in records.items()},
+        )  # fmt: skip
+
+
+def add(records: dict[str, list[Any]], **values: Any) -> None:
+    for key, value in values.items():
+        records.setdefault(key, []).append(value)
+
+
+def own_cases(scene: Any, rounds: int) -> Iterator[Case]:
+    """Every query of known pose, and ``rounds`` worse copies of it."""
+    for query in scene.queries:
+        pose = scene.query_poses.get(query.name)
+        if pose is None:
+            continue
+        photo = read_rgb(scene.image_path(query.name))
+        yield Case(query.name, "plain", photo, query.camera, pose)
+        for k in range(rounds):
+            rng = numpy_generator(0, "confidence", query.name, k)
+            kind = str(rng.choice(list(DEGRADATIONS)))
+            yield Case(query.name, kind, *DEGRADATIONS[kind](photo, query.camera, pose, rng))
+
+
+Degraded = tuple[Image.Image, pycolmap.Camera, np.ndarray]
+
+
+def blurred(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    sigma = rng.uniform(0.002, 0.012) * min(photo.size)
+    return photo.filter(ImageFilter.GaussianBlur(sigma)), camera, pose
+
+
+def dark(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    light = np.asarray(photo, np.float32) / 255 * rng.uniform(0.05, 0.4)
+    light = np.clip(light + rng.normal(0, 0.012, light.shape), 0, 1)
+    return Image.fromarray(np.round(255 * light ** rng.uniform(0.6, 1)).astype(np.uint8)), camera, pose
+
+
+def cropped(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    share = rng.uniform(0.25, 0.7)
+    width, height = (round(side * share) for side in photo.size)
+    left, top = int(rng.integers(photo.width - width + 1)), int(rng.integers(photo.height - height + 1))
+    moved = pycolmap.Camera(model=camera.model, width=width, height=height, params=np.array(camera.params))
+    moved.principal_point_x -= left
+    moved.principal_point_y -= top
+    return photo.crop((left, top, left + width, top + height)), moved, pose
+
+
+def covered(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    photo = photo.copy()
+    draw = ImageDraw.Draw(photo)
+    for _ in range(int(rng.integers(2, 7))):
+        size = rng.uniform(0.3, 0.8, 2) * photo.size
+        corner = rng.uniform(-0.2, 0.9, 2) * photo.size
+        draw.rectangle((*corner, *(corner + size)), fill=tuple(int(v) for v in rng.integers(0, 255, 3)))
+    return photo, camera, pose
+
+
+def rolled(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    angle = rng.uniform(15, 75) * rng.choice([-1, 1])
+    centre = (camera.principal_point_x, camera.principal_point_y)
+    turned = photo.rotate(-angle, Image.Resampling.BICUBIC, center=centre)  # Pillow turns against the clock
+    return turned, camera, Rotation.from_euler("z", angle, degrees=True).as_matrix() @ pose
+
+
+def coarse(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
+    side = rng.uniform(60, 200)
+    small = photo.resize([max(round(s * side / min(photo.size)), 1) for s in photo.size], Image.Resampling.BOX)
+    return ImageEnhance.Color(small.resize(photo.size, Image.Resampling.BICUBIC)).enhance(0.5), camera, pose
+
+
+DEGRADATIONS = {"blurred": blurred, "dark": dark, "cropped": cropped, "covered": covered, "rolled": rolled,
+                "coarse": coarse}  # fmt: skip
+
+
+def rendered_cases(count: int) -> Iterator[Case]:
+    """Views of the demo's square that are among neither its mapping images nor its queries."""
+    import make_demo
+    from render import Sun, render
+    from render import generator as named
+    from scene import build_scene
+
+    make_demo.COUNTS = {"mapping": 140, "day": count - count // 4, "night": count // 4}
+    square = build_scene()
+    poses = {n: p for n, p in make_demo.make_poses(square).items() if not n.startswith("mapping")}
+    sun = Sun(square, make_demo.SUN)
+    for name, (camera_id, R, centre, _) in poses.items():
+        c = make_demo.CAMERAS[camera_id]
+        noise = named("sensor", "confidence", name)
+        pixels = render(square, sun, c, c.grid(), R, centre, name.startswith("night"), noise)
+        camera = pycolmap.Camera(model=c.model, width=c.width, height=c.height, params=list(c.params))
+        yield Case(f"new/{name}", "rendered", Image.fromarray(pixels), camera, np.column_stack([R, -R @ centre]))
+
+
+# ----------------------------------------------------------------------------------------------------------------- fit
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Localized queries times thresholds. Those without a pose have confidence 0 by definition and are left out."""
+
+    x: np.ndarray  # [N, F]
+    right: np.ndarray  # [N] bool
+    level: np.ndarray  # [N] 0: the scene's finest threshold
+    scene: np.ndarray  # [N]
+    kind: np.ndarray  # [N]
+    lost: dict[str, int]  # kind -> queries without a pose
+
+    def __getitem__(self, rows: np.ndarray) -> Observations:
+        return Observations(
+            self.x[rows], self.right[rows], self.level[rows], self.scene[rows], self.kind[rows], self.lost
+        )
+
+
+def read_observations(folder: Path) -> Observations:
+    x, right, level, scene, kind, lost = [], [], [], [], [], {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as f:
+            ends = np.cumsum(f["count"])
+            pixels, xyz, inliers = f["pixels"], f["xyz"], f["inliers"]
+            for i, end in enumerate(ends):
+                part = slice(end - f["count"][i], end)
+                if not f["localized"][i]:
+                    lost[str(f["kind"][i])] = lost.get(str(f["kind"][i]), 0) + 1
+                    continue
+                for k, within in enumerate(f["thresholds"]):
+                    view = (pixels[part], xyz[part], inliers[part], f["K"][i], f["pose"][i])
+                    x.append(evidence(*view, float(f["threshold_px"]), tuple(within)))
+                    right.append(bool((f["error"][i] < within).all()))
+                    level.append(k)
+                    scene.append(str(f["scene"]))
+                    kind.append(str(f["kind"][i]))
+    return Observations(*(np.array(v) for v in (x, right, level, scene, kind)), lost)
+
+
+def fit_model(data: Observations) -> ConfidenceModel:
+    """Ridge maximum likelihood; every scene has the same weight in all. Weights of the wrong sign are held at 0."""
+    names, counts = np.unique(data.scene, return_counts=True)
+    weight = 1 / (len(names) * counts[np.searchsorted(names, data.scene)])
+    mean, scale = np.average(data.x, 0, weight), np.sqrt(np.cov(data.x.T, aweights=weight).diagonal())
+
+    def model(parameters: np.ndarray) -> ConfidenceModel:
+        return ConfidenceModel(parameters[:2], parameters[2:], mean, scale)
+
+    def loss(parameters: np.ndarray) -> float:
+        p = np.clip(model(parameters).probability(data.x), 1e-9, 1 - 1e-9)
+        return -weight @ np.where(data.right, np.log(p), np.log(1 - p)) + RIDGE / 2 * (parameters[2:] ** 2).sum()
+
+    signs = {"log_error": (None, 0.0)}  # a larger residual is never good news, more of all else never bad
+    bounds = [(None, None)] * 2 + [signs.get(name, (0.0, None)) for name in FEATURES]
+    start = np.concatenate([[1.0, 0.0], [-1.0 if name in signs else 1.0 for name in FEATURES]])
+    found = minimize(loss, start, method="L-BFGS-B", bounds=bounds)
+    if not found.success:
+        raise RuntimeError(found.message)
+    return model(found.x)
+
+
+def report(title: str, p: np.ndarray, data: Observations) -> dict[str, Reliability]:
+    """Print the tables; the curves of the finest threshold and of all."""
+    print(f"\n**{title}**\n\n| queries | n | right | mean confidence | ECE | Brier | Brier of the base rate |")
+    print("|---|---|---|---|---|---|---|")
+    finest = data.level == 0
+    rows = [("finest threshold", finest), ("all thresholds", finest | True)]
+    rows += [(f"{s}, finest", finest & (data.scene == s) & (data.kind != "foreign")) for s in np.unique(data.scene)]
+    rows += [(f"{k}, finest", finest & (data.kind == k)) for k in np.unique(data.kind)]
+    curves = {name: reliability(p[chosen], data.right[chosen]) for name, chosen in rows if chosen.any()}
+    for name, chosen in rows:
+        if chosen.any():
+            share, curve = data.right[chosen].mean(), curves[name]
+            print(f"| {name} | {chosen.sum()} | {share:.2f} | {p[chosen].mean():.2f} | {curve.calibration_error:.3f} "
+                  f"| {curve.brier:.3f} | {share * (1 - share):.3f} |")  # fmt: skip
+    print("\n| confidence | " + " | ".join(f"{a:g} to {b:g}" for a, b in itertools.pairwise(EDGES)) + " |")
+    print("|---" * len(EDGES) + "|")
+    chosen = {name: curves[name] for name in ("finest threshold", "all thresholds")}
+    for name, curve in chosen.items():
+        cells = [f"{r:.2f} of {n}" if n else "-" for r, n in zip(curve.right, curve.count, strict=True)]
+        print(f"| right, {name} | " + " | ".join(cells) + " |")
+    return chosen
+
+
+def left_out(data: Observations) -> np.ndarray:
+    """Probabilities of every scene by a model of the others."""
+    p = np.zeros(len(data.right))
+    for scene in np.unique(data.scene):
+        p[data.scene == scene] = fit_model(data[data.scene != scene]).probability(data.x[data.scene == scene])
+    return p
+
+
+@app.command()
+def fit(
+    folder: Annotated[Path, typer.Argument(help="What collect wrote.")],
+    out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = ROOT / "src/scrflow/confidence.json",
+    figure: Annotated[Path | None, typer.Option(help="Reliability curve, leave-one-scene-out.")] = None,
+) -> None:
+    """Fit the coefficients to all observations, and print how a model of the other scenes does on each."""
+    data = read_observations(folder)
+    model, p = fit_model(data), left_out(data)
+    values = {
+        "features": list(FEATURES),
+        **{k: np.round(getattr(model, k), 5).tolist() for k in ("bias", "weights", "mean", "scale")},
+        "provenance": {
+            "made_by": "benchmarks/confidence.py fit",
+            "maps": sorted(path.stem for path in folder.glob("*.npz")),
+            "results": {str(s): int((data.scene[data.level == 0] == s).sum()) for s in np.unique(data.scene)},
+            "thresholds_each": int(data.level.max()) + 1,
+            "right": round(float(data.right.mean()), 4),
+        },
+    }
+    out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {out}")
+    for name, weight in zip(FEATURES, model.weights, strict=True):
+        print(f"  {name:16s} {weight:+.3f}")
+    curves = report("Each scene by a model of the other scenes", p, data)
+    report("The model of all scenes, on what it was fitted to", read_model(out).probability(data.x), data)
+    print(f"\nwithout a pose, confidence 0: {data.lost}")
+    if figure is not None:
+        draw_reliability(figure, curves, "Confidence, each scene by a model of the others")
+
+
+@app.command()
+def judge(folder: Annotated[Path, typer.Argument(help="What collect wrote.")]) -> None:
+    """How the coefficients in the package do on observations."""
+    data = read_observations(folder)
+    report("The coefficients in the package", shipped_model().probability(data.x), data)
+    print(f"\nwithout a pose, confidence 0: {data.lost}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,69 @@
+"""The results of a long work on disk as they come, so that a run that was killed goes on where it was.
+
+One JSON object a line. The first line holds the key of the work (its recipe and inputs): what another work left is
+begun anew. A line that a kill cut off, and what comes after a damaged one, is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from scrflow.progress import log
+
+_KEY = "journal of"
+
+
+class Journal:
+    """``with Journal(path, key) as journal``: ``done`` has the records of before by name, ``add`` appends one."""
+
+    def __init__(self, path: Path, key: str):
+        self.path, self._key = path, key
+        self.done: dict[str, dict[str, Any]] = {}
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Journal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        length = self._read()
+        if self.done:
+            log.info("%s: %d done before, going on from there", self.path, len(self.done))
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._file.truncate(length)
+        if length == 0:
+            self._write({_KEY: self._key})
+        return self
+
+    def _read(self) -> int:
+        """Fill ``done``; the length in bytes of what is sound, 0 where it is of another work."""
+        if not self.path.exists():
+            return 0
+        length = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    record = json.loads(line) if line.endswith(b"\n") else None
+                    if length == 0 and record != {_KEY: self._key}:
+                        return 0
+                    if length:
+                        self.done[record["name"]] = record
+                except (ValueError, KeyError, TypeError):
+                    break
+                length += len(line)
+        return length
+
+    def add(self, name: str, record: dict[str, Any]) -> None:
+        """Append a record; it is in the hands of the operating system when this returns."""
+        self._write({"name": name, **record})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """The work is over and its results are where they belong."""
+        os.unlink(self.path)

@@ -1,0 +1,133 @@
+"""A real little map: photos of a painted wall, the scene artifact of them, and a map file whose head has learnt it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from scrflow.artifacts import Stamp, write_safetensors
+from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, MapStage
+from scrflow.encoders import build_encoder
+from scrflow.head import Head
+from scrflow.mapfile import write_map
+from scrflow.scene.model import Query, View, write_scene
+from scrflow.views import encode_view
+
+SIZE, FOCAL = (320, 240), 280.0
+CAMERA = pycolmap.Camera(model="PINHOLE", width=320, height=240, params=[FOCAL, FOCAL, 160.0, 120.0])
+CAMERA_LINE = "PINHOLE 320 240 280 280 160 120"
+K = np.array([[FOCAL, 0, 160], [0, FOCAL, 120], [0, 0, 1]])
+TEXELS = 300.0  # a metre of the wall, which is the plane z = 0 from (-2, -1.5) to (2, 1.5)
+WITHIN = (0.05, 2.0)
+SCALE = 10.0  # of the descriptors, unit vectors: numbers near 1 are learnt faster
+
+
+@dataclass(frozen=True)
+class PlaneMap:
+    map: Path
+    scene: Path
+    queries: dict[str, np.ndarray]  # name under ``photos`` -> cam_from_world [3, 4]
+    photos: Path
+
+
+def wall() -> Image.Image:
+    """1200 x 900 texels of coloured noise of several scales: every place looks different."""
+    rng = np.random.default_rng(7)
+    picture = np.zeros((900, 1200, 3))
+    for cells in (12, 40, 120):
+        noise = rng.integers(0, 255, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        picture += np.asarray(Image.fromarray(noise).resize((1200, 900), Image.Resampling.BICUBIC), float) / 3
+    return Image.fromarray(np.clip(2 * (picture - 127) + 127, 0, 255).astype(np.uint8))
+
+
+def pose(x: float, y: float, distance: float, yaw: float, roll: float) -> np.ndarray:
+    R = Rotation.from_euler("yz", [yaw, roll], degrees=True).as_matrix()
+    return np.column_stack([R, -R @ [x, y, -distance]])
+
+
+def photograph(texture: Image.Image, cam_from_world: np.ndarray) -> Image.Image:
+    """What CAMERA sees of the wall."""
+    to_photo = K @ cam_from_world[:, [0, 1, 3]] @ np.array([[1 / TEXELS, 0, -2], [0, 1 / TEXELS, -1.5], [0, 0, 1]])
+    back = np.linalg.inv(to_photo)
+    coefficients = (back / back[2, 2]).ravel()[:8].tolist()
+    return texture.transform(SIZE, Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
+
+
+def on_wall(pixels: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
+    """World points [N, 3] of the wall under pixels [N, 2] of CAMERA."""
+    rays = np.column_stack([(pixels - K[:2, 2]) / FOCAL, np.ones(len(pixels))]) @ cam_from_world[:, :3]
+    centre = -cam_from_world[:, :3].T @ cam_from_world[:, 3]
+    return centre - rays * (centre[2] / rays[:, 2:])
+
+
+def build(root: Path) -> PlaneMap:
+    """Photos, scene and map under ``root``, laid out as the workflow does it (some 10 s of one core)."""
+    rng, texture = np.random.default_rng(3), wall()
+    photos = root / "photos"
+    mapping, queries = {}, {}
+    for kind, poses, count in (("mapping", mapping, 12), ("query", queries, 3)):
+        (photos / kind).mkdir(parents=True)
+        for i in range(count):
+            x, y = (-0.3 + 0.2 * (i % 4), -0.2 + 0.2 * (i // 4)) if kind == "mapping" else (-0.2 + 0.2 * i, 0.1)
+            name = f"{kind}/{i:02d}.png"
+            poses[name] = pose(x, y, rng.uniform(1.4, 1.6), rng.uniform(-6, 6), rng.uniform(-3, 3))
+            photograph(texture, poses[name]).save(photos / name)
+    scene, folder = root / "results/wall/scene", root / "results/wall/tiny"
+    write_scene(
+        scene,
+        config=EvaluateStage(thresholds=(WITHIN,), unit="m", synthetic=True),
+        code="c",
+        image_root=photos,
+        unit="m",
+        mapping=[View(name, CAMERA, p) for name, p in mapping.items()],
+        queries=[Query(name, CAMERA, "all") for name in queries],
+        query_poses=queries,
+        image_sha256=dict.fromkeys([*mapping, *queries], "0" * 64),
+    )
+    extractor = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
+    stage = MapStage(
+        extractor=extractor,
+        global_encoding=GlobalEncodingUse(),
+        head=HeadConfig(width=128, blocks=1, clusters=1, refine_blocks=0),
+        retrieval=None,
+        retrieval_extractor=None,
+        own_encoding=False,
+        localize=LocalizeConfig(hypotheses=1, max_keypoints=150, iterations=500),
+        thresholds=(WITHIN, (0.5, 10.0)),
+        unit="m",
+        seed=1,
+    )
+    head, pca = folder / "head.safetensors", folder / "pca.safetensors"
+    state = _learnt(stage, photos, mapping).state_dict()
+    write_safetensors(
+        head, {k: v.half() for k, v in state.items()}, Stamp("head"), {"dim_in": "128", "output_unit": "1.0"}
+    )
+    write_safetensors(pca, {"mean": torch.zeros(128), "components": SCALE * torch.eye(128)}, Stamp("pca"))
+    write_map(stage, scene, head, pca, None, None, folder / "map.safetensors")
+    return PlaneMap(folder / "map.safetensors", scene, queries, photos)
+
+
+def _learnt(stage: MapStage, photos: Path, mapping: dict[str, np.ndarray]) -> Head:
+    """A head that was shown the wall's points: the supervision is of no interest here, the map is."""
+    encoder = build_encoder(stage.extractor)
+    views = [encode_view(Image.open(photos / n).convert("RGB"), CAMERA, encoder, 240, 150) for n in mapping]
+    x = SCALE * torch.cat([v.descriptors for v in views])
+    y = torch.from_numpy(np.concatenate([on_wall(v.pixels, p) for v, p in zip(views, mapping.values(), strict=True)]))
+    torch.manual_seed(0)
+    head = Head(128, stage.head, torch.zeros(1, 3))
+    optimiser = torch.optim.AdamW(head.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, 400)
+    for _ in range(400):
+        rows = torch.randint(len(x), (512,))
+        loss = (head(x[rows]).xyz_world - y[rows].float()).norm(dim=1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return head

@@ -1,0 +1,401 @@
+"""The map file: what is written is what is read; what is damaged, crafted or of another version is told in a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save
+
+from scrflow.artifacts import (
+    Stamp,
+    create_h5,
+    read_safetensors_metadata,
+    read_stamp,
+    write_npz,
+    write_safetensors,
+)
+from scrflow.config import (
+    ExtractorConfig,
+    GlobalEncodingUse,
+    HeadConfig,
+    LocalizeConfig,
+    MapConfig,
+    MapStage,
+    PoseListSource,
+    Project,
+    RetrievalConfig,
+    SceneStage,
+    Split,
+)
+from scrflow.errors import ScrflowError
+from scrflow.head import Head
+from scrflow.localizer import Localizer
+from scrflow.mapfile import Map, load_map, write_map
+from scrflow.mapformat import MAP_FORMAT, sizes
+from scrflow.retrieval import Retriever, pq
+from scrflow.scene.model import View, write_scene
+
+IMAGES, LOCAL, GLOBAL, WORDS, DIM = 6, 16, 8, 4, 5
+SIFT = ExtractorConfig(name="sift", max_keypoints=64)
+HEAD = HeadConfig(width=32, hidden_ratio=1, blocks=1, clusters=3, refine_blocks=1, frequencies=4)
+NAMES = tuple(f"db/{i}.png" for i in range(IMAGES))
+STAGE = MapStage(
+    extractor=SIFT,
+    global_encoding=GlobalEncodingUse(name="node2vec"),
+    head=HEAD,
+    retrieval=RetrievalConfig(kind="vlad", encoder="sift", clusters=WORDS, keypoints=40, dim=DIM, pq_bytes=3),
+    retrieval_extractor=SIFT,
+    own_encoding=False,
+    localize=LocalizeConfig(hypotheses=2, iterations=100),
+    thresholds=((0.05, 5.0), (0.5, 5.0)),
+    unit="m",
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> dict[str, Path]:
+    """Artifacts of a SYNTHETIC scene: random numbers of the right shapes."""
+    folder = tmp_path_factory.mktemp("parts")
+    rng = np.random.default_rng(3)
+    torch.manual_seed(2)
+    (folder / "photos/db").mkdir(parents=True)
+    camera = pycolmap.Camera(model="PINHOLE", width=32, height=24, params=[30, 30, 16, 12])
+    views = []
+    for i, name in enumerate(NAMES):
+        Image.new("RGB", (32, 24)).save(folder / "photos" / name)
+        views.append(View(name, camera, np.c_[np.eye(3), [i, 0, 0]]))
+    scene = SceneStage(
+        source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
+    )
+    write_scene(
+        folder / "scene", config=scene, code="test", image_root=folder / "photos", unit="m", mapping=views, queries=[],
+        query_poses={}, image_sha256=dict.fromkeys(NAMES, "0" * 64),
+    )  # fmt: skip
+    state = Head(LOCAL + GLOBAL, HEAD, torch.randn(3, 3), 2.5).state_dict()
+    state = {k: v if k == "decoder.centres" else v.half() for k, v in state.items()}
+    write_safetensors(folder / "head.safetensors", state, Stamp("head"), {"output_unit": "2.5"})
+    pca = {"mean": torch.randn(128), "components": torch.randn(128, LOCAL)}
+    write_safetensors(folder / "pca.safetensors", pca, Stamp("pca"))
+    with create_h5(folder / "node2vec.h5", Stamp("global-encoding")) as f:
+        f["encoding"] = rng.normal(size=(IMAGES, GLOBAL)).astype(np.float32)
+        f["names"] = list(NAMES)
+    features = torch.nn.functional.normalize(torch.randn(IMAGES, DIM), dim=1)
+    books = pq.learn_codebooks(features.numpy(), 3, 1)
+    described = {
+        "vocabulary": torch.randn(WORDS, 128),
+        "whitening_mean": torch.randn(WORDS * 128),
+        "whitening": torch.randn(DIM, WORDS * 128).half(),
+    }
+    retriever = Retriever(NAMES, books, pq.encode(features, books), described)
+    write_safetensors(
+        folder / "retrieval.safetensors", retriever.tensors(), Stamp("retrieval"),
+        {**retriever.metadata(), "keypoints": "40"},
+    )  # fmt: skip
+    # 0 and 1 nearly the same, 4 nearly the same as 3 and 5
+    overlap = np.zeros((IMAGES, IMAGES))
+    overlap[0, 1] = overlap[3, 4] = overlap[4, 5] = 0.9
+    overlap[1, 2] = 0.5
+    csr = scipy.sparse.csr_array(overlap + overlap.T)
+    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
+    write_npz(folder / "covisibility.npz", {**arrays, "names": np.array(NAMES)}, Stamp("covisibility"))
+    return {"folder": folder}
+
+
+def written(parts: dict[str, Path], out: Path, **settings) -> Path:
+    """A map with these settings."""
+    folder = parts["folder"]
+    stage = STAGE.model_copy(update={"map": MapConfig(**settings)})
+    files = [folder / f for f in ("head.safetensors", "pca.safetensors", "node2vec.h5", "retrieval.safetensors")]
+    write_map(stage, folder / "scene", *files, out, folder / "covisibility.npz" if "merge" in settings else None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def map_path(parts) -> Path:
+    return written(parts, parts["folder"] / "map.safetensors")
+
+
+def coordinates(made: Map) -> torch.Tensor:
+    """What the head says to random descriptors, [64, 3]."""
+    x = torch.randn(64, LOCAL + GLOBAL, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return made.head(x).xyz_world
+
+
+# ---------------------------------------------------------------------------------------------------------- round trip
+
+
+def test_all_that_a_query_needs_is_in_the_file(parts, map_path, tmp_path):
+    made = load_map(map_path)
+    assert made.config.localize == STAGE.localize and made.config.thresholds == STAGE.thresholds
+    assert (made.config.unit, made.config.seed, made.names, made.retrieval_keypoints) == ("m", 1, NAMES, 40)
+    assert made.weights == {}  # SIFT has none
+    assert made.encoding.shape == (IMAGES, GLOBAL) and made.pca.components.shape == (128, LOCAL)
+    assert float(made.encoding.pow(2).mean()) == pytest.approx(1, abs=1e-3)
+    for i in range(IMAGES):  # an image finds itself
+        feature = made.retriever.codebooks[torch.arange(3), made.retriever.codes[i].long()].flatten()[:DIM]
+        assert int(made.retriever.search(feature, 1)[0]) == i
+    assert read_safetensors_metadata(map_path)["format"] == str(MAP_FORMAT)
+    again = written(parts, tmp_path / "map.safetensors")
+    assert again.read_bytes() == map_path.read_bytes()
+    Localizer(made, made.config.localize)  # is all it takes
+
+
+def test_sizes_add_up_to_the_file(map_path):
+    found = sizes(map_path)
+    assert sum(found.values()) == map_path.stat().st_size and "unknown" not in found
+    assert found["encodings"] == 2 * IMAGES * GLOBAL
+    assert found["retrieval describer"] == 4 * WORDS * 128 + (4 + 2 * DIM) * WORDS * 128
+    assert 0 < found["names and config"] < 8000
+
+
+def test_int8_is_smaller_and_nearly_the_same(parts, map_path, tmp_path):
+    whole = load_map(map_path)
+    path = written(parts, tmp_path / "m.safetensors", head="int8", encodings="int8", pca="fp16", retrieval="int8")
+    made = load_map(path)
+    before, after = (sizes(p) for p in (map_path, path))
+    for part in ("head", "encodings", "PCA", "retrieval describer"):
+        assert after[part] < before[part], part
+    # measured: 1.2 % of the spread of the coordinates, 0.5 % of an encoding, 0.02 % of the PCA, 0.8 % of the whitening
+    difference = (coordinates(made) - coordinates(whole)).norm() / coordinates(whole).std(0).norm() / 64**0.5
+    assert 0 < difference < 0.03
+    for a, b, most in (
+        (made.encoding, whole.encoding, 0.01),
+        (made.pca.components, whole.pca.components, 1e-3),
+        (made.retriever.description["whitening"], whole.retriever.description["whitening"], 0.02),
+    ):
+        assert 0 < float((a - b).norm() / b.norm()) < most
+    for tensor in (made.encoding, *made.head.state_dict().values(), *made.retriever.description.values()):
+        assert tensor.dtype is torch.float32
+
+
+def test_merged_images_leave_their_representatives(parts, tmp_path):
+    made = load_map(written(parts, tmp_path / "m.safetensors", merge=0.8))
+    assert made.names == (NAMES[0], NAMES[2], NAMES[4])
+    whole = load_map(written(parts, tmp_path / "w.safetensors"))
+    torch.testing.assert_close(made.encoding, whole.encoding[[0, 2, 4]], rtol=0, atol=0)
+    # the index holds these three alone, each as it was but for a second rounding
+    books = made.retriever.codebooks
+    assert books.shape[1] == 3 and made.retriever.codes.shape == (3, 3)
+    rows = books[torch.arange(3), made.retriever.codes.long()].flatten(1)
+    old = whole.retriever.codebooks[torch.arange(3), whole.retriever.codes.long()].flatten(1)
+    torch.testing.assert_close(rows, old[[0, 2, 4]], rtol=1e-3, atol=1e-4)
+    assert load_map(written(parts, tmp_path / "n.safetensors", merge=0.95)).names == NAMES
+
+
+def test_shorter_features_are_the_first_directions(parts, map_path, tmp_path):
+    made, whole = load_map(written(parts, tmp_path / "m.safetensors", retrieval_dim=3, pq_bytes=1)), load_map(map_path)
+    matrix = made.retriever.description["whitening"]
+    torch.testing.assert_close(matrix, whole.retriever.description["whitening"][:3], rtol=0, atol=0)
+    assert made.retriever.codes.shape == (IMAGES, 1)
+    old = whole.retriever.codebooks[torch.arange(3), whole.retriever.codes.long()].flatten(1)[:, :3]
+    rows = made.retriever.codebooks[0, made.retriever.codes[:, 0].long()]
+    torch.testing.assert_close(rows, torch.nn.functional.normalize(old, dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_merging_needs_the_graph_of_these_images(parts, tmp_path):
+    folder = parts["folder"]
+    files = [folder / f for f in ("head.safetensors", "pca.safetensors", "node2vec.h5", "retrieval.safetensors")]
+    stage = STAGE.model_copy(update={"map": MapConfig(merge=0.8)})
+    with pytest.raises(ScrflowError, match="needs their covisibility graph"):
+        write_map(stage, folder / "scene", *files, tmp_path / "m.safetensors")
+    other = folder / "other.npz"
+    csr = scipy.sparse.eye_array(2, format="csr")
+    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
+    write_npz(other, {**arrays, "names": np.array(["a", "b"])}, Stamp("covisibility"))
+    with pytest.raises(ScrflowError, match=r"other\.npz: of other mapping images"):
+        write_map(stage, folder / "scene", *files, tmp_path / "m.safetensors", other)
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_parts_that_do_not_fit_are_told_when_the_map_is_written(parts, tmp_path):
+    folder = parts["folder"]
+    narrow = {"mean": torch.randn(128), "components": torch.randn(128, LOCAL - 1)}
+    write_safetensors(tmp_path / "pca.safetensors", narrow, Stamp("pca"))
+    files = [folder / "head.safetensors", tmp_path / "pca.safetensors", folder / "node2vec.h5"]
+    with pytest.raises(ScrflowError, match=r"head\.safetensors: no map .* takes 24 numbers, PCA and encodings give 23"):
+        write_map(STAGE, folder / "scene", *files, folder / "retrieval.safetensors", tmp_path / "m.safetensors")
+
+
+def test_a_map_that_searches_no_image_has_no_index(parts, tmp_path):
+    """GLACE: the encoding is the photo's own feature."""
+    folder = parts["folder"]
+    state = Head(LOCAL + DIM, HEAD, torch.randn(3, 3), 2.5).state_dict()
+    write_safetensors(tmp_path / "head.safetensors", state, Stamp("head"), {"output_unit": "2.5"})
+    stage = STAGE.model_copy(update={"own_encoding": True})
+    files = [tmp_path / "head.safetensors", folder / "pca.safetensors", None, folder / "retrieval.safetensors"]
+    out = tmp_path / "m.safetensors"
+    write_map(stage, folder / "scene", *files, out)
+    made = load_map(out)
+    assert made.encoding is None and set(made.retriever.description) == {"vocabulary", "whitening", "whitening_mean"}
+    assert "retrieval index" not in sizes(out)
+    codes = {"retrieval.codes": torch.zeros(IMAGES, 3, dtype=torch.uint8)}
+    assert_one_line(crafted(out, tmp_path / "map.safetensors", codes), "tensor retrieval.codes is not known")
+
+
+def test_what_cannot_shrink_is_told_by_the_config():
+    """GLACE's encoding is the photo's own feature: there are no images to merge, and the head wants all of it."""
+    config = Path(__file__).resolve().parents[2] / "config"
+    for key, value in (("merge", 0.8), ("retrieval_dim", 32), ("pq_bytes", 4)):
+        with pytest.raises(ScrflowError, match=rf"glace-cpu.*\.yaml: key map\.{key}: of methods whose encodings are"):
+            Project(config, {"methods": {"glace-cpu": {"map": {key: value}}}})
+    assert Project(config, {"methods": {"rscore-cpu": {"map": {"merge": 0.8}}}}).method("rscore-cpu").map.merge == 0.8
+
+
+# ------------------------------------------------------------------------------------------------------- what is wrong
+
+
+def crafted(source: Path, out: Path, tensors=None, metadata=None, config=None, drop=()) -> Path:
+    """A copy with other tensors, metadata or config (a function of the old one)."""
+    held = {k: v for k, v in load_file(source).items() if k not in drop} | (tensors or {})
+    said = {k: v for k, v in read_safetensors_metadata(source).items() if k not in drop} | (metadata or {})
+    if config is not None:
+        said["scrflow"] = dataclasses.replace(read_stamp(source), config=config(read_stamp(source).config)).to_json()
+    save(held, out, said)
+    return out
+
+
+def nan(shape: tuple[int, ...], dtype=torch.float16) -> torch.Tensor:
+    x = torch.zeros(shape, dtype=dtype)
+    x.view(-1)[-1] = torch.nan
+    return x
+
+
+WRONG_TENSORS = {
+    "a name that nothing has": ({"head.extra": torch.zeros(2)}, "tensor head.extra is not known"),
+    "encodings of fewer images": ({"encoding": torch.zeros(5, GLOBAL).half()}, "encoding is 5 x 8, not 6 x ?"),
+    "longer encodings": ({"encoding": torch.zeros(6, 9).half()}, "takes 24 numbers, PCA and encodings give 25"),
+    "encodings of three axes": ({"encoding": torch.zeros(6, 8, 1).half()}, "encoding is 6 x 8 x 1"),
+    "NaN": ({"encoding": nan((6, 8))}, "encoding has numbers that are not finite"),
+    "infinity": ({"pca.mean": torch.full((128,), torch.inf)}, "pca.mean has numbers that are not finite"),
+    "double precision": ({"pca.mean": torch.zeros(128).double()}, "pca.mean is float64; float16, float32"),
+    "integers": ({"pca.mean": torch.zeros(128, dtype=torch.int64)}, "pca.mean is int64"),
+    "bfloat16": ({"encoding": torch.zeros(6, 8, dtype=torch.bfloat16)}, "encoding is bfloat16"),
+    "float8": ({"encoding": torch.zeros(6, 8).to(torch.float8_e4m3fn)}, "encoding is float8"),
+    "int8 without a scale": ({"encoding": torch.zeros(6, 8, dtype=torch.int8)}, "needs encoding.scale"),
+    "a scale of nothing": ({"encoding.scale": torch.ones(6)}, "encoding.scale scales no int8 tensor"),
+    "a scale too long": (
+        {"encoding": torch.zeros(6, 8, dtype=torch.int8), "encoding.scale": torch.ones(7)},
+        "needs encoding.scale, one number a row",
+    ),
+    "a scale below zero": (
+        {"encoding": torch.zeros(6, 8, dtype=torch.int8), "encoding.scale": -torch.ones(6)},
+        "encoding.scale is to be float32, finite, and 0 or more",
+    ),
+    "a code past the codebook": ({"retrieval.codes": torch.full((6, 3), 6, dtype=torch.uint8)}, "has entry 6 of 6"),
+    "signed codes": ({"retrieval.codes": torch.zeros(6, 3, dtype=torch.int8)}, "codes is int8, not uint8"),
+    "codes of other parts": ({"retrieval.codes": torch.zeros(6, 2, dtype=torch.uint8)}, "codes is 6 x 2, not 6 x 3"),
+    "codebooks of other features": (
+        {"retrieval.codebooks": torch.zeros(3, 6, 9).half()},
+        "codebooks of 3 x 9 numbers do not fit features of 5",
+    ),
+    "a vocabulary of other words": ({"retrieval.vocabulary": torch.zeros(5, 128)}, "whitening_mean is 512, not 640"),
+    "no rows": ({"retrieval.whitening": torch.zeros(0, 512).half()}, "retrieval.whitening is 0 x 512"),
+    "a PCA of other descriptors": ({"pca.mean": torch.zeros(64)}, "pca.components is 128 x 16, not 64 x ?"),
+    "a layer of another width": ({"head.blocks.0.layers.1.weight": torch.zeros(32, 31).half()}, "not 32 x 32"),
+    "a number for a matrix": ({"head.input.layers.0.weight": torch.zeros(()).half()}, "missing, or no matrix"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TENSORS)
+def test_crafted_tensors(map_path, tmp_path, case):
+    tensors, why = WRONG_TENSORS[case]
+    path = crafted(map_path, tmp_path / "map.safetensors", tensors)
+    assert_one_line(path, why)
+
+
+@pytest.mark.parametrize(
+    "name", ["encoding", "head.refiner.out.bias", "pca.mean", "retrieval.codes", "retrieval.whitening", "names"]
+)
+def test_what_is_missing_is_named(map_path, tmp_path, name):
+    assert_one_line(crafted(map_path, tmp_path / "map.safetensors", drop=[name]), f"{name}.* is missing")
+
+
+def with_head(**values):
+    return lambda config: {**config, "head": {**config["head"], **values}}
+
+
+WRONG_SAYINGS = {
+    "no version": ({"format": ""}, None, "map format ''"),
+    "a version to come": ({"format": "2"}, None, "map format '2', this scrflow reads 1; use the scrflow that wrote it"),
+    "an unknown setting": (None, lambda c: {**c, "telepathy": 1}, "key telepathy: extra inputs are not permitted"),
+    "an unknown setting below": (None, with_head(attention=True), "key head.attention: extra inputs"),
+    "no config": (None, lambda c: [], "its config is not one of this scrflow"),
+    "a negative width": (None, with_head(width=-1), "key head.width"),
+    "a width beyond all memory": (None, with_head(width=1 << 40), "is 32 x 24, not|no head can be so"),
+    "a width beyond all integers": (None, with_head(width=1 << 70), "no head can be so|is 32 x 24, not"),
+    "clusters beyond all memory": (None, with_head(clusters=1 << 40), "is .*, not|no head can be so"),
+    "a million blocks": (None, with_head(blocks=1_000_000), "more blocks of the head than its"),
+    "a unit of nothing": ({"output_unit": "nan"}, None, "output_unit is nan"),
+    "a unit in words": ({"output_unit": "metre"}, None, "could not convert string to float"),
+    "the same name twice": ({"names": json.dumps(["a"] * IMAGES)}, None, "names are not distinct"),
+    "fewer names": ({"names": json.dumps(["a", "b"])}, None, "6 x .*, not 2 x"),
+    "names that are numbers": ({"names": "[1, 2]"}, None, "names are no list of strings"),
+    "names within names": ({"names": "[" * 100_000}, None, "not a whole map"),
+    "weights as a list": ({"weights": "[]"}, None, "weights are not names with digests"),
+    "metadata of another kind": ({"colour": "blue"}, None, "metadata colour is not known"),
+    "a stamp within a stamp": ({"scrflow": '{"a":' * 100_000}, None, "map.safetensors: "),
+    "parts of no fusion": (
+        None,
+        lambda c: {**c, "retrieval": {**c["retrieval"], "kind": "fusion", "parts": ["a", "b"]}},
+        "0 retrieval_parts of 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SAYINGS)
+def test_crafted_metadata(map_path, tmp_path, case):
+    metadata, config, why = WRONG_SAYINGS[case]
+    assert_one_line(crafted(map_path, tmp_path / "map.safetensors", metadata=metadata, config=config), why)
+
+
+def test_a_map_of_before_versions(map_path, tmp_path):
+    path = crafted(map_path, tmp_path / "map.safetensors", drop=["format"])
+    assert_one_line(path, r"before maps had a format version; run the workflow again \(rule write_map\)")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.999])
+def test_a_truncated_file(map_path, tmp_path, share):
+    path = tmp_path / "map.safetensors"
+    path.write_bytes(map_path.read_bytes()[: int(share * map_path.stat().st_size)])
+    assert_one_line(path, "damaged")
+
+
+def test_another_artifact_is_told(parts):
+    assert_one_line(parts["folder"] / "head.safetensors", "expected a map, found a head")
+
+
+def test_every_flipped_byte_of_the_header_is_told_or_harmless(map_path, tmp_path):
+    """Bytes flipped in the header at 60 places: a map that is whole, or one line; never a traceback."""
+    data = bytearray(map_path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    told = 0
+    for place in np.random.default_rng(0).integers(0, header, 60):
+        broken = bytearray(data)
+        broken[place] ^= 0x15
+        path = tmp_path / "map.safetensors"
+        path.write_bytes(broken)
+        try:
+            load_map(path)
+        except ScrflowError as error:
+            told += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    assert told > 20  # a letter of an image's name or of a stamp's digest may change unnoticed
+
+
+def assert_one_line(path: Path, why: str) -> None:
+    with pytest.raises(ScrflowError, match=why) as caught:
+        load_map(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 600
+    assert "again" in message or "expected" in message  # the mend
