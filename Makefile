@@ -19,7 +19,7 @@ READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 READY_NODE2VEC := .venv-node2vec/.ready
 
-.PHONY: help setup demo test lint format schema node2vec-env clean
+.PHONY: help setup demo test lint format schema node2vec-env bench bench-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,28 @@ node2vec-env: $(READY_DEV) ## .venv-node2vec: the named package as a reference (
 	.venv-node2vec/bin/python -m pip install --disable-pip-version-check --quiet -r envs/node2vec.txt && \
 	touch $(READY_NODE2VEC) || \
 	echo "warning: envs/node2vec.txt does not install on $$($(BIN)/python --version); tests against it are skipped" >&2
+
+# the scenes of the tables of docs/performance.md: redkitchen where its photos are at hand, and the embedded one
+BENCH_SCENES := $(if $(wildcard $(or $(SCRFLOW_DATA),../shared/data)/redkitchen),redkitchen) demo
+BENCH := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
+
+bench: $(READY) ## the tables of docs/performance.md, on a CPU (about an hour on two cores)
+	$(BIN)/snakemake --cores $(CORES) $(BENCH_SCENES:%=results/%/rscore-cpu/metrics.json)
+	$(BENCH)/pipeline.py $(BENCH_SCENES:%=results/%)
+	for s in $(BENCH_SCENES); do \
+		$(BENCH)/training.py steps --results results/$$s; \
+		$(BENCH)/training.py mixing --results results/$$s; \
+		$(BENCH)/localize.py results/$$s/rscore-cpu; \
+		$(BENCH)/mapsize.py results/$$s/rscore-cpu; \
+	done
+	$(BENCH)/training.py memory
+	OMP_NUM_THREADS=1 $(BENCH)/graph.py --images 1000 --images 5000 --images 20000 --images 50000
+
+bench-gpu: ## the same on a GPU, with the python that is there (torch, h5py, pydantic, pyyaml, typer) and nothing fetched
+	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method rscore --samples 8000000 --dim 128 --batch 40960
+	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method rscore --samples 8000000 --dim 128 --batch 163840
+	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method glace --samples 8000000 --dim 512 --batch 40960
+	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py memory --method rscore --dim 128 --sizes 8000000,32000000 --limits 1024,4096,16384
 
 clean: ## remove results and caches; the environments and downloaded photos stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache build

@@ -4,9 +4,9 @@ each, and print the tables of docs/performance.md.
     snakemake --cores 2 results/redkitchen/poses.txt
     .venv/bin/python benchmarks/localize.py redkitchen --method rscore-cpu
 
-One table has, for each number of hypotheses, recall at the scene's thresholds, median errors and milliseconds a query by
-part. Times are those of one thread: the processor's, which other work on the machine hardly changes, or with --device
-cuda the clock's. The other table has queries a second for several queries side by side, by the clock.
+One table has, for each number of hypotheses, recall at the scene's thresholds, median errors and mean milliseconds a
+query by part. Times are those of one thread: the processor's, which other work on the machine hardly changes, or with
+--device cuda the clock's. The other table has queries a second for several queries side by side, by the clock.
 """
 
 from __future__ import annotations

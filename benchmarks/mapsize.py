@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/mapsize.py redkitchen --method rscore-cpu
 
 Nothing is trained: head, PCA, encodings and retrieval model are those under --results, and the maps are written in a
-temporary folder as rule write_map does it. A row has the size by part in kB (1 000 bytes), recall at the scene's thresholds
-and median errors. The rows ``default, seed N`` are the default map localized with other seeds of RANSAC: what differs between
-them is noise.
+temporary folder as rule write_map does it. A row has the size by part in kB (1 000 bytes), recall at the scene's
+thresholds and median errors. The rows ``default, seed N`` are the default map localized with other seeds of RANSAC:
+what differs between them is noise.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ rule localize_queries:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=2500,
+        mem_mb=7000,
         runtime=240,
     params:
         config=stage_config("localize"),

@@ -170,7 +170,7 @@ def _match(
 
 
 def _mutual(a_ND: torch.Tensor, b_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ``a`` and ``b`` that are each other's most similar; of equal ones the first in ``b``, and all in ``a``."""
+    """Rows of ``a`` and ``b`` that are each other's most similar; of equal ones the first in ``b`` and all in ``a``."""
     if not len(a_ND) or not len(b_MD):
         return (torch.zeros(0, dtype=torch.long),) * 2
     similarity = a_ND @ b_MD.T

@@ -11,6 +11,7 @@ import fcntl
 import io
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -88,12 +89,20 @@ def stage(snakemake: Any) -> Iterator[Job]:
     with _logging(Path(snakemake.log[0]), label):
         try:
             yield Job(snakemake)
+            _log_usage()
         except ScrflowError as error:
             log.error("error: %s", error)
             sys.exit(1)
         except Exception:
             log.error("%s", traceback.format_exc())
             sys.exit(1)
+
+
+def _log_usage() -> None:
+    """CPU time and memory of the whole job; Snakemake's benchmark only samples them, every 30 s in the long run."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(u.ru_utime + u.ru_stime for u in used)
+    log.debug("CPU time %.2f s, at most %.0f MB", cpu, max(u.ru_maxrss for u in used) / 1024)
 
 
 def limit_threads(threads: int) -> None:
@@ -137,8 +146,9 @@ def _logging(path: Path, label: str) -> Iterator[None]:
         sys.stderr = terminal
         to_terminal, to_file = _Terminal(level), logging.StreamHandler(file)
         to_terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
+        to_file.setLevel(logging.DEBUG)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.DEBUG)
         log.propagate = False
         log.handlers[:] = [to_terminal, to_file]
         logging.captureWarnings(True)

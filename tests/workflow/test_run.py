@@ -75,7 +75,9 @@ def test_second_call_does_nothing(finished: Project):
         ),
         # source of the package
         pytest.param("src/scrflow/training/stage.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
-        pytest.param("src/scrflow/training/stage.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"),
+        pytest.param(
+            "src/scrflow/training/stage.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"
+        ),
         pytest.param(
             "src/scrflow/encoders/sift.py",
             "\nclass ",
