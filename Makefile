@@ -82,8 +82,8 @@ bench: $(READY) ## the tables of docs/performance.md, on a CPU (about an hour on
 	for s in $(BENCH_SCENES); do \
 		$(BENCH)/training.py steps --results results/$$s; \
 		$(BENCH)/training.py mixing --results results/$$s; \
-		$(BENCH)/localize.py results/$$s/rscore-cpu; \
-		$(BENCH)/mapsize.py results/$$s/rscore-cpu; \
+		$(BENCH)/localize.py $$s; \
+		$(BENCH)/mapsize.py $$s; \
 	done
 	$(BENCH)/training.py memory
 	OMP_NUM_THREADS=1 $(BENCH)/graph.py --images 1000 --images 5000 --images 20000 --images 50000

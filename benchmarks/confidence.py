@@ -10,7 +10,8 @@
 round, by name: blur, darkness with noise, a crop, covered parts, a roll, low resolution; the reference pose follows);
 new views of the demo's renderer; and queries of the other scenes, which no pose in this one can be right for. ``fit``
 writes the coefficients with their provenance and prints the leave-one-scene-out table; ``judge`` does so for the
-coefficients in the package. A result counts at each of the scene's thresholds. Scenes weigh alike.
+coefficients in the package. They are fitted at the scenes' finest thresholds, which a map's confidence speaks of:
+fitted to all thresholds at once, a model of the other scenes errs by 0.06 there instead of 0.02. Scenes weigh alike.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ from scrflow.confidence import FEATURES, ConfidenceModel, evidence, read_model, 
 from scrflow.config import Project  # noqa: E402
 from scrflow.geometry import pose_error  # noqa: E402
 from scrflow.images import read_rgb  # noqa: E402
-from scrflow.localize import Localizer  # noqa: E402
-from scrflow.mapfile import load_map  # noqa: E402
+from scrflow.localizer import Localizer  # noqa: E402
 from scrflow.progress import track  # noqa: E402
 from scrflow.reliability import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
 from scrflow.scene.model import load_scene  # noqa: E402
@@ -77,8 +77,8 @@ def collect(
     scenes = {folder.parent.name: load_scene(folder.parent / "scene") for folder in methods}
     for folder in methods:
         scene, method = folder.parent.name, folder.name
-        stage = project.localize_stage(method)
-        localizer = Localizer(load_map(folder / "map.safetensors"), stage.localize, stage.seed)
+        localizer = Localizer.open(folder / "map.safetensors")
+        threshold_px = project.localize_stage(method).localize.threshold_px
         cases = list(own_cases(scenes[scene], rounds))
         for other in sorted(scenes.keys() - {scene}):
             strangers = itertools.islice(own_cases(scenes[other], 0), foreign)
@@ -97,7 +97,7 @@ def collect(
         thresholds = np.array(project.scene(scene).thresholds)
         arrays = {k: np.concatenate(records.pop(k)) for k in ("pixels", "xyz", "inliers")}
         np.savez_compressed(
-            out / f"{scene}-{method}.npz", threshold_px=stage.localize.threshold_px, thresholds=thresholds, scene=scene,
+            out / f"{scene}-{method}.npz", threshold_px=threshold_px, thresholds=thresholds, scene=scene,
             method=method, **arrays, **{k: np.array(v) for k, v in records.items()},
         )  # fmt: skip
 
@@ -233,7 +233,9 @@ def read_observations(folder: Path) -> Observations:
 
 
 def fit_model(data: Observations) -> ConfidenceModel:
-    """Ridge maximum likelihood; every scene has the same weight in all. Weights of the wrong sign are held at 0."""
+    """Ridge maximum likelihood at the finest thresholds; every scene has the same weight in all. Weights of the wrong
+    sign are held at 0."""
+    data = data[data.level == 0]
     names, counts = np.unique(data.scene, return_counts=True)
     weight = 1 / (len(names) * counts[np.searchsorted(names, data.scene)])
     mean, scale = np.average(data.x, 0, weight), np.sqrt(np.cov(data.x.T, aweights=weight).diagonal())
@@ -254,8 +256,8 @@ def fit_model(data: Observations) -> ConfidenceModel:
     return model(found.x)
 
 
-def report(title: str, p: np.ndarray, data: Observations) -> dict[str, Reliability]:
-    """Print the tables; the curves of the finest threshold and of all."""
+def report(title: str, p: np.ndarray, data: Observations) -> None:
+    """Print the tables."""
     print(f"\n**{title}**\n\n| queries | n | right | mean confidence | ECE | Brier | Brier of the base rate |")
     print("|---|---|---|---|---|---|---|")
     finest = data.level == 0
@@ -270,11 +272,20 @@ def report(title: str, p: np.ndarray, data: Observations) -> dict[str, Reliabili
                   f"| {curve.brier:.3f} | {share * (1 - share):.3f} |")  # fmt: skip
     print("\n| confidence | " + " | ".join(f"{a:g} to {b:g}" for a, b in itertools.pairwise(EDGES)) + " |")
     print("|---" * len(EDGES) + "|")
-    chosen = {name: curves[name] for name in ("finest threshold", "all thresholds")}
-    for name, curve in chosen.items():
+    for name in ("finest threshold", "all thresholds"):
+        curve = curves[name]
         cells = [f"{r:.2f} of {n}" if n else "-" for r, n in zip(curve.right, curve.count, strict=True)]
         print(f"| right, {name} | " + " | ".join(cells) + " |")
-    return chosen
+
+
+def curves_of(p: np.ndarray, data: Observations) -> dict[str, Reliability]:
+    """At the finest threshold: all scenes together, and each with the queries of other places."""
+    finest = data.level == 0
+    curves = {"all scenes": reliability(p[finest], data.right[finest])}
+    for scene in np.unique(data.scene):
+        chosen = finest & (data.scene == scene)
+        curves[str(scene)] = reliability(p[chosen], data.right[chosen])
+    return curves
 
 
 def left_out(data: Observations) -> np.ndarray:
@@ -301,19 +312,18 @@ def fit(
             "made_by": "benchmarks/confidence.py fit",
             "maps": sorted(path.stem for path in folder.glob("*.npz")),
             "results": {str(s): int((data.scene[data.level == 0] == s).sum()) for s in np.unique(data.scene)},
-            "thresholds_each": int(data.level.max()) + 1,
-            "right": round(float(data.right.mean()), 4),
+            "right": round(float(data.right[data.level == 0].mean()), 4),
         },
     }
     out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
     for name, weight in zip(FEATURES, model.weights, strict=True):
         print(f"  {name:16s} {weight:+.3f}")
-    curves = report("Each scene by a model of the other scenes", p, data)
+    report("Each scene by a model of the other scenes", p, data)
     report("The model of all scenes, on what it was fitted to", read_model(out).probability(data.x), data)
     print(f"\nwithout a pose, confidence 0: {data.lost}")
     if figure is not None:
-        draw_reliability(figure, curves, "Confidence, each scene by a model of the others")
+        draw_reliability(figure, curves_of(p, data), "Confidence, each scene by a model of the others")
 
 
 @app.command()

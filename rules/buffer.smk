@@ -12,7 +12,7 @@ rule fit_pca:
         "results/{scene}/benchmarks/fit_pca/{encoder}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 4
+    threads: beside_others(4)
     resources:
         mem_mb=2500,
         runtime=120,

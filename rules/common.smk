@@ -139,6 +139,18 @@ def feature_modules(feature):
 # ----------------------------------------------------------------------------------------------------------- resources
 
 
+def beside_others(most):
+    """Threads of a rule while others are ready: up to ``most``, but half of this machine's cores, so that another job runs
+    beside it. Jobs gain less from a second thread than a second job does: their start and end keep one core busy."""
+
+    def resolve(wildcards):
+        if not (workflow.is_main_process and workflow.local_exec):
+            return most  # on a cluster each job has a machine's share to itself
+        return min(most, max(1, workflow.cores // 2))
+
+    return resolve
+
+
 def training_memory(wildcards):
     """Megabytes of a training job: the samples, as many as the config gives room, and 1.5 GB for all else."""
     return 1500 + round(project.method(wildcards.method).training.buffer_memory / 1e6)

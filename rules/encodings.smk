@@ -15,7 +15,7 @@ rule embed_graph:
         encoding=one_of(project.encodings_of_kind("node2vec")),
     conda:
         "../envs/scrflow.yaml"
-    threads: 2
+    threads: beside_others(2)
     resources:
         mem_mb=2000,
         runtime=120,

@@ -17,7 +17,7 @@ rule build_retrieval:
         "results/{scene}/benchmarks/build_retrieval/{feature}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 4
+    threads: beside_others(4)
     resources:
         mem_mb=3000,
         runtime=240,

@@ -226,7 +226,7 @@ def read_safetensors_metadata(path: Path) -> dict[str, str]:
     """The string metadata of a safetensors file."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as f:
+    with safe_open(path, "np") as f:  # "pt" would import torch
         return f.metadata() or {}
 
 

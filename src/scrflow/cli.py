@@ -127,7 +127,7 @@ def localize(
 
     from scrflow.localize_photos import LocalizeRequest, localize_photos, summary_of
 
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or os.cpu_count() or 1
     outcome = localize_photos(LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads))
     print(summary_of(outcome, out))
     if outcome.broken:
@@ -165,7 +165,7 @@ def export(
     from scrflow.mapexport import ExportOptions, export_map
 
     options = ExportOptions(max_error_px=max_error, min_views=min_views, voxel=voxel)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or os.cpu_count() or 1
     points = export_map(map_, scene, ply, colmap, options, device, threads)
     print(f"{points} points: {', '.join(str(path) for path in (ply, colmap) if path is not None)}")
 

@@ -66,6 +66,7 @@ def confidence_of(
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one.
 
+    Calibrated for thresholds that are as fine for their scene as a method can hope for; too careful for wide ones.
     ``pixels_N2`` are undistorted, in the image of ``K``, ``inliers_N`` bool those that agree within ``threshold_px``.
     0 where there is no pose.
     """

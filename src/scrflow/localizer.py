@@ -28,6 +28,7 @@ from scrflow.queryinput import CameraLike, ImageLike, query_photo
 from scrflow.retrieval.describe import build_describer
 from scrflow.seeds import derived_seed
 from scrflow.views import EncodedView, encode_view
+from scrflow.weights import expecting
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,32 @@ class Localizer:
         self._map, self._config, self._seed = map_, config, seed
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._head = map_.head.to(self._device)
-        extractor = map_.config.extractor
+        with expecting(map_.weights, "the map"):
+            self._build_extractors()
+        if self._encoder.dim != len(map_.pca.mean):
+            raise ScrflowError(
+                f"the map projects descriptors of {len(map_.pca.mean)} numbers, {map_.config.extractor.name}'s have "
+                f"{self._encoder.dim}: not a map of this extractor; write it again"
+            )
+        self._each = map if threads == 1 else ThreadPoolExecutor(threads).map
+
+    def _build_extractors(self) -> None:
+        map_, extractor = self._map, self._map.config.extractor
         # one extraction serves head and retrieval where they share the extractor
-        wanted = max(config.max_keypoints, map_.retrieval_keypoints)
+        wanted = max(self._config.max_keypoints, map_.retrieval_keypoints)
         self._encoder = build_encoder(extractor.model_copy(update={"max_keypoints": wanted}))
         self._describer, self._other_encoders = None, {}
-        if map_.retriever is not None:
-            feature = RetrievalPart(retrieval=map_.config.retrieval, extractor=map_.config.retrieval_extractor)
-            parts = map_.config.retrieval_parts
-            self._describer = build_describer(feature, map_.retriever.description, parts, str(self._device))
-            others = [f.extractor for f in (feature, *parts) if f.extractor is not None]
-            self._other_encoders = {
-                _but_count(other): build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
-                for other in others
-                if _but_count(other) != _but_count(extractor)
-            }
-        self._each = map if threads == 1 else ThreadPoolExecutor(threads).map
+        if map_.retriever is None:
+            return
+        feature = RetrievalPart(retrieval=map_.config.retrieval, extractor=map_.config.retrieval_extractor)
+        parts = map_.config.retrieval_parts
+        self._describer = build_describer(feature, map_.retriever.description, parts, str(self._device))
+        others = [f.extractor for f in (feature, *parts) if f.extractor is not None]
+        self._other_encoders = {
+            _but_count(other): build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
+            for other in others
+            if _but_count(other) != _but_count(extractor)
+        }
 
     @classmethod
     def open(cls, path: str | Path, device: str | None = None, threads: int = 1) -> Localizer:

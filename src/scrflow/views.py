@@ -42,6 +42,8 @@ def encode_view(
     resized = resized_to_short_side(photo, short_side)
     camera = rescaled_camera(camera, *resized.size)
     image = to_tensor(resized)
+    if not getattr(encoder, "sees_colour", True):
+        image = image.mean(0, keepdim=True)
     if augmentation is not None:
         image = warp(image, a)
     features = encoder(image)

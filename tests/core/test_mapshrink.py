@@ -154,10 +154,11 @@ def test_int8_is_off_by_half_a_step_at_most():
 
 
 def test_layers_of_positions_stay_fp16():
-    tensors = {f"head.{k}": torch.randn(4, 6).half() for k in ("input.skip.weight", "decoder.out.weight", "out.bias")}
+    kept = ("decoder.out.weight", "refiner.out.weight", "decoder.layers.1.weight", "decoder.out.bias")
+    tensors = {f"head.{k}": torch.randn(4, 6).half() for k in ("input.skip.weight", *kept)}
     packed = pack(tensors, MapConfig(head="int8"))
     assert packed["head.input.skip.weight"].dtype is torch.int8
-    assert packed["head.decoder.out.weight"].dtype is packed["head.out.bias"].dtype is torch.float16
+    assert {packed[f"head.{k}"].dtype for k in kept} == {torch.float16}
     assert set(unpack(packed)) == set(tensors)
     with pytest.raises(
         ScrflowError, match=r"pca\.mean has numbers that are not finite in torch\.float16; keep it wider"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -56,6 +57,26 @@ def test_user_error_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr == "[train_head tiny] error: a.jpg: image is missing; put it there\n"
     assert "image is missing" in (tmp_path / "job.log").read_text()
+
+
+def test_log_ends_with_cpu_time_and_memory(tmp_path):
+    done = script(
+        tmp_path,
+        """
+        import time
+        with stage(snakemake) as job:
+            held = bytes(range(256)) * (1 << 18)
+            began = time.process_time()
+            while time.process_time() < began + 0.3:
+                pass
+        """,
+    )
+    assert done.returncode == 0
+    assert not done.stderr  # for the log alone
+    found = re.search(r"CPU time ([\d.]+) s, at most (\d+) MB\n$", (tmp_path / "job.log").read_text())
+    # 0.3 s and 64 MB at least; start-up took 0.5 s and 60 MB
+    assert 0.3 < float(found[1]) < 10
+    assert 64 < int(found[2]) < 1000
 
 
 def test_bug_keeps_its_traceback(tmp_path):

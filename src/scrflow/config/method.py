@@ -161,7 +161,7 @@ class HalvingConfig(Strict):
     """Successive halving of the hypotheses: all are judged on few keypoints, the better ones on more, and the pose is
     estimated on all keypoints for the best alone."""
 
-    keypoints: int = Field(256, ge=16, description="of the first round, spread evenly over the order of their scores")
+    keypoints: int = Field(192, ge=16, description="of the first round, spread evenly over the order of their scores")
     factor: int = Field(
         3, ge=2, description="a round passes on one in so many hypotheses, and so many times the keypoints"
     )
@@ -194,7 +194,7 @@ class MapConfig(Strict):
     made, in their number formats."""
 
     head: Literal["fp16", "int8"] = Field(
-        "fp16", description="weights of the linear layers; int8 with a scale an output, but for the layers of positions"
+        "fp16", description="weights of the linear layers; int8 with a scale an output, but for the decoder's last ones"
     )
     encodings: Literal["fp16", "int8"] = Field("fp16", description="of the mapping images; int8 with a scale an image")
     pca: Literal["fp32", "fp16"] = "fp32"

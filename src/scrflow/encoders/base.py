@@ -23,7 +23,11 @@ class LocalFeatures:
 
 
 class LocalEncoder(Protocol):
-    """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords."""
+    """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords.
+
+    One that uses nothing but the mean of the colours says so by an attribute ``sees_colour = False``; it is then given
+    images [1, H, W] of that mean, which are a third of the work to augment.
+    """
 
     dim: int
 

@@ -23,6 +23,7 @@ class XFeat:
     """
 
     dim = 64
+    sees_colour = False
 
     def __init__(self, max_keypoints: int, upscale: float = 1.0, detection_threshold: float = 0.05):
         self._model = KorniaXFeat()
