@@ -140,8 +140,8 @@ def feature_modules(feature):
 
 
 def beside_others(most):
-    """Threads of a rule while others are ready: up to ``most``, but half of this machine's cores, so that another job runs
-    beside it. Jobs gain less from a second thread than a second job does: their start and end keep one core busy."""
+    """Threads of jobs that others can run beside: up to ``most``, but half of this machine's cores. Two jobs gain more
+    from two cores than two threads of one do, as the start and the end of a job keep one core busy."""
 
     def resolve(wildcards):
         if not (workflow.is_main_process and workflow.local_exec):

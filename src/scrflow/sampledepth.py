@@ -10,6 +10,7 @@ Other sources of depths, in a file of the same form: ``depthpoints`` and ``depth
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from scrflow.seeds import torch_generator
 
 KIND = "sample-depth"
 _CANDIDATES = 6  # depths tried for a sample before refinement, each from one of its matches
+_HELD_VIEWS = 256  # whose descriptors are kept in float32: pairs come in the order of their first image
 _ITERATIONS = 3  # Gauss-Newton steps on the depth
 # of plain samples: the four scenes of config/scenes gave 38 to 64 %; wrong poses leave only chance matches
 _STOP_SHARE, _WARN_SHARE = 0.01, 0.1
@@ -154,10 +156,15 @@ def _match(
         )
     R, t = buffer.cam_from_world[:, :, :3], buffer.cam_from_world[:, :, 3]
 
+    @functools.lru_cache(_HELD_VIEWS)
+    def samples(view: int) -> tuple[int, torch.Tensor]:
+        begin, end = start[view : view + 2].tolist()
+        return begin, _unit(buffer.descriptor[begin:end])
+
     def matched(pair: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         vi, vj = plain_view[pair[0]], plain_view[pair[1]]
-        (i0, i1), (j0, j1) = (start[v : v + 2].tolist() for v in (vi, vj))
-        in_i, in_j = _mutual(_unit(buffer.descriptor[i0:i1]), _unit(buffer.descriptor[j0:j1]))
+        (i0, unit_i), (j0, unit_j) = samples(vi), samples(vj)
+        in_i, in_j = _mutual(unit_i, unit_j)
         relative = R[vj] @ R[vi].T
         shift = t[vj] - relative @ t[vi]
         error = _sampson(rays[i0 + in_i], rays[j0 + in_j], relative, shift) * buffer.K[vi, 0, 0]

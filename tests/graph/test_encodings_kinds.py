@@ -17,10 +17,9 @@ from scrflow.artifacts import Stamp, create_h5, read_json
 from scrflow.config import ClustersConfig, ClustersStage, GlobalConfig, Node2VecConfig
 from scrflow.config import Project as Config
 from scrflow.errors import ScrflowError
-from scrflow.globalencoding import nearest_centre, own_encoding
+from scrflow.globalencoding import nearest_centre, own_encoding, read_centres, read_global_encoding
 from scrflow.globalencoding_clusters import cluster_features
 from scrflow.retrieval import hloc
-from scrflow.globalencoding import read_centres, read_global_encoding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from scrflow.artifacts import open_h5
 from scrflow.buffer import BufferFiles
+from scrflow.errors import ScrflowError
 
 _SCALE_ROWS = 1 << 18  # rows that the scales of int8 are taken from
 
@@ -78,37 +81,68 @@ class Columns:
 class RowReader:
     """Reads ranges of rows of the shards' and the depth file's columns. For one thread."""
 
-    def __init__(self, files: BufferFiles, depth: object | None, layout: ColumnLayout):
-        self._files, self._layout = files, layout
-        self._shards = {}
-        self._depth_path, self._depth = depth, None
+    def __init__(self, files: BufferFiles, depth: Path | None, layout: ColumnLayout):
+        self._files, self._layout, self._depth_path = files, layout, depth
+        self._shards: dict[int, _OpenColumns] = {}
+        self._depth: _OpenColumns | None = None
 
     def read(self, shard: int, start: int, stop: int) -> dict[str, Tensor]:
         """Rows start..stop of a shard, counted in the shard: columns on the CPU; ``matches`` are rows of the buffer."""
         if shard not in self._shards:
-            self._shards[shard] = open_h5(self._files.paths[shard], "buffer")
-        f = self._shards[shard]
-        rows = {
-            "descriptor": torch.from_numpy(f["descriptor"][start:stop]),
-            "pixel": torch.from_numpy(f["pixel"][start:stop]),
-            "view": torch.from_numpy(f["view"][start:stop].astype(np.int32) + self._files.first_view[shard]),
-        }
+            self._shards[shard] = _OpenColumns(self._files.paths[shard], "buffer", ("descriptor", "pixel", "view"))
+        rows = self._shards[shard].read(start, stop)
+        rows["view"] = rows["view"].int() + self._files.first_view[shard]
         if self._layout.depth or self._layout.matches:
             if self._depth is None:
-                self._depth = open_h5(self._depth_path, "sample-depth")
-            a, b = (self._files.first_row[shard] + r for r in (start, stop))
-            if self._layout.depth:
-                rows |= {k: torch.from_numpy(self._depth[k][a:b]) for k in ("depth", "relative_sigma")}
-            if self._layout.matches:
-                rows["matches"] = torch.from_numpy(self._depth["matches"][a:b])
+                names = ("depth", "relative_sigma") if self._layout.depth else ()
+                names += ("matches",) if self._layout.matches else ()
+                self._depth = _OpenColumns(self._depth_path, "sample-depth", names)
+            first = self._files.first_row[shard]
+            rows |= self._depth.read(first + start, first + stop)
         return rows
 
     def close(self) -> None:
         """Close the files."""
-        for f in (*self._shards.values(), self._depth):
-            if f is not None:
-                f.close()
+        for opened in (*self._shards.values(), self._depth):
+            if opened is not None:
+                opened.close()
         self._shards, self._depth = {}, None
+
+
+class _OpenColumns:
+    """Some columns of an HDF5 file.
+
+    A column that lies in one piece, as ours do, is read at its place in the file: through HDF5 a range of some dozen
+    rows costs twenty times as much, and chunks are to be small.
+    """
+
+    def __init__(self, path: Path, kind: str, names: tuple[str, ...]):
+        self._file = open_h5(path, kind)
+        self._fd = os.open(path, os.O_RDONLY)
+        self._path = path
+        self._columns = {name: (self._file[name], self._file[name].id.get_offset()) for name in names}
+
+    def read(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Rows start..stop of every column."""
+        found = {}
+        for name, (column, offset) in self._columns.items():
+            if offset is None:
+                found[name] = torch.from_numpy(column[start:stop])
+                continue
+            values = np.empty((stop - start, *column.shape[1:]), column.dtype)
+            row = values.nbytes // max(1, stop - start)
+            rest, place = memoryview(values).cast("B"), offset + start * row
+            while len(rest):
+                count = os.preadv(self._fd, [rest], place)
+                if count == 0:
+                    raise ScrflowError(f"{self._path}: ends within {name}; delete it and run again")
+                rest, place = rest[count:], place + count
+            found[name] = torch.from_numpy(values)
+        return found
+
+    def close(self) -> None:
+        self._file.close()
+        os.close(self._fd)
 
 
 def channel_scales(files: BufferFiles) -> Tensor:

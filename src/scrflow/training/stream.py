@@ -23,8 +23,8 @@ from scrflow.errors import ScrflowError
 from scrflow.seeds import derived_seed, torch_generator
 from scrflow.training.columns import ColumnLayout, Columns, RowReader
 
-_CHUNKS_A_BLOCK = 256  # at least, where chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch
-_MIN_CHUNK, _MAX_CHUNK = 64, 4096
+_CHUNKS_A_BLOCK = 2048  # where chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch
+_MIN_CHUNK, _MAX_CHUNK = 16, 4096
 _READ_ROWS = 1 << 16  # read before they are handed to the device
 
 
