@@ -47,13 +47,8 @@ def test_second_call_does_nothing(finished: Project):
     [
         pytest.param("config/methods/quick.yaml", "steps: 60", "steps: 61", TRAINING, id="training"),
         pytest.param("config/methods/quick.yaml", "width: 32", "width: 40", TRAINING, id="head"),
-        pytest.param(
-            "config/methods/quick.yaml",
-            "iterations: 100",
-            "iterations: 99",
-            {"localize_queries": 1, "evaluate_poses": 1, "choose_poses": 1},
-            id="localize",
-        ),
+        # a map says how queries are localized with it, and what its confidence is of
+        pytest.param("config/methods/quick.yaml", "iterations: 100", "iterations: 99", AFTER_TRAINING, id="localize"),
         pytest.param("config/methods/quick.yaml", "as small as it gets", "another description", {}, id="description"),
         pytest.param(
             "config/encoders/small.yaml",
@@ -70,9 +65,7 @@ def test_second_call_does_nothing(finished: Project):
         pytest.param(
             "config/config.yaml", "clusters: 4", "clusters: 5", {"build_retrieval": 1, **AFTER_TRAINING}, id="retrieval"
         ),
-        pytest.param(
-            "config/scenes/tiny.yaml", "- 5\n", "- 6\n", {"evaluate_poses": 1, "choose_poses": 1}, id="thresholds"
-        ),
+        pytest.param("config/scenes/tiny.yaml", "- 5\n", "- 6\n", AFTER_TRAINING, id="thresholds"),
         # source of the package
         pytest.param("src/scrflow/training/stage.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
         pytest.param(
