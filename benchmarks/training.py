@@ -198,7 +198,7 @@ def flops_of(config: TrainStage, dim_in: int) -> int:
     return counter.get_total_flops() * config.training.batch_size // rows
 
 
-def variants(device: str, streamed: int) -> dict[str, dict[str, Any]]:
+def variants(device: str, streamed: int, muon: bool) -> dict[str, dict[str, Any]]:
     """Settings of training by the name of a variant."""
     found: dict[str, dict[str, Any]] = {
         "plain float32 (reference)": {"precision": "fp32"},
@@ -208,6 +208,9 @@ def variants(device: str, streamed: int) -> dict[str, dict[str, Any]]:
         "auto, int8 buffer": {"buffer_dtype": "int8"},
         "auto, streamed": {"buffer_memory": streamed},
     }
+    if muon:  # the reference has AdamW
+        found["fp32, AdamW"] = {"precision": "fp32", "optimizer": "adamw"}
+        found["auto, AdamW"] = {"optimizer": "adamw"}
     if device == "cuda":
         found["auto, compiled"] = {"compile": True}
         found["bf16, compiled"] = {"precision": "bf16", "compile": True}
@@ -236,7 +239,7 @@ def steps(
         streamed = max(int(share * files.rows * layout.row_bytes), 2 * layout.row_bytes * base.training.batch_size + 1)
         runs: dict[str, Callable[[], Any]] = {}
         trainers: dict[str, Trainer] = {}
-        for name, settings in variants(DEVICE.type, streamed).items():
+        for name, settings in variants(DEVICE.type, streamed, base.training.optimizer == "muon").items():
             trainer = trainers[name] = make_trainer(stage_of(method, **extra, **settings), inputs)
             trainer.head.train()
             runs[name] = PlainTrainer(trainer).one_step if name.startswith("plain") else _stepper(trainer)
@@ -336,9 +339,9 @@ def mixing(
 def memory(
     method: Method = "rscore-cpu",
     dim: Dim = 64,
-    sizes: Annotated[str, typer.Option(help="Synthetic samples, of each run.")] = "500000,2000000,8000000",
-    limits: Annotated[str, typer.Option(help="MiB of buffer_memory.")] = "128,512,4096",
-    count: Annotated[int, typer.Option(help="Steps of each run.")] = 60,
+    sizes: Annotated[str, typer.Option(help="Synthetic samples, of each run.")] = "2000000,8000000",
+    limits: Annotated[str, typer.Option(help="MiB of buffer_memory.")] = "128,4096",
+    count: Annotated[int, typer.Option(help="Steps of each run: more than one block has.")] = 400,
 ) -> None:
     """Peak memory and ms a step against the size of the buffer and buffer_memory, each in a process of its own."""
     print("| samples | buffer MB | buffer_memory MiB | blocks a pass | ms a step | CPU ms | peak MB |")
