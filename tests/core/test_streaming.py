@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import h5py
 import pytest
 import synthetic
 import torch
-from training_cases import known, stage, train
+from training_cases import known, stage, train, train_until_killed
 
 import scrflow
 from scrflow.artifacts import read_safetensors, sha256_file
@@ -22,7 +25,6 @@ from scrflow.training.holdout import EarlyStop, held_out_views
 from scrflow.training.launch import TrainJob, run_training
 from scrflow.training.stage import column_layout, make_streams
 from scrflow.training.stream import Stream
-from scrflow.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -134,20 +136,7 @@ def test_a_killed_stream_continues_to_the_same_bytes(inputs, tmp_path, monkeypat
     config = known(25, buffer_memory=memory_for(inputs, known(), 0.4))
     undisturbed, _ = train(config, inputs, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
-    one_step = Trainer.one_step
-
-    def dies(self):
-        if self.step == stop:
-            raise Killed
-        return one_step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "one_step", dies)
-        with pytest.raises(Killed):
-            train(config, inputs, tmp_path / "killed")
+    train_until_killed(config, inputs, tmp_path / "killed", stop, monkeypatch)
     resumed, _ = train(config, inputs, tmp_path / "killed")
     assert sha256_file(resumed) == sha256_file(undisturbed)
 
@@ -164,8 +153,8 @@ def test_int8_is_close(inputs, tmp_path):
     assert bool((error <= 0.51 * block.columns.scale).all())
     _, short = train(known(60, buffer_dtype="int8"), inputs, tmp_path / "int8")
     _, full = train(known(60), inputs, tmp_path / "fp16")
-    # measured: 0.2 % apart
-    assert short[-1]["loss"] == pytest.approx(full[-1]["loss"], rel=0.05)
+    # measured: 0.11 % apart
+    assert short[-1]["loss"] == pytest.approx(full[-1]["loss"], rel=0.01)
 
 
 def test_too_little_memory_is_told(inputs, tmp_path):
@@ -197,9 +186,9 @@ def test_two_processes_do_what_one_does_with_the_summed_batch(inputs, tmp_path, 
     run_training(two, processes=2)
     a, b = (read_safetensors(j.out, "head") for j in (one, two))
     assert a.keys() == b.keys()
-    # sums in another order; heads are stored in float16, whose step is 1e-3. Measured: equal but for single last digits
+    # sums may come in another order, and heads are stored in float16, whose step is 1e-3. Measured: equal
     for name, value in a.items():
-        assert torch.allclose(value.float(), b[name].float(), rtol=2e-3, atol=2e-3), name
+        assert torch.allclose(value.float(), b[name].float(), rtol=1e-3, atol=1e-5), name
     last = [json.loads(j.history.read_text().splitlines()[-1])["step"] for j in (one, two)]
     assert last == [20, 20]
     assert not two.checkpoint.exists()
@@ -210,6 +199,21 @@ def test_a_failing_process_fails_the_run(inputs, tmp_path, capfd):
     with pytest.raises(ScrflowError, match="2 training processes: one failed"):
         run_training(broken, processes=2)
     assert "none.h5: artifact is missing" in capfd.readouterr().err
+    assert not broken.out.exists()
+
+
+def test_one_failing_process_ends_the_others(inputs, tmp_path):
+    """The second process cannot read its shard, while the first is in the middle of its work."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    shards = [Path(shutil.copy(path, folder / path.name)) for path in inputs["shards"]]
+    with h5py.File(shards[1], "r+") as f:
+        del f["pixel"]
+    broken = job({**inputs, "shards": shards}, known(20, gpus=2), tmp_path / "broken")
+    began = time.monotonic()
+    with pytest.raises(ScrflowError, match="2 training processes: one failed"):
+        run_training(broken, processes=2)
+    assert time.monotonic() - began < 120  # not gloo's half an hour
     assert not broken.out.exists()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from training_cases import RSCORE, known, stage, train
+from training_cases import RSCORE, known, stage, train, train_until_killed
 
 from scrflow.artifacts import read_safetensors, sha256_file
 from scrflow.buffer import load_buffer, shard_range
@@ -11,7 +11,6 @@ from scrflow.errors import ScrflowError
 from scrflow.kmeans import kmeans
 from scrflow.training.optimizer import Muon, orthogonalised
 from scrflow.training.schedule import Precision, precision_of
-from scrflow.training.trainer import Trainer
 
 
 def test_it_learns(inputs, tmp_path):
@@ -46,20 +45,7 @@ def test_a_killed_run_continues_to_the_same_bytes(inputs, tmp_path, monkeypatch,
     config = stage(25, RSCORE.model_copy(update={"known_depth": known}), **extra)
     undisturbed, history = train(config, inputs, tmp_path / "whole")
 
-    class Killed(BaseException):
-        pass
-
-    one_step = Trainer.one_step
-
-    def dies(self):
-        if self.step == stop:
-            raise Killed
-        return one_step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "one_step", dies)
-        with pytest.raises(Killed):
-            train(config, inputs, tmp_path / "killed")
+    train_until_killed(config, inputs, tmp_path / "killed", stop, monkeypatch)
     assert (tmp_path / "killed" / "checkpoint.pt").exists() == (stop >= 7)
     assert not (tmp_path / "killed" / "head.safetensors").exists()
     resumed, resumed_history = train(config, inputs, tmp_path / "killed")
@@ -165,15 +151,15 @@ def test_muon_is_that_of_torch():
         a.step()
         b.step()
     for p, q in zip(ours, theirs, strict=True):
-        # ten steps of 0.01; bf16 rounds otherwise in a batch: measured 6e-4
-        assert torch.allclose(p, q, atol=3e-3)
+        # measured: equal
+        assert torch.allclose(p, q, rtol=0, atol=1e-5)
 
 
 def test_orthogonalised_matrices_are_nearly_orthogonal():
     generator = torch.Generator().manual_seed(0)
     for shape in ((3, 32, 32), (3, 20, 50), (3, 50, 20)):
         singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=generator), torch.float32))
-        # the coefficients let singular values end between 0.68 and 1.13, the smallest of a square matrix lower
+        # measured: 0.68 to 1.13, the smallest of a square matrix 0.46
         assert float(singular[:, :-2].min()) > 0.6 and float(singular.max()) < 1.3
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from scrflow.config import GlobalEncodingUse, HeadConfig, LossConfig, TrainingConfig, TrainStage
 from scrflow.training.stage import train_head
+from scrflow.training.trainer import Trainer
 
 RSCORE = LossConfig(bandwidth_max=25, coarse=True, depth_adjusted=True, pull=True)
 KNOWN = RSCORE.model_copy(update={"known_depth": True})
@@ -38,3 +41,22 @@ def train(config: TrainStage, inputs: dict, folder: Path) -> tuple[Path, list[di
     shards = given.pop("shards")
     train_head(config, shards, out, history, folder / "checkpoint.pt", 1, **given)
     return out, [json.loads(line) for line in history.read_text().splitlines()]
+
+
+def train_until_killed(config: TrainStage, inputs: dict, folder: Path, stop: int, monkeypatch) -> None:
+    """A run in ``folder`` that dies before its step ``stop``."""
+
+    class Killed(BaseException):
+        pass
+
+    one_step = Trainer.one_step
+
+    def dies(self):
+        if self.step == stop:
+            raise Killed
+        return one_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "one_step", dies)
+        with pytest.raises(Killed):
+            train(config, inputs, folder)

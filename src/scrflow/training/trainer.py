@@ -45,7 +45,8 @@ class Trainer:
     """Batches are drawn lane by lane, each from a stream of its own; what a step does follows from the seed and its
     number, so a checkpoint holds no position in the streams and no state of a generator.
 
-    On a CPU a batch is cut into parts, whatever the number of threads, so that this number changes no result.
+    On a CPU a batch is cut into parts, whatever the number of threads. With more threads than parts an operator has
+    several, which may add up in another order: the last digits are then another run's.
     """
 
     def __init__(
