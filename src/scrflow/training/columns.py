@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from scrflow.buffer import BufferFiles
 from scrflow.errors import ScrflowError
 
 _SCALE_ROWS = 1 << 18  # rows that the scales of int8 are taken from
+_GATHER_ROWS = 1 << 13  # of a mapped file that are touched before its pages are given back
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,18 @@ class ColumnLayout:
     dtype: Literal["float16", "int8"]
     depth: bool
     matches: int  # 0: none are kept
+    partner: bool = False  # instead of matches: the descriptor of one of them, drawn when the row is read
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row, its place in the shuffled order included."""
-        return self.dim * (1 if self.dtype == "int8" else 2) + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
+        descriptor = self.dim * (1 if self.dtype == "int8" else 2)
+        return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
+
+    def streamed(self) -> ColumnLayout:
+        """The layout of rows that come block by block: a sample's matches are mostly in other blocks, so that a
+        sample brings one of them along."""
+        return replace(self, matches=0, partner=True) if self.matches else self
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Columns:
     depth: Tensor | None  # [n] float32, NaN where unknown
     relative_sigma: Tensor | None  # [n] float32
     matches: Tensor | None  # [n, M] int32
+    partner: Tensor | None  # [n, d] like descriptor; the row's own where nothing matches it
     scale: Tensor | None  # [d] float32, of int8
 
     @classmethod
@@ -54,13 +64,15 @@ class Columns:
             return torch.empty(capacity, *shape, dtype=dtype, device=device)
 
         known = new(dtype=torch.float32) if layout.depth else None
+        descriptor = new(layout.dim, dtype=torch.int8 if layout.dtype == "int8" else torch.float16)
         return cls(
-            new(layout.dim, dtype=torch.int8 if layout.dtype == "int8" else torch.float16),
+            descriptor,
             new(2, dtype=torch.float32),
             new(dtype=torch.int32),
             known,
             None if known is None else torch.empty_like(known),
             new(layout.matches, dtype=torch.int32) if layout.matches else None,
+            torch.empty_like(descriptor) if layout.partner else None,
             None if scale is None else scale.to(device),
         )
 
@@ -68,22 +80,36 @@ class Columns:
         """Write rows, as ``RowReader`` gives them, from position ``start`` on."""
         for name, values in rows.items():
             target = getattr(self, name)[start : start + len(values)]
-            if name == "descriptor" and self.scale is not None:
+            if name in ("descriptor", "partner") and self.scale is not None:
                 values = (values.to(target.device).float() / self.scale).round_().clamp_(-127, 127)
             target.copy_(values, non_blocking=True)
 
     def descriptors(self, positions: Tensor) -> Tensor:
         """Descriptors [B, d] float32 at positions [B]."""
-        found = self.descriptor[positions].float()
+        return self._as_float(self.descriptor[positions])
+
+    def matched(self, positions: Tensor, generator: torch.Generator) -> Tensor:
+        """Descriptors [B, d] float32 of a match of each sample at ``positions`` [B], drawn among all its places for
+        one: the sample's own descriptor where the place drawn is empty."""
+        if self.partner is not None:
+            return self._as_float(self.partner[positions])
+        shape = (len(positions),)
+        column = torch.randint(0, self.matches.shape[1], shape, generator=generator, device=positions.device)
+        other = self.matches[positions, column].long()
+        return self.descriptors(torch.where(other >= 0, other, positions))
+
+    def _as_float(self, found: Tensor) -> Tensor:
+        found = found.float()
         return found if self.scale is None else found * self.scale
 
 
 class RowReader:
-    """Reads ranges of rows of the shards' and the depth file's columns. For one thread."""
+    """Reads rows of the shards' and the depth file's columns. For one thread."""
 
     def __init__(self, files: BufferFiles, depth: Path | None, layout: ColumnLayout):
         self._files, self._layout, self._depth_path = files, layout, depth
         self._shards: dict[int, _OpenColumns] = {}
+        self._gathers: dict[int, _Gather] = {}
         self._depth: _OpenColumns | None = None
 
     def read(self, shard: int, start: int, stop: int) -> dict[str, Tensor]:
@@ -92,21 +118,33 @@ class RowReader:
             self._shards[shard] = _OpenColumns(self._files.paths[shard], "buffer", ("descriptor", "pixel", "view"))
         rows = self._shards[shard].read(start, stop)
         rows["view"] = rows["view"].int() + self._files.first_view[shard]
-        if self._layout.depth or self._layout.matches:
+        with_matches = self._layout.matches > 0 or self._layout.partner
+        if self._layout.depth or with_matches:
             if self._depth is None:
                 names = ("depth", "relative_sigma") if self._layout.depth else ()
-                names += ("matches",) if self._layout.matches else ()
+                names += ("matches",) if with_matches else ()
                 self._depth = _OpenColumns(self._depth_path, "sample-depth", names)
             first = self._files.first_row[shard]
             rows |= self._depth.read(first + start, first + stop)
         return rows
 
+    def descriptors(self, rows: Tensor) -> Tensor:
+        """Descriptors [n, d] float16 of any rows [n] of the buffer, wherever they are."""
+        found = torch.empty(len(rows), self._layout.dim, dtype=torch.float16)
+        shard = torch.searchsorted(torch.tensor(self._files.first_row), rows, right=True) - 1
+        for number in torch.unique(shard).tolist():
+            if number not in self._gathers:
+                self._gathers[number] = _Gather(self._files.paths[number], "buffer", "descriptor")
+            chosen = torch.nonzero(shard == number).flatten()
+            found[chosen] = self._gathers[number].rows(rows[chosen] - self._files.first_row[number])
+        return found
+
     def close(self) -> None:
         """Close the files."""
-        for opened in (*self._shards.values(), self._depth):
+        for opened in (*self._shards.values(), *self._gathers.values(), self._depth):
             if opened is not None:
                 opened.close()
-        self._shards, self._depth = {}, None
+        self._shards, self._gathers, self._depth = {}, {}, None
 
 
 class _OpenColumns:
@@ -143,6 +181,44 @@ class _OpenColumns:
     def close(self) -> None:
         self._file.close()
         os.close(self._fd)
+
+
+class _Gather:
+    """Single rows of a column of an HDF5 file, in any order.
+
+    The file is mapped, as a call for each row would cost more than the row; its pages are given back after each call,
+    as they would count as memory of the training.
+    """
+
+    def __init__(self, path: Path, kind: str, name: str):
+        with open_h5(path, kind) as f:
+            column = f[name]
+            self._offset, shape, dtype = column.id.get_offset(), column.shape, column.dtype
+            if self._offset is None or dtype != np.float16:
+                raise ScrflowError(f"{path}: {name} is not float16 in one piece; delete it and run again")
+        with open(path, "rb") as f:
+            self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)  # torch takes none that is read-only
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)
+        if self._offset + 2 * math.prod(shape) > len(self._map):
+            raise ScrflowError(f"{path}: ends within {name}; delete it and run again")
+        self._column = torch.frombuffer(
+            self._map, dtype=torch.float16, count=math.prod(shape), offset=self._offset
+        ).view(shape)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Rows [n, d] of the column at [n] int64."""
+        order = torch.argsort(rows)
+        found = torch.empty(len(rows), self._column.shape[1], dtype=torch.float16)
+        for part in order.split(_GATHER_ROWS):
+            found[part] = self._column.index_select(0, rows[part])
+            if hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED)
+        return found
+
+    def close(self) -> None:
+        # the map goes with the last tensor on it
+        del self._column, self._map
 
 
 def channel_scales(files: BufferFiles) -> Tensor:

@@ -88,13 +88,10 @@ class Samples:
         K, pose = self.K[view], self.cam_from_world[view]
         descriptor = columns.descriptors(positions)
         if self.mix_share > 0 and generator is not None:
-            width = columns.matches.shape[1]
-            column = torch.randint(0, width, (count,), generator=generator, device=device)
+            other = columns.matched(positions, generator)
             share = torch.rand(count, 1, generator=generator, device=device)
             chosen = torch.rand(count, generator=generator, device=device) < self.mix_share
-            other = columns.matches[positions, column].long()
-            share = share * (chosen & (other >= 0))[:, None]
-            descriptor = torch.lerp(descriptor, columns.descriptors(other.clamp(min=0)), share)
+            descriptor = torch.lerp(descriptor, other, share * chosen[:, None])
         x = descriptor
         if self.encoding is not None:
             x = torch.cat([self._global(self.image[view], generator), descriptor], 1)

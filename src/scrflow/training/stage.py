@@ -86,7 +86,7 @@ def _train(
     held = held_out_views(config, files)
     streams = make_streams(config, files, depth, layout, processes.lanes(t.gpus), device, scale, held)
     held_out = None if held is None else HeldOut(config, files, held, samples, scale)
-    _announce(config, files, head, streams, layout, device, processes)
+    _announce(config, files, head, streams, device, processes)
     trainer = Trainer(config, head, samples, streams, processes, threads, held_out)
     trainer.resume(checkpoint, stamp.digest)
     try:
@@ -146,6 +146,8 @@ def make_streams(
         if not shards:
             raise ScrflowError(f"{files.paths[lane]}: no samples, and training.gpus is {t.gpus}; set it lower")
         plans[lane] = BlockPlan.make(files, shards, memory, layout, batch, config.seed, lane)
+        if plans[lane].blocks > 1 and layout != layout.streamed():
+            return make_streams(config, files, depth, layout.streamed(), lanes, device, scale, held)
     _check_memory(sum(plan.bytes(layout) for plan in plans.values()), device)
     return {
         lane: Stream(plan, files, depth, layout, batch, t.known_share, device, scale, held)
@@ -174,11 +176,10 @@ def _announce(
     files: BufferFiles,
     head: Head,
     streams: dict[int, Stream],
-    layout: ColumnLayout,
     device: torch.device,
     processes: Processes,
 ) -> None:
-    plans = [stream.plan for stream in streams.values()]
+    plans, layout = [stream.plan for stream in streams.values()], next(iter(streams.values())).layout
     held = sum(plan.bytes(layout) for plan in plans)
     log.info(
         "training on %s: %d samples of %d images, head of %.2f M parameters",

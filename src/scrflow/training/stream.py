@@ -125,7 +125,7 @@ class Stream:
         held_out: Tensor | None = None,
     ):
         self.plan, self._files, self._batch, self._known_share = plan, files, batch, known_share
-        self._device, self._held_out = device, held_out
+        self._device, self._held_out, self.layout = device, held_out, layout
         self._reader = RowReader(files, depth, layout)
         halves = 1 if plan.blocks == 1 else 2
         self._halves = [Columns.empty(plan.capacity, layout, device, scale) for _ in range(halves)]
@@ -186,6 +186,8 @@ class Stream:
     def _fill(self, number: int, columns: Columns) -> Block:
         members, C = self.plan.members(number), self.plan.chunk_rows
         to_position = _Positions(self._files, self.plan, members) if columns.matches is not None else None
+        # all chance comes from the block's number, and its rows are read in one order
+        draw = torch_generator(self.plan.seed, "train.partner", self.plan.lane, number)
         held: list[tuple[int, list[dict[str, Tensor]]]] = []
         used = torch.zeros(self.plan.capacity, dtype=torch.bool)
         gathered = 0
@@ -202,19 +204,30 @@ class Stream:
                     held[-1][1].append(rows)
                     gathered += count
                 else:
-                    self._hand_over(columns, held)
+                    self._hand_over(columns, held, draw)
                     held, gathered = [(position, [rows])], count
-        self._hand_over(columns, held)
+        self._hand_over(columns, held, draw)
         return Block(number, columns, self._pools(columns, used.to(self._device)))
 
-    def _hand_over(self, columns: Columns, held: list[tuple[int, list[dict[str, Tensor]]]]) -> None:
+    def _hand_over(
+        self, columns: Columns, held: list[tuple[int, list[dict[str, Tensor]]]], draw: torch.Generator
+    ) -> None:
         for start, parts in held:
             joined = {k: torch.cat([p[k] for p in parts]) if len(parts) > 1 else parts[0][k] for k in parts[0]}
+            if self.layout.partner:
+                joined["partner"] = self._partners(joined.pop("matches"), joined["descriptor"], draw)
             if self._side is not None:
                 joined = {k: v.pin_memory() for k, v in joined.items()}
             columns.put(start, joined)
             if self._side is not None:
                 self._side.synchronize()  # the pinned memory is free to go after it
+
+    def _partners(self, matches: Tensor, own: Tensor, draw: torch.Generator) -> Tensor:
+        """Descriptors [n, d] float16 of one of the matches [n, M] (rows of the buffer, -1: none) of each sample."""
+        column = torch.randint(0, matches.shape[1], (len(matches), 1), generator=draw)
+        other = matches.gather(1, column).flatten().long()
+        there = torch.nonzero(other >= 0).flatten()
+        return own.index_copy(0, there, self._reader.descriptors(other[there]))
 
     def _pools(self, columns: Columns, used: Tensor) -> tuple[tuple[Tensor, int], ...]:
         """All used positions, or those of known depth and the others, each with its share of a batch."""
@@ -270,8 +283,8 @@ class _Positions:
         self._first_chunk = first
 
     def __call__(self, matches: Tensor) -> Tensor:
-        """Positions [n, M] int32 of matches [n, M]. Those outside the block give way to others of the same sample that
-        are in it; -1 where there is none."""
+        """Positions [n, M] int32 of matches [n, M]. Those of other processes' shards give way to others of the same
+        sample; -1 where there is none."""
         rows = matches.long()
         shard = torch.searchsorted(self._rows, rows.clamp(min=0), right=True) - 1
         offset = rows - self._rows[shard]
