@@ -29,6 +29,8 @@ include: "rules/hloc.smk"
 include: "rules/buffer.smk"
 include: "rules/train.smk"
 include: "rules/localize.smk"
+include: "rules/baseline.smk"
+include: "rules/tables.smk"
 
 
 # ------------------------------------------------------------------------------------------------------------- targets

@@ -129,7 +129,7 @@ def main(
         step = max(1, len(loaded.queries) // limit) if limit else 1
         queries = list(loaded.queries)[::step][:limit]
         if device == "cpu":
-            localizer_module._Clock.now = staticmethod(time.process_time)
+            localizer_module.Clock.now = staticmethod(time.process_time)
         name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
         print(f"{scene}, {len(queries)} queries, {name}, {torch.__version__}; load {os.getloadavg()[0]:.1f}\n")
         if hypotheses:

@@ -41,7 +41,11 @@ def one_of(names):
 wildcard_constraints:
     scene=one_of(project.scenes),
     root=one_of(project.downloads()),
-    method=one_of(project.methods),
+    method=one_of([*project.methods, *project.variants]),
+    baseline=one_of(project.baselines),
+    graph=one_of(project.config.graphs),
+    table=one_of(project.tables),
+    set=one_of(sorted({name for table in project.tables for name in project.table_sets(table)})),
     encoder=one_of(project.encoders),
     encoding=one_of(project.config.encodings),
     feature=one_of(project.config.retrieval),
@@ -83,6 +87,7 @@ STAGE_WILDCARDS = {
     "scene": ["scene"],
     "triangulate": ["scene"],
     "covisibility": ["scene"],
+    "named_graph": ["scene", "graph"],
     "node2vec": ["encoding"],
     "clusters": ["encoding"],
     "retrieval": ["scene", "feature"],
@@ -96,6 +101,8 @@ STAGE_WILDCARDS = {
     "localize": ["method"],
     "evaluate": ["scene"],
     "submission": ["scene"],
+    "baseline_map": ["baseline"],
+    "baseline_localize": ["baseline"],
 }
 
 
@@ -120,6 +127,17 @@ def localize_code(wildcards):
     method = project.method(wildcards.method)
     modules = {*extractor_modules(method.encoder), *feature_modules(method.retrieval)}
     return code_version("localize", *sorted(modules))
+
+
+def baseline_code(stage):
+    """Code version of a baseline's stage, its extractor and its retrieval feature."""
+
+    def resolve(wildcards):
+        baseline = project.baseline(wildcards.baseline)
+        modules = {encoder_module(baseline.features.name), *feature_modules(baseline.retrieval)}
+        return code_version(stage, *sorted(modules))
+
+    return resolve
 
 
 def extractor_modules(encoder):
@@ -194,9 +212,16 @@ def scene_parts(wildcards):
 
 
 def graph_points(wildcards):
-    """The 3D points that a graph of kind ``points`` counts."""
-    scene = wildcards.scene
-    if project.config.graphs[project.scene(scene).graph].kind != "points":
+    """The 3D points that the scene's graph counts, if it is of kind ``points``."""
+    return points_of_graph(wildcards.scene, project.scene(wildcards.scene).graph)
+
+
+def named_graph_points(wildcards):
+    return points_of_graph(wildcards.scene, wildcards.graph)
+
+
+def points_of_graph(scene, graph):
+    if project.config.graphs[graph].kind != "points":
         return []
     return (
         f"results/{scene}/sfm/sfm.json" if is_bare_photos(scene) else f"results/{scene}/triangulated/triangulation.json"
@@ -258,7 +283,28 @@ def shard_files(wildcards):
 def training_graph(wildcards):
     """Neighbours are drawn from the graph only where the method says so."""
     encoding = project.method(wildcards.method).global_encoding
-    return f"results/{wildcards.scene}/covisibility.npz" if encoding.name and encoding.neighbour_share > 0 else []
+    if not (encoding.name and encoding.neighbour_share > 0):
+        return []
+    return graph_file(wildcards.scene, project.graph_of(wildcards.method))
+
+
+def graph_file(scene, name=None):
+    """The scene's covisibility graph, or the one of that name."""
+    return f"results/{scene}/graphs/{name}.npz" if name else f"results/{scene}/covisibility.npz"
+
+
+def encoding_graph(wildcards):
+    """The graph that Node2Vec walks on."""
+    return graph_file(wildcards.scene, project.config.encodings[wildcards.encoding].graph)
+
+
+def trained(name):
+    """Path of what training leaves; variants that differ in localization alone share a head."""
+
+    def resolve(wildcards):
+        return f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
+
+    return resolve
 
 
 def merging_graph(wildcards):
@@ -318,9 +364,21 @@ def method_retrieval(wildcards):
 
 def method_descriptors(wildcards):
     """Descriptors of the queries, where a file provides them and no extractor at hand could."""
-    name = project.method(wildcards.method).retrieval
+    return given_descriptors(wildcards.scene, project.method(wildcards.method).retrieval)
+
+
+def baseline_descriptors(wildcards):
+    return given_descriptors(wildcards.scene, project.baseline(wildcards.baseline).retrieval)
+
+
+def given_descriptors(scene, name):
     given = name and project.config.retrieval[name].kind == "hloc"
-    return f"results/{wildcards.scene}/retrieval/{name}.h5" if given else []
+    return f"results/{scene}/retrieval/{name}.h5" if given else []
+
+
+def baseline_retrieval(wildcards):
+    name = project.baseline(wildcards.baseline).retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.safetensors"
 
 
 def default_method(name):
@@ -330,3 +388,35 @@ def default_method(name):
         return f"results/{wildcards.scene}/{project.scene(wildcards.scene).method}/{name}"
 
     return resolve
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def table_stage(wildcards):
+    """Of a table on its own scenes or, where the wildcard is there, on those of a set."""
+    set_name = wildcards.get("set")
+    if set_name is not None and set_name not in project.table_sets(wildcards.table):
+        known = ", ".join(project.table_sets(wildcards.table)) or "none"
+        raise WorkflowError(f"config/tables/{wildcards.table}.yaml: no set {set_name!r}; there are {known}")
+    return project.table_stage(wildcards.table, set_name)
+
+
+def table_config(wildcards):
+    return table_stage(wildcards).model_dump(mode="json")
+
+
+def table_metrics(wildcards):
+    """What the table's rows measured on its scenes: a file a scene, method and seed."""
+    runs = table_stage(wildcards).runs
+    return list(dict.fromkeys(f"results/{run.scene}/{run.folder}/metrics.json" for run in runs))
+
+
+def paper_files(wildcards):
+    return sorted(str(path) for path in (project.dir / "papers").glob("*.yaml"))
+
+
+def tables_on(name):
+    """Every table that can be asked for on the set."""
+    tables = [table for table in project.tables if name in project.table_sets(table)]
+    return [f"results/tables/{table}@{name}.md" for table in tables]

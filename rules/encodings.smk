@@ -3,7 +3,7 @@
 
 rule embed_graph:
     input:
-        graph="results/{scene}/covisibility.npz",
+        graph=encoding_graph,
     output:
         encoding="results/{scene}/encodings/{encoding}.h5",
         metrics="results/{scene}/encodings/{encoding}.json",

@@ -24,3 +24,21 @@ rule build_graph:
         "{wildcards.scene}: covisibility graph"
     script:
         "../workflow/scripts/build_graph.py"
+
+
+# another graph than the scene's, for the encodings that name one
+use rule build_graph as build_named_graph with:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        points=named_graph_points,
+    output:
+        graph="results/{scene}/graphs/{graph}.npz",
+    log:
+        "results/{scene}/logs/build_named_graph/{graph}.log",
+    benchmark:
+        "results/{scene}/benchmarks/build_named_graph/{graph}.tsv"
+    params:
+        config=stage_config("named_graph"),
+        code=code_version("covisibility"),
+    message:
+        "{wildcards.scene}: covisibility graph {wildcards.graph}"

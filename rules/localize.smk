@@ -38,7 +38,7 @@ rule evaluate_poses:
         map="results/{scene}/{method}/map.safetensors",
         poses="results/{scene}/{method}/poses.txt",
         details="results/{scene}/{method}/localization.json",
-        history="results/{scene}/{method}/train.jsonl",
+        history=trained("train.jsonl"),
     output:
         queries="results/{scene}/{method}/queries.csv",
         metrics="results/{scene}/{method}/metrics.json",

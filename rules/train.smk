@@ -35,7 +35,7 @@ rule train_head:
 rule write_map:
     input:
         scene="results/{scene}/scene/scene.json",
-        head="results/{scene}/{method}/head.safetensors",
+        head=trained("head.safetensors"),
         pca=method_pca,
         encoding=global_encoding,
         retrieval=method_retrieval,

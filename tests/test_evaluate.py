@@ -15,7 +15,7 @@ from scrflow.artifacts import Stamp, read_json, read_stamp, sha256_file, write_j
 from scrflow.config import EvaluateStage
 from scrflow.errors import ScrflowError
 from scrflow.evaluate import evaluate
-from scrflow.report import mapping_seconds, print_summary
+from scrflow.report import print_summary
 from scrflow.scene.model import Query, View, pose_line, write_scene
 
 CONFIG = EvaluateStage(thresholds=((0.25, 2.0), (0.5, 5.0), (5.0, 10.0)), unit="m", synthetic=True)
@@ -307,63 +307,6 @@ def test_summary_on_a_terminal(done, capsys, monkeypatch):
 def test_summary_without_metrics(tmp_path):
     with pytest.raises(ScrflowError, match=r"metrics\.json"):
         print_summary([tmp_path])
-
-
-def write_benchmark(root: Path, name: str, seconds: float) -> None:
-    path = root / "benchmarks" / f"{name}.tsv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t100\n")
-
-
-def test_mapping_seconds_counts_what_the_map_needed(tmp_path):
-    """Two methods share a results folder: each counts the shared jobs and its own."""
-
-    def stamp(kind, **config):
-        return Stamp(kind, config)
-
-    retrieval = {"kind": "vlad", "encoder": "sift"}
-    for method, encoder, use, feature in (("big", "sift", "node2vec", retrieval), ("ace-cpu", "xfeat", None, None)):
-        config = {"extractor": {"name": encoder}, "global_encoding": {"name": use}, "retrieval": feature}
-        write_safetensors(tmp_path / method / "map.safetensors", {"w": torch.zeros(1)}, stamp("map", **config))
-        write_safetensors(
-            tmp_path / "local" / encoder / "pca.safetensors",
-            {"w": torch.zeros(1)},
-            stamp("pca", extractor={"name": encoder}),
-        )
-    write_safetensors(tmp_path / "retrieval/vlad.safetensors", {"w": torch.zeros(1)}, stamp("pq", retrieval=retrieval))
-    for i, name in enumerate(
-        [
-            "build_scene",
-            "fit_pca/sift",
-            "fit_pca/xfeat",
-            "fill_buffer/sift-1of2",
-            "fill_buffer/sift-2of2",
-            "build_graph",
-            "embed_graph/node2vec",
-            "build_retrieval/vlad",
-            "train_head/big",
-            "train_head/ace-cpu",
-            "write_map/big",
-            "localize_queries/big",
-            "evaluate_poses/big",
-            "choose_poses",
-            "fill_buffer/xfeat-1of1",
-        ]
-    ):
-        write_benchmark(tmp_path, name, 2.0**i)
-    assert mapping_seconds(tmp_path / "big") == sum(2**i for i in (0, 1, 3, 4, 5, 6, 7, 8, 10))
-    assert mapping_seconds(tmp_path / "ace-cpu") == sum(2**i for i in (0, 2, 9, 14))
-
-
-def test_mapping_seconds_without_benchmarks(tmp_path):
-    assert mapping_seconds(tmp_path / "results/s/m") is None
-
-
-def test_damaged_benchmark(tmp_path):
-    write_benchmark(tmp_path, "build_scene", 1)
-    (tmp_path / "benchmarks/build_scene.tsv").write_text("seconds\n1\n")
-    with pytest.raises(ScrflowError, match=r"build_scene\.tsv"):
-        mapping_seconds(tmp_path / "m")
 
 
 def test_metrics_json_is_strict_json(done):

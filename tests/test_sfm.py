@@ -28,7 +28,7 @@ from scrflow.scene.model import model_of_views
 from scrflow.sfm import run_sfm
 from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
 from scrflow.sfm_pairs import nearest_pairs, vlad_similarity
-from scrflow.triangulate import _write_database, epipolar_error_px, pose_pairs, triangulate
+from scrflow.triangulate import epipolar_error_px, pose_pairs, triangulate, write_database
 
 DATA = Path("../shared/data")
 PHOTOS = PhotosSource(reader="photos")
@@ -161,7 +161,7 @@ def epipolar_medians_px(scene: Scene, names: list[str], folder: Path) -> tuple[f
     views = {v.name: v for v in scene.mapping}
     quiet_pycolmap()
     database = folder / "database.db"
-    _write_database(model_of_views([views[n] for n in names]), database)
+    write_database(model_of_views([views[n] for n in names]), database)
     extract_sift(database, scene.image_root, names, 1024, 800, 2)
     pairs = list(itertools.pairwise(names))
     match_pairs(database, pairs, 2, 1, verify=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +55,86 @@ def summary(
     from scrflow.report import print_summary
 
     print_summary([_method_folder(folder, config) for folder in folders])
+
+
+@app.command()
+def costs(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="results/SCENE/METHOD, or results/SCENE.")],
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Print time and memory of every job that a map needed, the mapping time, and the cost of localization.
+
+    Example: scrflow costs results/demo/rscore-cpu
+    """
+    from scrflow.costs import print_costs
+
+    print_costs([_method_folder(folder, config) for folder in folders])
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="RESULTS_A", help="results/SCENE/METHOD, results/SCENE, or results.")],
+    b: Annotated[Path, typer.Argument(metavar="RESULTS_B", help="Of the same kind.")],
+    queries: Annotated[int, typer.Option(min=0, help="Name at most so many queries a threshold.")] = 5,
+) -> None:
+    """Say what differs between two results, and why: the first stage that differs, config, code, data; then packages
+    and device; then recall, errors, map size, times, and the queries that changed sides of a threshold.
+
+    Exit status 0 when recipe, poses and map size are the same (times, packages and device may differ), 1 when they
+    differ, 2 on an error.
+
+    Example: scrflow diff results/demo/rscore-cpu results/demo/rscore-cpu-sift
+
+    Example: scrflow diff ../before/results results --queries 20
+    """
+    from scrflow.resultdiff import print_difference
+
+    with _status_2_on_error():
+        differ = print_difference(a, b, queries)
+    raise typer.Exit(int(differ))
+
+
+@app.command()
+def table(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="results/tables/NAME.csv.")],
+    check: Annotated[Path | None, typer.Option(metavar="STORED.csv", help="Compare with this table instead.")] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="With --check: least difference that counts; times need one."),
+    ] = None,
+) -> None:
+    """Print a table, or check that it says what a stored one says.
+
+    Two means agree when they are no further apart than twice the standard error of their difference over the seeds;
+    recalls also when one query is between them. Exit status with --check: 0 when all cells agree, 1 when any is outside
+    or missing, 2 on an error.
+
+    Example: scrflow table results/tables/claims@demo.csv
+
+    Example: scrflow table results/tables/claims@demo.csv --check docs/tables/claims@demo.csv --tolerance median_t=0.01
+    """
+    from scrflow.tables.check import check_table, parse_tolerances, print_check
+    from scrflow.tables.read import print_table, read_table
+
+    with _status_2_on_error():
+        new = read_table(file)
+        if check is None:
+            if tolerance:
+                raise ScrflowError("--tolerance: of --check STORED.csv alone")
+            print_table(new)
+            return
+        agrees = print_check(check_table(new, read_table(check), parse_tolerances(tolerance or [])), new.path, check)
+    raise typer.Exit(0 if agrees else 1)
+
+
+@contextlib.contextmanager
+def _status_2_on_error() -> Iterator[None]:
+    """Commands whose exit status 1 is an answer tell of mistakes by 2."""
+    try:
+        yield
+    except ScrflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def _method_folder(folder: Path, config: Path) -> Path:
@@ -325,9 +407,15 @@ def schema(
 
 def schemas() -> dict[str, str]:
     """File name -> JSON schema, of each kind of config file."""
-    from scrflow.config import EncoderConfig, GlobalConfig, MethodConfig, SceneConfig
+    from scrflow.config import BaselineConfig, EncoderConfig, GlobalConfig, MethodConfig, SceneConfig
 
-    models = {"config": GlobalConfig, "scene": SceneConfig, "encoder": EncoderConfig, "method": MethodConfig}
+    models = {
+        "config": GlobalConfig,
+        "scene": SceneConfig,
+        "encoder": EncoderConfig,
+        "method": MethodConfig,
+        "baseline": BaselineConfig,
+    }
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
         for name, model in models.items()

@@ -1,8 +1,8 @@
 """Version of a stage's own code: a digest of the module and of what it imports from this package.
 
 Snakemake tracks the script that a rule names, not the package behind it, so a rule's params carry this digest. Comments
-and docstrings do not count. Modules that only carry configuration, messages or file forms are left out: their effect on
-a stage is in its params already (the config subset) or in the schema version.
+and docstrings do not count. Modules that only carry configuration, messages, provenance or file forms are left out:
+their effect on a stage is in its params already (the config subset) or in the schema version.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import hashlib
 from pathlib import Path
 
 _ROOT = Path(__file__).parent
-_NEUTRAL = frozenset({"", "errors", "config", "artifacts", "codeversion", "progress", "cli", "inspection"})
+_NEUTRAL = frozenset(
+    {"", "errors", "config", "artifacts", "codeversion", "progress", "cli", "inspection", "lineage", "provenance"}
+)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from scrflow.errors import ScrflowError
 from scrflow.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.geometry import pose_error
 from scrflow.images import read_rgb
+from scrflow.provenance import gather
 from scrflow.reliability import reliability
 from scrflow.scene.model import Scene, load_scene, read_poses
 
@@ -84,7 +85,7 @@ def evaluate(
     map_path: Path,
     poses: Path,
     details: Path,
-    training: Path,
+    training: Path | None,
     out_csv: Path,
     out_metrics: Path,
     errors_png: Path,
@@ -93,8 +94,8 @@ def evaluate(
     """Write the per-query table, the metrics and the two pictures of one method on one scene.
 
     ``scene`` is the scene artifact's folder, ``poses`` the lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of the
-    localized queries, ``details`` the localizer's JSON, ``training`` the log of training. Scene and method are named
-    after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the scene's unit and in degrees.
+    localized queries, ``details`` the localizer's JSON, ``training`` the log of training (None: nothing was trained).
+    Scene and method are named after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the scene's unit and in degrees.
     ScrflowError, naming the file, for input that is damaged or does not belong together.
     """
     loaded = load_scene(scene)
@@ -119,9 +120,12 @@ def evaluate(
         },
         "confidence": _confidence(table, config.thresholds[0]),
         "map_mb": require(map_path, "map").stat().st_size / 1e6,
-        "training": _training(training),
+        "training": None if training is None else _training(training),
+        # variants that differ in localization alone share a head
+        "trained_as": None if training is None else Path(training).resolve().parent.name,
         "queries_without_pose": {n: q.reason or "no reason given" for n, q in said.queries.items() if not q.localized},
     }
+    trained = {} if training is None else {"training": sha256_file(training)[:16]}
     stamp = Stamp.make(
         KIND,
         config,
@@ -130,8 +134,9 @@ def evaluate(
         map=Path(map_path),
         details=Path(details),
         poses=sha256_file(poses)[:16],
-        training=sha256_file(training)[:16],
+        **trained,
     )
+    metrics["provenance"] = gather(stamp, Path(map_path), Path(details), training)
 
     title = f"{metrics['scene']} · {metrics['method']}"
     draw_errors(errors_png, loaded, estimates, table, config, title)

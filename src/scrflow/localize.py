@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pycolmap
-import torch
+from PIL import Image
 
-from scrflow.artifacts import Stamp, open_h5, sha256_file, write_json, write_text
-from scrflow.cameras import pixels_from_rays
+from scrflow.artifacts import Stamp
 from scrflow.codeversion import code_version
 from scrflow.config import LocalizeStage
-from scrflow.errors import ScrflowError
-from scrflow.geometry import quaternion_from_rotation
-from scrflow.images import read_rgb
-from scrflow.journal import Journal
-from scrflow.localizer import Localization, Localizer
+from scrflow.localization import Localization, localize_scene, pose_line, query_descriptors
+from scrflow.localizer import Localizer
 from scrflow.mapfile import load_map
-from scrflow.parallel import mapped, one_thread_each
-from scrflow.progress import log, track
 from scrflow.scene.model import Query, load_scene
 from scrflow.seeds import derived_seed
 
-_OF_JOURNAL = ("name", "pose")
+__all__ = ["localize_queries", "pose_line"]
 
 
 def localize_queries(
@@ -37,132 +27,19 @@ def localize_queries(
     threads: int,
     descriptors: Path | None = None,
 ) -> None:
-    """Localize every query of the scene: ``out`` in the form of visuallocalization.net, ``details`` as JSON.
+    """Localize every query of the scene, see scrflow.localization.localize_scene.
 
-    A query that could not be localized has no line in ``out`` and is listed in ``details`` and in the log.
     ``descriptors`` is an HDF5 in hloc's layout with the queries' global descriptors, where a file provides them.
-
-    ``threads`` queries are worked on side by side, each by one thread: while the poses of one are estimated the next
-    one is read and encoded, and results do not depend on how many there are. Each result goes to a journal beside
-    ``details`` at once; a run that was killed goes on from it, and ends with the same files but for the times.
     """
     s = load_scene(scene)
     inputs = {"scene": scene / "scene.json", "map": map_path}
     if descriptors is not None:
         inputs["descriptors"] = descriptors
     stamp = Stamp.make("localization", config, code_version("localize"), **inputs)
-    given = None if descriptors is None else _query_descriptors(descriptors, [q.name for q in s.queries])
+    given = None if descriptors is None else query_descriptors(descriptors, [q.name for q in s.queries])
     localizer = Localizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
 
-    def localized(query: Query) -> tuple[Localization, float]:
-        began = time.perf_counter()
-        photo = read_rgb(s.image_path(query.name))
-        read_ms = 1000 * (time.perf_counter() - began)
-        return localizer.localize(photo, query.camera, None if given is None else given[query.name]), read_ms
+    def localize(photo: Image.Image, query: Query) -> Localization:
+        return localizer.localize(photo, query.camera, None if given is None else given[query.name])
 
-    def record(query: Query) -> tuple[str, dict[str, Any]]:
-        return query.name, _record(query.name, *localized(query))
-
-    # the stamp of a map names its recipe; one trained anew may have other bytes
-    journal = Journal(details.with_name(f".{details.stem}.partial.jsonl"), f"{stamp.digest} {sha256_file(map_path)}")
-    began = time.perf_counter()
-    with journal:
-        records = dict(journal.done)
-        left = [q for q in s.queries if q.name not in records]
-        for name, done in track(mapped(record, left, threads), "localizing", len(left)):
-            journal.add(name, done)
-            records[name] = done
-    seconds = time.perf_counter() - began
-    records = {q.name: records[q.name] for q in s.queries}
-    _tell_lost(records)
-    values: dict[str, Any] = {
-        "queries": {name: {k: v for k, v in r.items() if k not in _OF_JOURNAL} for name, r in records.items()},
-        "summary": _summary(records, [q.name for q in left], seconds, threads),
-        "overlay": None,
-    }
-    shown = _typical(records)
-    if shown is not None:
-        query = next(q for q in s.queries if q.name == shown)
-        with one_thread_each():  # once more: the keypoints of all queries are not kept for the sake of one
-            values["overlay"] = {"name": shown, **_overlay(localized(query)[0], query.camera)}
-    write_json(details, values, stamp)
-    write_text(out, "".join(r["pose"] for r in records.values() if r["localized"]))
-    journal.remove()
-
-
-def pose_line(name: str, cam_from_world: np.ndarray) -> str:
-    """``name qw qx qy qz tx ty tz``: the form of visuallocalization.net."""
-    values = [*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3]]
-    return f"{name} {' '.join(f'{v:.9g}' for v in values)}\n"
-
-
-def _query_descriptors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    with open_h5(path, "retrieval") as f:
-        missing = [n for n in names if n not in f]
-        if missing:
-            raise ScrflowError(
-                f"{path}: no global descriptor of {len(missing)} queries, first {missing[0]}; add them, run again"
-            )
-        return {n: torch.from_numpy(f[n]["global_descriptor"][:]).float() for n in names}
-
-
-def _record(name: str, r: Localization, read_ms: float) -> dict[str, Any]:
-    """What the journal holds of a query; ``details`` all of it but _OF_JOURNAL."""
-    ms = {"read": round(read_ms, 2), **r.ms}
-    return {
-        "localized": r.cam_from_world is not None,
-        "inliers": int(r.inliers.sum()),
-        "keypoints": len(r.view.pixels),
-        "hypothesis": r.hypothesis,
-        "confidence": None if r.confidence is None else round(r.confidence, 4),
-        "ms": {**ms, "total": round(ms["total"] + ms["read"], 2)},
-        "reason": r.reason,
-        "pose": None if r.cam_from_world is None else pose_line(name, r.cam_from_world),
-    }
-
-
-def _tell_lost(records: dict[str, dict[str, Any]]) -> None:
-    lost = [name for name, r in records.items() if not r["localized"]]
-    if lost:
-        some = ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else "")
-        log.warning("%d of %d queries could not be localized: %s", len(lost), len(records), some)
-
-
-def _summary(records: dict[str, dict[str, Any]], now: list[str], seconds: float, threads: int) -> dict[str, Any]:
-    """Median milliseconds of each part over all queries, one thread each, and the rate of the queries of this run."""
-    parts: dict[str, list[float]] = {}
-    for record in records.values():
-        for part, ms in record["ms"].items():
-            parts.setdefault(part, []).append(ms)
-    summary = {
-        "threads": threads,
-        "median_ms": {part: round(float(np.median(values)), 2) for part, values in parts.items()},
-        "queries": len(now),
-        "seconds": round(seconds, 2),
-        "queries_per_s": round(len(now) / seconds, 3) if now else None,
-    }
-    if now:
-        log.info("%.2f queries a second; median ms: %s", len(now) / seconds, summary["median_ms"])
-    return summary
-
-
-def _typical(records: dict[str, dict[str, Any]]) -> str | None:
-    """The localized query of median inlier share: the picture should flatter nobody."""
-    ranked = sorted((r["inliers"] / r["keypoints"], name) for name, r in records.items() if r["localized"])
-    return ranked[len(ranked) // 2][1] if ranked else None
-
-
-def _overlay(r: Localization, camera: pycolmap.Camera) -> dict[str, Any]:
-    """Keypoints and reprojected scene coordinates in pixels of the photo as it was taken, distortion and all."""
-    K = r.view.K
-    rays = (r.view.pixels - K[:2, 2]) / np.array([K[0, 0], K[1, 1]])
-    xyz = r.xyz_world @ r.cam_from_world[:, :3].T + r.cam_from_world[:, 3]
-    front = xyz[:, 2] > 1e-6
-    projected = pixels_from_rays(camera, xyz[front, :2] / xyz[front, 2:])
-    finite = np.isfinite(projected).all(1)
-    kept = np.flatnonzero(front)[finite]
-    return {
-        "pixels": np.round(pixels_from_rays(camera, rays[kept]), 2).tolist(),
-        "reprojected": np.round(projected[finite], 2).tolist(),
-        "inlier": r.inliers[kept].tolist(),
-    }
+    localize_scene(s, localize, stamp, map_path, out, details, threads)

@@ -4,10 +4,9 @@ See DESIGN: The method."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -22,6 +21,7 @@ from scrflow.encoders import build_encoder
 from scrflow.errors import ScrflowError
 from scrflow.globalencoding import own_encoding, standardised
 from scrflow.hypotheses import SceneCoordinates, best_hypothesis
+from scrflow.localization import Clock, Localization
 from scrflow.mapfile import Map, load_map
 from scrflow.pose import Consensus, PoseEstimate, estimate_pose
 from scrflow.queryinput import CameraLike, ImageLike, query_photo
@@ -29,20 +29,6 @@ from scrflow.retrieval.describe import build_describer
 from scrflow.seeds import derived_seed
 from scrflow.views import EncodedView, encode_view
 from scrflow.weights import expecting
-
-
-@dataclass(frozen=True)
-class Localization:
-    """What came out for one query. ``cam_from_world`` is None when it could not be localized; ``reason`` says why."""
-
-    cam_from_world: np.ndarray | None  # [3, 4]
-    inliers: np.ndarray  # [N] bool, of the keypoints
-    hypothesis: str | None  # the mapping image whose global encoding won
-    xyz_world: np.ndarray  # [N, 3] scene coordinates of the winning hypothesis
-    view: EncodedView
-    ms: dict[str, float]
-    reason: str | None = None
-    confidence: float | None = None  # see Localizer.localize
 
 
 class Localizer:
@@ -144,7 +130,7 @@ class Localizer:
 
     @torch.inference_mode()
     def _localize(self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None) -> Localization:
-        clock = _Clock()
+        clock = Clock()
         extractor = self._map.config.extractor
         found = encode_view(photo, camera, self._encoder, extractor.short_side, 1 << 30)
         view = EncodedView(
@@ -203,7 +189,7 @@ class Localizer:
         local = self._map.pca(view.descriptors).to(self._device)
         return SceneCoordinates(self._head, local, None if encodings is None else encodings.to(self._device))
 
-    def _best(self, view: EncodedView, coordinates: SceneCoordinates, clock: _Clock) -> tuple[int, PoseEstimate | None]:
+    def _best(self, view: EncodedView, coordinates: SceneCoordinates, clock: Clock) -> tuple[int, PoseEstimate | None]:
         """The hypothesis whose pose has the most inliers, or that halving leaves, and its pose."""
         halving, everyone, known = self._config.halving, np.arange(coordinates.hypotheses), None
         # the threshold is in pixels of the encoded image, as the papers have it
@@ -235,24 +221,3 @@ class Localizer:
 def _but_count(extractor: ExtractorConfig) -> str:
     """What identifies an extractor, whatever number of keypoints is wanted from it."""
     return extractor.model_dump_json(exclude={"max_keypoints"})
-
-
-class _Clock:
-    """How long the parts of one query take."""
-
-    now = staticmethod(time.perf_counter)  # the benchmark has the processor's time here, for machines that are shared
-
-    def __init__(self) -> None:
-        self._began = self._last = self.now()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """The time since the last lap was spent on ``name``."""
-        now = self.now()
-        self._laps[name] = self._laps.get(name, 0.0) + 1000 * (now - self._last)
-        self._last = now
-
-    def laps(self) -> dict[str, float]:
-        """Milliseconds of each part, and of all together."""
-        total = 1000 * (self._last - self._began)
-        return {name: round(ms, 2) for name, ms in [*self._laps.items(), ("total", total)]}

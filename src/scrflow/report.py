@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scrflow.artifacts import read_json, read_stamp
-from scrflow.errors import ScrflowError
+from scrflow.artifacts import read_json
+from scrflow.costs import mapping_seconds
 
 PICTURES = {
     "errors.png": "queries by error on the map, from above",
@@ -24,8 +23,6 @@ FILES = {
     "metrics.json": "the numbers above",
     "map.safetensors": "all that a query needs",
 }
-# rules that no map's making counts: what follows it, and fetching the photos
-_NOT_MAPPING = ("localize_queries", "evaluate_poses", "choose_poses")
 _NAMES_SHOWN = 5
 _PLAIN_WIDTH = 200
 _MIN_WIDTH = 112
@@ -49,67 +46,6 @@ def print_summary(folders: list[Path]) -> None:
         console.print(_table(members, plain=not console.is_terminal))
         for folder, metrics in members:
             _print_notes(console, folder, metrics)
-
-
-def mapping_seconds(folder: Path) -> float | None:
-    """Wall-clock seconds of the jobs that made the map in ``folder``, from Snakemake's benchmark files (column s).
-
-    Files are results/SCENE/benchmarks/RULE.tsv or RULE/WILDCARD.tsv. Jobs that ran side by side are added up, and what
-    several methods share counts for each; jobs of other methods, encoders and encodings do not count. None without
-    benchmark files.
-    """
-    folder = Path(folder)
-    root = folder.parent / "benchmarks"
-    recipe = _recipe(folder / "map.safetensors")
-    seconds = []
-    for path in sorted(root.rglob("*.tsv")):
-        rule, *wildcards = path.relative_to(root).with_suffix("").parts
-        if _made_map(folder, recipe, rule, "/".join(wildcards)):
-            seconds.append(_benchmark_seconds(path))
-    return sum(seconds) if seconds else None
-
-
-def _made_map(folder: Path, recipe: dict[str, Any], rule: str, wildcard: str) -> bool:
-    """Whether the map in ``folder``, made by ``recipe`` (a MapStage), needed the job of ``rule`` for ``wildcard``."""
-    if rule in _NOT_MAPPING:
-        return False
-    if rule in ("train_head", "write_map"):
-        return wildcard == folder.name
-    if not recipe:
-        return True
-    encoding = recipe["global_encoding"]["name"]
-    if rule in ("build_graph", "triangulate_points"):
-        return encoding is not None
-    if rule in ("embed_graph", "cluster_features"):
-        return wildcard == encoding
-    if rule == "hloc_global_features":
-        return ((recipe["retrieval"] or {}).get("file") or "").endswith(f"/global-feats-{wildcard}.h5")
-    if rule == "hloc_triangulate":
-        return False
-    if rule == "build_retrieval":
-        made = _recipe(folder.parent / "retrieval" / f"{wildcard}.safetensors").get("retrieval")
-        joined = (recipe["retrieval"] or {}).get("parts", ())
-        return wildcard == encoding or wildcard in joined or (made is not None and made == recipe["retrieval"])
-    if rule in ("fit_pca", "fill_buffer", "triangulate_samples"):
-        encoder = wildcard.rpartition("-")[0] if rule == "fill_buffer" else wildcard  # ENCODER-SHARD
-        made = _recipe(folder.parent / "local" / encoder / "pca.safetensors").get("extractor")
-        return made == recipe["extractor"]
-    return True
-
-
-def _recipe(path: Path) -> dict[str, Any]:
-    """The config in an artifact's stamp; nothing where the file is not there."""
-    return read_stamp(path).config if path.exists() else {}
-
-
-def _benchmark_seconds(path: Path) -> float:
-    """Mean of the repeats (one row each)."""
-    try:
-        with open(path, encoding="utf-8", newline="") as f:
-            rows = [float(row["s"]) for row in csv.DictReader(f, delimiter="\t")]
-        return sum(rows) / len(rows)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise ScrflowError(f"{path}: no benchmark file of Snakemake (column s, in seconds); delete it") from None
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -142,7 +78,7 @@ def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
                 (
                     f"{metrics['map_mb']:.2f} MB",
                     _minutes(mapping_seconds(folder)),
-                    _minutes(metrics["training"]["seconds"]),
+                    _minutes(metrics["training"] and metrics["training"]["seconds"]),
                 )
                 if number == 0
                 else ("", "", "")

@@ -47,7 +47,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
         work.mkdir()
         database = work / "database.db"
         model = model_of_views(loaded.mapping)
-        _write_database(model, database)
+        write_database(model, database)
         names = [v.name for v in loaded.mapping]
         inputs: dict[str, Path | str] = {"scene": scene / "scene.json"}
         if config.hloc_features is not None:
@@ -61,37 +61,52 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
             else:
                 pairs = pose_pairs(loaded.mapping, NEIGHBOURS, loaded.same_part())
             match_pairs(database, pairs, threads, config.seed, verify=False)
-        verified = _verify_by_pose(database, loaded, model)
-        options = pycolmap.IncrementalPipelineOptions(random_seed=config.seed, num_threads=1)
-        model = pycolmap.triangulate_points(
-            model, database, loaded.image_root, work, clear_points=True, options=options, refine_intrinsics=False
-        )
-        if model.num_points3D() == 0:
-            raise ScrflowError(
-                f"{scene}: no point could be triangulated from {len(pairs)} pairs of mapping images ({verified} agree "
-                "with the poses); check that poses and intrinsics belong to these images"
-            )
+        model, verified = triangulate_matches(database, loaded, model, work, len(pairs), config.seed)
         shutil.rmtree(work)
         model.write_binary(str(folder))
-        report = {
-            "images": len(names),
-            "pairs": len(pairs),
-            "verified_pairs": verified,
-            "points": model.num_points3D(),
-            "observations": model.compute_num_observations(),
-            "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
-            "mean_track_length": round(float(model.compute_mean_track_length()), 6),
-        }
-        write_json(
-            folder / "triangulation.json",
-            report,
-            Stamp.make("triangulation", config, code_version("triangulate"), **inputs),
+        stamp = Stamp.make("triangulation", config, code_version("triangulate"), **inputs)
+        write_json(folder / "triangulation.json", summary(model, len(pairs), verified), stamp)
+
+
+def triangulate_matches(
+    database: Path, scene: Scene, model: pycolmap.Reconstruction, work: Path, pairs: int, seed: int
+) -> tuple[pycolmap.Reconstruction, int]:
+    """The model with 3D points from the keypoints and matches of a COLMAP database, and the number of pairs of images
+    that agree with the poses; these and the cameras stay as they are.
+
+    ``pairs``: how many were matched, to be told. ``work``: a folder for COLMAP's own files. ScrflowError where no point
+    comes out.
+    """
+    verified = _verify_by_pose(database, scene, model)
+    options = pycolmap.IncrementalPipelineOptions(random_seed=seed, num_threads=1)
+    model = pycolmap.triangulate_points(
+        model, database, scene.image_root, work, clear_points=True, options=options, refine_intrinsics=False
+    )
+    if model.num_points3D() == 0:
+        raise ScrflowError(
+            f"{scene.folder}: no point could be triangulated from {pairs} pairs of mapping images ({verified} agree "
+            "with the poses); check that poses and intrinsics belong to these images"
         )
+    return model, verified
+
+
+def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[str, int | float]:
+    """What triangulation.json says of a model of which so many pairs of images were matched; told in the log too."""
+    report = {
+        "images": model.num_reg_images(),
+        "pairs": pairs,
+        "verified_pairs": verified,
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+    }
     log.info(
         "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "
         "%(pairs)d pairs agree with the poses",
         report,
     )
+    return report
 
 
 def pose_pairs(views: tuple[View, ...], count: int, allowed: np.ndarray | None = None) -> list[tuple[str, str]]:
@@ -128,7 +143,7 @@ def epipolar_error_px(
     return np.abs((x2 * line2).sum(1)) / np.maximum(scale, 1e-12) * focal_px
 
 
-def _write_database(model: pycolmap.Reconstruction, path: Path) -> None:
+def write_database(model: pycolmap.Reconstruction, path: Path) -> None:
     """Cameras and images of the model under their own ids."""
     with pycolmap.Database.open(path) as db:
         for camera in model.cameras.values():

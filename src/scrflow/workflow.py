@@ -103,7 +103,15 @@ def _log_usage() -> None:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(u.ru_utime + u.ru_stime for u in used)
     largest = max(_peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
-    log.debug("CPU time %.2f s, at most %.0f MB", cpu, largest / 1024)
+    log.debug("CPU time %.2f s, at most %.0f MB%s", cpu, largest / 1024, _gpu_usage())
+
+
+def _gpu_usage() -> str:
+    """Snakemake's benchmark files know nothing of a GPU's memory."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return ""
+    return f", GPU at most {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
 
 
 def _peak_kilobytes(fallback: int) -> int:

@@ -1,14 +1,16 @@
 """Typed configuration: one frozen model per config file and per stage.
 
 ``config/config.yaml`` holds what is common (graphs, global encodings, retrieval features), ``config/scenes/NAME.yaml``
-a scene, ``config/encoders/NAME.yaml`` a local encoder with its PCA and buffer, ``config/methods/NAME.yaml`` a method.
-``extends: OTHER`` in a scene, encoder or method takes OTHER's values where the file says nothing.
+a scene, ``config/encoders/NAME.yaml`` a local encoder with its PCA and buffer, ``config/methods/NAME.yaml`` a method,
+``config/baselines/NAME.yaml`` a baseline by feature matching. ``extends: OTHER`` in one of these takes OTHER's values
+where the file says nothing.
 
 Each stage of the workflow reads exactly one of the ``*Stage`` models: what is in it reruns the stage when it changes,
 and nothing else does.
 """
 
 from scrflow.config.base import Strict, deep_merge
+from scrflow.config.baseline import BaselineConfig, MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
 from scrflow.config.encoder import AugmentConfig, BufferConfig, EncoderConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
     ClustersConfig,
@@ -50,6 +52,8 @@ from scrflow.config.sources import (
     TwelveScenesSource,
 )
 from scrflow.config.stages import (
+    BaselineLocalizeStage,
+    BaselineMapStage,
     BufferStage,
     ClustersStage,
     CovisibilityStage,
@@ -75,6 +79,9 @@ __all__ = [
     "RESERVED",
     "Archive",
     "AugmentConfig",
+    "BaselineConfig",
+    "BaselineLocalizeStage",
+    "BaselineMapStage",
     "BufferConfig",
     "BufferStage",
     "CambridgeSource",
@@ -105,6 +112,9 @@ __all__ = [
     "MapDepthStage",
     "MapFreeSource",
     "MapStage",
+    "MatchFeaturesConfig",
+    "MatchLocalizeConfig",
+    "MatcherConfig",
     "MethodConfig",
     "NerfstudioSource",
     "Node2VecConfig",

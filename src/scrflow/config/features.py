@@ -22,6 +22,7 @@ class Node2VecConfig(Strict):
     """Node2Vec on the covisibility graph."""
 
     kind: Literal["node2vec"] = "node2vec"
+    graph: str | None = Field(None, description="a graph named above; null: the scene's")
     engine: Literal["torch", "node2vec"] = "torch"
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="torch; auto: a GPU for more than 8 192 images")
     dim: int = Field(256, ge=2)
@@ -140,3 +141,6 @@ class GlobalConfig(Strict):
     sample_depth: SampleDepthConfig = SampleDepthConfig()
     point_depth: PointDepthConfig = PointDepthConfig()
     hloc: HlocConfig = HlocConfig()
+    table_sets: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="NAME of results/tables/TABLE@NAME -> the scenes in place of the table's own"
+    )

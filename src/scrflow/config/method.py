@@ -229,6 +229,9 @@ class MethodConfig(Strict):
     training: TrainingConfig = TrainingConfig()
     map: MapConfig = MapConfig()
     localize: LocalizeConfig = LocalizeConfig()
+    seed: int | None = Field(
+        None, description="of training and localization; null: the seed of config.yaml, which all other stages have"
+    )
 
     @model_validator(mode="after")
     def _retrieval_with_global(self) -> MethodConfig:

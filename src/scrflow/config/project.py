@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.config.base import Strict, deep_merge, read_yaml, validate
+from scrflow.config.baseline import BaselineConfig
 from scrflow.config.encoder import EncoderConfig, ExtractorConfig
 from scrflow.config.features import GlobalConfig, RetrievalConfig
 from scrflow.config.method import MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.sources import CombinedSource
 from scrflow.config.stages import (
+    BaselineLocalizeStage,
+    BaselineMapStage,
     BufferStage,
     ClustersStage,
     CovisibilityStage,
@@ -33,6 +36,8 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
+from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
+from scrflow.config.variants import variant_name, variants_of
 from scrflow.errors import ScrflowError
 
 # of the farthest depth: a retrieved image this near the photo shows what it shows (0.5 m indoors, where depth_range
@@ -41,6 +46,10 @@ NEAR_SHARE = 1 / 16
 
 # folders beside the methods' under results/SCENE
 RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
+
+
+# folders of config/, each file of which is one of the kind
+KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
 
 
 class Project:
@@ -55,12 +64,17 @@ class Project:
     def __init__(self, config_dir: str | Path = "config", overrides: dict[str, Any] | None = None):
         self.dir = Path(config_dir)
         over = dict(overrides or {})
-        self._over = {kind: over.pop(kind, None) or {} for kind in ("scenes", "encoders", "methods")}
+        self._over = {kind: over.pop(kind, None) or {} for kind in KINDS}
+        self._keys: dict[str, dict[str, dict[str, Any]]] = {}
         values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
         self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
         self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
         self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
         self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
+        self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
+        self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
+        seed = self.config.seed
+        self.variants = variants_of(self.tables, self.dir / "tables", self._method_keys, set(self.methods), seed)
         self._cross_check()
 
     def _load(self, kind: str, model: type[Strict]) -> dict[str, Any]:
@@ -83,9 +97,18 @@ class Project:
                 raise ScrflowError(f"{files[name]}: key extends: no {kind} named {base!r}; there are {', '.join(raw)}")
             return deep_merge(resolve(base, (*trail, name)), raw[name])
 
-        return {name: validate(model, resolve(name, ()), files[name]) for name in raw}
+        self._keys[kind] = {name: resolve(name, ()) for name in raw}
+        return {name: validate(model, values, files[name]) for name, values in self._keys[kind].items()}
+
+    def _method_keys(self, name: str, where: Path) -> dict[str, Any]:
+        """Keys of a method's file, with those of what it extends."""
+        if name not in self._keys["methods"]:
+            raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
+        return self._keys["methods"][name]
 
     def _cross_check(self) -> None:
+        from scrflow.encoders import encoder_module  # it imports this package
+
         def known(where: str, key: str, value: str | None, options: Any) -> None:
             if value is not None and value not in options:
                 raise ScrflowError(
@@ -103,8 +126,16 @@ class Project:
         for name in self.encodings_of_kind("clusters"):
             retrieval = self.config.encodings[name].retrieval
             known(f"{self.dir}/config.yaml", f"encodings.{name}.retrieval", retrieval, self.config.retrieval)
-        for name, method in self.methods.items():
-            where = f"{self.dir}/methods/{name}.yaml"
+        for name in self.encodings_of_kind("node2vec"):
+            known(
+                f"{self.dir}/config.yaml",
+                f"encodings.{name}.graph",
+                self.config.encodings[name].graph,
+                self.config.graphs,
+            )
+        every = [(f"{self.dir}/methods/{name}.yaml", name, method) for name, method in self.methods.items()]
+        every += [(f"{variant.where}", name, variant.config) for name, variant in self.variants.items()]
+        for where, name, method in every:
             if name in RESERVED:
                 raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
             known(where, "encoder", method.encoder, self.encoders)
@@ -125,6 +156,25 @@ class Project:
             for key in ("merge", "retrieval_dim", "pq_bytes"):
                 if getattr(method.map, key) is not None and not images_lend:
                     raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
+        for name, baseline in self.baselines.items():
+            where = f"{self.dir}/baselines/{name}.yaml"
+            if name in self.methods or name in RESERVED:
+                raise ScrflowError(f"{where}: a baseline may not be named like a method or one of {sorted(RESERVED)}")
+            known(where, "retrieval", baseline.retrieval, self.config.retrieval)
+            try:
+                encoder_module(baseline.features.name)
+            except ScrflowError as error:
+                raise ScrflowError(f"{where}: key features.name: {error}") from None
+        for name, scenes in self.config.table_sets.items():
+            for scene in scenes:
+                known(f"{self.dir}/config.yaml", f"table_sets.{name}", scene, self.scenes)
+        for name, table in self.tables.items():
+            where = f"{self.dir}/tables/{name}.yaml"
+            for key, scenes in {"scenes": table.scenes, **(table.sets or {})}.items():
+                for scene in scenes:
+                    known(where, key if key == "scenes" else f"sets.{key}", scene, self.scenes)
+            for row in table.rows:
+                known(where, f"rows.{row.id}.baseline", row.baseline, self.baselines)
         sources: dict[str, str] = {}
         for name, scene in self.scenes.items():
             where = f"{self.dir}/scenes/{name}.yaml"
@@ -139,7 +189,7 @@ class Project:
                     raise ScrflowError(f"{where}: key source.scenes: {part} is a combined scene itself; list its parts")
             if not self.runs(name, scene.method):
                 self.depth_maps(name, scene.method)
-            if name in self.methods or name in RESERVED:
+            if name in self.methods or name in self.baselines or name in RESERVED:
                 raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
 
     def encodings_of_kind(self, kind: str) -> list[str]:
@@ -198,10 +248,34 @@ class Project:
         return self.scenes[name]
 
     def method(self, name: str) -> MethodConfig:
-        """The method's config; ScrflowError listing the known names if there is none."""
+        """The config of a method or a variant; ScrflowError listing the known names if there is none."""
+        if name in self.variants:
+            return self.variants[name].config
         if name not in self.methods:
             raise ScrflowError(f"no method {name!r} under {self.dir}/methods; there are {', '.join(self.methods)}")
         return self.methods[name]
+
+    def seed_of(self, method: str) -> int:
+        """Seed of a method's training and localization."""
+        seed = self.method(method).seed
+        return self.config.seed if seed is None else seed
+
+    def head_of(self, method: str) -> str:
+        """The method whose head is this one's: a variant that differs in localization alone trains none of its own."""
+        if method not in self.variants:
+            return method
+        own = self._training_keys(method)
+        others = [self.variants[method].base, *self.variants]
+        return next(name for name in others if self._training_keys(name) == own)
+
+    def _training_keys(self, method: str) -> tuple[Any, ...]:
+        m = self.method(method)
+        return m.encoder, m.global_encoding, m.head, m.training, self.seed_of(method)
+
+    def graph_of(self, method: str) -> str | None:
+        """The graph that a method's encoding was made on, where it is not the scene's own."""
+        encoding = self.config.encodings.get(self.method(method).global_encoding.name or "")
+        return getattr(encoding, "graph", None)
 
     def data_root(self) -> Path:
         return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root))
@@ -244,9 +318,14 @@ class Project:
         sfm = self.scene(scene).sfm.of_scene(scene)
         return TriangulateStage(hloc_features=sfm.hloc_features, hloc_matches=sfm.hloc_matches, seed=self.config.seed)
 
-    def covisibility_stage(self, scene: str) -> CovisibilityStage:
+    def covisibility_stage(self, scene: str, graph: str | None = None) -> CovisibilityStage:
+        """Of the scene's own graph, or of another named in config.yaml."""
         s = self.scene(scene)
-        return CovisibilityStage(graph=self.config.graphs[s.graph], depth_range=s.depth_range, seed=self.config.seed)
+        made = self.config.graphs[graph or s.graph]
+        return CovisibilityStage(graph=made, depth_range=s.depth_range, seed=self.config.seed)
+
+    def named_graph_stage(self, scene: str, graph: str) -> CovisibilityStage:
+        return self.covisibility_stage(scene, graph)
 
     def node2vec_stage(self, encoding: str) -> Node2VecStage:
         return Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
@@ -294,7 +373,7 @@ class Project:
             training=m.training,
             depth_bias=s.depth_bias,
             target_depth=s.target_depth,
-            seed=self.config.seed,
+            seed=self.seed_of(method),
         )
 
     def map_stage(self, scene: str, method: str) -> MapStage:
@@ -313,11 +392,32 @@ class Project:
             localize=m.localize,
             thresholds=s.thresholds,
             unit=s.unit,
-            seed=self.config.seed,
+            seed=self.seed_of(method),
         )
 
     def localize_stage(self, method: str) -> LocalizeStage:
-        return LocalizeStage(localize=self.method(method).localize, seed=self.config.seed)
+        return LocalizeStage(localize=self.method(method).localize, seed=self.seed_of(method))
+
+    def baseline(self, name: str) -> BaselineConfig:
+        """The baseline's config; ScrflowError listing the known names if there is none."""
+        if name not in self.baselines:
+            there = ", ".join(self.baselines) or "none"
+            raise ScrflowError(f"no baseline {name!r} under {self.dir}/baselines; there are {there}")
+        return self.baselines[name]
+
+    def baseline_map_stage(self, baseline: str) -> BaselineMapStage:
+        b = self.baseline(baseline)
+        return BaselineMapStage(
+            features=b.features,
+            matcher=b.matcher,
+            neighbours=b.neighbours,
+            retrieval=self._retrieval_part(b.retrieval),
+            retrieval_parts=tuple(self._retrieval_part(name) for name in self.config.retrieval[b.retrieval].parts),
+            seed=self.config.seed,
+        )
+
+    def baseline_localize_stage(self, baseline: str) -> BaselineLocalizeStage:
+        return BaselineLocalizeStage(localize=self.baseline(baseline).localize, seed=self.config.seed)
 
     def submission_stage(self, scene: str) -> SubmissionStage:
         return SubmissionStage(pose_names=self.scene(scene).pose_names)
@@ -334,6 +434,35 @@ class Project:
             parts=tuple(self._retrieval_part(name) for name in (feature.parts if feature else ())),
             pairs=pairs,
         )
+
+    def table_sets(self, table: str) -> dict[str, tuple[str, ...]]:
+        """The sets of scenes (demo, real) that a table can be asked for on, beside its own scenes."""
+        sets = self.tables[table].sets
+        return self.config.table_sets if sets is None else sets
+
+    def table_stage(self, table: str, set_name: str | None = None) -> TableStage:
+        """What a table runs: on its own scenes, or on those of a set with the rows' small methods."""
+        config = self.tables[table]
+        scenes = config.scenes if set_name is None else self.table_sets(table)[set_name]
+        runs = []
+        for row in config.rows:
+            for scene in scenes:
+                if row.baseline:
+                    runs.append(TableRun(row=row.id, scene=scene, seed=None, folder=row.baseline))
+                if row.method_of(set_name is not None) is None:
+                    continue
+                for seed in config.seeds:
+                    folder = variant_name(table, config, row, set_name is not None, seed, self.config.seed)
+                    if self.runs(scene, folder):
+                        runs.append(TableRun(row=row.id, scene=scene, seed=seed, folder=folder))
+        told = tuple(self._table_scene(scene) for scene in scenes)
+        return TableStage(name=table, set=set_name, table=config, scenes=told, runs=tuple(runs))
+
+    def _table_scene(self, name: str) -> TableScene:
+        s = self.scene(name)
+        conditions = self.parts(name) or tuple(s.split.queries)
+        synthetic = s.synthetic or any(self.scene(part).synthetic for part in self.parts(name))
+        return TableScene(name=name, unit=s.unit, thresholds=s.thresholds, conditions=conditions, synthetic=synthetic)
 
     def evaluate_stage(self, scene: str) -> EvaluateStage:
         s = self.scene(scene)

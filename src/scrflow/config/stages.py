@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from scrflow.config.base import Strict
+from scrflow.config.baseline import MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
 from scrflow.config.encoder import BufferConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
     ClustersConfig,
@@ -129,6 +130,22 @@ class MapStage(Strict):
 
 class LocalizeStage(Strict):
     localize: LocalizeConfig
+    seed: int
+
+
+class BaselineMapStage(Strict):
+    """What the map of a baseline says of itself: how photos are described and matched."""
+
+    features: MatchFeaturesConfig
+    matcher: MatcherConfig
+    neighbours: int
+    retrieval: RetrievalPart
+    retrieval_parts: tuple[RetrievalPart, ...] = ()
+    seed: int
+
+
+class BaselineLocalizeStage(Strict):
+    localize: MatchLocalizeConfig
     seed: int
 
 

@@ -14,6 +14,7 @@ from scrflow.artifacts import write_text
 from scrflow.config import Strict, TrainStage
 from scrflow.errors import ScrflowError
 from scrflow.progress import log
+from scrflow.provenance import note_run, this_run
 from scrflow.training.stage import train_head
 
 
@@ -32,7 +33,8 @@ class TrainJob(Strict):
     device: str | None = None
 
     def train(self) -> None:
-        """Train in this process, or as one of torchrun's."""
+        """Train in this process, or as one of torchrun's, of which the first notes in the history what it ran on (the
+        others hold as much in GPU memory: as many lanes of as many samples)."""
         train_head(
             self.config,
             list(self.shards),
@@ -45,6 +47,9 @@ class TrainJob(Strict):
             depth=self.depth,
             device=self.device,
         )
+        processes = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+        if processes == 1 or os.environ["RANK"] == "0":
+            note_run(self.history, this_run(self.threads, processes))
 
 
 def run_training(job: TrainJob, processes: int | None = None) -> None:

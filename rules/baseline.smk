@@ -1,0 +1,84 @@
+# Localization by feature matching, to stand beside the methods in every table: docs/baseline.md.
+
+
+rule map_baseline:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        graph="results/{scene}/covisibility.npz",
+        retrieval=baseline_retrieval,
+    output:
+        map="results/{scene}/{baseline}/map.h5",
+    log:
+        "results/{scene}/logs/map_baseline/{baseline}.log",
+    benchmark:
+        "results/{scene}/benchmarks/map_baseline/{baseline}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=6000,
+        runtime=720,
+    params:
+        config=stage_config("baseline_map"),
+        code=baseline_code("matching.mapping"),
+    message:
+        "{wildcards.scene}: map of {wildcards.baseline}"
+    script:
+        "../workflow/scripts/map_baseline.py"
+
+
+rule localize_baseline:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{baseline}/map.h5",
+        descriptors=baseline_descriptors,
+    output:
+        poses="results/{scene}/{baseline}/poses.txt",
+        details="results/{scene}/{baseline}/localization.json",
+    log:
+        "results/{scene}/logs/localize_baseline/{baseline}.log",
+    benchmark:
+        "results/{scene}/benchmarks/localize_baseline/{baseline}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=7000,
+        runtime=480,
+    params:
+        config=stage_config("baseline_localize"),
+        code=baseline_code("matching.localizer"),
+    message:
+        "{wildcards.scene}: localizing the queries, {wildcards.baseline}"
+    script:
+        "../workflow/scripts/localize_baseline.py"
+
+
+rule evaluate_baseline:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{baseline}/map.h5",
+        poses="results/{scene}/{baseline}/poses.txt",
+        details="results/{scene}/{baseline}/localization.json",
+    output:
+        queries="results/{scene}/{baseline}/queries.csv",
+        metrics="results/{scene}/{baseline}/metrics.json",
+        errors="results/{scene}/{baseline}/errors.png",
+        overlay="results/{scene}/{baseline}/overlay.png",
+    log:
+        "results/{scene}/logs/evaluate_baseline/{baseline}.log",
+    benchmark:
+        "results/{scene}/benchmarks/evaluate_baseline/{baseline}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=30,
+    params:
+        config=stage_config("evaluate"),
+        code=code_version("evaluate"),
+    message:
+        "{wildcards.scene}: evaluation, {wildcards.baseline}"
+    script:
+        "../workflow/scripts/evaluate_baseline.py"

@@ -1,0 +1,66 @@
+# Tables over scenes, methods and seeds, with the published numbers beside ours: config/tables.
+#
+#   results/tables/NAME.md       on the paper's scenes, with the paper's methods
+#   results/tables/NAME@SET.md   on the scenes of a set (demo, real), with methods for machines without GPU
+
+
+localrules:
+    tables,
+    tables_demo,
+    tables_real,
+
+
+rule tables:
+    input:
+        expand("results/tables/{table}.md", table=project.tables),
+
+
+rule tables_demo:
+    input:
+        tables_on("demo"),
+
+
+rule tables_real:
+    input:
+        tables_on("real"),
+
+
+rule write_table:
+    input:
+        metrics=table_metrics,
+        papers=paper_files,
+    output:
+        markdown="results/tables/{table}.md",
+        csv="results/tables/{table}.csv",
+        latex="results/tables/{table}.tex",
+    log:
+        "results/tables/logs/{table}.log",
+    benchmark:
+        "results/tables/benchmarks/{table}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        config=table_config,
+        code=code_version("tables.build"),
+        papers=str(project.dir / "papers"),
+    message:
+        "table {wildcards.table}"
+    script:
+        "../workflow/scripts/write_table.py"
+
+
+use rule write_table as write_table_of_set with:
+    output:
+        markdown="results/tables/{table}@{set}.md",
+        csv="results/tables/{table}@{set}.csv",
+        latex="results/tables/{table}@{set}.tex",
+    log:
+        "results/tables/logs/{table}@{set}.log",
+    benchmark:
+        "results/tables/benchmarks/{table}@{set}.tsv"
+    message:
+        "table {wildcards.table} on {wildcards.set}"

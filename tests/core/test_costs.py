@@ -1,0 +1,312 @@
+"""Costs of the jobs that a map needed, found by the stamps of what is on disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from scrflow.artifacts import Stamp, create_h5, read_stamp, write_json, write_npz, write_safetensors
+from scrflow.cli import app
+from scrflow.costs import costs_of, mapping_seconds, stage_costs
+from scrflow.errors import ScrflowError
+from scrflow.lineage import JOBS, OTHER_RULES
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def rules() -> dict[str, str]:
+    """Text of every rule of the workflow, by name."""
+    found = {}
+    for path in (REPO / "Snakefile", *sorted((REPO / "rules").glob("*.smk"))):
+        text = path.read_text(encoding="utf-8")
+        heads = list(re.finditer(r"^(?:rule (\w+):|use rule \w+ as (\w+) with:)$", text, re.M))
+        for head, following in zip(heads, [*heads[1:], None], strict=True):
+            found[head[1] or head[2]] = text[head.end() : following.start() if following else len(text)]
+    return found
+
+
+def test_every_rule_is_known():
+    """Whoever adds or renames a rule says in scrflow.lineage whether a map can need it."""
+    known = [job.rule for job in JOBS]
+    assert len(set(known)) == len(known) and not OTHER_RULES & set(known)
+    assert set(rules()) - set(known) - OTHER_RULES == set(), "rules that are in neither JOBS nor OTHER_RULES"
+    assert {*known, *OTHER_RULES} - set(rules()) == set(), "JOBS and OTHER_RULES name rules that are no more"
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.rule)
+def test_files_and_benchmarks_are_those_of_the_rule(job):
+    text = rules()[job.rule].partition("output:")[2]
+    outputs, _, rest = text.partition("log:")
+    for pattern in job.makes:
+        assert f'"results/{pattern}"' in outputs
+    wildcards = [name for name in re.findall(r"\{(\w+)\}", job.makes[0]) if name != "scene"]
+    name = "-".join(f"{{{wildcard}}}" for wildcard in wildcards)
+    assert f'"results/{{scene}}/benchmarks/{job.rule}{"/" if name else ""}{name}.tsv"' in rest
+    assert f'"results/{{scene}}/logs/{job.rule}{"/" if name else ""}{name}.log"' in text
+
+
+# ------------------------------------------------------------------------------------------------ a folder of results
+
+
+class Results:
+    """Stamped files that hold nothing else, and benchmark files of 1, 2, 4, 8 ... seconds: a sum tells its parts."""
+
+    def __init__(self, root: Path):
+        self.root, self.seconds = root, {}
+
+    def artifact(self, path: str, kind: str, config: dict | None = None, **inputs: str) -> str:
+        """``inputs``: paths of artifacts, or digests."""
+        given = {k: read_stamp(self.root / v).digest if (self.root / v).exists() else v for k, v in inputs.items()}
+        stamp, file = Stamp(kind, config or {}, "c", given), self.root / path
+        if file.suffix == ".json":
+            write_json(file, {}, stamp)
+        elif file.suffix == ".npz":
+            write_npz(file, {}, stamp)
+        elif file.suffix == ".h5":
+            with create_h5(file, stamp):
+                pass
+        else:
+            write_safetensors(file, {"w": torch.zeros(1)}, stamp)
+        return path
+
+    def job(self, name: str, scene: str = "s", log: str | None = None, cpu: str = "NA") -> None:
+        seconds = self.seconds[f"{scene}/{name}"] = 2 ** len(self.seconds)
+        path = self.root / scene / "benchmarks" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t0:00:01\t100\t{cpu}\n")
+        if log is not None:
+            file = self.root / scene / "logs" / f"{name}.log"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(log)
+
+    def of(self, *names: str) -> int:
+        return sum(self.seconds[name if name.startswith("part") else f"s/{name}"] for name in names)
+
+
+def encoder(results: Results, scene: str, name: str) -> str:
+    """PCA and two shards; the folder's name."""
+    where = f"{scene}/local/{name}"
+    results.artifact(f"{where}/pca.safetensors", "pca", {"extractor": name}, scene=f"{scene}/scene/scene.json")
+    results.job(f"fit_pca/{name}", scene)
+    for i in range(2):
+        sources = {"pca": f"{where}/pca.safetensors", "scene": f"{scene}/scene/scene.json", "shard": str(i)}
+        results.artifact(f"{where}/buffer-{i}.h5", "buffer", {"extractor": name}, **sources)
+        results.job(f"fill_buffer/{name}-{i}", scene)
+    return where
+
+
+def method(results: Results, name: str, local: str, head: str | None = None, **upstream: str) -> None:
+    """Head (or that of another method), map and localization of a method; ``upstream`` are inputs of the head."""
+    if head is None:
+        head = f"s/{name}/head.safetensors"
+        shards = {f"shard{i}": f"{local}/buffer-{i}.h5" for i in range(2)}
+        own = {k: v for k, v in upstream.items() if k != "retrieval"}
+        results.artifact(head, "head", {"name": name}, **shards, **own)
+        results.job(f"train_head/{name}")
+    sources = {"scene": "s/scene/scene.json", "head": head, "pca": f"{local}/pca.safetensors"}
+    sources |= {k: v for k, v in upstream.items() if k in ("retrieval", "encoding")}
+    results.artifact(f"s/{name}/map.safetensors", "map", {"name": name}, **sources)
+    results.job(f"write_map/{name}")
+    made = {"map": f"s/{name}/map.safetensors", "scene": "s/scene/scene.json"}
+    results.artifact(f"s/{name}/localization.json", "localization", {"localize": {}}, **made)
+    results.job(f"localize_queries/{name}")
+
+
+@pytest.fixture()
+def results(tmp_path) -> Results:
+    """Scene ``s``: ``big`` with a graph, Node2Vec, depths and a fusion of features; ``small`` with neither, by another
+    encoder; ``variant`` with the head of ``big``; and what a map of nobody needs."""
+    r = Results(tmp_path / "results")
+    r.artifact("s/scene/scene.json", "scene", images="0" * 16, content="1" * 16)
+    r.job("build_scene")
+    r.artifact("s/covisibility.npz", "covisibility", scene="s/scene/scene.json")
+    r.job("build_graph")
+    for name in ("node2vec", "unused"):
+        r.artifact(f"s/encodings/{name}.h5", "global-encoding", {"node2vec": name}, graph="s/covisibility.npz")
+        r.job(f"embed_graph/{name}")
+    for name in ("vlad", "network", "other"):
+        r.artifact(f"s/retrieval/{name}.h5", "retrieval", {"retrieval": name}, scene="s/scene/scene.json")
+        r.artifact(f"s/retrieval/{name}.safetensors", "retrieval", {"retrieval": name}, scene="s/scene/scene.json")
+        r.job(f"build_retrieval/{name}")
+    for suffix in ("h5", "safetensors"):
+        parts = {"part0": "s/retrieval/vlad.h5", "part1": "s/retrieval/network.h5"}
+        r.artifact(f"s/retrieval/fusion.{suffix}", "retrieval", {"f": 1}, scene="s/scene/scene.json", **parts)
+    r.job("build_retrieval/fusion")
+    sift, xfeat = encoder(r, "s", "sift"), encoder(r, "s", "xfeat")
+    shards = {f"shard{i}": f"{sift}/buffer-{i}.h5" for i in range(2)}
+    r.artifact(f"{sift}/depth-matched.h5", "sample-depth", graph="s/covisibility.npz", **shards)
+    r.job("triangulate_samples/sift")
+    use = {"encoding": "s/encodings/node2vec.h5", "retrieval": "s/retrieval/fusion.safetensors"}
+    depth = {"graph": "s/covisibility.npz", "depth": f"{sift}/depth-matched.h5"}
+    method(r, "big", sift, **use, **depth)
+    method(r, "small", xfeat)
+    method(r, "variant", sift, head="s/big/head.safetensors", **use)
+    for name in ("evaluate_poses/big", "choose_poses"):
+        r.job(name)
+    return r
+
+
+BIG = (
+    *("build_scene", "build_graph", "embed_graph/node2vec", "build_retrieval/vlad", "build_retrieval/network"),
+    *("build_retrieval/fusion", "fit_pca/sift", "fill_buffer/sift-0", "fill_buffer/sift-1"),
+    *("triangulate_samples/sift", "train_head/big"),
+)
+
+
+def test_a_map_counts_what_it_needed(results):
+    folder = results.root / "s"
+    assert mapping_seconds(folder / "big") == results.of(*BIG, "write_map/big")
+    small = ("build_scene", "fit_pca/xfeat", "fill_buffer/xfeat-0", "fill_buffer/xfeat-1", "train_head/small")
+    assert mapping_seconds(folder / "small") == results.of(*small, "write_map/small")
+    # the head of another method, with all that it needed
+    assert mapping_seconds(folder / "variant") == results.of(*BIG, "write_map/variant")
+
+
+def test_phases(results):
+    stages = stage_costs(results.root / "s/big")
+    phases = {f"{stage.rule} {stage.wildcards}".strip(): stage.phase for stage in stages}
+    assert phases.pop("build_scene") == "scene"
+    assert phases.pop("localize_queries big") == "localization"
+    assert set(phases.values()) == {"mapping"} and len(phases) == 11
+
+
+def test_of_a_combined_scene_the_parts_scenes_count(results):
+    for name in ("part1", "part2"):
+        results.artifact(f"{name}/scene/scene.json", "scene", images="2" * 16, content=name)
+        results.job("build_scene", name)
+        encoder(results, name, "xfeat")
+    parts = {f"part_{name}": f"{name}/scene/scene.json" for name in ("part1", "part2")}
+    results.artifact("s/scene/scene.json", "scene", images="3" * 16, content="4" * 16, **parts)
+    method(results, "combined", encoder(results, "s", "disk"))
+    jobs = ("build_scene", "fit_pca/disk", "fill_buffer/disk-0", "fill_buffer/disk-1", "train_head/combined")
+    scenes = ("part1/build_scene", "part2/build_scene")
+    assert mapping_seconds(results.root / "s/combined") == results.of(*jobs, *scenes, "write_map/combined")
+
+
+def test_structure_from_motion_and_its_points_count(results):
+    """SfM makes the poses; points for the graph have no stamp of their own in the graph's."""
+    results.artifact("s/sfm/sfm.json", "sfm", images="5" * 16)
+    results.job("reconstruct_scene")
+    results.artifact("s/scene/scene.json", "scene", images="6" * 16, content="7" * 16, sfm="s/sfm/sfm.json")
+    results.artifact("s/covisibility.npz", "covisibility", scene="s/scene/scene.json", model="a:b")
+    results.artifact("s/encodings/node2vec.h5", "global-encoding", {"node2vec": 1}, graph="s/covisibility.npz")
+    method(results, "photos", encoder(results, "s", "disk"), encoding="s/encodings/node2vec.h5")
+    phases = {stage.rule: stage.phase for stage in stage_costs(results.root / "s/photos")}
+    assert (phases["reconstruct_scene"], phases["build_scene"], phases["build_graph"]) == ("scene", "scene", "mapping")
+
+
+def test_files_of_hloc_count_with_what_made_them(results):
+    config = {"retrieval": {"kind": "hloc", "file": "results/{scene}/hloc/global-feats-netvlad.h5"}}
+    results.artifact("s/hloc/images.json", "hloc-images", names="8" * 16)
+    (results.root / "s/hloc/global-feats-netvlad.h5").write_bytes(b"of hloc")
+    for name in ("list_hloc_images", "hloc_global_features/netvlad", "build_retrieval/netvlad"):
+        results.job(name)
+    sources = {"scene": "s/scene/scene.json", "file": "9" * 16}
+    results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
+    method(results, "hloc", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
+    rules_of = [stage.rule for stage in stage_costs(results.root / "s/hloc")]
+    assert rules_of.index("list_hloc_images") < rules_of.index("hloc_global_features")
+    # a file of one's own is of no job
+    config["retrieval"]["file"] = "features/{scene}.h5"
+    results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
+    method(results, "own", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
+    assert "hloc_global_features" not in {stage.rule for stage in stage_costs(results.root / "s/own")}
+
+
+def test_feature_matching(results):
+    sources = {"scene": "s/scene/scene.json", "graph": "s/covisibility.npz", "retrieval": "s/retrieval/vlad.h5"}
+    results.artifact("s/matching/map.h5", "baseline-map", **sources)
+    made = {"scene": "s/scene/scene.json", "map": "s/matching/map.h5"}
+    results.artifact("s/matching/localization.json", "localization", {"localize": {}}, **made)
+    for name in ("map_baseline/matching", "localize_baseline/matching"):
+        results.job(name)
+    jobs = ("build_scene", "build_graph", "build_retrieval/vlad", "map_baseline/matching")
+    assert mapping_seconds(results.root / "s/matching") == results.of(*jobs)
+    assert stage_costs(results.root / "s/matching")[-1].rule == "localize_baseline"
+
+
+@pytest.mark.parametrize(
+    ("gone", "named"),
+    [
+        ("local/sift/buffer-1.h5", "s/big/head.safetensors: its input shard1 is gone"),
+        ("retrieval/vlad.h5", "s/retrieval/fusion.h5: its input part0 is gone"),
+        ("benchmarks/fit_pca/sift.tsv", "s/benchmarks/fit_pca/sift.tsv: no such benchmark file"),
+    ],
+)
+def test_a_sum_that_is_not_whole_is_none(results, gone, named):
+    (results.root / "s" / gone).unlink()
+    if gone.startswith("retrieval"):
+        (results.root / "s" / gone).with_suffix(".safetensors").unlink()
+    assert mapping_seconds(results.root / "s/big") is None
+    assert any(line.startswith(named) for line in costs_of(results.root / "s/big").unknown)
+    assert mapping_seconds(results.root / "s/small") is not None
+
+
+def test_an_input_that_was_made_anew_is_not_counted(results):
+    """The head is of the graph of before, whose cost is no longer on disk."""
+    results.artifact("s/covisibility.npz", "covisibility", {"graph": "another"}, scene="s/scene/scene.json")
+    assert mapping_seconds(results.root / "s/big") is None
+    assert any("input graph is gone, or was made anew" in line for line in costs_of(results.root / "s/big").unknown)
+
+
+def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
+    log = "2026 DEBUG CPU time 60.00 s, at most 512 MB, GPU at most 2048 MB\n"
+    results.job("fit_pca/sift", log="x\n" + log, cpu="12.5")
+    results.job("build_graph", log="2026 DEBUG CPU time 1.50 s, at most 64 MB\n")
+    results.job("embed_graph/node2vec", cpu="7.25")
+    found = {stage.rule: stage for stage in stage_costs(results.root / "s/big")}
+    pca, graph, node2vec = (found[rule] for rule in ("fit_pca", "build_graph", "embed_graph"))
+    assert (pca.cpu_s, pca.max_rss_mb, pca.gpu_mb, pca.cpu_is_bound) == (60, 512, 2048, False)
+    assert (graph.cpu_s, graph.max_rss_mb, graph.gpu_mb) == (1.5, 64, None)
+    # Snakemake's samples
+    assert (node2vec.cpu_s, node2vec.max_rss_mb, node2vec.cpu_is_bound) == (7.25, 100, True)
+    assert found["build_scene"].cpu_s is None
+
+
+def test_a_training_that_was_gone_on_with_counts_whole(results):
+    history = results.root / "s/big/train.jsonl"
+    history.write_text('{"step": 1, "seconds": 1}\n{"step": 9, "seconds": 1e7, "ran": {"gpu_mb": 3000.5}}\n')
+    found = {stage.rule: stage for stage in stage_costs(results.root / "s/big")}
+    assert (found["train_head"].wall_s, found["train_head"].gpu_mb) == (1e7, 3000.5)
+    history.write_text('{"step": 9, "seconds": 0.5}\n')
+    found = {stage.rule: stage for stage in stage_costs(results.root / "s/variant")}
+    assert (found["train_head"].wall_s, found["train_head"].gpu_mb) == (results.of("train_head/big"), None)
+    history.write_text("[]\n")
+    with pytest.raises(ScrflowError, match=r"train\.jsonl: last line"):
+        stage_costs(results.root / "s/big")
+
+
+def test_without_a_map_nothing_is_known(tmp_path):
+    (tmp_path / "results/s/m").mkdir(parents=True)
+    assert mapping_seconds(tmp_path / "results/s/m") is None
+    assert stage_costs(tmp_path / "results/s/m") == ()
+
+
+def test_damaged_benchmark(results):
+    (results.root / "s/benchmarks/build_scene.tsv").write_text("seconds\n1\n")
+    with pytest.raises(ScrflowError, match=r"build_scene\.tsv"):
+        mapping_seconds(results.root / "s/big")
+
+
+def test_command(results, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    done = CliRunner().invoke(app, ["costs", str(results.root / "s/big")])
+    assert done.exit_code == 0
+    rows = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
+    assert rows["train_head big"][2] == f"{results.of('train_head/big')}.0"
+    assert rows["map, sum"][2] == f"{results.of(*BIG, 'write_map/big') - results.of('build_scene')}.0"
+    assert f"mapping time: {results.of(*BIG, 'write_map/big')}.0 s" in done.stdout
+    (results.root / "s/covisibility.npz").unlink()
+    done = CliRunner().invoke(app, ["costs", str(results.root / "s/big")])
+    assert "not known: s/big/head.safetensors: its input graph is gone" in done.stdout
+    assert "mapping time" not in done.stdout
+
+
+def test_command_without_results(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        error = CliRunner().invoke(app, ["costs", str(folder)]).exception
+        assert isinstance(error, ScrflowError) and "results/SCENE/METHOD" in str(error)

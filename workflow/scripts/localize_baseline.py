@@ -1,0 +1,22 @@
+"""Poses of the queries by feature matching."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.config import BaselineLocalizeStage
+    from scrflow.matching.localizer import localize_baseline
+
+    localize_baseline(
+        job.config(BaselineLocalizeStage),
+        job.scene,
+        job.input("map"),
+        job.output("poses"),
+        job.output("details"),
+        job.threads,
+        descriptors=job.optional("descriptors"),
+    )

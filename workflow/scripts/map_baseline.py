@@ -1,0 +1,21 @@
+"""The map of a baseline: points and descriptors to match against."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from scrflow.workflow import stage
+
+with stage(snakemake) as job:
+    from scrflow.config import BaselineMapStage
+    from scrflow.matching.mapping import build_map
+
+    build_map(
+        job.config(BaselineMapStage),
+        job.scene,
+        job.input("graph"),
+        job.input("retrieval"),
+        job.output("map"),
+        job.threads,
+    )
