@@ -44,6 +44,7 @@ from scrflow.training.samples import Samples  # noqa: E402
 from scrflow.training.stage import cluster_centres, column_layout, make_streams, output_unit  # noqa: E402
 from scrflow.training.stream import Stream  # noqa: E402
 from scrflow.training.trainer import Part, Trainer  # noqa: E402
+from scrflow.workflow import peak_kilobytes  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -236,7 +237,7 @@ def steps(
         base = stage_of(method, **extra)
         files = BufferFiles.open(inputs.shards)
         layout = column_layout(base, files, inputs.depth if base.training.needs_depth else None)
-        streamed = max(int(share * files.rows * layout.row_bytes), 2 * layout.row_bytes * base.training.batch_size + 1)
+        streamed = max(int(share * files.rows * layout.row_bytes), 2 * layout.streamed().row_bytes * base.training.batch_size)
         runs: dict[str, Callable[[], Any]] = {}
         trainers: dict[str, Trainer] = {}
         for name, settings in variants(DEVICE.type, streamed, base.training.optimizer == "muon").items():
@@ -383,10 +384,10 @@ def one(folder: Path, method: str, limit: int, count: int) -> None:
     if DEVICE.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 1e6
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        peak = peak_kilobytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1e3
     depth = inputs.depth if trainer.config.training.needs_depth else None
     files = BufferFiles.open(inputs.shards)
-    row = column_layout(trainer.config, files, depth).row_bytes
+    row = column_layout(trainer.config, files, depth).row_bytes  # of the whole in memory
     print(
         json.dumps(
             {

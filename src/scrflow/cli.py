@@ -407,7 +407,8 @@ def schema(
 
 def schemas() -> dict[str, str]:
     """File name -> JSON schema, of each kind of config file."""
-    from scrflow.config import BaselineConfig, EncoderConfig, GlobalConfig, MethodConfig, SceneConfig
+    from scrflow.config import BaselineConfig, EncoderConfig, GlobalConfig, MethodConfig, SceneConfig, TableConfig
+    from scrflow.published import PaperConfig
 
     models = {
         "config": GlobalConfig,
@@ -415,6 +416,8 @@ def schemas() -> dict[str, str]:
         "encoder": EncoderConfig,
         "method": MethodConfig,
         "baseline": BaselineConfig,
+        "table": TableConfig,
+        "paper": PaperConfig,
     }
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"

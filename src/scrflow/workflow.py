@@ -102,7 +102,7 @@ def _log_usage() -> None:
     """CPU time and memory of the whole job; Snakemake's benchmark only samples them, every 30 s in the long run."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(u.ru_utime + u.ru_stime for u in used)
-    largest = max(_peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
+    largest = max(peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
     log.debug("CPU time %.2f s, at most %.0f MB%s", cpu, largest / 1024, _gpu_usage())
 
 
@@ -114,9 +114,9 @@ def _gpu_usage() -> str:
     return f", GPU at most {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
 
 
-def _peak_kilobytes(fallback: int) -> int:
-    """The most memory this process had. Where /proc does not tell, the resource usage, which on Linux counts what the
-    process that started this one had."""
+def peak_kilobytes(fallback: int) -> int:
+    """The most memory this process had. Where /proc does not tell, ``fallback``: the resource usage, which on Linux
+    counts what the process that started this one had."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

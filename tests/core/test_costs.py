@@ -23,9 +23,9 @@ def rules() -> dict[str, str]:
     found = {}
     for path in (REPO / "Snakefile", *sorted((REPO / "rules").glob("*.smk"))):
         text = path.read_text(encoding="utf-8")
-        heads = list(re.finditer(r"^(?:rule (\w+):|use rule \w+ as (\w+) with:)$", text, re.M))
-        for head, following in zip(heads, [*heads[1:], None], strict=True):
-            found[head[1] or head[2]] = text[head.end() : following.start() if following else len(text)]
+        _, *parts = re.split(r"^(?:rule (\w+):|use rule \w+ as (\w+) with:)$", text, flags=re.M)
+        for name, name_of_use, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            found[name or name_of_use] = body
     return found
 
 

@@ -2,7 +2,7 @@
 
 ``config/config.yaml`` holds what is common (graphs, global encodings, retrieval features), ``config/scenes/NAME.yaml``
 a scene, ``config/encoders/NAME.yaml`` a local encoder with its PCA and buffer, ``config/methods/NAME.yaml`` a method,
-``config/baselines/NAME.yaml`` a baseline by feature matching. ``extends: OTHER`` in one of these takes OTHER's values
+``config/baselines/NAME.yaml`` a baseline by feature matching, ``config/tables/NAME.yaml`` a table over them. ``extends: OTHER`` in one of these takes OTHER's values
 where the file says nothing.
 
 Each stage of the workflow reads exactly one of the ``*Stage`` models: what is in it reruns the stage when it changes,
@@ -74,6 +74,7 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
+from scrflow.config.table import TableConfig, TableStage
 
 __all__ = [
     "RESERVED",
@@ -141,6 +142,8 @@ __all__ = [
     "Split",
     "Strict",
     "SubmissionStage",
+    "TableConfig",
+    "TableStage",
     "TrainStage",
     "TrainingConfig",
     "TriangulateStage",

@@ -23,9 +23,9 @@ from scrflow.scene.model import Scene
 from scrflow.seeds import derived_seed
 
 MAP = "map.safetensors"
-# photos that the cloud is made from, evenly over the mapping photos: with 100, the walls of a room are seen, and a
-# report of thousands of photos does not take hours
-CLOUD_PHOTOS = 100
+# photos that the cloud is made from, evenly over the mapping photos: with 60, the walls of a room are seen, and a report
+# of thousands of photos does not take hours
+CLOUD_PHOTOS = 60
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from scipy.stats import binomtest
 
-from scrflow.htmlreport.quality import length
+from scrflow.htmlreport.quality import limit
 from scrflow.htmlreport.rendering import GREY, note, plot, plots, section
 from scrflow.htmlreport.run import Run
 from scrflow.reliability import EDGES, reliability
@@ -22,7 +22,7 @@ def belief(run: Run) -> Markup:
     title = "Does it know when it is wrong?"
     of = run.known[run.known["confidence"].notna()]
     t, r = run.thresholds[0]
-    within = f"{length(t, run.unit)} and {r:g}°"
+    within = limit((t, r), run.unit, " and ")
     if run.table["confidence"].isna().all():
         return section("confidence", title, "This method gives no confidences.")
     if of.empty:
@@ -40,7 +40,8 @@ def belief(run: Run) -> Markup:
     said += f"of the {(~sure).sum()} others, {right[~sure].sum()}."
     curve = reliability(p, right)
     said += f" On average a confidence is off by {curve.calibration_error:.2f} (ECE; Brier score {curve.brier:.3f})."
-    drawn = plots(plot(_diagram(p, right), "Said and observed", 320), plot(_counts(p, right), "How often", 320))
+    labels = (f"within {within}", "not")
+    drawn = plots(plot(_diagram(p, right), "Said and observed", 320), plot(_counts(p, right, labels), "How often", 320))
     return section("confidence", title, how, drawn, note(said))
 
 
@@ -78,13 +79,13 @@ def _diagram(p: np.ndarray, right: np.ndarray) -> go.Figure:
     return figure
 
 
-def _counts(p: np.ndarray, right: np.ndarray) -> go.Figure:
+def _counts(p: np.ndarray, right: np.ndarray, names: tuple[str, str]) -> go.Figure:
     figure = go.Figure()
     labels = [f"{a:g} to {b:g}" for a, b in pairwise(EDGES)]
-    for name, of, colour in (("right", right, "#1b5e9b"), ("wrong", ~right, "#c0392b")):
+    for name, of, colour in zip(names, (right, ~right), ("#1b5e9b", "#d9a08c"), strict=True):
         index = np.clip(np.digitize(p[of], EDGES) - 1, 0, len(EDGES) - 2)
         counts = np.bincount(index, minlength=len(labels))
-        figure.add_bar(x=labels, y=counts, name=name, marker={"color": colour}, hovertemplate="%{y} " + name)
+        figure.add_bar(x=labels, y=counts, name=name, marker={"color": colour}, hovertemplate="%{y}")
     figure.update_layout(barmode="stack", legend={"orientation": "h", "y": 1.1, "x": 0})
     figure.update_xaxes(title="confidence")
     figure.update_yaxes(title="poses")

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from scrflow.htmlreport.quality import band_index, bands, length, symbols
-from scrflow.htmlreport.rendering import GREY, note, plot, plots, section, text
+from scrflow.htmlreport.rendering import GREY, legend, log_axis, note, plot, plots, section, text
 from scrflow.htmlreport.run import Run
 from scrflow.htmlreport.space import hover
 
@@ -23,14 +23,15 @@ def distance(run: Run) -> Markup:
         return section("distance", title, how)
     how = (
         "Each mark is a query: to the right, those taken farther from (or turned more against) the nearest mapping "
-        "photo; up, the larger error. If marks rise to the right, more mapping photos there would help."
+        "photo; up, the larger error. Dotted: the scene's thresholds. If marks rise to the right, more mapping photos there would help."
     )
     unit = text(run.unit)
     drawn = plots(
         plot(_scatter(run, "distance", f"distance to the nearest mapping photo ({unit})"), "By distance"),
         plot(_scatter(run, "angle", "rotation to that photo (degrees)"), "By rotation"),
     )
-    return section("distance", title, how, drawn, _line_note(run))
+    entries = [(b.colour, f"{b.label} ({len(b.names)})") for b in bands(run, run.known["name"]) if b.names]
+    return section("distance", title, how, legend(entries), drawn, _line_note(run))
 
 
 def _line_note(run: Run) -> Markup:
@@ -72,16 +73,18 @@ def _scatter(run: Run, column: str, title: str) -> go.Figure:
             hoverinfo="text",
         )
     _add_medians(figure, x.to_numpy(), np.array([y[name] for name in x.index]))
-    for limit, _ in run.thresholds:
-        figure.add_hline(y=limit, line={"color": GREY, "width": 1, "dash": "dot"})
+    for bound, _ in run.thresholds:
+        figure.add_hline(y=bound, line={"color": GREY, "width": 1, "dash": "dot"})
+        label = {"text": length(bound, run.unit, 6), "font": {"size": 11}, "showarrow": False}
+        figure.add_annotation(xref="paper", x=1, xanchor="right", y=np.log10(bound), yanchor="bottom", **label)
     if not np.isfinite(errors).all():
         figure.add_annotation(
             xref="paper", x=0, y=np.log10(top), text="not localized", showarrow=False, xanchor="left", yanchor="bottom"
         )
     figure.update_xaxes(title=title, rangemode="tozero")
-    figure.update_yaxes(type="log", title=f"position error ({text(run.unit)})", dtick=1, tickformat="~g")
-    figure.update_layout(showlegend=column == "distance", margin={"l": 64, "r": 16, "t": 12, "b": 48})
-    figure.update_layout(legend={"orientation": "h", "y": -0.22, "x": 0, "font": {"size": 11}})
+    low, high = min([finest / 2, *y.values()]) / 1.3, max([2 * run.thresholds[-1][0], *y.values()]) * 1.3
+    figure.update_yaxes(**log_axis(f"position error ({text(run.unit)})", low, high))
+    figure.update_layout(showlegend=False)
     return figure
 
 
@@ -106,13 +109,13 @@ def _near(run: Run, name: str) -> str:
     return f"nearest mapping photo: {text(near['image'])}, {where} away"
 
 
-def thirds(run: Run, column: str, limit: int) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
+def thirds(run: Run, column: str, number: int) -> tuple[tuple[int, int, float], tuple[int, int, float]]:
     """(misses, queries, bound) of the third of the queries nearest to a mapping photo and of the farthest third.
 
-    A miss is beyond threshold number ``limit``; ``bound`` is the largest distance (or angle) of the one and the
+    A miss is beyond threshold ``number``; ``bound`` is the largest distance (or angle) of the one and the
     smallest of the other.
     """
-    missed = dict(zip(run.known["name"], band_index(run, run.known) > limit, strict=True))
+    missed = dict(zip(run.known["name"], band_index(run, run.known) > number, strict=True))
     values = run.nearest[column].sort_values(kind="stable")
     size = len(values) // 3
     near, far = values.iloc[:size], values.iloc[len(values) - size :]

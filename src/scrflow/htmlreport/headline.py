@@ -8,13 +8,15 @@ from markupsafe import Markup
 
 from scrflow.evaluate import OVERALL
 from scrflow.htmlreport.distance import thirds
-from scrflow.htmlreport.quality import Band, angle, band_index, bands, condition_name, length, share
+from scrflow.htmlreport.quality import Band, angle, badness, band_index, bands, condition_name, length, limit, share
 from scrflow.htmlreport.recall import groups
-from scrflow.htmlreport.rendering import render
+from scrflow.htmlreport.rendering import legend, render
 from scrflow.htmlreport.run import Run
 
 _TURNED = 45.0  # degrees: no imprecision of a pose is that large; the map took another place for this one
 _FEW = 12  # queries under which thirds say nothing
+_FEW_MISSES = 5  # misses under which they do not either
+_NAMED = 3  # queries that are named in the text
 _TELLING = 0.2  # difference of two shares that is worth a sentence
 _MISSES = 0.05  # share of queries beyond a threshold from which that threshold tells where the map fails
 
@@ -45,7 +47,8 @@ def headline(run: Run) -> Markup:
         bars=_bars(run),
         facts=facts,
         numbers=_numbers(run),
-        limits=[f"{length(t, run.unit)}, {r:g}°" for t, r in run.thresholds],
+        legend=legend([(band.colour, band.label) for band in bands(run) if band.names]),
+        limits=[limit(bound, run.unit) for bound in run.thresholds],
         reference=run.metrics["reference"] if run.known.empty or len(run.known) < len(run.table) else "",
     )
 
@@ -68,8 +71,8 @@ def verdict(run: Run) -> str:
         )
         said += f"they were taken, and turned by less than {angle(summary['median_r_err'])}."
     parts = [
-        f"{100 * right:.0f} % are within {length(t, run.unit)} and {r:g}°"
-        for (t, r), right in zip(run.thresholds, summary["recall"], strict=True)
+        f"{100 * right:.0f} % are within {limit(bound, run.unit, ' and ')}"
+        for bound, right in zip(run.thresholds, summary["recall"], strict=True)
     ]
     return f"{said} {', '.join(parts)}."
 
@@ -82,14 +85,15 @@ def failures(run: Run) -> list[str]:
         said.append(f"{lost} of {len(run.table)} queries were not localized at all.")
     if run.known.empty:
         return said
-    limit = failing_threshold(run)
-    t, r = run.thresholds[limit]
+    number = failing_threshold(run)
     index = band_index(run, run.known)
-    missed, known = int((index > limit).sum()), len(run.known)
-    within = f"within {length(t, run.unit)} and {r:g}°"
+    missed, known = int((index > number).sum()), len(run.known)
+    within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
     if missed == 0:
-        return [*said, f"No query is beyond {length(t, run.unit)} and {r:g}°, the finest threshold."]
-    said.append(f"{missed} of {known} queries ({share(missed, known)}) are not {within}.")
+        return [*said, f"All queries are {within}, the finest threshold."]
+    order = badness(run)[list(run.known["name"])].sort_values(ascending=False, kind="stable").index
+    named = ", ".join(order[: min(missed, _NAMED)]) + (", ..." if missed > _NAMED else "")
+    said.append(f"{missed} of {known} queries ({share(missed, known)}) are not {within}: {named}.")
     turned = int((run.known["localized"] & (run.known["r_err"] > _TURNED)).sum())
     if turned:
         looks = "is" if turned == 1 else "are"
@@ -97,24 +101,24 @@ def failures(run: Run) -> list[str]:
             f"{turned} {looks} turned by more than {_TURNED:.0f}°: the map took another place, or the same one from "
             "another side, for what they show."
         )
-    said += _worst_condition(run, limit, within)
-    if known >= _FEW:
-        said.append(_what_matters(run, limit, within))
+    said += _worst_condition(run, number, within)
+    if known >= _FEW and missed >= _FEW_MISSES:
+        said.append(_what_matters(run, number, within))
     return said
 
 
 def failing_threshold(run: Run) -> int:
     """Number of the coarsest threshold that a telling share of queries misses; of the finest where all are within."""
     index = band_index(run, run.known)
-    for limit in reversed(range(len(run.thresholds))):
-        if (index > limit).mean() >= _MISSES:
-            return limit
+    for number in reversed(range(len(run.thresholds))):
+        if (index > number).mean() >= _MISSES:
+            return number
     return 0
 
 
-def _worst_condition(run: Run, limit: int, within: str) -> list[str]:
+def _worst_condition(run: Run, number: int, within: str) -> list[str]:
     by = {
-        condition: float((band_index(run, run.table[of]) <= limit).mean())
+        condition: float((band_index(run, run.table[of]) <= number).mean())
         for condition, of in groups(run)
         if condition != OVERALL
     }
@@ -126,11 +130,11 @@ def _worst_condition(run: Run, limit: int, within: str) -> list[str]:
     return [f"Worst condition: {worst}, {100 * by[worst]:.0f} % {within}; best: {best}, {100 * by[best]:.0f} %."]
 
 
-def _what_matters(run: Run, limit: int, within: str) -> str:
+def _what_matters(run: Run, number: int, within: str) -> str:
     """The distance to the mapping photos or the rotation against them, whichever tells misses better; or neither."""
     found = {}
     for column in ("distance", "angle"):
-        (near, size, near_bound), (far, _, far_bound) = thirds(run, column, limit)
+        (near, size, near_bound), (far, _, far_bound) = thirds(run, column, number)
         found[column] = ((far - near) / size, near, far, size, near_bound, far_bound)
     column = max(found, key=lambda c: found[c][0])
     gap, near, far, size, near_bound, far_bound = found[column]

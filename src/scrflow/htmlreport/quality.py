@@ -51,8 +51,8 @@ def band_index(run: Run, table: pd.DataFrame) -> np.ndarray:
 def _legend(run: Run) -> list[tuple[str, str]]:
     limits = run.thresholds
     shades = [to_hex(_WITHIN(x)) for x in np.linspace(0, 1, len(limits))]
-    labels = [f"within {length(t, run.unit)}, {r:g}°" for t, r in limits]
-    beyond = f"beyond {length(limits[-1][0], run.unit)} or {limits[-1][1]:g}°"
+    labels = [f"within {limit(bound, run.unit)}" for bound in limits]
+    beyond = f"beyond {limit(limits[-1], run.unit, ' or ')}"
     rest = [(beyond, _BEYOND), ("not localized", _LOST), ("no reference pose", _UNKNOWN)]
     return [*zip(labels, shades, strict=True), *rest]
 
@@ -80,15 +80,20 @@ def badness(run: Run) -> pd.Series:
     return pd.Series(values.to_numpy(), index=run.table["name"])
 
 
-def length(value: float, unit: str) -> str:
-    """A length in the form that is read most easily: 3.2 cm, 1.4 m."""
+def length(value: float, unit: str, digits: int = 2) -> str:
+    """A length in the form that is read most easily, 3.2 cm or 1.4 m, with so many digits that count."""
     if not math.isfinite(value):
         return "infinite"
     scale, name = 1.0, unit
     if unit == "m":
         scale, name = (1.0, "m") if value >= 1 else (100.0, "cm") if value >= 0.001 else (1000.0, "mm")
-    number = f"{scale * value:.2g}" if scale * value < 100 else f"{scale * value:.0f}"
+    number = f"{scale * value:.0f}" if scale * value >= 10**digits else f"{scale * value:.{digits}g}"
     return f"{number} {name}"
+
+
+def limit(bound: tuple[float, float], unit: str, joined: str = ", ") -> str:
+    """A threshold: 25 cm, 2°."""
+    return f"{length(bound[0], unit, 6)}{joined}{bound[1]:g}°"
 
 
 def angle(value: float) -> str:

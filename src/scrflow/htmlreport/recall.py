@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from scrflow.evaluate import OVERALL
-from scrflow.htmlreport.quality import CONDITION_COLOURS, angle, condition_name, length
-from scrflow.htmlreport.rendering import GREY, note, plot, plots, section, text
+from scrflow.htmlreport.quality import CONDITION_COLOURS, condition_name, length
+from scrflow.htmlreport.rendering import GREY, log_axis, note, plot, plots, section, text
 from scrflow.htmlreport.run import Run
 
 
@@ -76,13 +76,12 @@ def _curves(run: Run, column: str, title: str, part: int) -> go.Figure:
             hovertemplate="%{y:.0f} % within %{x:.3g}<extra>%{fullData.name}</extra>",
         )
     for limit in limits:
-        label = length(limit, run.unit) if part == 0 else angle(limit)
+        label = length(limit, run.unit, 6) if part == 0 else f"{limit:g}°"
         figure.add_vline(x=limit, line={"color": GREY, "width": 1, "dash": "dot"})
         figure.add_annotation(
             x=np.log10(limit), y=1.0, yref="paper", text=label, showarrow=False, yanchor="bottom", font={"size": 11}
         )
-    # ticks are plain numbers: powers of ten are for those who know them
-    figure.update_xaxes(type="log", title=title, range=[np.log10(low), np.log10(high)], dtick="D2", tickformat="~g")
+    figure.update_xaxes(**log_axis(title, low, high))
     figure.update_yaxes(range=[0, 101], ticksuffix=" %")
     figure.update_layout(
         legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(255,255,255,0.8)"},

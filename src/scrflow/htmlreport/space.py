@@ -39,8 +39,8 @@ def space(run: Run, points: Points) -> Markup:
         for i, name in enumerate(("xaxis", "yaxis", "zaxis"))
     }
     extent = (high - low) / (high - low).max()
-    oblique = {"eye": {"x": 0.25, "y": -1.05, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.1}}
-    above = {"eye": {"x": 0, "y": -0.01, "z": 1.5}, "center": {"x": 0, "y": 0, "z": 0}}
+    oblique = {"eye": {"x": 0.2, "y": -0.95, "z": 0.85}, "center": {"x": 0, "y": -0.05, "z": -0.12}}
+    above = {"eye": {"x": 0, "y": -0.01, "z": 1.4}, "center": {"x": 0, "y": 0, "z": 0}}
     figure.update_layout(
         # the plot is as large as the box's longest side allows
         scene={**axes, "aspectmode": "manual", "aspectratio": dict(zip("xyz", 1.5 * extent, strict=True))},
@@ -51,7 +51,7 @@ def space(run: Run, points: Points) -> Markup:
             {
                 "type": "buttons",
                 "direction": "left",
-                "x": 1,
+                "x": 0.99,
                 "xanchor": "right",
                 "y": 1,
                 "yanchor": "top",
@@ -70,21 +70,15 @@ def space(run: Run, points: Points) -> Markup:
         else "Each mark is a query photo where the map put it; there are no reference poses to compare with. "
     )
     how += "Drag to turn, scroll to zoom, click in the legend to hide."
-    return section("space", "Where it works and where it fails", how, plot(figure, _caption(points), 560), _far(run))
+    drawn = plot(figure, "Queries, mapping photos and the points of the map", 520)
+    return section("space", "Where it works and where it fails", how, drawn, note(_caption(points)))
 
 
 def _caption(points: Points) -> str:
     if not len(points.xyz):
         return f"{points.note[:1].upper()}{points.note[1:]}"
-    few = f" ({SHOWN_POINTS} are shown)" if len(points.xyz) > SHOWN_POINTS else ""
-    return f"Point cloud: {points.note}{few}"
-
-
-def _far(run: Run) -> Markup:
-    """Grey cameras are not for counting."""
-    more = len(run.scene.mapping) > SHOWN_CAMERAS
-    shown = f", of which {SHOWN_CAMERAS} are drawn" if more else ""
-    return note(f"Grey: the {len(run.scene.mapping)} mapping photos{shown}, each with a tick in its direction of view.")
+    few = f", of which {SHOWN_POINTS} are shown" if len(points.xyz) > SHOWN_POINTS else ""
+    return f"The point cloud: {points.note}{few}."
 
 
 def _box(cameras: np.ndarray, queries: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +103,7 @@ def _add_cloud(figure: go.Figure, cloud: np.ndarray, rgb: np.ndarray, low: np.nd
         inside = np.sort(np.random.default_rng(0).permutation(inside)[:SHOWN_POINTS])
     x, y, z = cloud[inside].astype(np.float32).T
     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb[inside].tolist()]
-    marker = {"size": 1.8, "color": colours, "opacity": 0.75, "line": {"width": 0}}
+    marker = {"size": 1.3, "color": colours, "line": {"width": 0}}
     figure.add_scatter3d(x=x, y=y, z=z, mode="markers", name="points of the map", marker=marker, hoverinfo="skip")
 
 
@@ -119,7 +113,13 @@ def _add_cameras(figure: go.Figure, centres: np.ndarray, forward: np.ndarray, si
     lines = np.stack([begin, begin + size * forward[::step], np.full_like(begin, np.nan)], 1).reshape(-1, 3)
     x, y, z = lines.astype(np.float32).T
     figure.add_scatter3d(
-        x=x, y=y, z=z, mode="lines", name="mapping photos", line={"color": "#7b8794", "width": 2}, hoverinfo="skip"
+        x=x,
+        y=y,
+        z=z,
+        mode="lines",
+        name=f"{len(centres)} mapping photos, and where they look",
+        line={"color": "#7b8794", "width": 2},
+        hoverinfo="skip",
     )
 
 
@@ -132,8 +132,10 @@ def _add_queries(
     high: np.ndarray,
 ) -> None:
     rows, marks = run.table.set_index("name"), symbols(run)
-    size = 6.0 if len(rows) <= _SMALL else 3.5
-    for band in bands(run):
+    every = bands(run)
+    # the worse, the larger: failures are what one looks for
+    sizes = np.linspace(3.5, 7.0, len(every)) * (1.0 if len(rows) <= _SMALL else 0.7)
+    for band, size in zip(every, sizes, strict=True):
         names = [name for name in band.names if name in placed]
         if not names:
             continue

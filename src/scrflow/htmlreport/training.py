@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from scrflow.htmlreport.rendering import note, plot, plots, section
+from scrflow.htmlreport.rendering import log_axis, note, plot, plots, section
 from scrflow.htmlreport.run import Run
 
 # column, heading, logarithmic, factor, suffix of the ticks
@@ -54,8 +55,12 @@ def _curve(run: Run, column: str, logarithmic: bool, factor: float, suffix: str)
             showlegend=several,
             hovertemplate="step %{x}: %{y:.4g}<extra></extra>",
         )
-    ticks = {"tickformat": "~g", "nticks": 6} if logarithmic else {"ticksuffix": suffix, "rangemode": "tozero"}
-    figure.update_yaxes(type="log" if logarithmic else "linear", **ticks)
+    drawn = np.concatenate([np.asarray(trace.y, float) for trace in figure.data])
+    drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
+    if logarithmic and len(drawn):
+        figure.update_yaxes(**log_axis("", drawn.min() / 1.2, drawn.max() * 1.2))
+    else:
+        figure.update_yaxes(ticksuffix=suffix, rangemode="tozero")
     figure.update_xaxes(title="step", rangemode="tozero")
     figure.update_layout(margin={"l": 56, "r": 12, "t": 8, "b": 44})
     return figure

@@ -1,8 +1,8 @@
 """Whether a claim holds: two rows of a table, compared query by query.
 
 A query's score is the share of the scene's thresholds that its pose is within. The difference of the rows' mean scores
-has an interval by bootstrap: queries are drawn anew, the same ones for both rows, and so are the seeds of each row. So
-the interval speaks of both chances, other queries and another training.
+has an interval by bootstrap: queries and seeds are drawn anew, the same ones for both rows. So the interval speaks of
+both chances, other queries and another training.
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ def judge(config: TableStage, results: Path) -> Iterator[Judgement]:
 
 
 def bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
-    """Interval of the difference of the mean scores a [seeds, queries] and b [seeds', queries] of the same queries."""
+    """Interval of the difference of the mean scores a [seeds, queries] and b [seeds', queries] of the same queries.
+
+    With as many seeds in a as in b they go in pairs: where a row takes the other's heads, both have the same ones.
+    """
     rng = np.random.default_rng(seed)
     queries = rng.integers(0, a.shape[1], (DRAWS, a.shape[1]))
+    seeds = rng.random((DRAWS, max(len(a), len(b))))
 
     def means(scores: np.ndarray) -> np.ndarray:
-        drawn = rng.integers(0, len(scores), (DRAWS, len(scores)))
+        drawn = (seeds[:, : len(scores)] * len(scores)).astype(int)
         return np.stack([s[queries].mean(1) for s in scores], 1)[np.arange(DRAWS)[:, None], drawn].mean(1)
 
     tail = 50 * (1 - LEVEL)
