@@ -2,8 +2,8 @@
 
 ``config/config.yaml`` holds what is common (graphs, global encodings, retrieval features), ``config/scenes/NAME.yaml``
 a scene, ``config/encoders/NAME.yaml`` a local encoder with its PCA and buffer, ``config/methods/NAME.yaml`` a method,
-``config/baselines/NAME.yaml`` a baseline by feature matching, ``config/tables/NAME.yaml`` a table over them. ``extends: OTHER`` in one of these takes OTHER's values
-where the file says nothing.
+``config/baselines/NAME.yaml`` a baseline by feature matching, ``config/tables/NAME.yaml`` a table over them. ``extends:
+OTHER`` in one of these takes OTHER's values where the file says nothing.
 
 Each stage of the workflow reads exactly one of the ``*Stage`` models: what is in it reruns the stage when it changes,
 and nothing else does.

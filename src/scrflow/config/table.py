@@ -84,7 +84,7 @@ class TableConfig(Strict):
     seeds: tuple[int, ...] = Field((1,), min_length=1, description="of training and localization")
     metrics: tuple[str, ...] = Field(min_length=1)
     conditions: bool = Field(False, description="recall and medians by condition (day, night, room), beside all")
-    mean: bool = Field(False, description="recall and medians over the scenes as well")
+    mean: bool = Field(False, description="the mean over the scenes as well")
     over: dict[str, Any] = Field({}, description="keys that all its methods change, e.g. fewer steps")
     rows: tuple[TableRow, ...] = Field(min_length=1)
     published: PublishedTable | None = None

@@ -23,7 +23,8 @@ def distance(run: Run) -> Markup:
         return section("distance", title, how)
     how = (
         "Each mark is a query: to the right, those taken farther from (or turned more against) the nearest mapping "
-        "photo; up, the larger error. Dotted: the scene's thresholds. If marks rise to the right, more mapping photos there would help."
+        "photo; up, the larger error. Dotted: the scene's thresholds. If marks rise to the right, more mapping photos "
+        "there would help."
     )
     unit = text(run.unit)
     drawn = plots(
@@ -39,7 +40,7 @@ def _line_note(run: Run) -> Markup:
         return Markup("")
     several = len(run.conditions) > 1
     by = f" Marks by condition: {', '.join(f'{s} {c}' for c, s in symbols(run).items())}." if several else ""
-    return note(f"Black line: medians of groups of queries of equal number.{by}")
+    return note(f"Black: medians of groups of equally many queries.{by}")
 
 
 def _scatter(run: Run, column: str, title: str) -> go.Figure:
@@ -96,8 +97,9 @@ def _add_medians(figure: go.Figure, x: np.ndarray, y: np.ndarray) -> None:
     figure.add_scatter(
         x=[float(np.median(x[part])) for part in parts],
         y=[float(np.median(y[part])) for part in parts],
-        mode="lines",
-        line={"color": "#1f2933", "width": 2.5},
+        mode="lines+markers",
+        line={"color": "#1f2933", "width": 2},
+        marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
         showlegend=False,
         hovertemplate="median error %{y:.3g}<extra></extra>",
     )

@@ -15,12 +15,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scrflow.figures import ERROR_COLOURS, Reprojection
-from scrflow.htmlreport.atwork import Points, localize_again, render_points
+from scrflow.htmlreport.atwork import AnyLocalizer, Points, localize_again, render_points
 from scrflow.htmlreport.quality import angle, badness, band_index, bands, length
 from scrflow.htmlreport.rendering import render, section
 from scrflow.htmlreport.run import Run
 from scrflow.images import read_rgb
-from scrflow.localizer import Localizer
 
 SHOWN = 3  # of the best, and of the worst
 LISTED = 500
@@ -30,29 +29,25 @@ _WIDTH = 380  # px of a picture
 _SCALE_PX = 10.0
 
 
-def gallery(run: Run, localizer: Localizer | None, points: Points) -> Markup:
-    """The section; pictures where there is a ``localizer`` to localize the queries with once more."""
+def gallery(run: Run, localizer: AnyLocalizer, points: Points) -> Markup:
+    """The section; the queries shown are localized once more."""
     order = badness(run).sort_values(kind="stable")
     shown = min(SHOWN, len(order) // 2) if len(order) > 1 else 1
     worst, best = list(order.index[::-1][:shown]), list(order.index[: min(shown, len(order) - shown)])
-    groups = []
-    if localizer is not None:
-        groups = [
-            ("The worst", [_shown(run, localizer, points, name) for name in worst]),
-            ("The best", [_shown(run, localizer, points, name) for name in best]),
-        ]
+    groups = [
+        ("The worst", [_shown(run, localizer, points, name) for name in worst]),
+        ("The best", [_shown(run, localizer, points, name) for name in best]),
+    ]
     how = (
         "From left to right: the query photo; its keypoints, those that agree with the pose from dark (exact) to "
         "yellow (10 px off), the others as grey crosses; the map's points seen from the pose that was found, which "
         "should look like the photo; the mapping photo that the map took it to be near."
-        if groups
-        else "Queries by how well they were localized."
     )
     listed = render("queries.html", rows=[_row(run, name) for name in order.index[::-1][:LISTED]], total=len(order))
     return section("queries", "The worst and the best queries", how, render("gallery.html", groups=groups), listed)
 
 
-def _shown(run: Run, localizer: Localizer, points: Points, name: str) -> dict[str, Any]:
+def _shown(run: Run, localizer: AnyLocalizer, points: Points, name: str) -> dict[str, Any]:
     """What the template shows of a query."""
     query = next(q for q in run.scene.queries if q.name == name)
     photo = read_rgb(run.scene.image_path(name))

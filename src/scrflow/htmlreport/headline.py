@@ -71,8 +71,8 @@ def verdict(run: Run) -> str:
         )
         said += f"they were taken, and turned by less than {angle(summary['median_r_err'])}."
     parts = [
-        f"{100 * right:.0f} % are within {limit(bound, run.unit, ' and ')}"
-        for bound, right in zip(run.thresholds, summary["recall"], strict=True)
+        f"{100 * right:.0f} % {'' if i else 'are '}within {limit(bound, run.unit, ' and ')}"
+        for i, (bound, right) in enumerate(zip(run.thresholds, summary["recall"], strict=True))
     ]
     return f"{said} {', '.join(parts)}."
 
@@ -92,7 +92,7 @@ def failures(run: Run) -> list[str]:
     if missed == 0:
         return [*said, f"All queries are {within}, the finest threshold."]
     order = badness(run)[list(run.known["name"])].sort_values(ascending=False, kind="stable").index
-    named = ", ".join(order[: min(missed, _NAMED)]) + (", ..." if missed > _NAMED else "")
+    named = ", ".join(order[: min(missed, _NAMED)]) + (f" and {missed - _NAMED} more" if missed > _NAMED else "")
     said.append(f"{missed} of {known} queries ({share(missed, known)}) are not {within}: {named}.")
     turned = int((run.known["localized"] & (run.known["r_err"] > _TURNED)).sum())
     if turned:

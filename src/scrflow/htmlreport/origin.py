@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from scrflow.artifacts import Stamp
 from scrflow.htmlreport.rendering import render, section
 from scrflow.htmlreport.run import Run
-from scrflow.lineage import Artifact
 
-_SECTION_TITLE = "Config, versions and inputs"
+_RUNS = ("training", "localization", "evaluation")
 
 
 def origin(run: Run) -> Markup:
@@ -21,47 +21,40 @@ def origin(run: Run) -> Markup:
         "What was read by every stage that led to this result, as its artifact says; equal digests are equal recipes "
         "on equal inputs."
     )
+    told = run.metrics.get("provenance")
     body = render(
         "origin.html",
-        provenance=_flat(run.metrics.get("provenance")),
-        artifacts=[_row(path, made) for path, made in run.chain.items()],
+        digests=[(name, told[name]) for name in ("code", "config", "data")] if told else [],
+        ran=_ran(told) if told else [],
+        runs=_RUNS,
+        lost=told["lost"] if told else [],
+        artifacts=[_row(path, stamp) for path, stamp in run.stages.items()],
     )
-    return section("origin", _SECTION_TITLE, how, body)
+    return section("origin", "Config, versions and inputs", how, body)
 
 
-def _row(path: str, made: Artifact) -> dict[str, Any]:
-    stamp = made.stamp
+def _row(path: str, stamp: Stamp | None) -> dict[str, Any]:
     if stamp is None:
-        return {
-            "path": path,
-            "kind": "of another tool",
-            "digest": "",
-            "code": "",
-            "inputs": "",
-            "lost": "",
-            "config": "",
-        }
-    sources = [f"{name} {made.inputs.get(name, digest)}" for name, digest in sorted(stamp.inputs.items())]
+        return {"path": path, "kind": "of another tool", "digest": "", "code": "", "inputs": "", "config": ""}
     return {
         "path": path,
         "kind": stamp.kind,
         "digest": stamp.digest,
         "code": stamp.code,
-        "inputs": ", ".join(sources),
-        "lost": ", ".join(made.lost),
+        "inputs": ", ".join(f"{name} {digest}" for name, digest in sorted(stamp.inputs.items())),
         "config": yaml.safe_dump(stamp.config, sort_keys=False, allow_unicode=True) if stamp.config else "",
     }
 
 
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """(key, value) of a nested mapping, keys joined by dots."""
-    if values is None:
-        return []
-    rows: list[tuple[str, str]] = []
+def _ran(told: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(name, its value in each of _RUNS) of what the stages ran on; packages among the rest."""
+    runs = [_flat(told[name] or {}) for name in _RUNS]
+    names = dict.fromkeys(name for run in runs for name in run)
+    return [(name, [run.get(name, "") for run in runs]) for name in names]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            rows.append((f"{prefix}{key}", text))
-    return rows
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: "" if value is None else str(value)}
+    return flat

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from scrflow.artifacts import write_text
-from scrflow.htmlreport.atwork import MAP, Points, implied_points, open_localizer
+from scrflow.htmlreport.atwork import open_map
 from scrflow.htmlreport.belief import belief
 from scrflow.htmlreport.covisible import covisible
 from scrflow.htmlreport.distance import distance
@@ -53,11 +53,7 @@ def write_report(folder: Path, out: Path, threads: int = 1) -> None:
 
 def page(run: Run, threads: int = 1) -> Markup:
     """The page of a run. The map localizes the queries shown once more, and implies the points, on ``threads``."""
-    localizer = open_localizer(run) if (run.folder / MAP).exists() else None
-    if localizer is None:
-        points = Points.none("there is no point cloud, as this method has no head that implies one")
-    else:
-        points = implied_points(localizer, run.scene, threads)
+    localizer, points = open_map(run, threads)
     sections = [
         headline(run),
         space(run, points),

@@ -21,7 +21,7 @@ from scrflow.covisibility import Graph, load_graph
 from scrflow.errors import ScrflowError
 from scrflow.evaluate import LocalizationDetails, QueryDetail, query_table
 from scrflow.geometry import camera_centre
-from scrflow.lineage import Artifact, upstream
+from scrflow.provenance import stages_of
 from scrflow.scene.model import Scene, load_scene, read_poses
 
 
@@ -37,8 +37,14 @@ class Run:
     details: Mapping[str, QueryDetail]
     history: pd.DataFrame | None  # a row a line of the training log; None for a method that is not trained
     graph: Graph | None  # None where the method has no use for one
-    chain: Mapping[str, Artifact]  # path below results/ -> what the result came from, inputs first; itself last
+    # path below results/ -> stamp of what the result came from, inputs first; None: of another tool's making
+    stages: Mapping[str, Stamp | None]
     costs: Costs
+
+    @property
+    def results(self) -> Path:
+        """The folder that ``stages`` are below."""
+        return self.folder.absolute().parents[1]
 
     @property
     def unit(self) -> str:
@@ -87,8 +93,7 @@ def load_run(folder: Path) -> Run:
     _check_inputs(folder, stamp, scene, poses, said)
     details = _details(said)
     estimates = read_poses(poses)
-    chain = upstream([folder / "metrics.json"])
-    graph = [path for path, made in chain.items() if made.stamp is not None and made.stamp.kind == "covisibility"]
+    stages = stages_of(folder / "metrics.json", metrics)
     return Run(
         folder,
         scene,
@@ -97,10 +102,20 @@ def load_run(folder: Path) -> Run:
         estimates,
         details,
         _history(root, folder, metrics),
-        load_graph(root.parent / graph[0]) if graph else None,
-        chain,
+        _graph(root.parent, stages),
+        stages,
         costs_of(folder),
     )
+
+
+def _graph(results: Path, stages: Mapping[str, Stamp | None]) -> Graph | None:
+    for path, stamp in stages.items():
+        if stamp is not None and stamp.kind == "covisibility":
+            file = require(results / path, "covisibility graph")
+            if read_stamp(file).digest != stamp.digest:
+                raise ScrflowError(f"{file}: made anew since the result was; run the workflow again")
+            return load_graph(file)
+    return None
 
 
 def _check_inputs(folder: Path, stamp: Stamp, scene: Scene, poses: Path, said: Path) -> None:

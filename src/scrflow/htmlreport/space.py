@@ -75,8 +75,6 @@ def space(run: Run, points: Points) -> Markup:
 
 
 def _caption(points: Points) -> str:
-    if not len(points.xyz):
-        return f"{points.note[:1].upper()}{points.note[1:]}"
     few = f", of which {SHOWN_POINTS} are shown" if len(points.xyz) > SHOWN_POINTS else ""
     return f"The point cloud: {points.note}{few}."
 

@@ -18,7 +18,7 @@ from scrflow.report import mapping_seconds
 
 OVERALL = "all"  # condition of all queries
 MEAN = "mean"  # in place of a scene: over all of them
-OF_QUERIES = ("recall", "median")  # metrics that conditions and the mean over scenes have
+OF_QUERIES = ("recall", "median")  # metrics that conditions have
 FIELDS = (
     *("table", "set", "row", "label", "scene", "condition", "metric", "unit", "mean", "spread", "min", "max", "n"),
     *("seeds", "queries", "published", "published_unit", "source"),
@@ -166,10 +166,8 @@ def _unit(metric: str, scene: TableScene) -> str:
 
 
 def _means(config: TableStage, cells: list[Cell]) -> Iterator[Cell]:
-    """Over the scenes, seed by seed, of the metrics of all queries that every scene has."""
+    """Over the scenes, seed by seed, of the metrics that every scene has."""
     for metric in config.table.metrics:
-        if not metric.startswith(OF_QUERIES):
-            continue
         found = [c for c in cells if c.metric == metric and c.condition == OVERALL]
         complete = len({c.unit for c in found}) == 1 and len(found) == len(config.scenes)
         if not complete or not found[0].seeds or len({c.seeds for c in found}) > 1:
@@ -177,13 +175,14 @@ def _means(config: TableStage, cells: list[Cell]) -> Iterator[Cell]:
                 yield Cell(found[0].row, found[0].label, MEAN, OVERALL, metric, found[0].unit)
             continue
         values = tuple(fmean(at_seed) for at_seed in zip(*(c.values for c in found), strict=True))
-        queries = sum(c.queries or 0 for c in found)
+        queries = sum(c.queries or 0 for c in found) or None
         yield Cell(found[0].row, found[0].label, MEAN, OVERALL, metric, found[0].unit, values, found[0].seeds, queries)
 
 
 def _with_published(cell: Cell, config: TableStage, row: TableRow, papers: Papers | None) -> Cell:
     where = config.table.published
-    if where is None or row.published is None or papers is None:
+    # on a set's scenes nothing was published: the paper's own table stands under ours
+    if where is None or row.published is None or papers is None or config.set is not None:
         return cell
     for key in (f"{cell.scene}/{cell.condition}", cell.scene if cell.condition == OVERALL else None, "*"):
         column = where.columns.get(key, {}).get(cell.metric) if key else None

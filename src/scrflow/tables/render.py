@@ -17,6 +17,7 @@ HEADERS = {
     "training_min": "training, min",
     "query_ms": "ms a query",
 }
+_UNITS = {"median_t": " {unit}", "median_r": "°"}  # of the others the header tells
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {c: "\\" + c for c in "&%$#_{}"}
 _LATEX |= {"±": r"$\pm$", "×": r"$\times$", "°": r"$^\circ$", "∞": r"$\infty$", "–": "--"}
@@ -53,7 +54,7 @@ def latex(config: TableStage, cells: list[Cell]) -> str:
 def published_markdown(table: PaperTableConfig) -> str:
     """The paper's own table, as the registry has it."""
     header = ["", *(f"{name}, {column.unit}" for name, column in table.columns.items())]
-    lines = [[row, *("" if c is None else ("~" if c.approximate else "") + f"{c.value:g}" for c in cells)]
+    lines = [[row, *("" if c is None else c.printed for c in cells)]
              for row, cells in table.rows.items()]  # fmt: skip
     return _pipe_table(header, lines)
 
@@ -71,8 +72,7 @@ def format_value(metric: str, value: float, unit: str, spread: float | None = No
         value, unit, spread = 100 * value, "cm", None if spread is None else 100 * spread
     digits = _digits(metric, value)
     shown = f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
-    told = {"median_t": f" {unit}", "median_r": "°"}.get(metric, "")
-    return shown + told
+    return shown + _UNITS.get(metric, "").format(unit=unit)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -83,7 +83,8 @@ def _grid(config: TableStage, cells: list[Cell]) -> tuple[list[str], list[list[s
     at = {(c.row, Column(c.scene, c.condition, c.metric)): c for c in cells}
     columns = [column for column in columns if any(_told(at.get((row.id, column))) for row in config.table.rows)]
     header = ["", *(_header(config, column) for column in columns)]
-    lines = [[row.label, *(_cell(at.get((row.id, c))) for c in columns)] for row in config.table.rows]
+    shown = [row for row in config.table.rows if any(_told(at.get((row.id, c))) for c in columns)]
+    lines = [[row.label, *(_cell(at.get((row.id, c))) for c in columns)] for row in shown]
     return header, lines
 
 
@@ -126,7 +127,8 @@ def _cell(cell: Cell | None) -> str:
     if cell.published is None:
         return ours
     p = cell.published
-    theirs = f"[{'~' if p.approximate else ''}{format_value(cell.metric, p.value, p.unit)}]"
+    other = f" {p.unit}" if p.unit != cell.unit else ""
+    theirs = f"[{p.printed}{_UNITS.get(cell.metric, other).format(unit=p.unit)}]"
     return f"{ours} {theirs}".strip()
 
 
