@@ -30,6 +30,7 @@ include: "rules/buffer.smk"
 include: "rules/train.smk"
 include: "rules/localize.smk"
 include: "rules/baseline.smk"
+include: "rules/report.smk"
 include: "rules/tables.smk"
 
 

@@ -61,10 +61,25 @@ rule evaluate_baseline:
         poses="results/{scene}/{baseline}/poses.txt",
         details="results/{scene}/{baseline}/localization.json",
     output:
-        queries="results/{scene}/{baseline}/queries.csv",
+        queries=report(
+            "results/{scene}/{baseline}/queries.csv",
+            caption="../workflow/report/queries.rst",
+            category="{scene}",
+            labels={"method": "{baseline}", "what": "errors of every query"},
+        ),
         metrics="results/{scene}/{baseline}/metrics.json",
-        errors="results/{scene}/{baseline}/errors.png",
-        overlay="results/{scene}/{baseline}/overlay.png",
+        errors=report(
+            "results/{scene}/{baseline}/errors.png",
+            caption="../workflow/report/errors.rst",
+            category="{scene}",
+            labels={"method": "{baseline}", "what": "errors on the map, from above"},
+        ),
+        overlay=report(
+            "results/{scene}/{baseline}/overlay.png",
+            caption="../workflow/report/overlay.rst",
+            category="{scene}",
+            labels={"method": "{baseline}", "what": "one query with its scene coordinates"},
+        ),
     log:
         "results/{scene}/logs/evaluate_baseline/{baseline}.log",
     benchmark:

@@ -124,9 +124,17 @@ def retrieval_code(wildcards):
 
 
 def localize_code(wildcards):
+    return code_version("localize", *localizing_modules(wildcards))
+
+
+def report_code(wildcards):
+    return code_version("htmlreport.page", *localizing_modules(wildcards))
+
+
+def localizing_modules(wildcards):
+    """Modules of the extractors that a method localizes with."""
     method = project.method(wildcards.method)
-    modules = {*extractor_modules(method.encoder), *feature_modules(method.retrieval)}
-    return code_version("localize", *sorted(modules))
+    return sorted({*extractor_modules(method.encoder), *feature_modules(method.retrieval)})
 
 
 def baseline_code(stage):
@@ -305,6 +313,14 @@ def trained(name):
         return f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
 
     return resolve
+
+
+def method_graph(wildcards):
+    """The graph that a method learns from, by its encoding or by the neighbours that it draws."""
+    encoding = project.method(wildcards.method).global_encoding.name
+    if encoding not in project.encodings_of_kind("node2vec"):
+        return training_graph(wildcards)
+    return graph_file(wildcards.scene, project.graph_of(wildcards.method))
 
 
 def merging_graph(wildcards):

@@ -40,10 +40,25 @@ rule evaluate_poses:
         details="results/{scene}/{method}/localization.json",
         history=trained("train.jsonl"),
     output:
-        queries="results/{scene}/{method}/queries.csv",
+        queries=report(
+            "results/{scene}/{method}/queries.csv",
+            caption="../workflow/report/queries.rst",
+            category="{scene}",
+            labels={"method": "{method}", "what": "errors of every query"},
+        ),
         metrics="results/{scene}/{method}/metrics.json",
-        errors="results/{scene}/{method}/errors.png",
-        overlay="results/{scene}/{method}/overlay.png",
+        errors=report(
+            "results/{scene}/{method}/errors.png",
+            caption="../workflow/report/errors.rst",
+            category="{scene}",
+            labels={"method": "{method}", "what": "errors on the map, from above"},
+        ),
+        overlay=report(
+            "results/{scene}/{method}/overlay.png",
+            caption="../workflow/report/overlay.rst",
+            category="{scene}",
+            labels={"method": "{method}", "what": "one query with its scene coordinates"},
+        ),
     log:
         "results/{scene}/logs/evaluate_poses/{method}.log",
     benchmark:

@@ -31,7 +31,12 @@ rule write_table:
         papers=paper_files,
     output:
         markdown="results/tables/{table}.md",
-        csv="results/tables/{table}.csv",
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../workflow/report/table.rst",
+            category="tables",
+            labels={"table": "{table}", "scenes": "its own"},
+        ),
         latex="results/tables/{table}.tex",
     log:
         "results/tables/logs/{table}.log",
@@ -56,7 +61,12 @@ rule write_table:
 use rule write_table as write_table_of_set with:
     output:
         markdown="results/tables/{table}@{set}.md",
-        csv="results/tables/{table}@{set}.csv",
+        csv=report(
+            "results/tables/{table}@{set}.csv",
+            caption="../workflow/report/table.rst",
+            category="tables",
+            labels={"table": "{table}", "scenes": "{set}"},
+        ),
         latex="results/tables/{table}@{set}.tex",
     log:
         "results/tables/logs/{table}@{set}.log",

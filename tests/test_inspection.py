@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from scrflow import inspection
 from scrflow.artifacts import Stamp, create_h5, sha256_file, write_json, write_npz, write_safetensors
 from scrflow.config import PcaConfig
 from scrflow.errors import ScrflowError
-from scrflow.inspection import inspect_file
+from scrflow.inspection import inspect_file, ranges
 from scrflow.scene.model import Query, View, write_scene
 
 STAMP = Stamp("pca", {"dim": 128}, "abc123", {"scene": "0123456789abcdef"})
@@ -60,9 +59,9 @@ def test_h5(tmp_path):
 def test_large_arrays_are_read_by_slabs(tmp_path, monkeypatch):
     with create_h5(tmp_path / "a.h5", STAMP) as f:
         f["d"] = np.arange(1000.0).reshape(100, 10)
-    monkeypatch.setattr(inspection, "CHUNK", 64)
+    monkeypatch.setattr(ranges, "CHUNK", 64)
     assert "d 100x10 float64 0 499.5 999" in shown(tmp_path / "a.h5")
-    monkeypatch.setattr(inspection, "FULL", 300)
+    monkeypatch.setattr(ranges, "FULL", 300)
     assert "of a sample" in shown(tmp_path / "a.h5")
 
 

@@ -16,6 +16,7 @@ _ROOT = Path(__file__).parent
 _NEUTRAL = frozenset(
     {"", "errors", "config", "artifacts", "codeversion", "progress", "cli", "inspection", "lineage", "provenance"}
 )
+_BESIDE = (".json", ".html", ".css", ".js")
 
 
 @functools.cache
@@ -75,7 +76,7 @@ def _digest(module: str) -> str:
                 and isinstance(first.value.value, str)
             ):
                 first.value.value = ""
-    # numbers that a module reads from a file of its name beside it
-    data = _path(module).with_suffix(".json")
-    numbers = data.read_bytes() if data.is_file() else b""
-    return hashlib.sha256(ast.dump(tree).encode() + numbers).hexdigest()
+    # numbers and templates that a module reads from files of its name beside it
+    beside = (_path(module).with_suffix(suffix) for suffix in _BESIDE)
+    data = b"".join(path.read_bytes() for path in beside if path.is_file())
+    return hashlib.sha256(ast.dump(tree).encode() + data).hexdigest()

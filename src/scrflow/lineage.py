@@ -76,6 +76,7 @@ OTHER_RULES = frozenset(
         *("all", "demo", "tables", "tables_demo", "tables_real"),
         *("download_dataset", "hloc_triangulate"),
         *("evaluate_poses", "evaluate_baseline", "choose_poses", "write_table", "write_table_of_set"),
+        *("write_report", "write_baseline_report"),
     }
 )
 

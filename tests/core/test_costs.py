@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
+from result_folders import Results
 from typer.testing import CliRunner
 
-from scrflow.artifacts import Stamp, create_h5, read_stamp, write_json, write_npz, write_safetensors
 from scrflow.cli import app
 from scrflow.costs import costs_of, mapping_seconds, stage_costs
 from scrflow.errors import ScrflowError
@@ -50,41 +49,6 @@ def test_files_and_benchmarks_are_those_of_the_rule(job):
 
 
 # ------------------------------------------------------------------------------------------------ a folder of results
-
-
-class Results:
-    """Stamped files that hold nothing else, and benchmark files of 1, 2, 4, 8 ... seconds: a sum tells its parts."""
-
-    def __init__(self, root: Path):
-        self.root, self.seconds = root, {}
-
-    def artifact(self, path: str, kind: str, config: dict | None = None, **inputs: str) -> str:
-        """``inputs``: paths of artifacts, or digests."""
-        given = {k: read_stamp(self.root / v).digest if (self.root / v).exists() else v for k, v in inputs.items()}
-        stamp, file = Stamp(kind, config or {}, "c", given), self.root / path
-        if file.suffix == ".json":
-            write_json(file, {}, stamp)
-        elif file.suffix == ".npz":
-            write_npz(file, {}, stamp)
-        elif file.suffix == ".h5":
-            with create_h5(file, stamp):
-                pass
-        else:
-            write_safetensors(file, {"w": torch.zeros(1)}, stamp)
-        return path
-
-    def job(self, name: str, scene: str = "s", log: str | None = None, cpu: str = "NA") -> None:
-        seconds = self.seconds[f"{scene}/{name}"] = 2 ** len(self.seconds)
-        path = self.root / scene / "benchmarks" / f"{name}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}\t0:00:01\t100\t{cpu}\n")
-        if log is not None:
-            file = self.root / scene / "logs" / f"{name}.log"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(log)
-
-    def of(self, *names: str) -> int:
-        return sum(self.seconds[name if name.startswith("part") else f"s/{name}"] for name in names)
 
 
 def encoder(results: Results, scene: str, name: str) -> str:

@@ -189,8 +189,9 @@ def test_two_processes_do_what_one_does_with_the_summed_batch(inputs, tmp_path, 
     # sums may come in another order, and heads are stored in float16, whose step is 1e-3. Measured: equal
     for name, value in a.items():
         assert torch.allclose(value.float(), b[name].float(), rtol=1e-3, atol=1e-5), name
-    last = [json.loads(j.history.read_text().splitlines()[-1])["step"] for j in (one, two)]
-    assert last == [20, 20]
+    last = [json.loads(j.history.read_text().splitlines()[-1]) for j in (one, two)]
+    assert [line["step"] for line in last] == [20, 20]
+    assert [line["ran"]["processes"] for line in last] == [1, 2]
     assert not two.checkpoint.exists()
 
 

@@ -78,9 +78,9 @@ class EarlyStopConfig(Strict):
     """When the held-out images' error hardly falls any more, the rest of the schedule is run through faster."""
 
     every: int = Field(100, ge=1, description="steps from one look at the held-out images to the next")
-    patience: int = Field(3, ge=1, description="looks that must bring less than min_gain together")
+    patience: int = Field(4, ge=1, description="looks that must bring less than min_gain together")
     min_gain: float = Field(0.1, gt=0, lt=1, description="relative fall of the median error")
-    cooldown: float = Field(0.25, gt=0, le=1, description="steps of the rest of the schedule, over the steps left")
+    cooldown: float = Field(0.5, gt=0, le=1, description="steps of the rest of the schedule, over the steps left")
 
 
 class TrainingConfig(Strict):

@@ -43,8 +43,9 @@ def gallery(run: Run, localizer: AnyLocalizer, points: Points) -> Markup:
         "yellow (10 px off), the others as grey crosses; the map's points seen from the pose that was found, which "
         "should look like the photo; the mapping photo that the map took it to be near."
     )
-    listed = render("queries.html", rows=[_row(run, name) for name in order.index[::-1][:LISTED]], total=len(order))
-    return section("queries", "The worst and the best queries", how, render("gallery.html", groups=groups), listed)
+    rows = [_row(run, name) for name in order.index[::-1][:LISTED]]
+    body = render("gallery.html", groups=groups, rows=rows, total=len(order))
+    return section("queries", "The worst and the best queries", how, body)
 
 
 def _shown(run: Run, localizer: AnyLocalizer, points: Points, name: str) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def marked_photo(photo: Image.Image, points: Reprojection | None, width: int) ->
         colours = ERROR_COLOURS(Normalize(0, _SCALE_PX, clip=True)(error[inlier]))
         lines = np.stack([points.pixels[inlier], points.reprojected[inlier]], 1)
         ax.add_collection(LineCollection(lines, colors=colours, linewidths=1.6))
-        ax.scatter(*points.pixels[inlier].T, s=12, c=colours, linewidths=0)
+        ax.scatter(*points.pixels[inlier].T, s=20, c=colours, linewidths=0)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

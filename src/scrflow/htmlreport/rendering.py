@@ -26,13 +26,18 @@ SHOWN_WIDTH = 600  # px of a picture, at most
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of this folder; values are escaped, unless they are Markup."""
+    """A template, named like the module beside it that uses it; values are escaped, unless they are Markup."""
     return Markup(_ENVIRONMENT.get_template(template).render(**values))
+
+
+def _parts() -> Any:
+    """The macros of rendering.html, as functions that return Markup."""
+    return _ENVIRONMENT.get_template("rendering.html").module
 
 
 def section(name: str, title: str, how: str, *body: Markup) -> Markup:
     """A part of the page. ``how`` is the sentence that says how to read it."""
-    return render("section.html", name=name, title=title, how=how, body=Markup("").join(body))
+    return _parts().section(name, title, how, Markup("").join(body))
 
 
 def note(text: str) -> Markup:
@@ -42,7 +47,7 @@ def note(text: str) -> Markup:
 
 def legend(entries: list[tuple[str, str]]) -> Markup:
     """(colour, label) of marks that several plots share."""
-    return render("legend.html", entries=entries)
+    return _parts().legend(entries)
 
 
 def plots(*drawn: Markup) -> Markup:
@@ -69,7 +74,7 @@ def plot(figure: go.Figure, says: str, height: int = 340) -> Markup:
     figure.update_yaxes(gridcolor=FAINT, zeroline=False, linecolor=GREY, title_standoff=8)
     # data in a script element ends at the first "</script", whatever quotes it stands in
     data = Markup(figure.to_json().replace("<", "\\u003c"))
-    return render("plot.html", data=data, says=says, height=height)
+    return _parts().plot(data, says, height)
 
 
 def log_axis(title: str, low: float, high: float) -> dict[str, Any]:

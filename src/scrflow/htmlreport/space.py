@@ -39,7 +39,7 @@ def space(run: Run, points: Points) -> Markup:
         for i, name in enumerate(("xaxis", "yaxis", "zaxis"))
     }
     extent = (high - low) / (high - low).max()
-    oblique = {"eye": {"x": 0.2, "y": -0.95, "z": 0.85}, "center": {"x": 0, "y": -0.05, "z": -0.12}}
+    oblique = {"eye": {"x": 0.2, "y": -1.05, "z": 0.95}, "center": {"x": 0, "y": -0.05, "z": -0.12}}
     above = {"eye": {"x": 0, "y": -0.01, "z": 1.4}, "center": {"x": 0, "y": 0, "z": 0}}
     figure.update_layout(
         # the plot is as large as the box's longest side allows
@@ -69,14 +69,16 @@ def space(run: Run, points: Points) -> Markup:
         if known
         else "Each mark is a query photo where the map put it; there are no reference poses to compare with. "
     )
+    if len(run.conditions) > 1:
+        how += f"Marks by condition: {', '.join(f'{mark} {name}' for name, mark in symbols(run).items())}. "
     how += "Drag to turn, scroll to zoom, click in the legend to hide."
     drawn = plot(figure, "Queries, mapping photos and the points of the map", 520)
     return section("space", "Where it works and where it fails", how, drawn, note(_caption(points)))
 
 
 def _caption(points: Points) -> str:
-    few = f", of which {SHOWN_POINTS} are shown" if len(points.xyz) > SHOWN_POINTS else ""
-    return f"The point cloud: {points.note}{few}."
+    few = f" {SHOWN_POINTS} of them are drawn." if len(points.xyz) > SHOWN_POINTS else ""
+    return f"The point cloud: {points.note}.{few}"
 
 
 def _box(cameras: np.ndarray, queries: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,17 +18,17 @@ def spent(run: Run) -> Markup:
     stages = run.costs.stages
     if not stages:
         how = "Not known: the benchmark files of the workflow, which hold it, are not here."
-        return section("costs", title, how, _gaps(run))
+        return section("costs", title, how, _table(run))
     how = (
         "Wall-clock time of each job, in the order in which they can run; those that others do not wait for run side "
         "by side, so the whole took less than the sum. The longest bar is where time is to be saved."
     )
-    table = render("spent.html", stages=[_row(run, stage) for stage in stages], sums=_sums(run))
-    return section("costs", title, how, plot(_bars(run), "Seconds", 60 + 26 * len(stages)), table, _gaps(run))
+    return section("costs", title, how, plot(_bars(run), "Seconds", 60 + 26 * len(stages)), _table(run))
 
 
-def _gaps(run: Run) -> Markup:
-    return render("gaps.html", unknown=run.costs.unknown)
+def _table(run: Run) -> Markup:
+    rows = [_row(run, stage) for stage in run.costs.stages]
+    return render("spent.html", stages=rows, sums=_sums(run), unknown=run.costs.unknown)
 
 
 def _bars(run: Run) -> go.Figure:

@@ -125,7 +125,7 @@ def _check(m: BaselineMap) -> None:
         raise ValueError(f"descriptors are {m.descriptors.dtype}, not {m.config.features.descriptors}")
     if m.start[0] != 0 or m.start[-1] != observations or (np.diff(m.start) < 0).any():
         raise ValueError(f"start does not divide the {observations} observations")
-    if observations and not (0 <= m.point.min() and m.point.max() < len(m.xyz)):
+    if observations and (m.point.min() < 0 or m.point.max() >= len(m.xyz)):
         raise ValueError(f"an observation is of none of the {len(m.xyz)} points")
     if not np.isfinite(m.xyz).all():
         raise ValueError("xyz has numbers that are not finite")

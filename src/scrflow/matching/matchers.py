@@ -43,22 +43,20 @@ class Nearest:
         if min(len(first.pixels), len(second.pixels)) == 0:
             return np.zeros((0, 2), np.int64)
         similarity = first.unit_descriptors() @ second.unit_descriptors().T  # [N, M]
-        forward, back = self._nearest(similarity), self._nearest(similarity.T)
-        index = torch.arange(len(forward))
-        mutual = (forward >= 0) & (back[forward.clamp(min=0)] == index)
-        return torch.stack([index[mutual], forward[mutual]], 1).numpy()
-
-    def _nearest(self, similarity_NM: torch.Tensor) -> torch.Tensor:
-        """For each row the column [N] of the nearest, -1 where it fails a test."""
-        count = min(2, similarity_NM.shape[1])
-        best, column = similarity_NM.topk(count, 1)
-        angle = best.clamp(-1, 1).acos()
-        good = torch.ones(len(angle), dtype=torch.bool)
+        best, column = similarity.max(1)
+        row = torch.nonzero(best == similarity.amax(0)[column])[:, 0]  # of mutual neighbours
+        best, column = best[row], column[row]
+        similarity[row, column] = -1.0  # what is left is each one's second nearest
+        angle = best.clamp(max=1).acos()
+        good = torch.ones(len(row), dtype=torch.bool)
         if self._max_angle is not None:
-            good &= angle[:, 0] <= self._max_angle
-        if self._max_ratio is not None and count == 2:
-            good &= angle[:, 0] < self._max_ratio * angle[:, 1]
-        return torch.where(good, column[:, 0], -1)
+            good &= angle <= self._max_angle
+        if self._max_ratio is not None:
+            second_best = torch.maximum(similarity.amax(1)[row], similarity.amax(0)[column])
+            good &= angle < self._max_ratio * second_best.clamp(-1, 1).acos()
+        matches = torch.stack([row[good], column[good]], 1).numpy()
+        # equal descriptors are each the nearest of whatever one of them is
+        return matches[np.sort(np.unique(matches[:, 1], return_index=True)[1])]
 
 
 class LightGlue:

@@ -15,7 +15,8 @@ Pair = tuple[tuple[str, Stamp] | None, tuple[str, Stamp] | None]  # (path, stamp
 # inputs that are results, not recipe: of the same recipe they may come out otherwise, which is told of apart
 _OUTCOME = {"metrics": ("poses", "training")}
 _INPUTS = {"images": "photos (checksums)", "content": "poses, intrinsics and lists (checksums)"}
-_TIMED = ("localization", "metrics")  # files of these kinds hold times: no two are alike
+# files of these kinds hold times, or the place of the photos, whose checksums are in the stamp
+_UNLIKE = ("scene", "hloc-images", "localization", "metrics")
 _ABSENT = "absent"
 
 
@@ -30,23 +31,24 @@ class StageDifference:
 def recipe_differences(a: Result, b: Result) -> list[StageDifference]:
     """Stages that differ of themselves, the earliest first."""
     mine, others = _digests(a), _digests(b)
+    kinds = [stamp.kind for stamp in max(a, b, key=lambda side: len(side.stages)).stages.values()]
     found = []
     for one, other in paired(a, b):
         if one is None or other is None:
             path, stamp = one or other
             side = a.folder if one else b.folder
-            found.append(StageDifference(_title(path, stamp), (f"only in {side}",)))
+            found.append(StageDifference(_title(path, stamp, kinds), (f"only in {side}",)))
         elif one[1].digest != other[1].digest:
             lines = tuple(_own_lines(one[1], other[1], mine, others))
             if lines:
-                found.append(StageDifference(_title(*one), lines))
+                found.append(StageDifference(_title(*one, kinds), lines))
     return found
 
 
 def first_other_bytes(a: Result, b: Result) -> str | None:
     """The first file of one recipe that has other bytes in ``b``, below results/; None where none of those at hand."""
     for one, other in paired(a, b):
-        if one is None or other is None or one[1].kind in _TIMED or one[1].digest != other[1].digest:
+        if one is None or other is None or one[1].kind in _UNLIKE or one[1].digest != other[1].digest:
             continue
         files = [Path(side.folder).absolute().parents[1] / path for side, (path, _) in ((a, one), (b, other))]
         if all(file.exists() for file in files) and sha256_file(files[0]) != sha256_file(files[1]):
@@ -76,9 +78,9 @@ def _name(path: str) -> str:
     return parts.parts[0] if parts.name == "scene.json" else parts.stem
 
 
-def _title(path: str, stamp: Stamp) -> str:
-    several = ("retrieval", "buffer", "scene", "covisibility", "global-encoding")
-    return f"{stamp.kind} ({_name(path)})" if stamp.kind in several else stamp.kind
+def _title(path: str, stamp: Stamp, kinds: list[str]) -> str:
+    """The stage's kind, and its name where there are several of that kind."""
+    return f"{stamp.kind} ({_name(path)})" if kinds.count(stamp.kind) > 1 else stamp.kind
 
 
 def _digests(result: Result) -> set[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scrflow.errors import ScrflowError
@@ -107,26 +107,26 @@ def print_table(table: StoredTable) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH, color_system=None, emoji=False)
-    for scene, group in groupby(table.cells.values(), lambda cell: cell.scene):
-        console.print(_block(f"{table.title}: {scene}", list(group), table))
+    for scene in dict.fromkeys(cell.scene for cell in table.cells.values()):
+        console.print(_block(scene, table))
     console.print("mean ± standard deviation over n seeds; [published number]", markup=False)
 
 
-def _block(title: str, first: list[StoredCell], table: StoredTable) -> Table:
-    scene = first[0].scene
+def _block(scene: str, table: StoredTable) -> Table:
     cells = [cell for cell in table.cells.values() if cell.scene == scene]
     columns = list(dict.fromkeys((cell.condition, cell.metric, cell.unit) for cell in cells))
+    title = escape(f"{table.title}: {scene}")
     shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     shown.add_column("")
     for condition, metric, unit in columns:
         of = "" if condition == "all" else f"{condition} "
-        shown.add_column(f"{of}{metric}" + (f" {unit}" if unit else ""), justify="right")
+        shown.add_column(escape(f"{of}{metric}" + (f" {unit}" if unit else "")), justify="right")
     by_row: dict[str, dict[tuple[str, str, str], StoredCell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, {})[cell.condition, cell.metric, cell.unit] = cell
     for of_row in by_row.values():
         label = next(iter(of_row.values())).label
-        shown.add_row(label, *(told(of_row.get(column)) for column in columns))
+        shown.add_row(escape(label), *(escape(told(of_row.get(column))) for column in columns))
     return shown
 
 
@@ -138,5 +138,5 @@ def told(cell: StoredCell | None) -> str:
     if cell.spread is not None:
         parts.append(f"± {cell.spread:.2g} (n {cell.n})")
     if cell.published:
-        parts.append(f"\\[{cell.published}]")
+        parts.append(f"[{cell.published}]")
     return " ".join(parts)

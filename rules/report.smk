@@ -1,0 +1,73 @@
+# Pages that show what came out: one of each method on a scene. `snakemake --report report.zip` makes one of them all.
+
+
+report: "../workflow/report/workflow.rst"
+
+
+rule write_report:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{method}/map.safetensors",
+        poses="results/{scene}/{method}/poses.txt",
+        details="results/{scene}/{method}/localization.json",
+        metrics="results/{scene}/{method}/metrics.json",
+        history=trained("train.jsonl"),
+        graph=method_graph,
+        descriptors=method_descriptors,
+    output:
+        page=report(
+            "results/{scene}/{method}/report.html",
+            caption="../workflow/report/report.rst",
+            category="{scene}",
+            labels={"method": "{method}", "what": "page of all below"},
+        ),
+    log:
+        "results/{scene}/logs/write_report/{method}.log",
+    benchmark:
+        "results/{scene}/benchmarks/write_report/{method}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        code=report_code,
+    message:
+        "{wildcards.scene}: report, {wildcards.method}"
+    script:
+        "../workflow/scripts/write_report.py"
+
+
+rule write_baseline_report:
+    input:
+        scene="results/{scene}/scene/scene.json",
+        map="results/{scene}/{baseline}/map.h5",
+        poses="results/{scene}/{baseline}/poses.txt",
+        details="results/{scene}/{baseline}/localization.json",
+        metrics="results/{scene}/{baseline}/metrics.json",
+        graph="results/{scene}/covisibility.npz",
+        descriptors=baseline_descriptors,
+    output:
+        page=report(
+            "results/{scene}/{baseline}/report.html",
+            caption="../workflow/report/report.rst",
+            category="{scene}",
+            labels={"method": "{baseline}", "what": "page of all below"},
+        ),
+    log:
+        "results/{scene}/logs/write_baseline_report/{baseline}.log",
+    benchmark:
+        "results/{scene}/benchmarks/write_baseline_report/{baseline}.tsv"
+    conda:
+        "../envs/scrflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        code=baseline_code("htmlreport.page"),
+    message:
+        "{wildcards.scene}: report, {wildcards.baseline}"
+    script:
+        "../workflow/scripts/write_report.py"

@@ -1,0 +1,190 @@
+"""scrflow diff, on results that the evaluation stage wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from result_folders import Results
+from typer.testing import CliRunner
+
+from scrflow.artifacts import read_stamp, write_text
+from scrflow.cli import app
+from scrflow.evaluate import evaluate
+from scrflow.scene.model import pose_line
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from test_evaluate import CENTRES, CONFIG, ESTIMATES, pose, write_inputs
+
+GRAPH = {"graph": {"kind": "frustum", "min_overlap": 0.2}, "seed": 1}
+METHOD = "results/square/tiny"
+
+
+def write_result(root: Path, graph: dict = GRAPH, code: str = "c", estimates: dict = ESTIMATES) -> Path:
+    """results/square/tiny, evaluated, with a graph and a head upstream of its map; the folder."""
+    arguments = write_inputs(root, estimates=estimates)
+    r = Results(root / "results")
+    scene = {"scene": "square/scene/scene.json"}
+    covisibility = r.artifact("square/covisibility.npz", "covisibility", graph, **scene)
+    head = r.artifact("square/tiny/head.safetensors", "head", {"training": {"steps": 5}}, graph=covisibility)
+    r.artifact("square/tiny/map.safetensors", "map", {}, code, head=head, **scene)
+    details = json.loads(arguments["details"].read_text())
+    map_digest = read_stamp(arguments["map_path"]).digest
+    details["scrflow"]["inputs"] = {"scene": read_stamp(root / "results/square/scene/scene.json").digest}
+    details["scrflow"]["inputs"]["map"] = map_digest
+    write_text(arguments["details"], json.dumps(details))
+    evaluate(CONFIG, **arguments)
+    return root / METHOD
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """Folder of the first result."""
+    return write_result(tmp_path_factory.mktemp("diff") / "a")
+
+
+def diff(a: Path, b: Path, *options: str, status: int) -> str:
+    done = CliRunner().invoke(app, ["diff", str(a), str(b), *options])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder.parents[2], to)
+    return to / METHOD
+
+
+def edited(folder: Path, **keys: object) -> None:
+    """Change what metrics.json says: a__b is key b of a."""
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for key, value in keys.items():
+        *parents, last = key.split("__")
+        place = metrics
+        for name in parents:
+            place = place[name]
+        place[last] = value
+    path.write_text(json.dumps(metrics))
+
+
+def test_equal_results(first, tmp_path):
+    again = copied(first, tmp_path / "again")
+    assert diff(first, again, status=0) == f"{first} -> {again}: equal (recipe, poses and map size)\n"
+
+
+def test_two_runs_of_one_recipe_are_equal(first, tmp_path):
+    """Evaluated anew: all but the times of day is the same."""
+    assert "equal" in diff(first, write_result(tmp_path / "b"), status=0)
+
+
+def test_the_first_stage_that_differs_is_named_and_what_follows_is_not_blamed(first, tmp_path):
+    # day/0 becomes worse, night/0 better
+    estimates = ESTIMATES | {
+        "day/0.png": pose(CENTRES["day/0.png"] + [0.4, 0, 0]),
+        "night/0.png": pose(CENTRES["night/0.png"] + [0, 0, 0.1]),
+    }
+    graph = {"graph": {"kind": "frustum", "min_overlap": 0.1}, "seed": 1}
+    out = diff(first, write_result(tmp_path / "b", graph, estimates=estimates), status=1)
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines[1] == (
+        "the first difference is in covisibility: graph.min_overlap 0.2 -> 0.1 (all that follows differs by it alone)"
+    )
+    assert lines[2] == "outcome:"
+    assert "recall 0.25 m 2°: 20.0 % -> 20.0 %" not in out
+    assert "recall 0.5 m 5°: 40.0 % -> 60.0 %" in lines
+    assert "0.25 m 2°, within in the second alone: night/0.png (3 m 0° -> 0.1 m 0°)" in lines
+    assert "0.25 m 2°, no longer within: day/0.png (0.1 m 0° -> 0.4 m 0°)" in lines
+    assert "5 m 10°, " not in out
+
+
+def test_at_most_so_many_queries_are_named(first, tmp_path):
+    far = {name: pose(centre + np.array([0, 0, 100.0])) for name, centre in CENTRES.items() if name in ESTIMATES}
+    other = write_result(tmp_path / "b", estimates=far)
+    out = diff(first, other, "--queries", "1", status=1)
+    # the recipe is the same, and no artifact upstream of the poses has other bytes
+    assert "config, code and data are the same; no file of those at hand has other bytes" in out
+    assert "5 m 10°, no longer within: day/0.png (0.1 m 0° -> 100 m 0°), and 2 more" in out
+    assert "5 m 10°, no longer within: 3 queries" in diff(first, other, "--queries", "0", status=1)
+
+
+def test_several_differences_come_in_the_order_of_the_stages(first, tmp_path):
+    graph = {"graph": {"kind": "frustum", "min_overlap": 0.2, "samples": 64}, "seed": 2}
+    out = diff(first, write_result(tmp_path / "b", graph, code="d"), status=1).splitlines()
+    assert out[1].strip() == (
+        "the first difference is in covisibility: seed 1 -> 2; graph.samples absent -> 64 "
+        "(what follows differs by it, and by the below)"
+    )
+    assert out[2].strip() == "map: code version c -> d"
+    assert out[3].strip() == "outcome: the same poses and map size"
+
+
+def test_other_photos(first, tmp_path):
+    other = copied(first, tmp_path / "b")
+    stages = json.loads((other / "metrics.json").read_text())["provenance"]["stages"]
+    stages["square/scene/scene.json"]["inputs"]["images"] = "f" * 16
+    edited(other, provenance__stages=stages)
+    was = read_stamp(first.parent / "scene/scene.json").inputs["images"]
+    assert f"first difference is in scene: photos (checksums) {was} -> {'f' * 16}" in diff(first, other, status=1)
+
+
+def test_another_device_is_told_and_is_no_difference_by_itself(first, tmp_path):
+    other = copied(first, tmp_path / "b")
+    edited(other, provenance__evaluation__cpu="another", provenance__evaluation__packages__torch="9.9")
+    edited(other, provenance__evaluation__commit="0" * 40, overall__ms={"total": 1.0, "pose": 1.0})
+    out = diff(first, other, status=0)
+    assert "equal" in out and "all the same, evaluation: cpu " in out and "-> 9.9" in out
+    assert "0" * 40 not in out
+    # with other poses it may be the cause
+    write_text(other / "poses.txt", pose_line("day/0.png", pose([0, 0, 0])) + "\n")
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["scrflow"]["inputs"]["poses"] = "e" * 16
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    out = diff(first, other, status=1)
+    assert "config, code and data are the same" in out and "see what it ran on" in out
+    assert "poses differ, but no query changes sides" in out
+
+
+def test_the_first_file_with_other_bytes_is_named(first, tmp_path):
+    other = copied(first, tmp_path / "b")
+    edited(other, scrflow__inputs__poses="e" * 16)
+    # stamps are the same, contents not
+    config = read_stamp(other / "head.safetensors").config
+    changed = {"graph": "square/covisibility.npz", "weight": 1.0}
+    Results(other.parents[1]).artifact("square/tiny/head.safetensors", "head", config, **changed)
+    assert "bytes part at square/tiny/head.safetensors" in diff(first, other, status=1)
+
+
+def test_results_of_before_provenance_was_written(first, tmp_path):
+    """Their stages are read from the artifacts."""
+    other = copied(first, tmp_path / "b")
+    metrics = json.loads((other / "metrics.json").read_text())
+    del metrics["provenance"]
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    out = diff(first, other, status=0)
+    assert f"noted in {first} alone" in out
+
+
+def test_folders_of_several_results(first, tmp_path):
+    other = copied(first, tmp_path / "b")
+    shutil.copytree(other, other.with_name("more"))
+    edited(other, map_mb=9.0)
+    for a, b, name in ((first.parent, other.parent, "more"), (first.parents[1], other.parents[1], "square/more")):
+        out = diff(a, b, status=1)
+        assert f"{name}: only in {b}" in out
+        assert f"{first} -> {other}" in out and "-> 9.000 MB" in out
+
+
+@pytest.mark.parametrize("which", ["absent", "empty", "kinds", "queries"])
+def test_errors_have_status_2_and_a_line(first, tmp_path, which):
+    other = copied(first, tmp_path / "b")
+    if which == "queries":
+        (other / "queries.csv").write_text("query\nx\n")
+    a = {"absent": tmp_path / "none", "empty": tmp_path, "kinds": first.parent, "queries": first}[which]
+    done = CliRunner().invoke(app, ["diff", str(a), str(other)])
+    assert done.exit_code == 2
+    assert done.output.startswith("error: ") and done.output.count("\n") == 1

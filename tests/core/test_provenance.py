@@ -1,0 +1,145 @@
+"""Where a result comes from: what a run notes of itself, and what evaluation gathers."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+
+import pytest
+import torch
+from result_folders import Results
+from training_cases import stage, train
+
+from scrflow import __version__
+from scrflow.artifacts import Stamp, sha256_file
+from scrflow.codeversion import code_version
+from scrflow.errors import ScrflowError
+from scrflow.provenance import PACKAGES, gather, git_state, note_run, ran_of_history, this_run
+from scrflow.training.launch import TrainJob, run_training
+
+
+def test_a_run_names_code_packages_and_device():
+    ran = this_run(threads=3)
+    assert (ran["scrflow"], ran["python"], ran["threads"]) == (__version__, platform.python_version(), 3)
+    assert set(ran["packages"]) == set(PACKAGES)
+    for name in ("torch", "numpy", "pycolmap", "poselib", "kornia", "h5py", "faiss-cpu", "snakemake"):
+        assert ran["packages"][name] == version(name)
+    assert ran["cpu"]
+    json.dumps(ran, allow_nan=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_memory_of_a_gpu_is_what_torch_allocated():
+    block = torch.zeros(25_000_000, device="cuda")
+    ran = this_run(threads=1)
+    assert ran["gpu"] == torch.cuda.get_device_name()
+    assert ran["gpu_mb"] >= block.nbytes / 1e6 == 100
+
+
+def git(folder, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    done = subprocess.run(["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_state_of_a_checkout(tmp_path):
+    assert git_state(tmp_path) == (None, None)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/code.py").write_text("one\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert git_state(tmp_path) == (head, True)
+    (tmp_path / "notes.md").write_text("not what results are made by\n")
+    assert git_state(tmp_path) == (head, True)
+    (tmp_path / "src/more.py").write_text("new\n")
+    assert git_state(tmp_path) == (head, False)
+    (tmp_path / "src/more.py").unlink()
+    (tmp_path / "src/code.py").write_text("two\n")
+    assert git_state(tmp_path) == (head, False)
+
+
+def test_a_folder_within_another_project_is_no_checkout(tmp_path):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "scrflow").mkdir()
+    assert git_state(tmp_path / "scrflow") == (None, None)
+
+
+def test_training_notes_what_it_ran_on_beside_a_head_of_the_same_bytes(inputs, tmp_path):
+    """The head itself says nothing of it."""
+    config = stage(10)
+    plain, history = train(config, inputs, tmp_path / "plain")
+    paths = {key: tmp_path / name for key, name in (("out", "head.safetensors"), ("history", "train.jsonl"))}
+    job = TrainJob(config=config, checkpoint=tmp_path / "checkpoint.pt", threads=1, device="cpu", **paths, **inputs)
+    run_training(job, processes=1)
+    assert sha256_file(paths["out"]) == sha256_file(plain)
+    lines = [json.loads(line) for line in paths["history"].read_text().splitlines()]
+    assert len(lines) == len(history) and not any("ran" in line for line in lines[:-1])
+    ran = ran_of_history(paths["history"])
+    assert (ran["threads"], ran["processes"], ran["gpu"], ran["gpu_mb"]) == (1, 1, None, None)
+    assert lines[-1]["step"] == 10
+
+
+def test_provenance_is_none_of_a_stages_code():
+    """A new key here is no reason to train anew."""
+    assert code_version("training.stage", "provenance", "lineage") == code_version("training.stage")
+
+
+# ------------------------------------------------------------------------------------------------------------- gather
+
+
+def small_result(root, photos: str = "a" * 16, overlap: float = 0.2, method: str = "m") -> dict:
+    """Arguments of ``gather`` for a result of four stages."""
+    r = Results(root / "results")
+    scene = r.artifact("s/scene/scene.json", "scene", {"unit": "m"}, images=photos, content="b" * 16)
+    graph = r.artifact("s/covisibility.npz", "covisibility", {"min_overlap": overlap}, scene=scene)
+    head = r.artifact(f"s/{method}/head.safetensors", "head", {}, graph=graph)
+    map_ = r.artifact(f"s/{method}/map.safetensors", "map", {}, scene=scene, head=head)
+    details = r.artifact(f"s/{method}/localization.json", "localization", {}, scene=scene, map=map_)
+    history = r.root / f"s/{method}/train.jsonl"
+    history.write_text('{"step": 1, "seconds": 2.0}\n')
+    stamp = Stamp("metrics", {"thresholds": [1]}, "c", {"map": "0" * 16})
+    return {"stamp": stamp, "map_path": r.root / map_, "details": r.root / details, "history": history}
+
+
+def test_evaluation_gathers_every_stage(tmp_path):
+    arguments = small_result(tmp_path)
+    note_run(arguments["history"], this_run(2))
+    told = gather(**arguments)
+    assert list(told["stages"]) == [
+        *("s/scene/scene.json", "s/covisibility.npz"),
+        *("s/m/head.safetensors", "s/m/map.safetensors", "s/m/localization.json"),
+    ]
+    assert Stamp(**told["stages"]["s/covisibility.npz"]).config == {"min_overlap": 0.2}
+    assert told["lost"] == []
+    assert told["training"]["threads"] == 2
+    assert told["localization"] is None  # of before such a thing was noted
+    assert told["evaluation"]["scrflow"] == __version__
+    json.dumps(told, allow_nan=False)
+
+
+def test_digests_tell_what_differs(tmp_path):
+    told = gather(**small_result(tmp_path / "a"))
+    same = gather(**small_result(tmp_path / "b", method="other-name"))
+    graph = gather(**small_result(tmp_path / "c", overlap=0.1))
+    photos = gather(**small_result(tmp_path / "d", photos="f" * 16))
+    assert [told[key] == same[key] for key in ("code", "config", "data")] == [True, True, True]
+    assert [told[key] == graph[key] for key in ("code", "config", "data")] == [True, False, True]
+    assert [told[key] == photos[key] for key in ("code", "config", "data")] == [True, True, False]
+
+
+def test_what_is_gone_is_named(tmp_path):
+    arguments = small_result(tmp_path)
+    (tmp_path / "results/s/covisibility.npz").unlink()
+    assert gather(**arguments)["lost"] == ["s/m/head.safetensors: graph"]
+
+
+def test_damaged_history(tmp_path):
+    for text in ("", "{", "[]\n"):
+        (tmp_path / "train.jsonl").write_text(text)
+        with pytest.raises(ScrflowError, match=r"train\.jsonl: last line"):
+            ran_of_history(tmp_path / "train.jsonl")
