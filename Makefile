@@ -78,8 +78,8 @@ BENCH := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
 
 bench: $(READY) ## the tables of docs/performance.md, on a CPU (about an hour on two cores)
 	$(BIN)/snakemake --cores $(CORES) $(BENCH_SCENES:%=results/%/rscore-cpu/metrics.json)
-	$(BENCH)/pipeline.py $(BENCH_SCENES:%=results/%)
 	for s in $(BENCH_SCENES); do \
+		$(BENCH)/pipeline.py results/$$s; \
 		$(BENCH)/training.py steps --results results/$$s; \
 		$(BENCH)/training.py mixing --results results/$$s; \
 		$(BENCH)/localize.py $$s; \

@@ -49,6 +49,17 @@ def test_dry_run_of_every_scene_and_of_every_method(tmp_path, data):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+def test_dry_run_of_every_table(tmp_path):
+    """On the papers' scenes and on those of the sets, where no photo is at hand."""
+    done = run("-n", "tables", "tables_demo", "tables_real", SCRFLOW_DATA=str(tmp_path / "nothing"))
+    assert done.returncode == 0, done.stdout
+    jobs = dict(re.findall(r"^(write_table\w*) +(\d+)$", done.stdout, re.M))
+    config = Config(REPO / "config")
+    assert int(jobs["write_table"]) == len(config.tables)
+    assert int(jobs["write_table_of_set"]) == sum(len(config.table_sets(table)) for table in config.tables)
+
+
 def test_default_profile_is_found(project):
     assert "profiles/default" in project.snakemake("-n", POSES).stdout
 
