@@ -32,6 +32,7 @@ include: "rules/localize.smk"
 include: "rules/baseline.smk"
 include: "rules/report.smk"
 include: "rules/tables.smk"
+include: "rules/toy.smk"
 
 
 # ------------------------------------------------------------------------------------------------------------- targets

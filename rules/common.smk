@@ -436,3 +436,23 @@ def tables_on(name):
     """Every table that can be asked for on the set."""
     tables = [table for table in project.tables if name in project.table_sets(table)]
     return [f"results/tables/{table}@{name}.md" for table in tables]
+
+
+def toy_stage(wildcards):
+    """GLACE's toy example, on the scenes of a set where the wildcard is there."""
+    try:
+        return project.toy_stage(wildcards.get("set"))
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def toy_config(wildcards):
+    return toy_stage(wildcards).model_dump(mode="json")
+
+
+def toy_scenes(wildcards):
+    return expand("results/{scene}/scene/scene.json", scene=toy_stage(wildcards).toy.scenes)
+
+
+def toy_code(wildcards):
+    return code_version("toytable", encoder_module(project.config.toy.extractor.name))

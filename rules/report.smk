@@ -19,7 +19,7 @@ rule write_report:
             "results/{scene}/{method}/report.html",
             caption="../workflow/report/report.rst",
             category="{scene}",
-            labels={"method": "{method}", "what": "page of all below"},
+            labels={"method": "{method}", "what": "all on one page"},
         ),
     log:
         "results/{scene}/logs/write_report/{method}.log",
@@ -53,7 +53,7 @@ rule write_baseline_report:
             "results/{scene}/{baseline}/report.html",
             caption="../workflow/report/report.rst",
             category="{scene}",
-            labels={"method": "{baseline}", "what": "page of all below"},
+            labels={"method": "{baseline}", "what": "all on one page"},
         ),
     log:
         "results/{scene}/logs/write_baseline_report/{baseline}.log",

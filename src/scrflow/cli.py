@@ -72,6 +72,29 @@ def costs(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="results/SCENE/METHOD, or results/SCENE.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default: FOLDER/report.html.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all processors.")] = None,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Write one HTML page of a result, with everything in it: how good the map is, where it fails, how it was made.
+
+    The map localizes a few queries once more, so the scene's photos must be at hand.
+
+    Example: scrflow report results/demo/rscore-cpu
+    """
+    import os
+
+    from scrflow.htmlreport.page import write_report
+
+    folder = _method_folder(folder, config)
+    out = out or folder / "report.html"
+    write_report(folder, out, threads or os.cpu_count() or 1)
+    print(f"written: {out}")
+
+
+@app.command()
 def diff(
     a: Annotated[Path, typer.Argument(metavar="RESULTS_A", help="results/SCENE/METHOD, results/SCENE, or results.")],
     b: Annotated[Path, typer.Argument(metavar="RESULTS_B", help="Of the same kind.")],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrflow.errors import ScrflowError
-from scrflow.lineage import Artifact, upstream
+from scrflow.lineage import MAPS, Artifact, results_in, upstream
 
 Phase = Literal["scene", "mapping", "localization"]
 PHASES: dict[Phase, str] = {
@@ -24,8 +24,6 @@ PHASES: dict[Phase, str] = {
     "mapping": "map",
     "localization": "localization",
 }
-MAPS = ("map.safetensors", "map.h5")  # of a head, of feature matching
-DETAILS = "localization.json"
 HEAD = "head.safetensors"
 HISTORY = "train.jsonl"
 _USAGE = re.compile(r"CPU time ([\d.]+) s, at most (\d+) MB(?:, GPU at most (\d+) MB)?")
@@ -64,12 +62,11 @@ def costs_of(folder: Path) -> Costs:
     Nothing of a folder without a map. ScrflowError where a map, a benchmark file or a log is damaged.
     """
     folder = Path(folder).absolute()
-    map_path = next((folder / name for name in MAPS if (folder / name).exists()), None)
-    if map_path is None:
+    roots = results_in(folder)
+    if not roots or roots[0].name not in MAPS:
         return Costs((), (f"{folder}: no map",))
-    roots = [map_path, *([folder / DETAILS] if (folder / DETAILS).exists() else [])]
     found = upstream(roots)
-    phases = _phases(found, map_path.relative_to(folder.parents[1]).as_posix())
+    phases = _phases(found, roots[0].relative_to(folder.parents[1]).as_posix())
     stages: dict[tuple[str, str, str], StageCost] = {}
     unknown = []
     for path, artifact in found.items():

@@ -70,15 +70,18 @@ JOBS = (
     Job("localize_queries", ("{scene}/{method}/localization.json",), of="map.safetensors", last=True),
     Job("localize_baseline", ("{scene}/{baseline}/localization.json",), of="map.h5", last=True),
 )
-# rules that no map needs: what follows localization, the fetching of photos, tables, targets by name
+# rules that no map needs: what follows localization, the fetching of photos, tables, reports, targets by name
 OTHER_RULES = frozenset(
     {
         *("all", "demo", "tables", "tables_demo", "tables_real"),
         *("download_dataset", "hloc_triangulate"),
         *("evaluate_poses", "evaluate_baseline", "choose_poses", "write_table", "write_table_of_set"),
-        *("write_report", "write_baseline_report"),
+        *("write_report", "write_baseline_report", "toy_example", "toy_example_of_set"),
     }
 )
+
+MAPS = ("map.safetensors", "map.h5")  # of a head, of feature matching
+DETAILS = "localization.json"
 
 # input names of stamps that are digests of plain files and texts, not of artifacts
 _PLAIN = frozenset(
@@ -144,6 +147,11 @@ class Artifact:
         return {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
 
 
+def results_in(folder: Path) -> list[Path]:
+    """The artifacts of results/SCENE/METHOD from which all others are found: the map, and localization, if there."""
+    return [folder / name for name in (*MAPS, DETAILS) if (folder / name).exists()]
+
+
 def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
     """Everything that the artifacts ``roots`` (results/SCENE/METHOD/FILE) came from, themselves included; path below
     results/ -> artifact, inputs before what was made from them.
@@ -151,6 +159,8 @@ def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
     ScrflowError where a root is missing or bears no stamp.
     """
     roots = [Path(root).absolute() for root in roots]
+    if not roots:
+        return {}
     walk = _Walk({root: read_stamp(root) for root in roots})
     for root in roots:
         walk.visit(root, walk.roots[root])

@@ -20,7 +20,7 @@ from typing import Any
 from scrflow import __version__
 from scrflow.artifacts import Stamp, read_stamp, write_text
 from scrflow.errors import ScrflowError
-from scrflow.lineage import upstream
+from scrflow.lineage import results_in, upstream
 
 PACKAGES = (
     "torch", "numpy", "scipy", "pycolmap", "poselib", "kornia", "h5py", "faiss-cpu", "safetensors", "snakemake",
@@ -151,7 +151,5 @@ def stages_of(metrics_path: Path, metrics: dict[str, Any]) -> dict[str, Stamp | 
     if told is not None:
         stamps = {path: None if s is None else Stamp(**s) for path, s in told["stages"].items()}
     else:
-        folder = metrics_path.parent
-        roots = [folder / "map.safetensors", folder / "localization.json"]
-        stamps = {path: artifact.stamp for path, artifact in upstream(roots).items()}
+        stamps = {path: artifact.stamp for path, artifact in upstream(results_in(metrics_path.parent)).items()}
     return {**stamps, metrics_path.name: read_stamp(metrics_path, "metrics")}

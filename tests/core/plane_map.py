@@ -16,7 +16,7 @@ from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, He
 from scrflow.encoders import build_encoder
 from scrflow.head import Head
 from scrflow.mapfile import write_map
-from scrflow.scene.model import Query, View, write_scene
+from scrflow.scene.model import Query, View, load_scene, write_scene
 from scrflow.views import encode_view
 
 SIZE, FOCAL = (320, 240), 280.0
@@ -66,19 +66,10 @@ def on_wall(pixels: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
     return centre - rays * (centre[2] / rays[:, 2:])
 
 
-def build(root: Path) -> PlaneMap:
-    """Photos, scene and map under ``root``, laid out as the workflow does it (some 10 s of one core)."""
-    rng, texture = np.random.default_rng(3), wall()
-    photos = root / "photos"
-    mapping, queries = {}, {}
-    for kind, poses, count in (("mapping", mapping, 12), ("query", queries, 3)):
-        (photos / kind).mkdir(parents=True)
-        for i in range(count):
-            x, y = (-0.3 + 0.2 * (i % 4), -0.2 + 0.2 * (i // 4)) if kind == "mapping" else (-0.2 + 0.2 * i, 0.1)
-            name = f"{kind}/{i:02d}.png"
-            poses[name] = pose(x, y, rng.uniform(1.4, 1.6), rng.uniform(-6, 6), rng.uniform(-3, 3))
-            photograph(texture, poses[name]).save(photos / name)
-    scene, folder = root / "results/wall/scene", root / "results/wall/tiny"
+def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """Photos and the scene artifact under ``root``, laid out as the workflow does it: its folder, poses of queries."""
+    mapping, queries, photos = _photograph_all(root)
+    scene = root / "results/wall/scene"
     write_scene(
         scene,
         config=EvaluateStage(thresholds=(WITHIN,), unit="m", synthetic=True),
@@ -90,6 +81,29 @@ def build(root: Path) -> PlaneMap:
         query_poses=queries,
         image_sha256=dict.fromkeys([*mapping, *queries], "0" * 64),
     )
+    return scene, queries
+
+
+def _photograph_all(root: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Path]:
+    """Poses of mapping photos and of queries by name, and the folder of the photos."""
+    rng, texture = np.random.default_rng(3), wall()
+    photos = root / "photos"
+    mapping, queries = {}, {}
+    for kind, poses, count in (("mapping", mapping, 12), ("query", queries, 3)):
+        (photos / kind).mkdir(parents=True)
+        for i in range(count):
+            x, y = (-0.3 + 0.2 * (i % 4), -0.2 + 0.2 * (i // 4)) if kind == "mapping" else (-0.2 + 0.2 * i, 0.1)
+            name = f"{kind}/{i:02d}.png"
+            poses[name] = pose(x, y, rng.uniform(1.4, 1.6), rng.uniform(-6, 6), rng.uniform(-3, 3))
+            photograph(texture, poses[name]).save(photos / name)
+    return mapping, queries, photos
+
+
+def build(root: Path) -> PlaneMap:
+    """Photos, scene and map under ``root`` (some 10 s of one core)."""
+    scene, queries = build_scene(root)
+    mapping = {view.name: view.cam_from_world for view in load_scene(scene).mapping}
+    photos, folder = root / "photos", root / "results/wall/tiny"
     extractor = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
     stage = MapStage(
         extractor=extractor,

@@ -75,6 +75,7 @@ from scrflow.config.stages import (
     TriangulateStage,
 )
 from scrflow.config.table import TableConfig, TableStage
+from scrflow.config.toy import ToyConfig, ToyStage
 
 __all__ = [
     "RESERVED",
@@ -144,6 +145,8 @@ __all__ = [
     "SubmissionStage",
     "TableConfig",
     "TableStage",
+    "ToyConfig",
+    "ToyStage",
     "TrainStage",
     "TrainingConfig",
     "TriangulateStage",

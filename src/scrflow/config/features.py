@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from scrflow.config.base import Strict
+from scrflow.config.toy import ToyConfig
 
 
 class GraphConfig(Strict):
@@ -141,6 +142,7 @@ class GlobalConfig(Strict):
     sample_depth: SampleDepthConfig = SampleDepthConfig()
     point_depth: PointDepthConfig = PointDepthConfig()
     hloc: HlocConfig = HlocConfig()
+    toy: ToyConfig = ToyConfig()
     table_sets: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="NAME of results/tables/TABLE@NAME -> the scenes in place of the table's own"
     )

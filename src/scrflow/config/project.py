@@ -37,6 +37,7 @@ from scrflow.config.stages import (
     TriangulateStage,
 )
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
+from scrflow.config.toy import ToyStage
 from scrflow.config.variants import variant_name, variants_of
 from scrflow.errors import ScrflowError
 
@@ -463,6 +464,16 @@ class Project:
         conditions = self.parts(name) or tuple(s.split.queries)
         synthetic = s.synthetic or any(self.scene(part).synthetic for part in self.parts(name))
         return TableScene(name=name, unit=s.unit, thresholds=s.thresholds, conditions=conditions, synthetic=synthetic)
+
+    def toy_stage(self, set_name: str | None = None) -> ToyStage:
+        """GLACE's toy example, on the config's scenes or on those of one of table_sets."""
+        toy, sets = self.config.toy, self.config.table_sets
+        if set_name is not None:
+            if set_name not in sets:
+                there = ", ".join(sets) or "none"
+                raise ScrflowError(f"{self.dir}/config.yaml: key table_sets: no {set_name!r}; there are {there}")
+            toy = toy.model_copy(update={"scenes": sets[set_name]})
+        return ToyStage(toy=toy, set=set_name)
 
     def evaluate_stage(self, scene: str) -> EvaluateStage:
         s = self.scene(scene)

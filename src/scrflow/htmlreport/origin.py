@@ -47,10 +47,11 @@ def _row(path: str, stamp: Stamp | None) -> dict[str, Any]:
 
 
 def _ran(told: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(name, its value in each of _RUNS) of what the stages ran on; packages among the rest."""
-    runs = [_flat(told[name] or {}) for name in _RUNS]
-    names = dict.fromkeys(name for run in runs for name in run)
-    return [(name, [run.get(name, "") for run in runs]) for name in names]
+    """(name, its value in each of _RUNS) of what the stages ran on, packages among the rest; what is told of none is
+    left out."""
+    runs = [None if told[name] is None else _flat(told[name]) for name in _RUNS]
+    names = dict.fromkeys(name for run in runs for name, value in (run or {}).items() if value)
+    return [(name, ["not known" if run is None else run.get(name, "") for run in runs]) for name in names]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def space(run: Run, points: Points) -> Markup:
         for i, name in enumerate(("xaxis", "yaxis", "zaxis"))
     }
     extent = (high - low) / (high - low).max()
-    oblique = {"eye": {"x": 0.2, "y": -1.05, "z": 0.95}, "center": {"x": 0, "y": -0.05, "z": -0.12}}
+    oblique = {"eye": {"x": 0.2, "y": -1.05, "z": 0.95}, "center": {"x": 0, "y": -0.05, "z": -0.06}}
     above = {"eye": {"x": 0, "y": -0.01, "z": 1.4}, "center": {"x": 0, "y": 0, "z": 0}}
     figure.update_layout(
         # the plot is as large as the box's longest side allows

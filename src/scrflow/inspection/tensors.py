@@ -19,7 +19,7 @@ def show_safetensors(path: Path) -> RenderableType:
 
     metadata = read_safetensors_metadata(path)
     grid = grid_of_pairs()
-    for key, value in metadata.items():
+    for key, value in sorted(metadata.items()):  # safetensors gives them in a random order
         if key != STAMP_KEY:
             grid.add_row(escape(key), escape(short(value, 300)))
     table = array_table("tensor", "shape", "dtype", "min", "mean", "max", "")

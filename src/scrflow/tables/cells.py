@@ -13,8 +13,8 @@ from typing import Any
 
 from scrflow.artifacts import read_json
 from scrflow.config.table import TableRow, TableRun, TableScene, TableStage
+from scrflow.costs import mapping_seconds
 from scrflow.published import Papers, Published
-from scrflow.report import mapping_seconds
 
 OVERALL = "all"  # condition of all queries
 MEAN = "mean"  # in place of a scene: over all of them

@@ -1,0 +1,157 @@
+"""The toy example as a table (Markdown, CSV) with the paper's numbers, and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from scrflow.artifacts import atomic_path, write_text
+from scrflow.config import ToyConfig, ToyStage
+from scrflow.progress import log, meter
+from scrflow.published import Papers, load_papers
+from scrflow.scene.model import load_scene
+from scrflow.tables.cells import FIELDS
+from scrflow.toy import WITH, WITHOUT, ToyData, ToyResult, run_toy, spread_photos, toy_data
+
+TABLE = "glace-figure-8"
+_LABELS = {WITHOUT: "without decoder", WITH: "with decoder"}
+_PUBLISHED = {WITHOUT: "Without Decoder", WITH: "With Decoder"}  # rows of config/papers/glace.yaml
+_DPI = 130
+
+
+def write_toy(
+    config: ToyStage, scenes: list[Path], papers: Path, markdown: Path, table: Path, picture: Path, threads: int
+) -> None:
+    """Run the toy example on photos of the scene artifacts ``scenes`` and write the three files.
+
+    ``papers``: the folder of published numbers. ScrflowError where a scene has too few photos or weights are missing.
+    """
+    torch.set_num_threads(threads)
+    loaded = [load_scene(scene) for scene in scenes]
+    photos = spread_photos([[s.image_path(v.name) for v in s.mapping] for s in loaded], config.toy.photos)
+    data = toy_data(config.toy, photos)
+    began = time.process_time()
+    results = run_all(config.toy, data)
+    log.info("toy example: %.0f s of CPU time for training", time.process_time() - began)
+    for name, of in results.items():
+        log.info("%s: %s px", _LABELS[name], told([r.mean for r in of]))
+    known = {row: published_mean(load_papers(papers), name) for row, name in _PUBLISHED.items()}
+    draw(picture, config.toy, data, {name: of[0] for name, of in results.items()})
+    write_text(table, to_csv(config, results, known))
+    write_text(markdown, to_markdown(config, data, results, known, picture.name))
+
+
+def run_all(config: ToyConfig, data: ToyData) -> dict[str, list[ToyResult]]:
+    """Results without and with the decoder, a seed each."""
+    runs = [(name, seed) for seed in config.seeds for name in (WITHOUT, WITH)]
+    results: dict[str, list[ToyResult]] = {WITHOUT: [], WITH: []}
+    with meter("toy example", len(runs) * config.steps) as step:
+        for name, seed in runs:
+            results[name].append(run_toy(config, data, name == WITH, seed, step))
+    return results
+
+
+def published_mean(papers: Papers, row: str) -> tuple[float, int, str]:
+    """Mean of the values that the paper has of a row, how many, and their source."""
+    values = [papers.value("glace", "figure-8", row, f"value-{i}") for i in range(1, 20)]
+    known = [v for v in values if v is not None]
+    return fmean(v.value for v in known), len(known), known[0].source
+
+
+def told(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def to_csv(config: ToyStage, results: dict[str, list[ToyResult]], known: dict[str, tuple[float, int, str]]) -> str:
+    """Tidy, in the form of all tables: a line a decoder, then a line a decoder and photo."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    scene, seeds = "+".join(config.toy.scenes), " ".join(map(str, config.toy.seeds))
+    for name, of in results.items():
+        cells = {"all": [r.mean for r in of]}
+        cells |= {f"photo {i + 1}": [float(r.by_image[i]) for r in of] for i in range(len(of[0].by_image))}
+        for condition, values in cells.items():
+            line = {"table": TABLE, "set": config.set or "", "row": name, "label": _LABELS[name], "scene": scene}
+            line |= {"condition": condition, "metric": "mean_absolute_error", "unit": "px", "n": len(values)}
+            line |= {"mean": f"{fmean(values):.6g}", "min": f"{min(values):.6g}", "max": f"{max(values):.6g}"}
+            line |= {"seeds": seeds, "spread": f"{stdev(values):.6g}" if len(values) > 1 else ""}
+            if condition == "all":
+                line |= {"published": f"{known[name][0]:.4g}", "published_unit": "px", "source": known[name][2]}
+            writer.writerow(line)
+    return out.getvalue()
+
+
+def to_markdown(
+    config: ToyStage,
+    data: ToyData,
+    results: dict[str, list[ToyResult]],
+    known: dict[str, tuple[float, int, str]],
+    picture: str,
+) -> str:
+    """The two rows, ours and the paper's, and what differs between the two experiments."""
+    toy = config.toy
+    lines = []
+    for name, of in results.items():
+        by_image = torch.stack([r.by_image for r in of]).mean(0)
+        mean, count, _ = known[name]
+        lines.append(
+            f"| {_LABELS[name]} | {told([r.mean for r in of])} | {by_image.min():.2f} to {by_image.max():.2f} "
+            f"| {mean:.2f} (of {count}) |"
+        )
+    ours = [fmean(r.mean for r in results[name]) for name in (WITHOUT, WITH)]
+    theirs = [known[name][0] for name in (WITHOUT, WITH)]
+    lower = [100 * (1 - after / before) for before, after in (ours, theirs)]
+    change = f"{abs(lower[0]):.0f} % {'lower' if lower[0] > 0 else 'higher'}"
+    seeds = ", ".join(map(str, toy.seeds))
+    return f"""# {known[WITH][2]}: the 2D toy example of the position decoder
+
+Mean absolute error of a coordinate, px, over the photos; mean ± standard deviation of seeds {seeds}.
+
+| | {" + ".join(toy.scenes)} | photos | paper's mean |
+|---|---|---|---|
+{chr(10).join(lines)}
+
+With the decoder the error is {change}; in the paper {lower[1]:.0f} % lower.
+
+![The plane as the head tells it]({picture})
+
+{toy.photos} photos of {toy.size[0]} x {toy.size[1]} px in {toy.columns} columns, {len(data.pixel)} samples of encoder
+{toy.extractor.name}; {toy.steps} steps of {toy.batch_size} samples, width {toy.width}, AdamW to {toy.lr_max:g}.
+
+The paper has 19 photos of 7-Scenes and 12-Scenes, the ACE encoder with every cell of 8 x 8 px, and does not say how
+long it trains. Its errors are those of a longer training; what can be compared is how the two decoders stand.
+"""
+
+
+def draw(out: Path, config: ToyConfig, data: ToyData, results: dict[str, ToyResult]) -> None:
+    """Write the planes side by side: each sample in its photo's colour where the head tells it to be, with the error of
+    each photo."""
+    low = data.centres.min(0).values - torch.tensor(config.size) / 2
+    high = data.centres.max(0).values + torch.tensor(config.size) / 2
+    extent = (high - low).tolist()
+    wide = 6.4
+    figure = Figure((2 * wide + 0.2, wide * extent[1] / extent[0] + 0.6), dpi=_DPI, layout="constrained")
+    for axes, (name, result) in zip(figure.subplots(1, 2), results.items(), strict=True):
+        axes.scatter(*result.found.T.tolist(), s=1.5, c=data.colour.tolist(), linewidths=0)
+        for centre, error in zip(data.centres.tolist(), result.by_image.tolist(), strict=True):
+            axes.text(
+                centre[0], centre[1], f"{error:.1f}", ha="center", va="center", fontsize=11,
+                bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8},
+            )  # fmt: skip
+        axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal")
+        axes.set_xticks((data.centres[: config.columns, 0] + config.size[0] / 2).tolist(), [])
+        axes.set_yticks((data.centres[:: config.columns, 1] + config.size[1] / 2).tolist(), [])
+        axes.grid(color="#d0d5da", lw=0.6)
+        axes.tick_params(length=0)
+        axes.set_title(f"{_LABELS[name]}: {result.mean:.1f} px", fontsize=12)
+    with atomic_path(out) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)

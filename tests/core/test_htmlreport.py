@@ -1,0 +1,276 @@
+"""The report's page of real little runs: what it says, and that it opens in a browser without network, errors or a name
+of an image at work as code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+from plane_map import CAMERA, pose
+from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
+
+from scrflow.artifacts import read_json
+from scrflow.covisibility import Graph
+from scrflow.errors import ScrflowError
+from scrflow.htmlreport.atwork import Points, render_points
+from scrflow.htmlreport.covisible import strongest_edges
+from scrflow.htmlreport.headline import failures, verdict
+from scrflow.htmlreport.page import page, write_report
+from scrflow.htmlreport.quality import badness, bands, length
+from scrflow.htmlreport.rendering import log_axis
+from scrflow.htmlreport.run import load_run
+from scrflow.htmlreport.space import _until
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+SECTIONS = ["headline", "space", "queries", "recall", "distance", "confidence", "training", "graph", "costs", "origin"]
+RUNS = {
+    "mixed": MIXED,
+    "without-references": {f"q/{i}.png": photo(0.1 * i, "all", known=False) for i in range(3)},
+    "lost": {f"q/{i}.png": nothing("all") for i in range(3)},
+    "lost-without-references": {f"q/{i}.png": nothing("all", known=False) for i in range(2)},
+    "single": {"q/0.png": photo(0.0, "all")},
+}
+
+
+@pytest.fixture(scope="module")
+def wall(tmp_path_factory) -> Wall:
+    return Wall(tmp_path_factory.mktemp("wall"))
+
+
+@pytest.fixture(scope="module")
+def reports(wall) -> dict[str, Path]:
+    """Pages of RUNS; that of the first with a covisibility graph."""
+    made = {}
+    for name, queries in RUNS.items():
+        folder = wall.run(name, queries)
+        made[name] = folder / "report.html"
+        if name == "mixed":
+            run = load_run(folder)
+            made[name].write_text(str(page(replace(run, graph=ring(run)))), encoding="utf-8")
+        else:
+            write_report(folder, made[name])
+    return made
+
+
+def ring(run) -> Graph:
+    """Each mapping photo sees the same as the next."""
+    names = tuple(view.name for view in run.scene.mapping)
+    i = np.arange(len(names))
+    half = scipy.sparse.coo_array((np.linspace(0.2, 1, len(names)), (i, (i + 1) % len(names))), shape=2 * (len(names),))
+    return Graph(scipy.sparse.csr_array(half + half.T), names)
+
+
+class Outline(HTMLParser):
+    """Ids of sections, addresses, names of elements, and the text that is seen."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.sections, self.addresses, self.elements, self.text, self._inside = [], [], set(), [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.elements.add(tag)
+        self._inside = tag
+        self.addresses += [given[key] for key in ("src", "href", "data", "action") if key in given]
+        assert not [key for key in given if key.startswith("on")], given
+        if tag == "section":
+            self.sections.append(given["id"])
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text.append(data)
+
+    def seen(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+# ------------------------------------------------------------------------------------------------------------ contents
+
+
+def test_page_holds_every_section_and_fetches_nothing(reports):
+    for name, path in reports.items():
+        found = Outline(path.read_text(encoding="utf-8"))
+        assert found.sections == SECTIONS, name
+        assert all(a.startswith(("#", "data:image/jpeg")) for a in found.addresses), name
+        assert path.stat().st_size < 8e6
+
+
+def test_page_says_what_the_metrics_say(reports):
+    metrics = read_json(reports["mixed"].with_name("metrics.json"), "metrics")
+    seen = Outline(reports["mixed"].read_text(encoding="utf-8")).seen()
+    for share in metrics["overall"]["recall"]:
+        assert f"{100 * share:.1f} %" in seen
+    assert "1 of 15 queries were not localized at all" in seen
+    assert "Worst condition: night" in seen and "best: day" in seen
+    assert "14 of 15 queries have reference poses" in seen
+    # astray by 3 m and dark: beyond the coarsest threshold
+    assert "night/dark.png" in seen.split("are not within")[1][:60]
+    assert "code " + metrics["provenance"]["code"] in seen and "pycolmap" in seen
+    assert "benchmark" in seen.split("Time and memory")[1]  # none here: the page says so
+
+
+def test_names_are_text_whatever_they_are(reports):
+    html = reports["mixed"].read_text(encoding="utf-8")
+    found = Outline(html)
+    assert "img" in found.elements  # pictures, whose addresses the first test looks at
+    assert SCRIPT in found.seen() and IMAGE in found.seen()
+    data = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
+    assert data and not [text for text in data if "<" in text]
+    # what is code: the library and the page's own script
+    assert html.count("<script>") == 2
+
+
+def test_same_run_same_bytes(reports, tmp_path):
+    write_report(reports["single"].parent, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == reports["single"].read_bytes()
+
+
+def test_words_of_runs_that_are_not_as_usual(reports):
+    runs = {name: load_run(path.parent) for name, path in reports.items()}
+    assert "no reference poses" in verdict(runs["without-references"])
+    assert failures(runs["without-references"]) == []
+    assert verdict(runs["lost"]).startswith("None of the 3 query photos could be localized")
+    assert verdict(runs["lost-without-references"]).startswith("None of the 2")
+    assert "Half of the 1 query" in verdict(runs["single"]) and failures(runs["single"])
+
+
+def test_worst_and_best(reports):
+    run = load_run(reports["mixed"].parent)
+    order = badness(run).sort_values(ascending=False)
+    assert list(order.index[:2]) == ["night/dark.png", "night/astray.png"]
+    by = {band.label: band.names for band in bands(run)}
+    assert by["not localized"] == ("night/dark.png",) and by["no reference pose"] == ("day/unknown.png",)
+    assert by["beyond 50 cm or 10°"] == ("night/astray.png",)
+    assert sum(map(len, by.values())) == len(MIXED)
+    near = run.nearest.loc["night/astray.png"]
+    # 3.2 m along the wall, where the mapping photos end at 0.3 m
+    assert near["distance"] == pytest.approx(2.9, abs=0.2) and 0 <= near["angle"] < 45
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def test_points_are_seen_where_the_camera_has_them():
+    cam_from_world = pose(0.1, -0.05, 1.5, 0, 0)
+    red = Points(np.array([[0.1, -0.05, 0.0], [0.1, -0.05, -9.0]]), np.array([[255, 0, 0], [0, 255, 0]], np.uint8), "")
+    picture = render_points(red, CAMERA, cam_from_world, 320)
+    assert picture.shape == (240, 320, 3)
+    line, column = np.nonzero((picture == [255, 0, 0]).all(2))
+    assert (line.mean(), column.mean()) == (120, 160)  # the principal point is the corner of four pixels: the next one
+    assert not (picture == [0, 255, 0]).all(2).any()  # behind the camera
+
+
+def test_strongest_edges_leave_no_photo_without():
+    weight = np.zeros((5, 5))
+    for i, j, w in ((0, 1, 0.9), (0, 2, 0.8), (1, 2, 0.7), (3, 4, 0.1), (2, 3, 0.2)):
+        weight[i, j] = weight[j, i] = w
+    i, j, w = strongest_edges(scipy.sparse.csr_array(weight), 3)
+    # 0-1, 0-2 and 2-3 are the strongest of a photo each, 3-4 of photo 4
+    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2), (2, 3), (3, 4)]
+    assert (np.diff(w) >= 0).all()
+    assert len(strongest_edges(scipy.sparse.csr_array(weight), 9)[0]) == 5
+
+
+def test_lines_end_at_the_box():
+    begin = np.array([[0.5, 0.5, 0.5]] * 3)
+    end = np.array([[0.6, 0.5, 0.5], [2.5, 0.5, 0.5], [0.5, -1.5, 4.5]])
+    cut = _until(begin, end, np.zeros(3), np.ones(3))
+    np.testing.assert_allclose(cut, [[0.6, 0.5, 0.5], [1, 0.5, 0.5], [0.5, 0.25, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [
+        (0.00866, "m", "0.87 cm"),
+        (0.446, "m", "45 cm"),
+        (1.07, "m", "1.1 m"),
+        (123.4, "m", "123 m"),
+        (0.0004, "m", "0.4 mm"),
+        (0.125, "units", "0.12 units"),
+        (np.inf, "m", "infinite"),
+    ],
+)
+def test_lengths(value, unit, said):
+    assert length(value, unit) == said
+
+
+def test_ticks_of_a_narrow_and_of_a_wide_axis():
+    assert log_axis("", 0.004, 0.06)["ticktext"] == ["0.005", "0.01", "0.02", "0.05"]
+    assert 3 <= len(log_axis("", 1e-9, 1e9)["ticktext"]) <= 24
+
+
+# ------------------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_files_that_do_not_belong_together(wall, reports, tmp_path):
+    folder = tmp_path / "results/single/tiny"
+    shutil.copytree(reports["single"].parents[1], tmp_path / "results/single")
+    poses = folder / "poses.txt"
+    poses.write_text(poses.read_text().replace(" 0.", " 0.1", 1))
+    with pytest.raises(ScrflowError, match=r"metrics\.json: made of another poses") as caught:
+        load_run(folder)
+    assert "\n" not in str(caught.value)
+    (folder / "metrics.json").unlink()
+    with pytest.raises(ScrflowError, match=r"metrics\.json: metrics is missing"):
+        load_run(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium here (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # without a sandbox, which root has none of; the software renderer, as there may be no GPU
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("policy", ["enforced", "bypassed"])
+def test_page_in_chromium(reports, browser, name, policy):
+    """Also without the page's own policy, which forbids other scripts: the names are not to need it."""
+    if policy == "bypassed" and name != "mixed":
+        pytest.skip("the names are in one page")
+    context = browser.new_context(bypass_csp=policy == "bypassed", viewport={"width": 1280, "height": 800})
+    tab, told, asked = context.new_page(), [], []
+    tab.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("dialog", lambda dialog: (told.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(reports[name].as_uri())
+    tab.wait_for_function(
+        "() => { const d = document.body.dataset; return +d.plots > 0 && +d.drawn + +d.failed === +d.plots }",
+        timeout=120_000,
+    )
+    drawn = tab.evaluate("() => ({...document.body.dataset})")
+    assert drawn["failed"] == "0" and drawn["drawn"] == drawn["plots"]
+    # every plot has a drawing of some size, and traces in it
+    sizes = tab.evaluate(
+        "() => [...document.querySelectorAll('figure.plot > div')].map(place => "
+        "[place.querySelector('svg.main-svg')?.getBoundingClientRect().height ?? 0, place.data.length])"
+    )
+    assert len(sizes) == int(drawn["plots"]) and all(height > 100 and traces > 0 for height, traces in sizes)
+    # in 3D, something is on the canvas: without WebGL there would be a sentence in its place
+    assert tab.evaluate("() => document.querySelectorAll('#space canvas').length") > 0
+    assert "WebGL is not supported" not in tab.inner_text("#space")
+    # what stands over a mark is a name, and no element
+    assert tab.evaluate("() => document.querySelectorAll('section img:not([src^=\"data:image/jpeg\"])').length") == 0
+    assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [reports[name].as_uri()]
+    assert told == []
+    context.close()

@@ -1,0 +1,71 @@
+"""The feature-matching baseline and the toy example in the workflow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_project import Project
+
+BASELINE = {
+    "description": "SIFT, small",
+    "features": {"name": "sift", "max_keypoints": 800, "max_size": 480, "descriptors": "uint8"},
+    "neighbours": 6,
+    "retrieval": "vlad",
+    "localize": {"retrieved": 4, "short_side": 240},
+}
+METRICS = "results/tiny/match/metrics.json"
+
+
+@pytest.fixture
+def matching(project: Project) -> Project:
+    project.write("config/baselines/match.yaml", BASELINE)
+    return project
+
+
+def test_plan(matching: Project):
+    plan = matching.planned(METRICS)
+    own = ("map_baseline", "localize_baseline", "evaluate_baseline")
+    assert plan == dict.fromkeys([*own, "build_scene", "build_graph", "build_retrieval"], 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("retrieval: vlad", "retrieval: vald", "key retrieval: no 'vald'; there are vlad"),
+        ("name: sift", "name: sitf", "key features.name: no local encoder 'sitf'"),
+        ("neighbours: 6", "neighbors: 6", "key neighbors: extra inputs"),
+    ],
+)
+def test_faults_name_file_and_key(matching: Project, old: str, new: str, told: str):
+    matching.edit("config/baselines/match.yaml", old, new)
+    done = matching.snakemake("-n", METRICS, check=False)
+    line = next(line for line in done.stdout.splitlines() if "config/baselines/match.yaml" in line)
+    assert done.returncode == 1 and told in line, line
+
+
+def test_a_baseline_is_named_like_no_method(project: Project):
+    project.write("config/baselines/quick.yaml", BASELINE)
+    done = project.snakemake("-n", METRICS, check=False)
+    assert "baselines/quick.yaml: a baseline may not be named like a method" in done.stdout
+
+
+def test_plan_of_the_toy_example(project: Project):
+    target = "results/tables/glace-figure-8.md"
+    assert project.planned(target, "--config", "toy={scenes: [tiny]}") == {"build_scene": 1, "toy_example": 1}
+    of_set = target.replace(".md", "@some.md")
+    done = project.planned(of_set, "--config", "table_sets={some: [tiny]}", "tables={}")
+    assert done == {"build_scene": 1, "toy_example_of_set": 1}
+
+
+@pytest.mark.slow
+def test_run(matching: Project):
+    """Map, poses and evaluation, for real, and nothing again."""
+    matching.snakemake(METRICS)
+    metrics = json.loads(matching.read(METRICS))
+    assert metrics["training"] is None and metrics["map_mb"] > 0.1
+    # measured: see the message; a scene of 25 renderings at 480 px, its queries by day and by night
+    assert metrics["conditions"]["day"]["recall"][0] >= 0.5, metrics["conditions"]
+    assert matching.planned(METRICS) == {}
+    again = matching.planned(METRICS, "--config", "baselines={match: {localize: {iterations: 900}}}")
+    assert again == {"localize_baseline": 1, "evaluate_baseline": 1}
