@@ -237,6 +237,8 @@ class MethodConfig(Strict):
     def _retrieval_with_global(self) -> MethodConfig:
         if self.global_encoding.name is not None and self.retrieval is None:
             raise ValueError("a global encoding needs retrieval: the query's encoding is taken from retrieved images")
+        if self.global_encoding.name is None and self.retrieval is not None:
+            raise ValueError("retrieval: of no use without a global encoding; set it to null")
         if self.global_encoding.name is None and self.localize.hypotheses != 1:
             raise ValueError("localize.hypotheses must be 1 without a global encoding")
         return self

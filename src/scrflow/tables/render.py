@@ -10,8 +10,8 @@ from scrflow.published import PaperTableConfig
 from scrflow.tables.cells import MEAN, OVERALL, Cell
 
 HEADERS = {
-    "median_t": "median",
-    "median_r": "median",
+    "median_t": "median position",
+    "median_r": "median rotation",
     "map_mb": "map, MB",
     "mapping_min": "mapping, min",
     "training_min": "training, min",
