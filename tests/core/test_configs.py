@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scrflow.config import BufferConfig, HeadConfig, LossConfig, Project, TrainingConfig
+from scrflow.config import BufferConfig, HeadConfig, LossConfig, MethodConfig, Project, TrainingConfig
 from scrflow.encoders import encoder_module
 from scrflow.encoders.ace_superpoint import drawn_by_score, joined_cells
 from scrflow.head import Head
@@ -178,3 +178,11 @@ def test_cells_drawn_by_their_corners():
     assert features.descriptors.shape == (500, 768) and (features.keypoints_px[:, 1] < 315).all()
     column, row = ((features.keypoints_px[7] - 4) / 8).long().tolist()
     assert torch.equal(features.descriptors[7], torch.cat([ace[:, row, column], superpoint[:, row, column]]))
+
+
+def test_a_retrieval_feature_needs_a_use():
+    """Localization would have nothing to take from the images that it retrieves."""
+    values = {"description": "ACE", "encoder": "xfeat", "localize": {"hypotheses": 1}}
+    assert MethodConfig.model_validate(values).retrieval is None
+    with pytest.raises(ValueError, match="retrieval: of no use without a global encoding"):
+        MethodConfig.model_validate({**values, "retrieval": "vlad"})
