@@ -41,6 +41,9 @@ include: "rules/toy.smk"
 localrules:
     all,
     demo,
+    tables,
+    tables_demo,
+    tables_real,
 
 
 # the scenes whose photos are here: those of the papers are tens of gigabytes, and come when asked for by name
@@ -53,6 +56,23 @@ rule all:
 rule demo:
     input:
         "results/demo/poses.txt",
+        f"results/demo/{project.scene('demo').method}/report.html" if "demo" in project.scenes else [],
+
+
+# every table of config/tables: on the papers' scenes, or on those of a set
+rule tables:
+    input:
+        expand("results/tables/{table}.md", table=project.tables),
+
+
+rule tables_demo:
+    input:
+        tables_on("demo"),
+
+
+rule tables_real:
+    input:
+        tables_on("real"),
 
 
 onstart:

@@ -237,7 +237,9 @@ def steps(
         base = stage_of(method, **extra)
         files = BufferFiles.open(inputs.shards)
         layout = column_layout(base, files, inputs.depth if base.training.needs_depth else None)
-        streamed = max(int(share * files.rows * layout.row_bytes), 2 * layout.streamed().row_bytes * base.training.batch_size)
+        streamed = max(
+            int(share * files.rows * layout.row_bytes), 2 * layout.streamed().row_bytes * base.training.batch_size
+        )
         runs: dict[str, Callable[[], Any]] = {}
         trainers: dict[str, Trainer] = {}
         for name, settings in variants(DEVICE.type, streamed, base.training.optimizer == "muon").items():

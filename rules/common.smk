@@ -45,7 +45,7 @@ wildcard_constraints:
     baseline=one_of(project.baselines),
     graph=one_of(project.config.graphs),
     table=one_of(project.tables),
-    set=one_of(sorted({name for table in project.tables for name in project.table_sets(table)})),
+    set=one_of(project.set_names()),
     encoder=one_of(project.encoders),
     encoding=one_of(project.config.encodings),
     feature=one_of(project.config.retrieval),

@@ -4,27 +4,6 @@
 #   results/tables/NAME@SET.md   on the scenes of a set (demo, real), with methods for machines without GPU
 
 
-localrules:
-    tables,
-    tables_demo,
-    tables_real,
-
-
-rule tables:
-    input:
-        expand("results/tables/{table}.md", table=project.tables),
-
-
-rule tables_demo:
-    input:
-        tables_on("demo"),
-
-
-rule tables_real:
-    input:
-        tables_on("real"),
-
-
 rule write_table:
     input:
         metrics=table_metrics,

@@ -18,6 +18,7 @@ PICTURES = {
     "overlay.png": "one query with its reprojected scene coordinates",
 }
 FILES = {
+    "report.html": "all of it as a page, for a browser",
     "poses.txt": "name qw qx qy qz tx ty tz, cam_from_world",
     "queries.csv": "errors of every query",
     "metrics.json": "the numbers above",

@@ -36,7 +36,6 @@ class ToyData:
     descriptor: Tensor  # [N, D] float32, mean 0 and variance 1
     pixel: Tensor  # [N, 2] float32, px of the plane
     image: Tensor  # [N] int64
-    colour: Tensor  # [N, 3] float32 in 0..1, of the photo there
     centres: Tensor  # [photos, 2] float32, px of the plane
 
 
@@ -46,6 +45,7 @@ class ToyResult:
 
     found: Tensor  # [N, 2] px of the plane
     by_image: Tensor  # [photos] mean absolute error of a coordinate, px
+    median: float  # over the samples, of the same
 
     @property
     def mean(self) -> float:
@@ -72,26 +72,21 @@ def toy_data(config: ToyConfig, photos: list[Path]) -> ToyData:
     """The samples of the photos, each resized and cropped to ``config.size``."""
     encoder = build_encoder(config.extractor)
     width, height = config.size
-    parts: dict[str, list[Tensor]] = {key: [] for key in ("descriptor", "pixel", "image", "colour")}
+    parts: dict[str, list[Tensor]] = {key: [] for key in ("descriptor", "pixel", "image")}
     corners = torch.tensor(
         [[width * (i % config.columns), height * (i // config.columns)] for i in range(len(photos))]
     ).float()
     for i, path in enumerate(track(photos, "features of photos")):
         picture = to_tensor(ImageOps.fit(read_rgb(path), config.size))
-        grey = picture if getattr(encoder, "sees_colour", True) else picture.mean(0, keepdim=True)
-        found = encoder(grey)
+        found = encoder(picture if getattr(encoder, "sees_colour", True) else picture.mean(0, keepdim=True))
         parts["descriptor"].append(found.descriptors.float())
         parts["pixel"].append(found.keypoints_px + corners[i])
         parts["image"].append(torch.full((len(found.scores),), i))
-        x, y = found.keypoints_px.long().T
-        parts["colour"].append(picture[:, y.clamp(0, height - 1), x.clamp(0, width - 1)].T)
     joined = {key: torch.cat(values) for key, values in parts.items()}
     descriptor = joined["descriptor"] - joined["descriptor"].mean(0)
     centres = corners + torch.tensor([width / 2, height / 2])
     origin = centres.mean(0)
-    return ToyData(
-        descriptor / descriptor.std(), joined["pixel"] - origin, joined["image"], joined["colour"], centres - origin
-    )
+    return ToyData(descriptor / descriptor.std(), joined["pixel"] - origin, joined["image"], centres - origin)
 
 
 def run_toy(
@@ -121,7 +116,7 @@ def run_toy(
         found = head(data.descriptor).xyz_world[:, :2]
     error = (found - data.pixel).abs().mean(1)
     total = torch.zeros(len(data.centres)).index_add_(0, data.image, error)
-    return ToyResult(found, total / torch.bincount(data.image, minlength=len(total)))
+    return ToyResult(found, total / torch.bincount(data.image, minlength=len(total)), float(error.median()))
 
 
 def toy_head(config: ToyConfig, data: ToyData, decoder: bool, seed: int) -> Head:

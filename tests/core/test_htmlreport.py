@@ -240,23 +240,25 @@ def browser():
         opened.close()
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("policy", ["enforced", "bypassed"])
-def test_page_in_chromium(reports, browser, name, policy):
-    """Also without the page's own policy, which forbids other scripts: the names are not to need it."""
-    if policy == "bypassed" and name != "mixed":
-        pytest.skip("the names are in one page")
-    context = browser.new_context(bypass_csp=policy == "bypassed", viewport={"width": 1280, "height": 800})
-    tab, told, asked = context.new_page(), [], []
+def opened(browser, path: Path, bypass_csp: bool):
+    """A tab with the page, all plots drawn; what the browser complained of or was made to say; what it asked for."""
+    tab, told, asked = browser.new_page(bypass_csp=bypass_csp, viewport={"width": 1280, "height": 800}), [], []
     tab.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: told.append(str(error)))
     tab.on("dialog", lambda dialog: (told.append(f"dialog {dialog.message}"), dialog.dismiss()))
     tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(reports[name].as_uri())
+    tab.goto(path.as_uri())
     tab.wait_for_function(
         "() => { const d = document.body.dataset; return +d.plots > 0 && +d.drawn + +d.failed === +d.plots }",
         timeout=120_000,
     )
+    return tab, told, [url for url in asked if not url.startswith(("data:", "blob:"))]
+
+
+# also without the page's own policy, which forbids other scripts: the names are not to need it
+@pytest.mark.parametrize(("name", "bypass_csp"), [*((name, False) for name in RUNS), ("mixed", True)])
+def test_page_in_chromium(reports, browser, name, bypass_csp):
+    tab, told, asked = opened(browser, reports[name], bypass_csp)
     drawn = tab.evaluate("() => ({...document.body.dataset})")
     assert drawn["failed"] == "0" and drawn["drawn"] == drawn["plots"]
     # every plot has a drawing of some size, and traces in it
@@ -271,6 +273,17 @@ def test_page_in_chromium(reports, browser, name, policy):
     # what stands over a mark is a name, and no element
     assert tab.evaluate("() => document.querySelectorAll('section img:not([src^=\"data:image/jpeg\"])').length") == 0
     assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [reports[name].as_uri()]
+    assert asked == [reports[name].as_uri()]
     assert told == []
-    context.close()
+    tab.close()
+
+
+def test_a_name_that_is_not_escaped_would_be_seen(reports, browser, tmp_path):
+    """The names would do harm if they were written as they are; and where they are, the policy keeps them from it."""
+    html = reports["mixed"].read_text(encoding="utf-8")
+    broken = tmp_path / "broken.html"
+    broken.write_text(html.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "<script>alert(1)</script>"), "utf-8")
+    for bypass_csp, says in ((True, "dialog 1"), (False, "Content Security Policy")):
+        tab, told, _ = opened(browser, broken, bypass_csp)
+        assert told and all(says in line for line in told)
+        tab.close()

@@ -188,6 +188,7 @@ def test_the_map_holds_the_wall(wall):
     assert m.names == tuple(v.name for v in load_scene(wall[0] / "scene").mapping) and len(m.xyz) > 200
     # the wall is the plane z = 0 at 1.5 m; measured: 837 points, median 0.4 mm
     assert np.median(np.abs(m.xyz[:, 2])) < 0.003
+    assert m.weights == {}  # SIFT and VLAD of it have none
     assert len(m.point) >= 2 * len(m.xyz) and m.descriptors.dtype == np.uint8 and m.pixels is None
     features, points = m.image(3)
     assert len(features.descriptors) == len(points) == m.start[4] - m.start[3] > 50
@@ -293,3 +294,22 @@ def test_configs():
         BaselineConfig(description="", features=ALIKED, retrieval="vlad", matcher=MatcherConfig(kind="lightglue"))
     with pytest.raises(ScrflowError, match=r"sift-matching\.yaml: key features\.name: no local encoder 'sitf'"):
         Project("config", {"baselines": {"sift-matching": {"features": {"name": "sitf"}}}})
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_map_matched_by_lightglue(wall, tmp_path):
+    weights_at_hand("aliked-n16")
+    weights_at_hand("lightglue-aliked")
+    folder, graph, model, queries = wall
+    matcher = MatcherConfig(kind="lightglue", weights="lightglue-aliked")
+    path = tmp_path / "map.h5"
+    build_map(map_stage(features=ALIKED, matcher=matcher, neighbours=2), folder / "scene", graph, model, path, 1)
+    m, scene = load_map(path), load_scene(folder / "scene")
+    assert set(m.weights) == {"aliked-n16", "lightglue-aliked"}
+    assert m.pixels.shape == (len(m.point), 2) and m.sizes.tolist() == [[320, 240]] * 12
+    localizer = MatchLocalizer(m, LOCALIZE.model_copy(update={"retrieved": 2}), 1)
+    query = scene.queries[0]
+    found = localizer.localize(read_rgb(scene.image_path(query.name)), query.camera)
+    t, r = pose_error(found.cam_from_world, queries[query.name])
+    assert t < 0.01 and r < 0.4, (t, r)

@@ -28,9 +28,7 @@ def clusters(count: int = 60, seed: int = 0) -> ToyData:
     names = torch.nn.functional.one_hot(photo, 9).float()
     mixed = torch.cat([names, place], 1) @ torch.randn(11, 32, generator=generator)
     descriptor = (mixed - mixed.mean(0)) / mixed.std()
-    return ToyData(
-        descriptor, centres[photo] + place * torch.tensor([640.0, 480]), photo, torch.rand(len(photo), 3), centres
-    )
+    return ToyData(descriptor, centres[photo] + place * torch.tensor([640.0, 480]), photo, centres)
 
 
 def test_the_decoder_lowers_the_error():
@@ -64,7 +62,7 @@ def photos(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def test_samples_lie_in_their_photos_and_have_their_colours(tmp_path):
+def test_samples_lie_in_their_photos(tmp_path):
     paths = photos(tmp_path, 4)
     config = SMALL.model_copy(
         update={
@@ -78,11 +76,6 @@ def test_samples_lie_in_their_photos_and_have_their_colours(tmp_path):
     assert torch.allclose(data.centres, torch.tensor([[-80.0, -60], [80, -60], [-80, 60], [80, 60]]))
     away = (data.pixel - data.centres[data.image]).abs()
     assert (away <= torch.tensor([80, 60])).all() and set(data.image.tolist()) == {0, 1, 2, 3}
-    last = Image.open(paths[3]).resize((160, 120), Image.Resampling.BICUBIC)
-    row = int(torch.nonzero(data.image == 3)[0])
-    x, y = (data.pixel[row] + torch.tensor([160.0, 120]) - torch.tensor([80.0, 60])).long().tolist()
-    there = torch.tensor(last.getpixel((x - 80, y - 60))[:3]) / 255
-    assert torch.allclose(data.colour[row], there, atol=0.05)
     assert abs(float(data.descriptor.mean())) < 1e-4 and float(data.descriptor.std()) == pytest.approx(1, abs=1e-3)
 
 
@@ -110,14 +103,14 @@ def test_table_and_picture(tmp_path):
     files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "png")]
     write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
     table = read_table(files[1])
-    assert table.title == "glace-figure-8" and len(table.cells) == 2 * (1 + 4)
+    assert table.title == "glace-figure-8" and len(table.cells) == 2 * (2 + 4)
     for name in (WITHOUT, WITH):
         whole = table.cells[name, "wall", "all", "mean_absolute_error"]
         of_photos = [table.cells[name, "wall", f"photo {i}", "mean_absolute_error"].mean for i in range(1, 5)]
         assert whole.mean == pytest.approx(sum(of_photos) / 4, rel=1e-4) and whole.n == 2 and whole.spread > 0
     text = files[0].read_text()
     assert f"{table.cells[WITH, 'wall', 'all', 'mean_absolute_error'].mean:.2f} ±" in text
-    assert "0.69 (of 19)" in text and "18 % lower" in text and "glace-figure-8.png" in text
+    assert "0.69 (of 19)" in text and "In the paper it is\n18 % lower." in text and "glace-figure-8.png" in text
     with Image.open(files[2]) as picture:
         assert picture.width > 1000
 

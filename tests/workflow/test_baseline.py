@@ -9,10 +9,10 @@ from tiny_project import Project
 
 BASELINE = {
     "description": "SIFT, small",
-    "features": {"name": "sift", "max_keypoints": 800, "max_size": 480, "descriptors": "uint8"},
+    "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
     "neighbours": 6,
     "retrieval": "vlad",
-    "localize": {"retrieved": 4, "short_side": 240},
+    "localize": {"retrieved": 24},
 }
 METRICS = "results/tiny/match/metrics.json"
 
@@ -63,8 +63,8 @@ def test_run(matching: Project):
     """Map, poses and evaluation, for real, and nothing again."""
     matching.snakemake(METRICS)
     metrics = json.loads(matching.read(METRICS))
-    assert metrics["training"] is None and metrics["map_mb"] > 0.1
-    # measured: see the message; a scene of 25 renderings at 480 px, its queries by day and by night
+    assert metrics["training"] is None and 0.03 < metrics["map_mb"] < 0.3
+    # 24 renderings, so far apart that not every query has enough in common with one
     assert metrics["conditions"]["day"]["recall"][0] >= 0.5, metrics["conditions"]
     assert matching.planned(METRICS) == {}
     again = matching.planned(METRICS, "--config", "baselines={match: {localize: {iterations: 900}}}")

@@ -441,6 +441,10 @@ class Project:
         sets = self.tables[table].sets
         return self.config.table_sets if sets is None else sets
 
+    def set_names(self) -> list[str]:
+        """Every name of a set that a table, or the toy example, can be asked for on."""
+        return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
+
     def table_stage(self, table: str, set_name: str | None = None) -> TableStage:
         """What a table runs: on its own scenes, or on those of a set with the rows' small methods."""
         config = self.tables[table]

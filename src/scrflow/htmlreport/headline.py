@@ -70,11 +70,12 @@ def verdict(run: Run) -> str:
             f"Half of the {known} query photos are placed within {length(summary['median_t_err'], run.unit)} of where "
         )
         said += f"they were taken, and turned by less than {angle(summary['median_r_err'])}."
-    parts = [
-        f"{100 * right:.0f} % {'' if i else 'are '}within {limit(bound, run.unit, ' and ')}"
-        for i, (bound, right) in enumerate(zip(run.thresholds, summary["recall"], strict=True))
-    ]
-    return f"{said} {', '.join(parts)}."
+    parts = []
+    for bound, right in zip(run.thresholds, summary["recall"], strict=True):
+        parts.append(f"{'all' if right == 1 else f'{100 * right:.0f} %'} within {limit(bound, run.unit, ' and ')}")
+        if right == 1:
+            break
+    return f"{said} Right are {', '.join(parts)}."
 
 
 def failures(run: Run) -> list[str]:
@@ -90,7 +91,7 @@ def failures(run: Run) -> list[str]:
     missed, known = int((index > number).sum()), len(run.known)
     within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
     if missed == 0:
-        return [*said, f"All queries are {within}, the finest threshold."]
+        return [*said, f"Nowhere here: all queries are {within}, the finest threshold."]
     order = badness(run)[list(run.known["name"])].sort_values(ascending=False, kind="stable").index
     named = ", ".join(order[: min(missed, _NAMED)]) + (f" and {missed - _NAMED} more" if missed > _NAMED else "")
     said.append(f"{missed} of {known} queries ({share(missed, known)}) are not {within}: {named}.")

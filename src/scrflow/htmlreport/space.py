@@ -39,8 +39,10 @@ def space(run: Run, points: Points) -> Markup:
         for i, name in enumerate(("xaxis", "yaxis", "zaxis"))
     }
     extent = (high - low) / (high - low).max()
-    oblique = {"eye": {"x": 0.2, "y": -1.05, "z": 0.95}, "center": {"x": 0, "y": -0.05, "z": -0.06}}
-    above = {"eye": {"x": 0, "y": -0.01, "z": 1.4}, "center": {"x": 0, "y": 0, "z": 0}}
+    # the middle between what is seen and those who see it, in units of the plot, whose origin is the box's middle
+    aim = (np.median(np.vstack([cloud, cameras]), 0) + np.median(cameras, 0) - low - high) / 2
+    aim = 1.5 * aim / (high - low).max()
+    oblique, above = _camera(aim, np.array([0.2, -1.05, 0.95])), _camera(aim, np.array([0, -0.01, 1.4]))
     figure.update_layout(
         # the plot is as large as the box's longest side allows
         scene={**axes, "aspectmode": "manual", "aspectratio": dict(zip("xyz", 1.5 * extent, strict=True))},
@@ -74,6 +76,11 @@ def space(run: Run, points: Points) -> Markup:
     how += "Drag to turn, scroll to zoom, click in the legend to hide."
     drawn = plot(figure, "Queries, mapping photos and the points of the map", 520)
     return section("space", "Where it works and where it fails", how, drawn, note(_caption(points)))
+
+
+def _camera(aim: np.ndarray, offset: np.ndarray) -> dict[str, dict[str, float]]:
+    """Plotly's camera that looks at ``aim`` from an offset."""
+    return {key: dict(zip("xyz", at.tolist(), strict=True)) for key, at in (("center", aim), ("eye", aim + offset))}
 
 
 def _caption(points: Points) -> str:

@@ -6,5 +6,5 @@ the descriptors of their observations. A query is matched with the mapping image
 pose is estimated from the points behind the matches.
 
 ``features`` of one photo, ``matchers`` of two, ``mapping`` the stage that makes a map, ``mapfile`` the map's file,
-``localizer`` the stage that localizes with it.
+``describe`` a query for retrieval, ``localizer`` the stage that localizes.
 """

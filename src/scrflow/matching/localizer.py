@@ -12,18 +12,17 @@ from PIL import Image
 from scrflow.artifacts import Stamp
 from scrflow.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
 from scrflow.codeversion import code_version
-from scrflow.config import BaselineLocalizeStage, ExtractorConfig, MatchLocalizeConfig, RetrievalPart
+from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
 from scrflow.encoders import build_encoder
-from scrflow.errors import ScrflowError
 from scrflow.localization import Clock, Localization, localize_scene, query_descriptors
+from scrflow.matching.describe import QueryDescriber
 from scrflow.matching.features import photo_features
 from scrflow.matching.mapfile import BaselineMap, load_map
 from scrflow.matching.matchers import build_matcher
 from scrflow.pose import estimate_pose, reprojection_error
-from scrflow.retrieval.describe import build_describer
 from scrflow.scene.model import Query, load_scene
 from scrflow.seeds import derived_seed
-from scrflow.views import EncodedView, encode_view
+from scrflow.views import EncodedView
 from scrflow.weights import expecting
 
 
@@ -65,9 +64,7 @@ class MatchLocalizer:
         with expecting(map_.weights, "the map"):
             self._encoder = build_encoder(c.features.extractor)
             self._matcher = build_matcher(c.matcher, map_.descriptors.shape[1])
-            self._describer = build_describer(c.retrieval, map_.retriever.description, c.retrieval_parts)
-            parts = [p for p in (c.retrieval, *c.retrieval_parts) if p.extractor is not None]
-            self._described_by = {p.extractor.model_dump_json(): _describing_encoder(p) for p in parts}
+            self._describe = QueryDescriber(c, map_.retriever.description)
 
     @torch.inference_mode()
     def localize(
@@ -118,21 +115,6 @@ class MatchLocalizer:
             reason = f"{count} inliers of {len(pairs)} matches, {config.min_inliers} are needed"
             return Localization(None, np.zeros(len(pixels), bool), hypothesis, xyz, view, clock.laps(), reason)
         return Localization(found.cam_from_world, inliers, hypothesis, xyz, view, clock.laps())
-
-    def _describe(self, photo: Image.Image, camera: pycolmap.Camera) -> torch.Tensor:
-        if self._describer is None:
-            raise ScrflowError("this map's retrieval feature comes from a file: a query needs its descriptor too")
-
-        def local(extractor: ExtractorConfig, keypoints: int) -> torch.Tensor:
-            encoder = self._described_by[extractor.model_dump_json()]
-            return encode_view(photo, camera, encoder, extractor.short_side, keypoints).descriptors
-
-        return self._describer(photo, local)
-
-
-def _describing_encoder(part: RetrievalPart):
-    """The extractor whose descriptors a retrieval feature aggregates, with as many keypoints as it wants."""
-    return build_encoder(part.extractor.model_copy(update={"max_keypoints": part.retrieval.keypoints}))
 
 
 def _pinhole_pixels(

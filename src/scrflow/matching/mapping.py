@@ -20,13 +20,13 @@ from scrflow.covisibility import Graph, load_graph
 from scrflow.encoders import build_encoder, encodes_side_by_side
 from scrflow.errors import ScrflowError
 from scrflow.images import read_rgb
+from scrflow.matching.describe import QueryDescriber
 from scrflow.matching.features import PhotoFeatures, photo_features
 from scrflow.matching.mapfile import KIND, BaselineMap, write_map
 from scrflow.matching.matchers import build_matcher
 from scrflow.parallel import mapped
 from scrflow.progress import log, meter, track
 from scrflow.retrieval import Retriever
-from scrflow.retrieval.describe import build_describer
 from scrflow.scene.model import Scene, load_scene, model_of_views
 from scrflow.sfm_features import quiet_pycolmap
 from scrflow.triangulate import summary, triangulate_matches, write_database
@@ -53,8 +53,7 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
     out.parent.mkdir(parents=True, exist_ok=True)
     with located() as weights, tempfile.TemporaryDirectory(dir=out.parent, prefix=".matching-") as folder:
         features = _extract(config.features, loaded, Path(folder) / "features.h5", threads)
-        if config.retrieval.retrieval.kind != "hloc":
-            build_describer(config.retrieval, retriever.description, config.retrieval_parts)  # to know its weights
+        QueryDescriber(config, retriever.description)  # to record which weights it is
         pairs = neighbour_pairs(edges, config.neighbours)
         matches = _match(config, features, pairs, threads)
         model = _triangulate(config.seed, loaded, features, pairs, matches, Path(folder))

@@ -1,0 +1,79 @@
+"""The report of a method, and Snakemake's report of the whole run, made and read without network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+from tiny_project import Project
+
+PAGE = "results/tiny/quick/report.html"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+NOWHERE = "http://127.0.0.1:9"  # nobody listens there
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def archive(finished: Project, tmp_path_factory):
+    """The unpacked report of the page and of what it was made from."""
+    finished.snakemake(PAGE)
+    env = {**finished.environment(), **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), NOWHERE)}
+    command = finished.command(PAGE, "--report", "report.zip")
+    done = subprocess.run(
+        command, cwd=finished.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600
+    )
+    assert done.returncode == 0, done.stdout
+    assert "downloading" not in done.stdout
+    folder = tmp_path_factory.mktemp("archive")
+    with zipfile.ZipFile(finished.folder / "report.zip") as z:
+        z.extractall(folder)
+    return folder / "report"
+
+
+def test_page_is_made_once(finished: Project, archive):
+    assert finished.planned(PAGE) == {}
+    html = (finished.folder / PAGE).read_text(encoding="utf-8")
+    assert "tiny · quick" in html
+    for rule in ("build_scene", "train_head quick", "localize_queries quick"):
+        assert rule in html  # the benchmarks are found
+    assert "Not known, and so in no sum" not in html
+
+
+def test_archive_has_categories_labels_and_captions(archive):
+    html = (archive / "report.html").read_text(encoding="utf-8")
+    results = json.loads(re.search(r"var results = (\{.*?\});\n", html, re.S)[1])
+    by_name = {result["name"]: result for result in results.values()}
+    assert set(by_name) == {"report.html", "errors.png", "overlay.png", "queries.csv"}
+    for result in by_name.values():
+        assert result["labels"]["method"] == "quick" and result["labels"]["what"]
+        assert "<p>" in result["caption"] and "{{" not in result["caption"]
+        assert (archive / result["data_uri"]).stat().st_size > 100
+    assert "tiny" in by_name["report.html"]["caption"] and "quick" in by_name["report.html"]["caption"]
+    assert list(json.loads(re.search(r"var categories = (\{.*?\});\n", html, re.S)[1])) == ["tiny"]
+    assert "scene coordinate regression" in html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt install chromium)")
+def test_archive_opens_without_network(archive):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader"])
+        tab, told, asked = browser.new_page(), [], []
+        tab.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: told.append(str(error)))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto((archive / "report.html").as_uri())
+        tab.get_by_text("Results", exact=True).first.click(timeout=60_000)  # one category: the menu names none
+        tab.locator("tr", has_text="all on one page").locator("a[iconname=eye]").click(timeout=60_000)
+        inside = tab.frame_locator("iframe")
+        inside.locator("h1", has_text="tiny · quick").wait_for(timeout=60_000)
+        assert all(url.startswith(("file:", "data:", "blob:")) for url in asked) and told == []
+        browser.close()
