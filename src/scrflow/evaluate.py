@@ -95,8 +95,8 @@ def evaluate(
 
     ``scene`` is the scene artifact's folder, ``poses`` the lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of the
     localized queries, ``details`` the localizer's JSON, ``training`` the log of training (None: nothing was trained).
-    Scene and method are named after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the scene's unit and in degrees.
-    ScrflowError, naming the file, for input that is damaged or does not belong together.
+    Scene and method are named after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the
+    scene's unit and in degrees. ScrflowError, naming the file, for input that is damaged or does not belong together.
     """
     loaded = load_scene(scene)
     said = _details(details)
