@@ -8,6 +8,7 @@ rule toy_example:
     output:
         markdown="results/tables/glace-figure-8.md",
         csv="results/tables/glace-figure-8.csv",
+        latex="results/tables/glace-figure-8.tex",
         picture="results/tables/glace-figure-8.png",
     log:
         "results/tables/logs/glace-figure-8.log",
@@ -33,6 +34,7 @@ use rule toy_example as toy_example_of_set with:
     output:
         markdown="results/tables/glace-figure-8@{set}.md",
         csv="results/tables/glace-figure-8@{set}.csv",
+        latex="results/tables/glace-figure-8@{set}.tex",
         picture="results/tables/glace-figure-8@{set}.png",
     log:
         "results/tables/logs/glace-figure-8@{set}.log",

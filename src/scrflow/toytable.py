@@ -1,4 +1,4 @@
-"""The toy example as a table (Markdown, CSV) with the paper's numbers, and as a picture."""
+"""The toy example as a table (Markdown, CSV, LaTeX) with the paper's numbers, and as a picture."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from scrflow.progress import log, meter
 from scrflow.published import Papers, load_papers
 from scrflow.scene.model import load_scene
 from scrflow.tables.cells import FIELDS
+from scrflow.tables.render import pipe_table, tabular
 from scrflow.toy import WITH, WITHOUT, ToyData, ToyResult, run_toy, spread_photos, toy_data
 
 TABLE = "glace-figure-8"
@@ -32,9 +33,16 @@ _FAR_PX = 10.0
 
 
 def write_toy(
-    config: ToyStage, scenes: list[Path], papers: Path, markdown: Path, table: Path, picture: Path, threads: int
+    config: ToyStage,
+    scenes: list[Path],
+    papers: Path,
+    markdown: Path,
+    table: Path,
+    latex: Path,
+    picture: Path,
+    threads: int,
 ) -> None:
-    """Run the toy example on photos of the scene artifacts ``scenes`` and write the three files.
+    """Run the toy example on photos of the scene artifacts ``scenes`` and write the four files.
 
     ``papers``: the folder of published numbers. ScrflowError where a scene has too few photos or weights are missing.
     """
@@ -50,6 +58,8 @@ def write_toy(
     known = {row: published_mean(load_papers(papers), name) for row, name in _PUBLISHED.items()}
     draw(picture, config.toy, data, {name: of[0] for name, of in results.items()})
     write_text(table, to_csv(config, results, known))
+    title = f"{known[WITH][2]}: mean absolute error of a coordinate, px"
+    write_text(latex, tabular(*grid(config.toy, results, known), [title]))
     write_text(markdown, to_markdown(config, data, results, known, picture.name))
 
 
@@ -96,6 +106,20 @@ def to_csv(config: ToyStage, results: dict[str, list[ToyResult]], known: dict[st
     return out.getvalue()
 
 
+def grid(
+    config: ToyConfig, results: dict[str, list[ToyResult]], known: dict[str, tuple[float, int, str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and the two rows: ours, over photos and samples, and the paper's."""
+    lines = []
+    for name, of in results.items():
+        by_image = torch.stack([r.by_image for r in of]).mean(0)
+        mean, count, _ = known[name]
+        photos = f"{by_image.min():.2f} to {by_image.max():.2f}"
+        ours = [told([r.mean for r in of]), photos, told([r.median for r in of])]
+        lines.append([_LABELS[name], *ours, f"{mean:.2f} (of {count})"])
+    return ["", " + ".join(config.scenes), "photos", "median sample", "paper's mean"], lines
+
+
 def to_markdown(
     config: ToyStage,
     data: ToyData,
@@ -104,14 +128,7 @@ def to_markdown(
     picture: str,
 ) -> str:
     """The two rows, ours and the paper's, and what differs between the two experiments."""
-    toy, lines = config.toy, []
-    for name, of in results.items():
-        by_image = torch.stack([r.by_image for r in of]).mean(0)
-        mean, count, _ = known[name]
-        lines.append(
-            f"| {_LABELS[name]} | {told([r.mean for r in of])} | {by_image.min():.2f} to {by_image.max():.2f} "
-            f"| {told([r.median for r in of])} | {mean:.2f} (of {count}) |"
-        )
+    toy = config.toy
     before, after = ([r.mean for r in results[name]] for name in (WITHOUT, WITH))
     lower = 100 * (1 - fmean(after) / fmean(before))
     change = f"{abs(lower):.0f} % {'lower' if lower > 0 else 'higher'}"
@@ -123,9 +140,7 @@ def to_markdown(
 Absolute error of a coordinate, px: mean over the photos, range of the photos, median of the samples; mean ± standard
 deviation of seeds {seeds}.
 
-| | {" + ".join(toy.scenes)} | photos | median sample | paper's mean |
-|---|---|---|---|---|
-{chr(10).join(lines)}
+{pipe_table(*grid(toy, results, known))}
 
 With the decoder the mean error is {change}, and lower with {times} of {len(before)} seeds. In the paper it is
 {paper:.0f} % lower.

@@ -100,7 +100,7 @@ def test_table_and_picture(tmp_path):
         batch_size=32,
         seeds=(1, 2),
     )
-    files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "png")]
+    files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "tex", "png")]
     write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
     table = read_table(files[1])
     assert table.title == "glace-figure-8" and len(table.cells) == 2 * (2 + 4)
@@ -111,7 +111,9 @@ def test_table_and_picture(tmp_path):
     text = files[0].read_text()
     assert f"{table.cells[WITH, 'wall', 'all', 'mean_absolute_error'].mean:.2f} ±" in text
     assert "0.69 (of 19)" in text and "In the paper it is\n18 % lower." in text and "glace-figure-8.png" in text
-    with Image.open(files[2]) as picture:
+    rows = [line for line in files[2].read_text().splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 3 and "0.69 (of 19)" in rows[1] and r"$\pm$" in rows[1]
+    with Image.open(files[3]) as picture:
         assert picture.width > 1000
 
 

@@ -17,6 +17,7 @@ with stage(snakemake) as job:
         Path(job.param("papers")),
         job.output("markdown"),
         job.output("csv"),
+        job.output("latex"),
         job.output("picture"),
         job.threads,
     )

@@ -36,19 +36,22 @@ def markdown(config: TableStage, cells: list[Cell]) -> str:
     """The table with its title and what is to be known of it."""
     header, lines = _grid(config, cells)
     parts = [f"# {config.table.title}" + (f", on {config.set}" if config.set else ""), _about(config)]
-    parts.append(_pipe_table(header, lines))
+    parts.append(pipe_table(header, lines))
     parts.append(_legend(config, cells))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def latex(config: TableStage, cells: list[Cell]) -> str:
     """The table as a tabular with the lines of package booktabs."""
-    header, lines = _grid(config, cells)
+    return tabular(*_grid(config, cells), [config.table.title, *_legend(config, cells).splitlines()])
+
+
+def tabular(header: list[str], lines: list[list[str]], told: list[str]) -> str:
+    """A LaTeX tabular (package booktabs) of plain text, after comments that tell of it."""
     rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in [header, *lines]]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
-    told = [f"% {line}" for line in (config.table.title, *_legend(config, cells).splitlines()) if line]
     body = [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*told, *body]) + "\n"
+    return "\n".join([*(f"% {line}" for line in told if line), *body]) + "\n"
 
 
 def published_markdown(table: PaperTableConfig) -> str:
@@ -56,7 +59,7 @@ def published_markdown(table: PaperTableConfig) -> str:
     header = ["", *(f"{name}, {column.unit}" for name, column in table.columns.items())]
     lines = [[row, *("" if c is None else c.printed for c in cells)]
              for row, cells in table.rows.items()]  # fmt: skip
-    return _pipe_table(header, lines)
+    return pipe_table(header, lines)
 
 
 def escape_latex(text: str) -> str:
@@ -164,7 +167,9 @@ def _legend(config: TableStage, cells: list[Cell]) -> str:
     return " ".join(said)
 
 
-def _pipe_table(header: list[str], lines: list[list[str]]) -> str:
+def pipe_table(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+
     def line(values: list[str]) -> str:
         return "| " + " | ".join(value.replace("|", r"\|") for value in values) + " |"
 
