@@ -415,7 +415,10 @@ def table_stage(wildcards):
     if set_name is not None and set_name not in project.table_sets(wildcards.table):
         known = ", ".join(project.table_sets(wildcards.table)) or "none"
         raise WorkflowError(f"config/tables/{wildcards.table}.yaml: no set {set_name!r}; there are {known}")
-    return project.table_stage(wildcards.table, set_name)
+    try:
+        return project.table_stage(wildcards.table, set_name)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def table_config(wildcards):

@@ -119,3 +119,14 @@ def test_one_name_means_one_variant(project: Project):
     project.write("config/tables/other.yaml", other)
     with pytest.raises(ScrflowError, match=r"config/tables/other.yaml: row k1: .*give one of them another id"):
         Config(project.folder / "config")
+
+
+def test_an_override_for_one_run_does_not_fail_for_a_table(project: Project):
+    """A table with a row of the overridden method that it makes no sense for says so when it is asked for."""
+    plain = {"global_encoding": {"name": None, "neighbour_share": 0}, "retrieval": None, "localize": {"hypotheses": 1}}
+    rows = [TABLE["rows"][0], {"id": "plain", "label": "no global encoding", "method": "quick", "over": plain}]
+    with_table(project).write("config/tables/mini.yaml", {**TABLE, "claims": [], "rows": rows})
+    merged = ("--config", "methods={quick: {map: {merge: 0.9}}}")
+    assert project.planned("results/tiny/poses.txt", *merged)["write_map"] == 1
+    done = project.snakemake("-n", "results/tables/mini.md", *merged, check=False)
+    assert done.returncode == 1 and "config/tables/mini.yaml: key map.merge" in done.stdout

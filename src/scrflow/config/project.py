@@ -38,7 +38,7 @@ from scrflow.config.stages import (
 )
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
 from scrflow.config.toy import ToyStage
-from scrflow.config.variants import variant_name, variants_of
+from scrflow.config.variants import Variant, variant_name, variants_of
 from scrflow.errors import ScrflowError
 
 # of the farthest depth: a retrieved image this near the photo shows what it shows (0.5 m indoors, where depth_range
@@ -74,8 +74,8 @@ class Project:
         self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
         self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
         self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
-        seed = self.config.seed
-        self.variants = variants_of(self.tables, self.dir / "tables", self._method_keys, set(self.methods), seed)
+        self.variants: dict[str, Variant] = {}
+        self._unusable: dict[str, ScrflowError] = {}  # tables, by the overrides of this run
         self._cross_check()
 
     def _load(self, kind: str, model: type[Strict]) -> dict[str, Any]:
@@ -107,15 +107,15 @@ class Project:
             raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
         return self._keys["methods"][name]
 
+    @staticmethod
+    def _check_known(where: str, key: str, value: str | None, options: Any) -> None:
+        if value is not None and value not in options:
+            raise ScrflowError(f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}")
+
     def _cross_check(self) -> None:
         from scrflow.encoders import encoder_module  # it imports this package
 
-        def known(where: str, key: str, value: str | None, options: Any) -> None:
-            if value is not None and value not in options:
-                raise ScrflowError(
-                    f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}"
-                )
-
+        known = self._check_known
         clash = set(self.config.encodings) & set(self.config.retrieval)
         if clash:
             raise ScrflowError(f"{self.dir}/config.yaml: {', '.join(clash)} named in both encodings and retrieval")
@@ -134,29 +134,10 @@ class Project:
                 self.config.encodings[name].graph,
                 self.config.graphs,
             )
-        every = [(f"{self.dir}/methods/{name}.yaml", name, method) for name, method in self.methods.items()]
-        every += [(f"{variant.where}", name, variant.config) for name, variant in self.variants.items()]
-        for where, name, method in every:
-            if name in RESERVED:
-                raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
-            known(where, "encoder", method.encoder, self.encoders)
-            known(where, "retrieval", method.retrieval, self.config.retrieval)
-            known(
-                where,
-                "global_encoding.name",
-                method.global_encoding.name,
-                {**self.config.encodings, **self.config.retrieval},
-            )
-            own = self._own_feature(method)
-            if own is not None and own != method.retrieval:
-                raise ScrflowError(
-                    f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
-                    "the query's is to be too: name the same"
-                )
-            images_lend = method.global_encoding.name is not None and own is None
-            for key in ("merge", "retrieval_dim", "pq_bytes"):
-                if getattr(method.map, key) is not None and not images_lend:
-                    raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
+        for name, method in self.methods.items():
+            self._check_method(f"{self.dir}/methods/{name}.yaml", name, method)
+        for table in self.tables:
+            self._take_variants(table)
         for name, baseline in self.baselines.items():
             where = f"{self.dir}/baselines/{name}.yaml"
             if name in self.methods or name in RESERVED:
@@ -166,14 +147,15 @@ class Project:
                 encoder_module(baseline.features.name)
             except ScrflowError as error:
                 raise ScrflowError(f"{where}: key features.name: {error}") from None
-        for name, scenes in self.config.table_sets.items():
-            for scene in scenes:
-                known(f"{self.dir}/config.yaml", f"table_sets.{name}", scene, self.scenes)
         for name, table in self.tables.items():
             where = f"{self.dir}/tables/{name}.yaml"
-            for key, scenes in {"scenes": table.scenes, **(table.sets or {})}.items():
+            for scene in table.scenes:
+                known(where, "scenes", scene, self.scenes)
+            own = table.sets is not None
+            for key, scenes in self.table_sets(name).items():
                 for scene in scenes:
-                    known(where, key if key == "scenes" else f"sets.{key}", scene, self.scenes)
+                    set_key = f"sets.{key}" if own else f"table_sets.{key}"
+                    known(where if own else f"{self.dir}/config.yaml", set_key, scene, self.scenes)
             for row in table.rows:
                 known(where, f"rows.{row.id}.baseline", row.baseline, self.baselines)
         sources: dict[str, str] = {}
@@ -192,6 +174,48 @@ class Project:
                 self.depth_maps(name, scene.method)
             if name in self.methods or name in self.baselines or name in RESERVED:
                 raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
+
+    def _check_method(self, where: str, name: str, method: MethodConfig) -> None:
+        known = self._check_known
+        if name in RESERVED:
+            raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
+        known(where, "encoder", method.encoder, self.encoders)
+        known(where, "retrieval", method.retrieval, self.config.retrieval)
+        known(
+            where,
+            "global_encoding.name",
+            method.global_encoding.name,
+            {**self.config.encodings, **self.config.retrieval},
+        )
+        own = self._own_feature(method)
+        if own is not None and own != method.retrieval:
+            raise ScrflowError(
+                f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
+                "the query's is to be too: name the same"
+            )
+        images_lend = method.global_encoding.name is not None and own is None
+        for key in ("merge", "retrieval_dim", "pq_bytes"):
+            if getattr(method.map, key) is not None and not images_lend:
+                raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
+
+    def _take_variants(self, table: str) -> None:
+        """The methods that a table runs beside those of config/methods.
+
+        Where methods are overridden for a run, a variant of one may come to nothing: that is told when the table is
+        asked for, as the run may be for something else.
+        """
+        where = self.dir / "tables" / f"{table}.yaml"
+        methods, seed = set(self.methods), self.config.seed
+        try:
+            found = variants_of(table, self.tables[table], where, self._method_keys, methods, seed, self.variants)
+            for name, variant in found.items():
+                self._check_method(str(where), name, variant.config)
+        except ScrflowError as error:
+            if not self._over["methods"]:
+                raise
+            self._unusable[table] = error
+        else:
+            self.variants |= found
 
     def encodings_of_kind(self, kind: str) -> list[str]:
         """Names of the global encodings of a kind."""
@@ -446,7 +470,12 @@ class Project:
         return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
 
     def table_stage(self, table: str, set_name: str | None = None) -> TableStage:
-        """What a table runs: on its own scenes, or on those of a set with the rows' small methods."""
+        """What a table runs: on its own scenes, or on those of a set with the rows' small methods.
+
+        ScrflowError where this run's overrides of methods make no sense for one of its rows.
+        """
+        if table in self._unusable:
+            raise self._unusable[table]
         config = self.tables[table]
         scenes = config.scenes if set_name is None else self.table_sets(table)[set_name]
         runs = []

@@ -38,36 +38,36 @@ def variant_name(table: str, config: TableConfig, row: TableRow, small: bool, se
 
 
 def variants_of(
-    tables: dict[str, TableConfig],
-    folder: Path,
+    table: str,
+    config: TableConfig,
+    where: Path,
     raw: Callable[[str, Path], dict[str, Any]],
     methods: set[str],
     default_seed: int,
+    others: dict[str, Variant],
 ) -> dict[str, Variant]:
-    """Every variant that ``tables`` (files of ``folder``) run. ``raw`` gives the keys of a method, its bases' too.
+    """Every variant that a table (the file ``where``) runs. ``raw`` gives the keys of a method, its bases' too.
 
-    ScrflowError naming the table for an unknown method or key, and for one name that two tables mean differently.
+    ScrflowError naming the table for an unknown method or key, and for a name that one of the ``others``, of tables
+    before it, has with another meaning.
     """
     found: dict[str, Variant] = {}
-    for table, config in tables.items():
-        where = folder / f"{table}.yaml"
-        for row in config.rows:
-            for small in (False, True):
-                base = row.method_of(small)
-                if base is None:
+    for row in config.rows:
+        for small in (False, True):
+            base = row.method_of(small)
+            if base is None:
+                continue
+            values = deep_merge(raw(base, where), deep_merge(config.over, row.over_of(small)))
+            for seed in config.seeds:
+                name = variant_name(table, config, row, small, seed, default_seed)
+                if name in methods:
                     continue
-                for seed in config.seeds:
-                    name = variant_name(table, config, row, small, seed, default_seed)
-                    over = deep_merge(config.over, row.over_of(small))
-                    values = deep_merge(raw(base, where), over)
-                    if name in methods:
-                        continue
-                    values["seed"] = None if seed == default_seed else seed
-                    made = Variant(base, validate(MethodConfig, values, Path(f"{where}: row {row.id}")), where)
-                    known = found.setdefault(name, made)
-                    if known.config != made.config:
-                        raise ScrflowError(
-                            f"{where}: row {row.id}: {known.where} has a row of that name with other keys; "
-                            "give one of them another id"
-                        )
+                values["seed"] = None if seed == default_seed else seed
+                made = Variant(base, validate(MethodConfig, values, Path(f"{where}: row {row.id}")), where)
+                known = others.get(name) or found.setdefault(name, made)
+                if known.config != made.config:
+                    raise ScrflowError(
+                        f"{where}: row {row.id}: {known.where} has a row of that name with other keys; "
+                        "give one of them another id"
+                    )
     return found
