@@ -143,8 +143,10 @@ def test_verdicts(tmp_path):
     good, bad = rng.uniform(0, 0.012, (2, 60)), rng.uniform(0.02, 0.1, (2, 60))
     assert claim_on(tmp_path / "1", good, bad).verdict == "holds"
     assert claim_on(tmp_path / "2", bad, good).verdict == "does not hold"
-    same = np.full((2, 60), 0.02)
+    same = np.full((2, 60), 0.02)  # within the second threshold of two
     assert claim_on(tmp_path / "3", same, same).verdict == "does not hold"  # no difference to speak of
+    lost = np.full((2, 60), 3.0)
+    assert claim_on(tmp_path / "5", lost, lost).verdict == "cannot tell"  # nothing was localized by either
     mixed = rng.uniform(0, 0.02, (2, 60)), rng.uniform(0, 0.02, (2, 60))
     assert claim_on(tmp_path / "4", *mixed).verdict == "cannot tell"
 

@@ -499,7 +499,7 @@ def test_names_that_cannot_be(colmap, project, name):
 
 def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     config = tmp_path / "config"
-    shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes"))
+    shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes", "tables"))
     (config / "scenes").mkdir()
     arguments = ["new-scene", "yard", str(photos), "--queries", str(photos / "ask"), "--config", str(config)]
     arguments += ["--licence", "ours: all of it # really"]

@@ -27,6 +27,7 @@ from scrflow.tables.render import format_value
 DRAWS = 4000
 LEVEL = 0.95
 NO_DIFFERENCE = 0.02  # an interval within it, either side of zero, tells that there is none to speak of
+MEASURABLE = (0.05, 0.95)  # scores of which nothing follows where both rows are below, or both above
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
@@ -51,6 +52,9 @@ class Judgement:
     @property
     def verdict(self) -> Verdict:
         low, high = self.interval
+        means = fmean(self.better), fmean(self.worse)
+        if max(means) < MEASURABLE[0] or min(means) > MEASURABLE[1]:
+            return "cannot tell"
         if low > 0:
             return "holds"
         if high < 0 or (low > -NO_DIFFERENCE and high < NO_DIFFERENCE):
@@ -105,7 +109,8 @@ def claims_markdown(judgements: list[Judgement], config: TableStage, papers: Pap
         "A query's score is the share of the scene's thresholds that its pose is within (0 to 100 %); the difference "
         f"is that of the mean scores, with its {100 * LEVEL:.0f} % interval by bootstrap over queries and seeds. A "
         "claim *holds* where the interval is above zero, *does not hold* where it is below zero or within "
-        f"±{100 * NO_DIFFERENCE:.0f} %, and otherwise we *cannot tell*.",
+        f"±{100 * NO_DIFFERENCE:.0f} %, and otherwise we *cannot tell*; nor can we where both scores are below "
+        f"{100 * MEASURABLE[0]:.0f} % or both above {100 * MEASURABLE[1]:.0f} %.",
     ]
     rows = {row.id: row.label for row in config.table.rows}
     for claim in config.table.claims:
