@@ -76,7 +76,7 @@ node2vec-env: $(READY_DEV) ## .venv-node2vec: the named package as a reference (
 BENCH_SCENES := $(if $(wildcard $(or $(SCRFLOW_DATA),../shared/data)/redkitchen),redkitchen) demo
 BENCH := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
 
-bench: $(READY) ## the tables of docs/performance.md, on a CPU (about an hour on two cores)
+bench: $(READY) ## the benchmarks of docs/performance.md, on a CPU
 	$(BIN)/snakemake --cores $(CORES) $(BENCH_SCENES:%=results/%/rscore-cpu/metrics.json)
 	for s in $(BENCH_SCENES); do \
 		$(BENCH)/pipeline.py results/$$s; \
