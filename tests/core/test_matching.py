@@ -54,8 +54,8 @@ LOCALIZE = MatchLocalizeConfig(retrieved=4, short_side=240)
 def weights_at_hand(name: str) -> None:
     try:
         locate(name)
-    except ScrflowError:
-        pytest.skip(f"weights {name} are not at hand")
+    except ScrflowError as error:  # it says whether they are missing or not what they should be
+        pytest.skip(f"weights {name} are not at hand: {error}")
 
 
 def map_stage(**changes) -> BaselineMapStage:
