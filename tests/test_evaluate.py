@@ -84,6 +84,7 @@ def write_inputs(root: Path, reference=REFERENCE, estimates=ESTIMATES) -> dict[s
         "inlier": [True, False],
     }
     values = {"queries": details, "overlay": overlay if shown else None}
+    values["poses_sha256"] = sha256_file(folder / "poses.txt")
     write_json(folder / "localization.json", values, Stamp("localization"))
     (folder / "train.jsonl").write_text(
         '{"step": 1}\n{"seconds": 90.0, "step": 50, "median_error_px": 1.5, "inlier_share": 0.9, "loss": 3}\n'
@@ -225,15 +226,25 @@ def test_recall_is_over_queries_with_reference(tmp_path):
 def test_bad_pose_line(inputs, line, says):
     with open(inputs["poses"], "a") as f:
         f.write(line + "\n")
+    localized(inputs)
     with pytest.raises(ScrflowError, match=says) as caught:
         evaluate(CONFIG, **inputs)
     assert "poses.txt" in str(caught.value) and "\n" not in str(caught.value)
     assert not inputs["out_metrics"].exists()
 
 
+def localized(inputs: dict[str, Path]) -> None:
+    """Let the localizer's JSON be of the poses that are there."""
+    values = read_json(inputs["details"], "localization")
+    write_json(inputs["details"], {**values, "poses_sha256": sha256_file(inputs["poses"])}, Stamp("localization"))
+
+
 def test_missing_pose_line(inputs):
     lines = inputs["poses"].read_text().splitlines(keepends=True)
     inputs["poses"].write_text("".join(lines[1:]))
+    with pytest.raises(ScrflowError, match=r"poses\.txt: not the poses that were written with .*localization\.json"):
+        evaluate(CONFIG, **inputs)
+    localized(inputs)
     with pytest.raises(ScrflowError, match=r"poses\.txt: day/0\.png has no pose, though localized"):
         evaluate(CONFIG, **inputs)
 

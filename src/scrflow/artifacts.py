@@ -1,17 +1,22 @@
 """Reading and writing artifacts: atomic, stamped, validated.
 
 Every artifact carries a stamp: schema version, kind, digest of the config subset that made it, version of the stage's
-code and digests of its inputs. It is written beside its place and renamed, so no half file ever has a final name.
+code and digests of its inputs; and a seal (scrflow.seal), which is checked whenever its content is read. It is written
+beside its place and renamed, so no half file ever has a final name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
+import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +26,15 @@ import h5py
 import numpy as np
 from pydantic import BaseModel
 
+from scrflow import seal
 from scrflow.errors import ScrflowError
+from scrflow.seal import check_seal
 
 SCHEMA_VERSION = 1
 _KEY = "scrflow"
+_STALE_S = 86400.0  # age of another machine's temporary file that nobody can be writing any more
+
+os.umask(_UMASK := os.umask(0o077))  # it can only be read by setting it
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,16 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` (same suffix), renamed onto it when the block ends well, removed otherwise."""
+    """A temporary path beside ``path`` (same suffix), renamed onto it when the block ends well, removed otherwise.
+
+    What a killed process left of the same file is removed. The file's mode is that of the umask.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path, path.suffix)
     try:
         yield temporary
+        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors and temporary files of libraries are for their owner alone
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -90,7 +104,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """Like atomic_path for a folder: an existing folder is replaced as a whole when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path, "")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -100,6 +114,37 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    """``.STEM.HOST-PID.tmp`` and suffix, after those of processes that are no more were removed."""
+    stem, host = path.name.removesuffix(suffix), socket.gethostname()
+    for other in path.parent.glob(f".{glob.escape(stem)}.*.tmp{glob.escape(suffix)}"):
+        where, _, pid = other.name.removesuffix(f".tmp{suffix}").removeprefix(f".{stem}.").rpartition("-")
+        if not pid.isdigit():
+            continue
+        gone = not _is_alive(int(pid)) if where == host else time.time() - other.lstat().st_mtime > _STALE_S
+        if gone:
+            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
+    return path.with_name(f".{stem}.{host}-{os.getpid()}.tmp{suffix}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def folder_digest(folder: Path, *but: str) -> str:
+    """Digest of the names and contents of all files in a folder, ``but`` some names in it; hidden ones do not count."""
+    found = sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith("."))
+    lines = ((p.relative_to(folder).as_posix(), p) for p in found)
+    text = "".join(f"{name} {sha256_file(p)}\n" for name, p in lines if name not in but)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -112,25 +157,34 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any], stamp: Stamp) -> None:
-    """JSON object; the stamp under the key ``scrflow``."""
-    text = json.dumps({**values, _KEY: json.loads(stamp.to_json())}, indent=1, allow_nan=False)
-    write_text(path, text + "\n")
+    """JSON object; the stamp under the key ``scrflow``, with the seal at its end."""
+    sealed = {**json.loads(stamp.to_json()), seal.KEY: seal.EMPTY}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**values, _KEY: sealed}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        seal.seal(temporary)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray], stamp: Stamp) -> None:
     """Arrays plus the stamp; zip entries carry a fixed date, so equal content is equal bytes."""
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
-        for name, array in {**arrays, _KEY: np.frombuffer(stamp.to_json().encode(), np.uint8)}.items():
-            with z.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as f:
-                np.lib.format.write_array(f, np.asarray(array), allow_pickle=False)
+    with atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
+            for name, array in {**arrays, _KEY: np.frombuffer(stamp.to_json().encode(), np.uint8)}.items():
+                with z.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as f:
+                    np.lib.format.write_array(f, np.asarray(array), allow_pickle=False)
+            z.comment = seal.COMMENT + seal.EMPTY.encode()
+        seal.seal(temporary)
 
 
 @contextlib.contextmanager
 def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
     """A new HDF5 file with the stamp as attribute."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="latest") as f:
-        f.attrs[_KEY] = stamp.to_json()
-        yield f
+    with atomic_path(path) as temporary:
+        with h5py.File(temporary, "w", libver="latest", userblock_size=seal.USER_BLOCK) as f:
+            f.attrs[_KEY] = stamp.to_json()
+            yield f
+        with open(temporary, "r+b") as f:
+            f.write(seal.user_block())
+        seal.seal(temporary)
 
 
 def write_safetensors(
@@ -141,8 +195,9 @@ def write_safetensors(
 
     with atomic_path(path) as temporary:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(tensors, temporary, metadata={**(metadata or {}), _KEY: stamp.to_json()})
+        save_file(tensors, temporary, metadata={**(metadata or {}), _KEY: stamp.to_json(), seal.KEY: seal.EMPTY})
         _sort_safetensors_metadata(temporary)
+        seal.seal(temporary)
 
 
 def _sort_safetensors_metadata(path: Path) -> None:
@@ -168,13 +223,19 @@ def require(path: Path, what: str) -> Path:
     return Path(path)
 
 
-def read_stamp(path: Path, kind: str | None = None) -> Stamp:
-    """The stamp of any artifact; ScrflowError when there is none, or when it is of another kind."""
+def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp:
+    """The stamp of any artifact; ScrflowError when there is none, or when it is of another kind.
+
+    With ``whole`` the file's seal is checked before anything of it is believed, which reads all of it: once a process.
+    """
     path = Path(path)
     require(path, kind or "artifact")
     try:
+        if whole:
+            check_seal(path)
         text = _stamp_text(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
+            RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ScrflowError(
             f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again"
@@ -191,7 +252,8 @@ def read_stamp(path: Path, kind: str | None = None) -> Stamp:
 
 def _stamp_text(path: Path) -> str:
     if path.suffix == ".json":
-        return json.dumps(json.loads(path.read_text(encoding="utf-8"))[_KEY])
+        stamp = json.loads(path.read_text(encoding="utf-8"))[_KEY]
+        return json.dumps({k: v for k, v in stamp.items() if k != seal.KEY})
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as z:
             return z[_KEY].tobytes().decode()
@@ -202,7 +264,7 @@ def _stamp_text(path: Path) -> str:
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """The object without its stamp."""
+    """The object without its stamp. ScrflowError where the file is damaged, as with the functions below."""
     read_stamp(path, kind)
     values = json.loads(Path(path).read_text(encoding="utf-8"))
     del values[_KEY]
@@ -217,7 +279,7 @@ def read_npz(path: Path, kind: str) -> dict[str, np.ndarray]:
 
 
 def open_h5(path: Path, kind: str) -> h5py.File:
-    """The file, open for reading, after its stamp was checked."""
+    """The file, open for reading, after its seal and stamp were checked."""
     read_stamp(path, kind)
     return h5py.File(path, "r")
 

@@ -22,7 +22,6 @@ from scrflow.config import EvaluateStage
 from scrflow.errors import ScrflowError
 from scrflow.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.geometry import pose_error
-from scrflow.images import read_rgb
 from scrflow.provenance import gather
 from scrflow.reliability import reliability
 from scrflow.scene.model import Scene, load_scene, read_poses
@@ -77,6 +76,7 @@ class LocalizationDetails(_Form):
 
     queries: dict[str, QueryDetail]
     overlay: OverlayDetail | None = None
+    poses_sha256: str
 
 
 def evaluate(
@@ -100,7 +100,9 @@ def evaluate(
     """
     loaded = load_scene(scene)
     said = _details(details)
-    estimates = read_poses(require(poses, "poses"))
+    if sha256_file(require(poses, "poses")) != said.poses_sha256:
+        raise ScrflowError(f"{poses}: not the poses that were written with {details}; delete both and localize again")
+    estimates = read_poses(poses)
     _check_names(loaded, estimates, poses, said, details)
 
     table = query_table(loaded, estimates, said.queries)
@@ -289,7 +291,7 @@ def _draw_overlay(
     """The overlay's query, or the first query's photo with a note when none was localized."""
     overlay = said.overlay
     name = overlay.name if overlay else scene.queries[0].name
-    photo = read_rgb(scene.image_path(name))
+    photo = scene.photo(name)
     points = None
     if overlay is not None and overlay.pixels:
         missing = (math.nan, math.nan)

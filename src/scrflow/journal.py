@@ -1,19 +1,22 @@
 """The results of a long work on disk as they come, so that a run that was killed goes on where it was.
 
-One JSON object a line. The first line holds the key of the work (its recipe and inputs): what another work left is
-begun anew. A line that a kill cut off, and what comes after a damaged one, is dropped.
+One JSON object a line, which ends with the CRC-32 of what is before. The first line holds the key of the work (its
+recipe and inputs): what another work left is begun anew. A line that a kill cut off, and what comes after a damaged
+one, is dropped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, TextIO
 
 from scrflow.progress import log
 
 _KEY = "journal of"
+_CRC, _END = ', "crc": "', '"}\n'
 
 
 class Journal:
@@ -43,7 +46,7 @@ class Journal:
         with open(self.path, "rb") as file:
             for line in file:
                 try:
-                    record = json.loads(line) if line.endswith(b"\n") else None
+                    record = _record(line)
                     if length == 0 and record != {_KEY: self._key}:
                         return 0
                     if length:
@@ -58,7 +61,7 @@ class Journal:
         self._write({"name": name, **record})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(line_of(line))
         self._file.flush()
 
     def __exit__(self, *exc: object) -> None:
@@ -67,3 +70,17 @@ class Journal:
     def remove(self) -> None:
         """The work is over and its results are where they belong."""
         os.unlink(self.path)
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """The line of a record."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)[:-1]
+    return f"{text}{_CRC}{zlib.crc32(text.encode()):08x}{_END}"
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """ValueError where the line is damaged, or its end is missing."""
+    text, mark, crc = line.rpartition(_CRC.encode())
+    if not mark or crc != b"%08x" % zlib.crc32(text) + _END.encode():
+        raise ValueError("damaged line")
+    return json.loads(text + b"}")

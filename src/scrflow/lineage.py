@@ -161,7 +161,7 @@ def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
     roots = [Path(root).absolute() for root in roots]
     if not roots:
         return {}
-    walk = _Walk({root: read_stamp(root) for root in roots})
+    walk = _Walk({root: read_stamp(root, whole=False) for root in roots})
     for root in roots:
         walk.visit(root, walk.roots[root])
     return walk.found
@@ -205,7 +205,7 @@ class _Walk:
             files = self._known(where).get(stamp.inputs[key], [])
             beside = [file for file in files if file.parent == path.parent]
             for source in (*beside, *files):
-                return source, read_stamp(source)
+                return source, read_stamp(source, whole=False)
         return None
 
     def _plain(self, scene: str, stamp: Stamp, key: str) -> Path | None:
@@ -254,6 +254,6 @@ def _glob(pattern: str, scene: str) -> str:
 def _stamp_of(path: Path) -> Stamp | None:
     """None for a file without a stamp, or with one of another schema: it is no input of what this version made."""
     try:
-        return read_stamp(path)
+        return read_stamp(path, whole=False)
     except ScrflowError:
         return None

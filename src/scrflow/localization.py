@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +18,16 @@ from scrflow.artifacts import Stamp, open_h5, sha256_file, write_json, write_tex
 from scrflow.cameras import pixels_from_rays
 from scrflow.errors import ScrflowError
 from scrflow.geometry import quaternion_from_rotation
-from scrflow.images import read_rgb
 from scrflow.journal import Journal
 from scrflow.parallel import mapped, one_thread_each
 from scrflow.progress import log, track
 from scrflow.provenance import RAN, this_run
+from scrflow.scene.listfile import listed
 from scrflow.scene.model import Query, Scene
 from scrflow.views import EncodedView
 
 _OF_JOURNAL = ("name", "pose")
+POSES_SHA256 = "poses_sha256"  # of localization.json
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def localize_scene(
 
     def localized(query: Query) -> tuple[Localization, float]:
         began = time.perf_counter()
-        photo = read_rgb(scene.image_path(query.name))
+        photo = scene.photo(query.name)
         read_ms = 1000 * (time.perf_counter() - began)
         return localize(photo, query), read_ms
 
@@ -115,15 +117,16 @@ def localize_scene(
         with one_thread_each():  # once more: the keypoints of all queries are not kept for the sake of one
             values["overlay"] = {"name": shown, **_overlay(localized(query)[0], query.camera)}
     values[RAN] = this_run(threads)
-    write_json(details, values, stamp)
-    write_text(out, "".join(r["pose"] for r in records.values() if r["localized"]))
+    text = "".join(r["pose"] for r in records.values() if r["localized"])
+    write_json(details, {**values, POSES_SHA256: hashlib.sha256(text.encode()).hexdigest()}, stamp)
+    write_text(out, text)
     journal.remove()
 
 
 def pose_line(name: str, cam_from_world: np.ndarray) -> str:
     """``name qw qx qy qz tx ty tz``: the form of visuallocalization.net."""
     values = [*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3]]
-    return f"{name} {' '.join(f'{v:.9g}' for v in values)}\n"
+    return f"{listed(name)} {' '.join(f'{v:.9g}' for v in values)}\n"
 
 
 def query_descriptors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:

@@ -15,13 +15,13 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
-from scrflow.artifacts import Stamp, atomic_dir, sha256_file, write_json
+from scrflow.artifacts import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.codeversion import code_version
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.hloc.database import import_matches
 from scrflow.progress import meter
-from scrflow.scene.model import read_query_list
+from scrflow.scene.model import MODEL_DIGEST, read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.scene.validate import check_images, check_name, check_unique, some
 from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
@@ -63,8 +63,10 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
                 key: sha256_file(Path(getattr(config.sfm, key)))[:16] for key in ("hloc_features", "hloc_matches")
             }
         stamp = Stamp.make("sfm", config, code_version("sfm"), **inputs)
-        report = summary(model, names)
-        write_json(temporary / "sfm.json", report, stamp)
+        registered = sorted(model.image(i).name for i in model.reg_image_ids())
+        # the scene stage compares them: a model that came out of a cache must be of these photos
+        report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}
+        write_json(temporary / "sfm.json", {**report, MODEL_DIGEST: folder_digest(temporary)}, stamp)
     log.info(
         "sfm: %d of %d photos registered, %d points, mean reprojection error %.2f px, mean track %.1f",
         report["registered"],

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from scrflow.artifacts import read_json, require, write_text
+from scrflow.artifacts import read_json, read_stamp, require, sha256_file, write_text
 from scrflow.config import SubmissionStage
 from scrflow.errors import ScrflowError
 from scrflow.progress import log
-from scrflow.scene.model import read_lines
+from scrflow.scene.listfile import listed, read_lines, split_name
 from scrflow.scene.validate import some
 
 _UNIT = 1e-6  # poses.txt has 9 digits
@@ -33,8 +33,10 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
     """
     info = scene / "scene.json"
     conditions: dict[str, str] = read_json(info, "scene")["conditions"]
+    if sha256_file(require(poses, "poses"))[:16] != read_stamp(metrics, "metrics").inputs.get("poses"):
+        raise ScrflowError(f"{poses}: not the poses that {metrics} is of; delete both and localize again")
     lost = set(read_json(metrics, "metrics")["queries_without_pose"])
-    lines = _checked_lines(require(poses, "poses"), conditions, info)
+    lines = _checked_lines(poses, conditions, info)
     both = sorted(lost & set(lines))
     if both:
         raise ScrflowError(f"{poses}: {some(both)} not localized by {metrics}, yet with a pose; localize again")
@@ -51,7 +53,7 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
         raise ScrflowError(
             f"{info}: {same[0]} and {same[1]} both are {double[0]!r} by key pose_names: basename; use pose_names: path"
         )
-    write_text(out, "".join(f"{' '.join([written[name], *fields])}\n" for name, fields in lines.items()))
+    write_text(out, "".join(f"{' '.join([listed(written[name]), *fields])}\n" for name, fields in lines.items()))
     for condition, count in sorted(Counter(conditions.values()).items()):
         found = sum(conditions[name] == condition for name in lines)
         log.info("%s: %d of %d queries (%s) have a pose", out, found, count, condition)
@@ -60,7 +62,8 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
 def _checked_lines(path: Path, conditions: dict[str, str], info: Path) -> dict[str, list[str]]:
     """Query -> its seven numbers as written, in the file's order."""
     out: dict[str, list[str]] = {}
-    for number, (name, *fields) in read_lines(path):
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
         where = f"{path}: line {number}: {name}"
         try:
             values = np.array([float(v) for v in fields])

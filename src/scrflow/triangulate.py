@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.artifacts import Stamp, atomic_dir, sha256_file, write_json
+from scrflow.artifacts import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.cameras import rays_from_pixels
 from scrflow.codeversion import code_version
 from scrflow.config import TriangulateStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
 from scrflow.hloc.database import import_matches
-from scrflow.scene.model import Scene, View, load_scene, model_of_views
+from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
 from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
 from scrflow.sfm_pairs import all_pairs, nearest_pairs
 
@@ -65,7 +65,8 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
         shutil.rmtree(work)
         model.write_binary(str(folder))
         stamp = Stamp.make("triangulation", config, code_version("triangulate"), **inputs)
-        write_json(folder / "triangulation.json", summary(model, len(pairs), verified), stamp)
+        report = {**summary(model, len(pairs), verified), MODEL_DIGEST: folder_digest(folder)}
+        write_json(folder / "triangulation.json", report, stamp)
 
 
 def triangulate_matches(

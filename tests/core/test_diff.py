@@ -16,6 +16,7 @@ from scrflow.artifacts import read_stamp, write_text
 from scrflow.cli import app
 from scrflow.evaluate import evaluate
 from scrflow.scene.model import pose_line
+from scrflow.seal import seal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,6 +39,7 @@ def write_result(root: Path, graph: dict = GRAPH, code: str = "c", estimates: di
     details["scrflow"]["inputs"] = {"scene": read_stamp(root / "results/square/scene/scene.json").digest}
     details["scrflow"]["inputs"]["map"] = map_digest
     write_text(arguments["details"], json.dumps(details))
+    seal(arguments["details"])
     evaluate(CONFIG, **arguments)
     return root / METHOD
 
@@ -70,6 +72,7 @@ def edited(folder: Path, **keys: object) -> None:
             place = place[name]
         place[last] = value
     path.write_text(json.dumps(metrics))
+    seal(path)
 
 
 def test_equal_results(first, tmp_path):
@@ -144,6 +147,7 @@ def test_another_device_is_told_and_is_no_difference_by_itself(first, tmp_path):
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["scrflow"]["inputs"]["poses"] = "e" * 16
     (other / "metrics.json").write_text(json.dumps(metrics))
+    seal(other / "metrics.json")
     out = diff(first, other, status=1)
     assert "config, code and data are the same" in out and "see what it ran on" in out
     assert "poses differ, but no query changes sides" in out
@@ -165,6 +169,7 @@ def test_results_of_before_provenance_was_written(first, tmp_path):
     metrics = json.loads((other / "metrics.json").read_text())
     del metrics["provenance"]
     (other / "metrics.json").write_text(json.dumps(metrics))
+    seal(other / "metrics.json")
     out = diff(first, other, status=0)
     assert f"noted in {first} alone" in out
 

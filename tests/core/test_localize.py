@@ -151,7 +151,8 @@ def run(wall, folder, threads: int = 1) -> tuple[bytes, dict]:
 
 def untimed(details: dict) -> dict:
     queries = {name: {k: v for k, v in q.items() if k != "ms"} for name, q in details["queries"].items()}
-    return {**details, "queries": queries, "summary": None, "ran": None}  # "ran" tells the threads
+    stamp = {k: v for k, v in details["scrflow"].items() if k != "content"}  # the digest of times, too
+    return {**details, "queries": queries, "summary": None, "ran": None, "scrflow": stamp}  # "ran" tells the threads
 
 
 def test_the_stage_and_its_times(wall, tmp_path):

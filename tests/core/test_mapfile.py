@@ -43,6 +43,7 @@ from scrflow.mapfile import Map, load_map, write_map
 from scrflow.mapformat import MAP_FORMAT, sizes
 from scrflow.retrieval import Retriever, pq
 from scrflow.scene.model import View, write_scene
+from scrflow.seal import seal
 
 IMAGES, LOCAL, GLOBAL, WORDS, DIM = 6, 16, 8, 4, 5
 SIFT = ExtractorConfig(name="sift", max_keypoints=64)
@@ -262,6 +263,8 @@ def crafted(source: Path, out: Path, tensors=None, metadata=None, config=None, d
     if config is not None:
         said["scrflow"] = dataclasses.replace(read_stamp(source), config=config(read_stamp(source).config)).to_json()
     save(held, out, said)
+    if "content" in said:
+        seal(out)  # a crafted map comes with the right digest of what is in it
     return out
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from scrflow.artifacts import Stamp, write_json
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
 from scrflow.errors import ScrflowError
 from scrflow.published import load_papers
@@ -61,8 +61,7 @@ def write_run(results, run, recall, median, errors=None):
         "map_mb": 2.5,
         "training": {"seconds": 90.0, "step": 10},
     }
-    stamp = {"kind": "metrics", "config": {}, "code": "", "inputs": {}, "schema": 1}
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "scrflow": stamp}))
+    write_json(folder / "metrics.json", metrics, Stamp("metrics"))
     if errors is not None:
         frame = pd.DataFrame({"name": [f"q{i}" for i in range(len(errors))], "t_err": errors, "r_err": 0.1})
         frame.to_csv(folder / "queries.csv", index=False)

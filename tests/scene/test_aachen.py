@@ -13,13 +13,14 @@ import pytest
 from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica
 from replicas_aachen import DAY, FOCAL, NIGHT, db, demo_queries, write_queries, write_v10
 
-from scrflow.artifacts import Stamp, write_json
+from scrflow.artifacts import Stamp, sha256_file, write_json
 from scrflow.config import Project, SceneStage, SubmissionStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import View, model_of_views, pose_line, read_model
+from scrflow.seal import seal
 from scrflow.submission import write_submission
 
 REPO = Path(__file__).resolve().parents[2]
@@ -185,10 +186,16 @@ def results(tmp_path) -> Path:
     conditions = {"a/1.jpg": "day", "a/2.jpg": "day", "b/3.jpg": "night", "b/4.jpg": "night"}
     empty = SubmissionStage(pose_names="path")
     write_json(tmp_path / "scene/scene.json", {"conditions": conditions}, Stamp.make("scene", empty, "1"))
-    lost = {"queries_without_pose": {"b/4.jpg": "too few keypoints"}}
-    write_json(tmp_path / "metrics.json", lost, Stamp.make("metrics", empty, "1"))
     (tmp_path / "poses.txt").write_text("".join(f"{name} {NUMBERS}\n" for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg")))
+    evaluated(tmp_path)
     return tmp_path
+
+
+def evaluated(folder: Path) -> None:
+    """Metrics of the poses that are there."""
+    lost = {"queries_without_pose": {"b/4.jpg": "too few keypoints"}}
+    poses = sha256_file(folder / "poses.txt")[:16]
+    write_json(folder / "metrics.json", lost, Stamp("metrics", inputs={"poses": poses}))
 
 
 def submit(folder: Path, names: str) -> str:
@@ -228,17 +235,28 @@ def test_a_file_that_the_benchmark_would_misread_is_not_written(results, fault):
     text = (results / "poses.txt").read_text()
     assert change(text) != text
     (results / "poses.txt").write_text(change(text))
+    evaluated(results)
     with pytest.raises(ScrflowError, match=message) as error:
         submit(results, names)
     assert "\n" not in str(error.value) and not (results / "out").exists()
+
+
+def test_poses_that_were_not_evaluated(results):
+    with open(results / "poses.txt", "a") as f:
+        f.write(f"b/4.jpg {NUMBERS}\n")
+    with pytest.raises(ScrflowError, match=r"poses\.txt: not the poses that .*metrics\.json is of"):
+        submit(results, "path")
+    assert not (results / "out").exists()
 
 
 def test_two_queries_of_one_name_cannot_lose_their_folders(results):
     info = json.loads((results / "scene/scene.json").read_text())
     info["conditions"]["b/1.jpg"] = "night"
     (results / "scene/scene.json").write_text(json.dumps(info))
+    seal(results / "scene/scene.json")
     with open(results / "poses.txt", "a") as f:
         f.write(f"b/1.jpg {NUMBERS}\n")
+    evaluated(results)
     submit(results, "path")
     with pytest.raises(ScrflowError, match=r"scene\.json: a/1\.jpg and b/1\.jpg both are '1\.jpg' by key pose_names"):
         submit(results, "basename")

@@ -24,6 +24,7 @@ from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.seal import seal
 from scrflow.triangulate import pose_pairs
 
 REPO = Path(__file__).resolve().parents[2]
@@ -136,6 +137,7 @@ def test_no_edge_between_rooms(rooms, tmp_path):
     info = json.loads((scene.folder / "scene.json").read_text())
     del info["parts"]
     (scene.folder / "scene.json").write_text(json.dumps(info))
+    seal(scene.folder / "scene.json")
     build_graph(config, scene.folder, tmp_path / "one.npz")
     one = load_graph(tmp_path / "one.npz").csr
     a, b = one.nonzero()
@@ -155,6 +157,7 @@ def test_a_scene_json_that_names_other_images_is_damaged(rooms, tmp_path):
     info = json.loads((scene.folder / "scene.json").read_text())
     info["parts"].popitem()
     (scene.folder / "scene.json").write_text(json.dumps(info))
+    seal(scene.folder / "scene.json")
     with pytest.raises(ScrflowError, match="key parts does not name the mapping images"):
         load_scene(scene.folder)
 
@@ -168,7 +171,8 @@ def with_unit(scene: Path, out: Path, unit: str) -> Path:
         if file.is_file():
             (out / file.relative_to(scene)).parent.mkdir(parents=True, exist_ok=True)
             (out / file.relative_to(scene)).write_bytes(file.read_bytes())
-    (out / "scene.json").write_text(json.dumps({**info, "unit": unit}))
+    (out / "scene.json").write_text(json.dumps(info | {"unit": unit}))
+    seal(out / "scene.json")
     return out
 
 

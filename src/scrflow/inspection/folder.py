@@ -40,7 +40,7 @@ def _bytes_in(path: Path) -> int:
 
 def _scene(path: Path, size: int) -> RenderableType:
     scene = load_scene(path)
-    stamp = stamp_view(scene.stamp.to_json(), path)
+    stamp = stamp_view(scene.stamp.to_json(), path / "scene.json")
     grid = grid_of_pairs()
     grid.add_row("images", escape(str(scene.image_root)))
     grid.add_row(f"{len(scene.mapping)} mapping", escape(names_of(v.name for v in scene.mapping)))

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from scrflow import seal
 from scrflow.errors import ScrflowError
 from scrflow.inspection.frame import frame_table
 from scrflow.inspection.layout import HEAD, ROWS, STAMP_KEY, grid_of_pairs, names_of, page, short, stamp_view
@@ -21,7 +22,7 @@ def show_json(path: Path) -> RenderableType:
     values = json.loads(path.read_text(encoding="utf-8"))
     text = None
     if isinstance(values, dict) and isinstance(values.get(STAMP_KEY), dict):
-        text = json.dumps(values.pop(STAMP_KEY))
+        text = json.dumps({k: v for k, v in values.pop(STAMP_KEY).items() if k != seal.KEY})
     grid = grid_of_pairs()
     for key, value in values.items() if isinstance(values, dict) else [("list", values)]:
         _json_row(grid, str(key), value, depth=0)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from scrflow.artifacts import Stamp
 from scrflow.errors import ScrflowError
+from scrflow.seal import what_is_broken
 
 STAMP_KEY = "scrflow"
 HEAD = 5  # names shown of a long list
@@ -34,6 +35,8 @@ def stamp_view(text: str | None, path: Path) -> RenderableType:
     table.add_row("kind", escape(stamp.kind))
     table.add_row("stamp", f"{stamp.digest} (schema {stamp.schema}, code {stamp.code or 'not given'})")
     table.add_row("config", escape(short(json.dumps(stamp.config), 600)))
+    broken = what_is_broken(path)
+    table.add_row("content", broken or "as it was written (SHA-256)", style="red" if broken else None)
     table.add_row("inputs", escape(", ".join(f"{k} {v}" for k, v in stamp.inputs.items())) or "none")
     return table
 

@@ -16,6 +16,6 @@ def show_picture(path: Path) -> RenderableType:
         with Image.open(path) as image:
             image.load()
             kind = f"{image.format} picture, {image.width} x {image.height} px, {image.mode}"
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise damaged(path, error) from None
     return page(path, kind, path.stat().st_size)
