@@ -16,6 +16,7 @@ from scrflow.errors import ScrflowError
 from scrflow.progress import log
 from scrflow.provenance import note_run, this_run
 from scrflow.training.stage import train_head
+from scrflow.training.stop import Stopped, forwarding_sigterm
 
 
 class TrainJob(Strict):
@@ -73,6 +74,11 @@ def run_training(job: TrainJob, processes: int | None = None) -> None:
     source = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
     environment["OMP_NUM_THREADS"] = str(job.threads)
-    result = subprocess.run(command, env=environment, check=False)
-    if result.returncode:
-        raise ScrflowError(f"{count} training processes: one failed (exit status {result.returncode}); see above")
+    with subprocess.Popen(command, env=environment) as torchrun, forwarding_sigterm(torchrun) as stop:
+        status = torchrun.wait()
+    if status:
+        if stop.requested:
+            raise Stopped(
+                f"training: stopped by SIGTERM, saved in {job.checkpoint}; the same command goes on from there"
+            )
+        raise ScrflowError(f"{count} training processes: one failed (exit status {status}); see above")

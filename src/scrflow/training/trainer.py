@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scrflow.artifacts import atomic_path
 from scrflow.config import TrainStage
 from scrflow.errors import ScrflowError
 from scrflow.head import Head
 from scrflow.losses import Targets, scene_coordinate_loss
 from scrflow.progress import log, meter
 from scrflow.seeds import derived_seed
+from scrflow.training.checkpoint import load_checkpoint, save_checkpoint
 from scrflow.training.distributed import Processes
 from scrflow.training.flat import flatten_parameters, replica_of
 from scrflow.training.holdout import EarlyStop, HeldOut
@@ -26,6 +26,7 @@ from scrflow.training.linear import use_bf16_backward
 from scrflow.training.optimizer import HeadOptimizer
 from scrflow.training.samples import Samples
 from scrflow.training.schedule import one_cycle, precision_of
+from scrflow.training.stop import Stopped, StopRequest
 from scrflow.training.stream import Block, Stream
 
 _PART_ROWS = 512  # of a part of a batch on a CPU
@@ -94,12 +95,15 @@ class Trainer:
         return [Part(lane, i, ends[i], ends[i + 1]) for lane in self.streams for i in range(count)]
 
     def run(self, checkpoint: Path, digest: str) -> None:
-        """Train from the current step to the last."""
+        """Train from the current step to the last.
+
+        On SIGTERM the step is ended, the checkpoint written, and Stopped raised: a retry goes on from there.
+        """
         t = self.config.training
         began = time.monotonic() - self.seconds
         self.head.train()
         torch.set_num_threads(self._threads)
-        with meter("training", t.steps, self.step) as tick:
+        with StopRequest(self.processes.writes) as stop, meter("training", t.steps, self.step) as tick:
             while self.step < self.schedule.steps:
                 loss, error = self.one_step()
                 self.step += 1
@@ -109,9 +113,16 @@ class Trainer:
                 if self.step % t.log_every == 0 or self.step == self.schedule.steps:
                     self.seconds = time.monotonic() - began
                     note = self._record(float(loss), error)
-                if self.step % t.checkpoint_every == 0 and self.step < self.schedule.steps:
+                whole = self.step % t.accumulate == 0  # gradients of an accumulated step are not saved
+                ending = stop.requested and whole
+                if (ending or self.step % t.checkpoint_every == 0) and self.step < self.schedule.steps:
                     self.seconds = time.monotonic() - began
                     self.save(checkpoint, digest)
+                    if ending:
+                        raise Stopped(
+                            f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which is "
+                            f"saved in {checkpoint}; the same command goes on from there"
+                        )
                 tick(note)
         if self.step < t.steps:
             log.info("stopped early: %d steps of %d", self.step, t.steps)
@@ -209,20 +220,12 @@ class Trainer:
             "turned_at": self.schedule.turned_at,
             "steps": self.schedule.steps,
         }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        save_checkpoint(path, state)
 
     def resume(self, path: Path, digest: str) -> None:
         """Continue from a checkpoint of the same digest; without one, or with another's, begin anew."""
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            log.warning("%s: checkpoint cannot be read (%s): training begins anew", path, type(error).__name__)
-            return
-        if not isinstance(state, dict) or state.get("digest") != digest:
-            log.warning("%s: checkpoint of another config or other inputs: training begins anew", path)
+        state = load_checkpoint(path, digest)
+        if state is None:
             return
         if state["step"] % self.config.training.accumulate:
             log.warning("%s: checkpoint within an accumulated step: training begins anew", path)
