@@ -1,0 +1,243 @@
+"""Kinds of faults: each is a function of a lab, a stage and a source of randomness, and gives an Outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import psutil
+from fault_lab import (
+    STAGES,
+    Done,
+    Lab,
+    Outcome,
+    Trial,
+    damaged,
+    end_all,
+    following,
+    named_files,
+    processes_of,
+    without_privileges,
+)
+
+Kind = Callable[[Lab, str, Random], Outcome]
+
+# ------------------------------------------------------------------------------------------------------------- signals
+
+
+def kill_one(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """SIGKILL to any one process of the workflow, Snakemake itself or a job, at a random moment of the stage."""
+    return _signalled("SIGKILL to one process", lab, stage, rng, signal.SIGKILL, one=True)
+
+
+def kill_all(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """SIGKILL to all of it: a power cut."""
+    return _signalled("SIGKILL to all", lab, stage, rng, signal.SIGKILL, one=False)
+
+
+def term_all(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """SIGTERM to all of it: a scheduler ahead of a time limit, or a shutdown."""
+    return _signalled("SIGTERM to all", lab, stage, rng, signal.SIGTERM, one=False)
+
+
+def _signalled(kind: str, lab: Lab, stage: str, rng: Random, number: int, one: bool) -> Outcome:
+    trial = lab.trial(stage)
+    run = trial.start()
+    if trial.wait_for_stage(run, rng.random()):
+        found = processes_of(run)
+        for process in [rng.choice(found)] if one else found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+    return lab.survived(kind, trial, Trial.finish(run))
+
+
+def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """SIGTERM to the training alone, with --retries 1: it saves, and the retry goes on from there."""
+    trial = lab.trial("train_head")
+    run = trial.start("--retries", "1")
+    checkpoint = trial.scene / "quick/checkpoint.pt"
+    while not checkpoint.exists():
+        assert run.poll() is None, "the training was over before it could be stopped"
+    jobs = [p for p in processes_of(run) if any("train_head.py" in part for part in p.cmdline())]
+    for process in jobs:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    done = Trial.finish(run)
+    if done.status == 0 and "stopped by SIGTERM after step" in done.text and "training continues from" not in done.text:
+        return Outcome("SIGTERM to training, retried", "train_head", None, failure=f"begun anew\n{done.text[-3000:]}")
+    return lab.survived("SIGTERM to training, retried", trial, done)
+
+
+# ---------------------------------------------------------------------------------------------------------------- disk
+
+
+def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """The results are on a tmpfs that is too small by a random amount for what is made from the stage on."""
+    trial = lab.trial(stage)
+    products = [lab.finished.folder / "results/tiny" / p for name in following(stage) for p in STAGES[name]]
+    needed = max(_size(product) for product in products)  # some stage of them does not fit
+    with _tmpfs(trial.scene) as resize:
+        free = rng.randrange(0, max(4096, needed // 2))
+        resize(_size(trial.scene) * 11 // 10 + free)
+        done = trial.run()
+        return lab.survived("disk full", trial, done, mend=lambda _: resize(1 << 28))
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
+    return sum(-(-f.stat().st_size // 4096) * 4096 for f in files)
+
+
+@contextlib.contextmanager
+def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
+    """The folder on a file system of its own, whose size in bytes can be set."""
+    aside = folder.with_name(folder.name + ".aside")
+    folder.rename(aside)
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)], check=True)
+    try:
+        shutil.copytree(aside, folder, dirs_exist_ok=True, symlinks=True)
+        shutil.rmtree(aside)
+
+        def resize(size: int) -> None:
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+        yield resize
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _damage(how: str) -> Kind:
+    def kind(lab: Lab, stage: str, rng: Random) -> Outcome:
+        trial = lab.trial(stage)
+        name = rng.choice(sorted(trial.before))
+        file = trial.scene / name
+        times = file.stat()
+        file.write_bytes(damaged(file.read_bytes(), how, rng))
+        if rng.random() < 0.5:  # a disk that forgets leaves the time as it was, a copy that broke off does not
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        done = trial.run()
+        outcome = lab.survived(how, trial, done, mend=lambda d: _delete_named(d, trial))
+        return Outcome(outcome.kind, f"{name}, before {stage}", outcome.result, outcome.line, outcome.failure)
+
+    kind.__doc__ = f"A product that is there already is damaged: {how}."
+    return kind
+
+
+def _delete_named(done: Done, trial: Trial) -> None:
+    """What the messages say: delete the file that they name."""
+    files = named_files(done.errors, trial.project.folder)
+    assert files, f"no file of the results is named: {done.errors}"
+    for file in files:
+        shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+
+
+def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """A product cannot be read, or the folder of the next one cannot be written."""
+    trial = lab.trial(stage)
+    if rng.random() < 0.5:
+        target = trial.scene / rng.choice(sorted(trial.before))
+        mode, kind = 0o000, "no permission to read"
+    else:
+        product = trial.scene / STAGES[stage][0]
+        product.parent.mkdir(parents=True, exist_ok=True)
+        target, mode, kind = product.parent, 0o555, "no permission to write"
+    old = target.stat().st_mode
+    target.chmod(mode)
+    try:
+        done = trial.run(before=without_privileges)
+    finally:
+        target.chmod(old)
+    if done.status == 0:
+        return lab.survived(kind, trial, done)
+    return lab.survived(kind, trial, done, mend=lambda _: None)
+
+
+def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """A photo is another one than when the scene was made, or is cut, or is gone."""
+    trial = lab.trial(stage)
+    images = trial.project.folder / "data/images"
+    real = images.resolve()
+    images.unlink()
+    shutil.copytree(real, images)
+    listed = (trial.project.folder / "data/mapping.txt").read_text().split()
+    photo = images / rng.choice(listed)
+    content, how = photo.read_bytes(), rng.choice(["another", "cut", "gone"])
+    if how == "another":
+        other = rng.choice([name for name in listed if name != photo.relative_to(images).as_posix()])
+        photo.write_bytes((images / other).read_bytes())
+    elif how == "cut":
+        photo.write_bytes(content[: rng.randrange(len(content))])
+    else:
+        photo.unlink()
+    done = trial.run()
+    outcome = lab.survived(f"photo {how}", trial, done, mend=lambda _: photo.write_bytes(content))
+    return outcome
+
+
+def lost_records(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """Snakemake's own records of some jobs are cut or gone."""
+    trial = lab.trial(stage)
+    records = sorted(p for p in (trial.project.folder / ".snakemake/metadata").rglob("*") if p.is_file())
+    for record in rng.sample(records, len(records) // 2):
+        if rng.random() < 0.5:
+            record.unlink()
+        else:
+            record.write_bytes(record.read_bytes()[: rng.randrange(record.stat().st_size)])
+    return lab.survived("Snakemake's records", trial, trial.run())
+
+
+# --------------------------------------------------------------------------------------------------------------- users
+
+
+def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """A second workflow is started while the first one works."""
+    trial = lab.trial(stage)
+    first = trial.start()
+    reached = trial.wait_for_stage(first, rng.random())
+    second = trial.run()
+    done = Trial.finish(first)
+    if reached and second.status != 0 and "another Snakemake is running here" not in second.text:
+        end_all(first)
+        return Outcome("two workflows", stage, None, failure=f"the second says\n{second.text[-3000:]}")
+    outcome = lab.survived("two workflows", trial, done)
+    if second.status == 0 or outcome.failure:
+        return outcome
+    return Outcome("two workflows", stage, "told", "another Snakemake is running here")
+
+
+def product_gone(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """Someone deletes a product."""
+    trial = lab.trial(stage)
+    name = rng.choice(sorted(trial.before))
+    (trial.scene / name).unlink()
+    trial.before.pop(name)
+    done = trial.run()
+    outcome = lab.survived("product gone", trial, done, mend=None if done.status == 0 else lambda _: None)
+    return Outcome(outcome.kind, f"{name}, before {stage}", outcome.result, outcome.line, outcome.failure)
+
+
+KINDS: dict[str, Kind] = {
+    "kill-one": kill_one,
+    "kill-all": kill_all,
+    "term-all": term_all,
+    "term-training": term_training,
+    "flip": _damage("flip"),
+    "truncate": _damage("truncate"),
+    "zeros": _damage("zeros"),
+    "full-disk": full_disk,
+    "no-permission": no_permission,
+    "photo": photo_changed,
+    "records": lost_records,
+    "gone": product_gone,
+    "two-at-once": two_at_once,
+}
+# what there must be before the stage for the kind to have something to break
+NEEDS_A_PRODUCT = {"flip", "truncate", "zeros", "no-permission", "gone", "photo"}
+EACH_STAGE = {"kill-one", "kill-all", "term-all", "full-disk"}

@@ -1,0 +1,287 @@
+"""A place to break things in: copies of a finished tiny project, and what became of them.
+
+A trial copies the project, takes the products of one stage and of all that follow away, lets one fault happen while
+they are made anew, and looks at what the user is left with. It is survived when the poses are those of the undisturbed
+run and the exit status is 0, at once ("unharmed") or by the same command again ("goes on"); or when one line said what
+was wrong, all that was made before is still there byte for byte, and doing what the line says gives these poses
+("told"). Everything else is a failure: other poses with exit status 0 above all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
+
+import psutil
+from tiny_project import POSES, Project
+
+Result = Literal["unharmed", "goes on", "told"]
+SCENE = Path("results/tiny")
+
+# stage -> what it makes (relative to the scene's results), in the order of the chain; a log tells that it has begun
+STAGES: dict[str, tuple[str, ...]] = {
+    "build_scene": ("scene",),
+    "build_graph": ("covisibility.npz",),
+    "embed_graph": ("encodings",),
+    "build_retrieval": ("retrieval",),
+    "fit_pca": ("local/small/pca.safetensors",),
+    "fill_buffer": ("local/small/buffer-0.h5", "local/small/buffer-1.h5"),
+    "triangulate_samples": ("local/small/depth-matched.h5",),
+    "train_head": ("quick/head.safetensors", "quick/train.jsonl"),
+    "write_map": ("quick/map.safetensors",),
+    "localize_queries": ("quick/poses.txt", "quick/localization.json"),
+    "evaluate_poses": ("quick/queries.csv", "quick/metrics.json", "quick/errors.png", "quick/overlay.png"),
+    "choose_poses": ("poses.txt",),
+}
+# stages that do not wait for each other come before one another in name alone: what follows from each
+AFTER: dict[str, tuple[str, ...]] = {
+    "build_scene": tuple(STAGES)[1:],
+    "build_graph": ("embed_graph", "triangulate_samples", "train_head"),
+    "embed_graph": ("train_head", "write_map"),
+    "build_retrieval": ("write_map",),
+    "fit_pca": ("fill_buffer", "write_map"),
+    "fill_buffer": ("triangulate_samples", "train_head"),
+    "triangulate_samples": ("train_head",),
+    "train_head": ("write_map",),
+    "write_map": ("localize_queries",),
+    "localize_queries": ("evaluate_poses",),
+    "evaluate_poses": ("choose_poses",),
+    "choose_poses": (),
+}
+
+
+def following(stage: str) -> list[str]:
+    """The stage and all that depends on it, in the order of the chain."""
+    found, todo = set(), [stage]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(AFTER[name])
+    return [name for name in STAGES if name in found]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. ``failure`` is None where it was survived."""
+
+    kind: str
+    where: str
+    result: Result | None
+    line: str = ""
+    failure: str | None = None
+
+
+@dataclass
+class Done:
+    """A workflow that ended."""
+
+    status: int
+    text: str
+
+    @property
+    def errors(self) -> list[str]:
+        """What jobs and Snakefile told the user, without Snakemake's frame."""
+        found = re.findall(r"^(?:\[[^\]]*\] )?(?:error: |WorkflowError[^\n]*\n)(.*)$", self.text, re.M)
+        return list(dict.fromkeys(found))
+
+
+class Trial:
+    """A copy of the project without the products of ``stage`` and of what follows; the undisturbed poses beside it."""
+
+    def __init__(self, lab: Lab, folder: Path, stage: str):
+        self.lab, self.stage = lab, stage
+        shutil.copytree(lab.finished.folder, folder, symlinks=True)
+        self.project = object.__new__(Project)
+        self.project.folder = folder
+        self.scene = folder / SCENE
+        for name in following(stage):
+            for product in STAGES[name]:
+                self.remove(product)
+        shutil.rmtree(self.scene / "logs")
+        self.before = self._content()
+
+    def remove(self, path: str) -> None:
+        target = self.scene / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+
+    def _content(self) -> dict[str, bytes]:
+        """Every product that is there; what later stages are made of."""
+        kept = [p for name in STAGES if name not in following(self.stage) for p in STAGES[name]]
+        files = [f for p in kept for f in sorted((self.scene / p).rglob("*")) or [self.scene / p] if f.is_file()]
+        return {str(f.relative_to(self.scene)): f.read_bytes() for f in files}
+
+    # -- the workflow
+
+    def start(self, *options: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+        """The workflow in a process group of its own."""
+        return subprocess.Popen(
+            self.project.command(POSES, *options),
+            cwd=self.project.folder,
+            env=self.project.environment(),
+            text=True,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=before,
+        )
+
+    def run(self, *options: str, before: Callable[[], None] | None = None) -> Done:
+        return self.finish(self.start(*options, before=before))
+
+    @staticmethod
+    def finish(run: subprocess.Popen[str], timeout: float = 600) -> Done:
+        text, _ = run.communicate(timeout=timeout)
+        return Done(run.returncode, text)
+
+    def wait_for_stage(self, run: subprocess.Popen[str], share: float) -> bool:
+        """Wait for the stage's log, and on to a share of the time that the stage takes; False if all was over."""
+        logs = self.scene / "logs"
+        while not any(p.stem == self.stage or p.parent.name == self.stage for p in logs.rglob("*.log")):
+            if run.poll() is not None:
+                return False
+            time.sleep(0.005)
+        time.sleep(share * self.lab.seconds[self.stage])
+        return run.poll() is None
+
+    # -- verdicts
+
+    def intact(self) -> str | None:
+        """Which of the earlier products is not what it was."""
+        for name, content in self.before.items():
+            file = self.scene / name
+            if not file.exists():
+                return f"{name} is gone"
+            if file.read_bytes() != content:
+                return f"{name} has changed"
+        return None
+
+    def right(self) -> bool:
+        poses = self.project.folder / POSES
+        return poses.exists() and poses.read_bytes() == self.lab.poses
+
+    def litter(self) -> list[str]:
+        return [str(p.relative_to(self.scene)) for p in self.scene.rglob(".*") if ".tmp" in p.name]
+
+
+class Lab:
+    """The finished project, its poses, and how long each stage took in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.finished = Project(folder / "finished")
+        config = self.finished.folder / "config"
+        with_depth = "    pull: true\n    known_depth: true\n"
+        self.finished.edit("config/methods/quick.yaml", "    pull: true\n", with_depth)
+        assert config.exists()
+        self.finished.snakemake(POSES)
+        self.poses = self.finished.read(POSES)
+        self.seconds = {name: self._seconds(name) for name in STAGES}
+        self._trials = 0
+
+    def _seconds(self, stage: str) -> float:
+        folder = self.finished.folder / SCENE / "benchmarks"
+        files = sorted(folder.glob(f"{stage}.tsv")) + sorted(folder.glob(f"{stage}/*.tsv"))
+        assert files, f"no benchmark of {stage}"
+        return max(float(file.read_text().splitlines()[1].split("\t")[0]) for file in files)
+
+    def trial(self, stage: str) -> Trial:
+        self._trials += 1
+        return Trial(self, self.folder / f"trial-{self._trials}", stage)
+
+    def survived(self, kind: str, trial: Trial, done: Done, mend: Callable[[Done], None] | None = None) -> Outcome:
+        """What became of a trial whose disturbed run is ``done``. ``mend`` does what the message says; without one the
+        same command is given again."""
+        try:
+            return self._judged(kind, trial, done, mend)
+        finally:
+            shutil.rmtree(trial.project.folder, ignore_errors=True)
+
+    def _judged(self, kind: str, trial: Trial, done: Done, mend: Callable[[Done], None] | None) -> Outcome:
+        def failed(why: str, last: Done = done) -> Outcome:
+            return Outcome(kind, trial.stage, None, failure=f"{why}\n{last.text[-3000:]}")
+
+        if done.status == 0:
+            return Outcome(kind, trial.stage, "unharmed") if trial.right() else failed("other poses with exit status 0")
+        if "Traceback" in done.text:
+            return failed("a traceback")
+        changed = trial.intact() if mend is None else None
+        if changed:
+            return failed(f"an earlier product did not survive: {changed}")
+        line = done.errors[0] if done.errors else ""
+        if mend is not None:
+            if not done.errors:
+                return failed("nothing was told")
+            mend(done)
+        again = trial.run()
+        if again.status != 0:
+            return failed("the next run fails", again)
+        if not trial.right():
+            return failed("other poses with exit status 0, by the next run", again)
+        if litter := trial.litter():
+            return failed(f"left behind: {litter}", again)
+        if "Nothing to be done" not in trial.run().text:
+            return failed("a third run has something to do", again)
+        return Outcome(kind, trial.stage, "told" if mend is not None else "goes on", line)
+
+
+def processes_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Snakemake and all that it started."""
+    try:
+        main = psutil.Process(run.pid)
+        return [main, *main.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_all(run: subprocess.Popen[str]) -> None:
+    """SIGKILL to the whole process group."""
+    try:
+        os.killpg(run.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def without_privileges() -> None:
+    """For preexec_fn: root, too, is then held to the permissions of files (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):
+        if libc.prctl(24, capability, 0, 0, 0) != 0:  # PR_CAPBSET_DROP
+            os._exit(97)
+
+
+def damaged(data: bytes, how: str, rng: Random) -> bytes:
+    """The bytes of a file after a fault of the disk or of a transfer."""
+    if how == "flip":
+        place = rng.randrange(len(data))
+        return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
+    if how == "truncate":
+        return data[: rng.randrange(len(data))]
+    if how == "zeros":
+        begin = rng.randrange(len(data))
+        end = min(len(data), begin + rng.randint(16, 4096))
+        return data[:begin] + bytes(end - begin) + data[end:]
+    raise ValueError(how)
+
+
+def named_files(lines: Iterable[str], folder: Path) -> list[Path]:
+    """Files and folders that messages begin with, if they are in the results."""
+    found = []
+    for line in lines:
+        for word in re.findall(r"results/[^\s:;,]+", line):
+            if (folder / word).exists():
+                found.append(folder / word)
+    return list(dict.fromkeys(found))
