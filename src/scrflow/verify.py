@@ -37,6 +37,8 @@ def faults(file: Path) -> Iterator[str]:
         stamp = read_stamp(file)
         if stamp.kind == "scene" and folder_digest(file.parent, file.name) != stamp.inputs.get("content"):
             yield f"{file.parent}: damaged: its files are not those that were written with {file.name}"
+        if stamp.kind == "scene":
+            yield from _submission_faults(file.parents[1])
         if file.name in WRITTEN:
             model = read_json(file, WRITTEN[file.name]).get(MODEL_DIGEST)
             if folder_digest(file.parent, file.name) != model:
@@ -49,6 +51,19 @@ def faults(file: Path) -> Iterator[str]:
                 yield f"{poses}: not the poses that were written with {file.name}"
     except ScrflowError as error:
         yield str(error)
+
+
+def _submission_faults(scene: Path) -> Iterator[str]:
+    """SCENE/poses.txt has the poses of one of the methods; names may be without their folders there."""
+    poses = scene / "poses.txt"
+    methods = [path for path in sorted(scene.glob("*/poses.txt")) if path.with_name("localization.json").exists()]
+    if poses.exists() and methods and _numbers(poses) not in map(_numbers, methods):
+        yield f"{poses}: not the poses of any method in {scene}; delete it and run again"
+
+
+def _numbers(path: Path) -> list[bytes]:
+    """The seven numbers of each line, as written; the base name before them."""
+    return [line.rsplit(b"/", 1)[-1] for line in path.read_bytes().splitlines()]
 
 
 def print_verification(paths: list[Path]) -> bool:

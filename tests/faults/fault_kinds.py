@@ -13,14 +13,12 @@ from random import Random
 
 import psutil
 from fault_lab import (
-    STAGES,
     Done,
     Lab,
     Outcome,
     Trial,
     damaged,
     end_all,
-    following,
     named_files,
     processes_of,
     without_privileges,
@@ -80,7 +78,8 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
     """The results are on a tmpfs that is too small by a random amount for what is made from the stage on."""
     trial = lab.trial(stage)
-    products = [lab.finished.folder / "results/tiny" / p for name in following(stage) for p in STAGES[name]]
+    chain, results = lab.chain, lab.finished.folder / "results" / lab.chain.scene
+    products = [results / p for name in chain.following(stage) for p in chain.products[name]]
     needed = max(_size(product) for product in products)  # some stage of them does not fit
     with _tmpfs(trial.scene) as resize:
         free = rng.randrange(0, max(4096, needed // 2))
@@ -145,7 +144,7 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
         target = trial.scene / rng.choice(sorted(trial.before))
         mode, kind = 0o000, "no permission to read"
     else:
-        product = trial.scene / STAGES[stage][0]
+        product = trial.scene / lab.chain.products[stage][0]
         product.parent.mkdir(parents=True, exist_ok=True)
         target, mode, kind = product.parent, 0o555, "no permission to write"
     old = target.stat().st_mode
@@ -162,11 +161,15 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
 def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A photo is another one than when the scene was made, or is cut, or is gone."""
     trial = lab.trial(stage)
-    images = trial.project.folder / "data/images"
-    real = images.resolve()
-    images.unlink()
-    shutil.copytree(real, images)
-    listed = (trial.project.folder / "data/mapping.txt").read_text().split()
+    if lab.chain.scene == "bare":
+        images = trial.project.folder / "bare/photos"
+        listed = sorted(path.name for path in images.iterdir())
+    else:
+        images = trial.project.folder / "data/images"
+        real = images.resolve()
+        images.unlink()
+        shutil.copytree(real, images)
+        listed = (trial.project.folder / "data/mapping.txt").read_text().split()
     photo = images / rng.choice(listed)
     content, how = photo.read_bytes(), rng.choice(["another", "cut", "gone"])
     if how == "another":

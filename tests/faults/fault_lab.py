@@ -26,14 +26,38 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 import psutil
-from tiny_project import POSES, Project
+from tiny_project import CONFIG, REPO, SCENE, Project
 
 Result = Literal["unharmed", "goes on", "told"]
-SCENE = Path("results/tiny")
 
-# stage -> what it makes (relative to the scene's results), in the order of the chain; a log tells that it has begun
-STAGES: dict[str, tuple[str, ...]] = {
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages that make a scene's poses, in their order: what each makes (relative to the scene's results), and
+    which stages read it."""
+
+    scene: str
+    products: dict[str, tuple[str, ...]]
+    after: dict[str, tuple[str, ...]]
+
+    @property
+    def poses(self) -> str:
+        return f"results/{self.scene}/poses.txt"
+
+    def following(self, stage: str) -> list[str]:
+        """The stage and all that depends on it."""
+        found, todo = set(), [stage]
+        while todo:
+            name = todo.pop()
+            if name not in found:
+                found.add(name)
+                todo.extend(self.after[name])
+        return [name for name in self.products if name in found]
+
+
+_PRODUCTS = {
     "build_scene": ("scene",),
+    "triangulate_points": ("triangulated",),
     "build_graph": ("covisibility.npz",),
     "embed_graph": ("encodings",),
     "build_retrieval": ("retrieval",),
@@ -46,9 +70,9 @@ STAGES: dict[str, tuple[str, ...]] = {
     "evaluate_poses": ("quick/queries.csv", "quick/metrics.json", "quick/errors.png", "quick/overlay.png"),
     "choose_poses": ("poses.txt",),
 }
-# stages that do not wait for each other come before one another in name alone: what follows from each
-AFTER: dict[str, tuple[str, ...]] = {
-    "build_scene": tuple(STAGES)[1:],
+_AFTER = {
+    "build_scene": tuple(_PRODUCTS)[1:],
+    "triangulate_points": ("build_graph",),
     "build_graph": ("embed_graph", "triangulate_samples", "train_head"),
     "embed_graph": ("train_head", "write_map"),
     "build_retrieval": ("write_map",),
@@ -61,17 +85,17 @@ AFTER: dict[str, tuple[str, ...]] = {
     "evaluate_poses": ("choose_poses",),
     "choose_poses": (),
 }
-
-
-def following(stage: str) -> list[str]:
-    """The stage and all that depends on it, in the order of the chain."""
-    found, todo = set(), [stage]
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo.extend(AFTER[name])
-    return [name for name in STAGES if name in found]
+# a scene with poses, whose graph counts triangulated points; and bare photos, whose poses are made
+POSED = Chain("tiny", _PRODUCTS, _AFTER)
+PHOTOS = Chain(
+    "bare",
+    {"reconstruct_scene": ("sfm",), **{k: v for k, v in _PRODUCTS.items() if k != "triangulate_points"}},
+    {
+        "reconstruct_scene": ("build_scene", "build_graph"),
+        **{k: v for k, v in _AFTER.items() if k != "triangulate_points"},
+    }
+    | {"build_scene": tuple(k for k in list(_PRODUCTS)[1:] if k != "triangulate_points")},
+)
 
 
 @dataclass(frozen=True)
@@ -103,13 +127,13 @@ class Trial:
     """A copy of the project without the products of ``stage`` and of what follows; the undisturbed poses beside it."""
 
     def __init__(self, lab: Lab, folder: Path, stage: str):
-        self.lab, self.stage = lab, stage
+        self.lab, self.stage, self.chain = lab, stage, lab.chain
         shutil.copytree(lab.finished.folder, folder, symlinks=True)
         self.project = object.__new__(Project)
         self.project.folder = folder
-        self.scene = folder / SCENE
-        for name in following(stage):
-            for product in STAGES[name]:
+        self.scene = folder / "results" / self.chain.scene
+        for name in self.chain.following(stage):
+            for product in self.chain.products[name]:
                 self.remove(product)
         shutil.rmtree(self.scene / "logs")
         self.before = self._content()
@@ -120,7 +144,8 @@ class Trial:
 
     def _content(self) -> dict[str, bytes]:
         """Every product that is there; what later stages are made of."""
-        kept = [p for name in STAGES if name not in following(self.stage) for p in STAGES[name]]
+        gone = self.chain.following(self.stage)
+        kept = [p for name, products in self.chain.products.items() if name not in gone for p in products]
         files = [f for p in kept for f in sorted((self.scene / p).rglob("*")) or [self.scene / p] if f.is_file()]
         return {str(f.relative_to(self.scene)): f.read_bytes() for f in files}
 
@@ -129,7 +154,7 @@ class Trial:
     def start(self, *options: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
         """The workflow in a process group of its own."""
         return subprocess.Popen(
-            self.project.command(POSES, *options),
+            self.project.command(self.chain.poses, *options),
             cwd=self.project.folder,
             env=self.project.environment(),
             text=True,
@@ -170,7 +195,7 @@ class Trial:
         return None
 
     def right(self) -> bool:
-        poses = self.project.folder / POSES
+        poses = self.project.folder / self.chain.poses
         return poses.exists() and poses.read_bytes() == self.lab.poses
 
     def litter(self) -> list[str]:
@@ -180,20 +205,37 @@ class Trial:
 class Lab:
     """The finished project, its poses, and how long each stage took in it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, chain: Chain = POSED):
+        self.folder, self.chain = folder, chain
+        folder.mkdir(parents=True, exist_ok=True)
         self.finished = Project(folder / "finished")
-        config = self.finished.folder / "config"
-        with_depth = "    pull: true\n    known_depth: true\n"
-        self.finished.edit("config/methods/quick.yaml", "    pull: true\n", with_depth)
-        assert config.exists()
-        self.finished.snakemake(POSES)
-        self.poses = self.finished.read(POSES)
-        self.seconds = {name: self._seconds(name) for name in STAGES}
+        self._configure()
+        self.finished.snakemake(chain.poses)
+        self.poses = self.finished.read(chain.poses)
+        self.seconds = {name: self._seconds(name) for name in chain.products}
         self._trials = 0
 
+    def _configure(self) -> None:
+        """Samples with known depths, a graph of shared points, and a scene of a dozen bare photos."""
+        self.finished.edit("config/methods/quick.yaml", "    pull: true\n", "    pull: true\n    known_depth: true\n")
+        points = {"points": {"kind": "points"}}
+        self.finished.write("config/config.yaml", {**CONFIG, "graphs": {**CONFIG["graphs"], **points}})
+        self.finished.write("config/scenes/tiny.yaml", {**SCENE, "graph": "points"})
+        photos = self.finished.folder / "bare/photos"
+        photos.mkdir(parents=True)
+        for number in range(0, 24, 2):
+            shutil.copy(REPO / f"demo/images/mapping/{number:03d}.jpg", photos)
+        bare = {
+            "root": "bare",
+            "source": {"reader": "photos", "images": "photos"},
+            "split": {"every": 6},
+            "sfm": {"median_depth": 10},
+            "min_mapping_images": 6,
+        }
+        self.finished.write("config/scenes/bare.yaml", {**SCENE, **bare, "graph": "points"})
+
     def _seconds(self, stage: str) -> float:
-        folder = self.finished.folder / SCENE / "benchmarks"
+        folder = self.finished.folder / "results" / self.chain.scene / "benchmarks"
         files = sorted(folder.glob(f"{stage}.tsv")) + sorted(folder.glob(f"{stage}/*.tsv"))
         assert files, f"no benchmark of {stage}"
         return max(float(file.read_text().splitlines()[1].split("\t")[0]) for file in files)

@@ -21,20 +21,25 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT
-from fault_lab import STAGES, Lab, Outcome
+from fault_lab import PHOTOS, POSED, Chain, Lab, Outcome
 
 
-def stages_of(kind: str) -> list[str]:
-    """Where the kind can strike."""
-    return [name for name in STAGES if not (kind in NEEDS_A_PRODUCT and name == "build_scene")]
+def stages_of(kind: str, chain: Chain) -> list[str]:
+    """Where the kind can strike: of bare photos only where the chain is another one."""
+    stages = list(chain.products)
+    if chain is PHOTOS:
+        stages = stages[:3]
+    return stages[1:] if kind in NEEDS_A_PRODUCT else stages
 
 
-def plan(kinds: list[str], trials: int, seed: int) -> list[tuple[str, str, int]]:
+def plan(kinds: list[str], chain: Chain, trials: int, seed: int) -> list[tuple[str, str, int]]:
     """(kind, stage, seed of the trial): ``trials`` of a kind, or of each stage for kinds that strike at every one."""
     found = []
     for kind in kinds:
-        rng = Random(f"{seed} {kind}")
-        stages = stages_of(kind)
+        if kind == "term-training" and chain is PHOTOS:
+            continue  # it is the same training
+        rng = Random(f"{seed} {chain.scene} {kind}")
+        stages = stages_of(kind, chain)
         chosen = stages * trials if kind in EACH_STAGE else [rng.choice(stages) for _ in range(trials)]
         found += [(kind, stage, rng.randrange(1 << 30)) for stage in chosen]
     return found
@@ -55,6 +60,21 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def inject(chain: Chain, folder: Path, steps: list[tuple[str, str, int]]) -> list[Outcome]:
+    """Outcomes of the trials, each told as it ends."""
+    began = time.monotonic()
+    lab = Lab(folder, chain)
+    print(f"{chain.scene}, undisturbed: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    outcomes = []
+    for number, (kind, stage, seed) in enumerate(steps, 1):
+        outcome = KINDS[kind](lab, stage, Random(seed))
+        outcomes.append(outcome)
+        said = outcome.result or f"FAILED: {outcome.failure}"
+        print(f"{number}/{len(steps)} {outcome.kind}, {outcome.where} (seed {seed}): {said}  {outcome.line[:200]}",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return outcomes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
@@ -66,18 +86,11 @@ def main() -> int:
         kinds = [k for k in kinds if k != "full-disk"]
         print("full-disk is left out: mounting a file system needs root", file=sys.stderr)
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        began = time.monotonic()
-        lab = Lab(Path(folder))
-        print(f"undisturbed: {time.monotonic() - began:.0f} s", file=sys.stderr)
-        steps = plan(kinds, arguments.trials, arguments.seed)
-        for number, (kind, stage, seed) in enumerate(steps, 1):
-            outcome = KINDS[kind](lab, stage, Random(seed))
-            outcomes.append(outcome)
-            said = outcome.result or f"FAILED: {outcome.failure}"
-            print(f"{number}/{len(steps)} {outcome.kind}, {outcome.where} (seed {seed}): {said}  {outcome.line[:200]}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-        print(f"{(time.monotonic() - began) / 60:.0f} min", file=sys.stderr)
+    began = time.monotonic()
+    for chain in (POSED, PHOTOS):
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            outcomes += inject(chain, Path(folder), plan(kinds, chain, arguments.trials, arguments.seed))
+    print(f"{(time.monotonic() - began) / 60:.0f} min", file=sys.stderr)
     print(table(outcomes))
     return int(any(o.failure for o in outcomes))
 

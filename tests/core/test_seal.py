@@ -1,0 +1,141 @@
+"""Artifacts that changed since they were written are refused, whatever byte it is, and named by scrflow verify."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from scrflow.artifacts import (
+    Stamp,
+    atomic_path,
+    create_h5,
+    open_h5,
+    read_json,
+    read_npz,
+    read_safetensors,
+    write_json,
+    write_npz,
+    write_safetensors,
+    write_text,
+)
+from scrflow.cli import app
+from scrflow.errors import ScrflowError
+from scrflow.seal import check_seal
+
+STAMP = Stamp("thing", {"a": [1, 2]}, "code")
+
+
+def write(path: Path) -> None:
+    if path.suffix == ".h5":
+        with create_h5(path, STAMP) as f:
+            f["column"] = np.arange(600, dtype=np.float32)
+            f.attrs["names"] = ["a", "b"]
+    elif path.suffix == ".npz":
+        write_npz(path, {"x": np.arange(300)}, STAMP)
+    elif path.suffix == ".json":
+        write_json(path, {"x": list(range(40)), "content": "0" * 64}, STAMP)
+    else:
+        write_safetensors(path, {"x": torch.arange(300.0)}, STAMP, {"names": '["a"]', "zz": "1"})
+
+
+def read(path: Path) -> object:
+    if path.suffix == ".h5":
+        with open_h5(path, "thing") as f:
+            return f["column"][:].tolist(), list(f.attrs["names"])
+    reader = {".npz": read_npz, ".json": read_json, ".safetensors": read_safetensors}[path.suffix]
+    return {k: np.asarray(v).tolist() for k, v in reader(path, "thing").items()}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".json", ".safetensors"])
+def test_any_bit_and_any_end(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    write(path)
+    assert read(path)
+    whole, rng = path.read_bytes(), Random(1)
+    for trial in range(150):
+        place = rng.randrange(len(whole))
+        bad = whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
+        damaged = tmp_path / f"{trial}{suffix}"
+        damaged.write_bytes(bad if trial % 3 else whole[:place])
+        with pytest.raises(ScrflowError, match=rf"{trial}{suffix}: ") as caught:
+            read(damaged)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".json", ".safetensors"])
+def test_equal_content_is_equal_bytes(suffix, tmp_path):
+    write(tmp_path / f"a{suffix}")
+    write(tmp_path / f"b{suffix}")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_a_file_that_changes_is_looked_at_again(tmp_path):
+    path = tmp_path / "a.json"
+    write(path)
+    check_seal(path)
+    os.utime(path, ns=(0, 0))
+    check_seal(path)
+    path.write_bytes(path.read_bytes().replace(b"39", b"38"))
+    with pytest.raises(ScrflowError, match="not what was written"):
+        check_seal(path)
+
+
+def test_the_mode_is_that_of_the_umask(tmp_path):
+    """safetensors makes its files for their owner alone: no good in a folder that others read."""
+    code = "import sys; from pathlib import Path; from scrflow.artifacts import *; import torch\n"
+    code += "write_safetensors(Path(sys.argv[1]), {'x': torch.zeros(1)}, Stamp('s'))\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    for mask, mode in ((0o022, 0o644), (0o002, 0o664), (0o077, 0o600)):
+        path = tmp_path / f"{mask}.safetensors"
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=environment, umask=mask)
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    target = tmp_path / "a.b.json"
+    code = "import os, sys, pathlib; from scrflow.artifacts import atomic_path\n"
+    code += "with atomic_path(pathlib.Path(sys.argv[1])) as t:\n    t.write_text('half'); os.kill(os.getpid(), 9)\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    subprocess.run([sys.executable, "-c", code, str(target)], env=environment)
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / left.name.replace(left.name.split(".tmp")[0].rpartition("-")[2], str(os.getpid()))
+    elsewhere = tmp_path / ".a.b.another-host-1.tmp.json"
+    for path in (other, elsewhere):
+        path.write_text("of a process that works")
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+    # this process's own temporary file was the one just used
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([target.name, elsewhere.name])
+    os.utime(elsewhere, (0, 0))
+    write_text(target, "again")
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+
+
+def verified(*paths: Path) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["verify", *map(str, paths)])
+    return done.exit_code, done.output
+
+
+def test_verify_names_what_changed(tmp_path):
+    for name in ("a.json", "b.npz", "c.h5", "d.safetensors"):
+        write(tmp_path / "r" / name)
+    (tmp_path / "r/train.json").write_text("{}")
+    (tmp_path / "r/notes.txt").write_text("no artifact")
+    status, out = verified(tmp_path / "r")
+    assert status == 0 and "4 artifacts" in out and "all as they were written" in out
+    with open(tmp_path / "r/c.h5", "r+b") as f:
+        f.seek(700)
+        f.write(b"\xff")
+    status, out = verified(tmp_path / "r")
+    assert status == 1 and "c.h5: " in out and "1 faults" in out and "a.json" not in out
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(app, ["verify", str(tmp_path / "empty")])
+    assert isinstance(done.exception, ScrflowError) and "no artifact in it" in str(done.exception)

@@ -1,0 +1,52 @@
+"""A few faults of each kind; ``make test-faults`` injects more, at every stage (docs/faults.md)."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+from fault_kinds import KINDS
+from fault_lab import POSED, Lab, damaged
+
+pytestmark = pytest.mark.slow
+
+# (kind, stage): what a sample of the whole suite should at least have
+SAMPLE = [
+    ("kill-one", "train_head"),
+    ("kill-one", "localize_queries"),
+    ("term-training", "train_head"),
+    ("flip", "write_map"),
+    ("truncate", "train_head"),
+    ("full-disk", "fill_buffer"),
+    ("no-permission", "localize_queries"),
+    ("photo", "fit_pca"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.parametrize(("kind", "stage"), SAMPLE)
+def test_it_is_survived(lab, kind, stage):
+    if kind == "full-disk" and os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    outcome = KINDS[kind](lab, stage, Random(7))
+    assert outcome.failure is None, f"{outcome.kind}, {outcome.where}: {outcome.failure}"
+    # of a fault that strikes an input the user is told; a signal leaves work to be gone on with
+    if kind in ("full-disk", "no-permission"):
+        assert outcome.result == "told" and outcome.line
+
+
+def test_what_follows_from_a_stage():
+    assert POSED.following("write_map") == ["write_map", "localize_queries", "evaluate_poses", "choose_poses"]
+    assert "build_graph" not in POSED.following("fit_pca") and "train_head" in POSED.following("fit_pca")
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "zeros"])
+def test_damage_does_damage(how):
+    data = bytes(range(1, 256)) * 40
+    changed = [damaged(data, how, Random(seed)) for seed in range(50)]
+    assert all(c != data for c in changed) and len(set(changed)) > 40
