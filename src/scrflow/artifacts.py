@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from scrflow import seal
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import WRITING
 from scrflow.seal import check_seal
 
 SCHEMA_VERSION = 1
@@ -95,6 +96,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        error.add_note(f"{WRITING}{path}")
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ _MENDS = {
     errno.ENAMETOOLONG: "shorten the name",
 }
 _BY_TEXT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+WRITING = "while writing "  # of the note that an error bears where a library does not say which file it is of
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "Unable to allocate")
 
 
@@ -31,7 +32,10 @@ def told_in_a_line(error: BaseException) -> str | None:
     if number not in _MENDS:
         number = next((n for n in _BY_TEXT if os.strerror(n) in text), None)
     if number is not None:
-        where = getattr(error, "filename", None) or _first_line(text) or type(error).__name__
+        written = next(
+            (n.removeprefix(WRITING) for n in getattr(error, "__notes__", ()) if n.startswith(WRITING)), None
+        )
+        where = getattr(error, "filename", None) or written or _first_line(text) or type(error).__name__
         where = os.fspath(where) if isinstance(where, str | os.PathLike) else str(where)
         said = "" if os.strerror(number) in where else f": {os.strerror(number)}"
         return f"{where}{said}; {_MENDS[number]}"

@@ -120,7 +120,7 @@ class Done:
     def errors(self) -> list[str]:
         """What jobs and Snakefile told the user, without Snakemake's frame."""
         found = re.findall(r"^(?:\[[^\]]*\] )?(?:error: |WorkflowError[^\n]*\n)(.*)$", self.text, re.M)
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(line for line in found if not line.startswith("At least one job did not complete")))
 
 
 class Trial:

@@ -1,0 +1,81 @@
+"""A full disk and its like, as libraries tell it, become one line that names the file and the mend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scrflow.artifacts import Stamp, create_h5, write_json, write_npz, write_safetensors
+from scrflow.errors import ScrflowError
+from scrflow.machine_errors import told_in_a_line
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 kB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def h5(path: Path, values: np.ndarray) -> None:
+    with create_h5(path, Stamp("s")) as f:
+        f["x"] = values
+
+
+WRITERS = {
+    "a.h5": h5,
+    "a.npz": lambda path, values: write_npz(path, {"x": values}, Stamp("s")),
+    "a.json": lambda path, values: write_json(path, {"x": values.tolist()}, Stamp("s")),
+    "a.safetensors": lambda path, values: write_safetensors(path, {"x": torch.from_numpy(values)}, Stamp("s")),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk(small_disk, name):
+    values = np.random.default_rng(0).random(100_000)
+    WRITERS[name](small_disk / name, values[:10])
+    before = (small_disk / name).read_bytes()
+    with pytest.raises(Exception) as caught:
+        WRITERS[name](small_disk / name, values)
+    assert not isinstance(caught.value, ScrflowError)
+    line = told_in_a_line(caught.value)
+    assert line is not None and name in line and line.endswith(": No space left on device; make room and run again")
+    # what was there stays, and nothing half is left beside it
+    assert (small_disk / name).read_bytes() == before
+    assert [p.name for p in small_disk.iterdir()] == [name]
+
+
+def test_files_are_named():
+    with pytest.raises(OSError) as caught:
+        Path("/proc/none/of/these").write_text("")
+    assert told_in_a_line(caught.value) is None, "a missing folder is the program's own business"
+    error = PermissionError(13, os.strerror(13), "results/a.h5")
+    assert told_in_a_line(error) == "results/a.h5: Permission denied; mend the permissions and run again"
+    error = RuntimeError("a library: No space left on device (os error 28)")
+    error.add_note("while writing r/b.h5")
+    assert told_in_a_line(error) == "r/b.h5: No space left on device; make room and run again"
+
+
+def test_memory():
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 55)
+    assert told_in_a_line(caught.value).startswith("memory ran out (Unable to allocate")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 55)
+    assert "give the job more" in told_in_a_line(caught.value)
+
+
+def test_bugs_are_not_told():
+    assert told_in_a_line(ValueError("no")) is None and told_in_a_line(KeyError("x")) is None
