@@ -1,0 +1,41 @@
+"""Makes the modules of this folder and tiny_project.py importable, and gives tests a SLURM of one node."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster_project import SlurmProject
+from slurm_node import SlurmNode, missing
+from tiny_project import Project
+
+
+@pytest.fixture()
+def project(tmp_path: Path) -> Project:
+    """A fresh project, nothing run."""
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmNode]:
+    """A node that takes jobs, for as long as the tests last."""
+    if reason := missing():
+        pytest.skip(reason)
+    node = SlurmNode(tmp_path_factory.mktemp("slurm"))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture()
+def slurm_project(tmp_path: Path, slurm: SlurmNode) -> SlurmProject:
+    """A fresh project that runs on the node."""
+    return SlurmProject(tmp_path / "project", slurm)

@@ -1,0 +1,64 @@
+"""Small runs on a real SLURM of one node: what they make, and what becomes of a job that fails."""
+
+from __future__ import annotations
+
+import pytest
+from cluster_project import SlurmProject, submitted
+from tiny_project import POSES, SCENE, Project
+
+pytestmark = pytest.mark.slow
+
+MADE = [
+    POSES,
+    "results/tiny/quick/map.safetensors",
+    "results/tiny/quick/head.safetensors",
+    "results/tiny/retrieval/vlad.safetensors",
+    "results/tiny/local/small/pca.safetensors",
+    "results/tiny/encodings/node2vec.h5",
+    *(f"results/tiny/local/small/buffer-{shard}.h5" for shard in range(3)),
+]
+
+
+def test_same_bytes_as_without_slurm(tmp_path, slurm_project: SlurmProject):
+    """Also where a job was killed for its memory, and tried again with more; and the shards are one job array."""
+    local = Project(tmp_path / "local")
+    for project in (local, slurm_project):
+        project.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 3")
+    slurm_project.edit("rules/graph.smk", "growing(2000)", "growing(200)")
+
+    out = slurm_project.snakemake(POSES).stdout
+    local.snakemake(POSES)
+    for path in MADE:
+        assert slurm_project.read(path) == local.read(path), path
+
+    node = slurm_project.node
+    jobs = {job: state for job, state in node.queue() if job.split("_")[0] in submitted(out)}
+    array = [job for job in jobs if "_" in job]
+    assert len(array) == 3 and len({job.split("_")[0] for job in array}) == 1, jobs
+    assert "Submitted array job" in out
+
+    killed = [job for job, state in jobs.items() if state != "COMPLETED"]
+    assert killed, jobs
+    memory = dict(node.queue("%i|%m"))
+    graph = [memory[job] for job, comment in node.queue("%i|%k") if comment.startswith("rule_build_graph")]
+    assert graph[:2] == ["200M", "400M"], graph
+    assert "Nothing to be done" in slurm_project.snakemake(POSES).stdout
+
+
+def test_error_of_a_job_is_shown(slurm_project: SlurmProject):
+    """Its one line, and where to read more, on the terminal of the Snakemake that was started."""
+    slurm_project.write("config/scenes/broken.yaml", SCENE)
+    slurm_project.edit("config/scenes/broken.yaml", "mapping: mapping.txt", "mapping: absent.txt")
+    done = slurm_project.snakemake("results/broken/scene/scene.json", "--retries", "0", check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if "absent.txt" in line]
+    assert any("error: " in line for line in lines), done.stdout
+    assert "results/broken/logs/build_scene.log" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_limits_that_would_lose_jobs_of_an_array(slurm_project: SlurmProject):
+    """The plugin would wait for them for ever."""
+    done = slurm_project.snakemake(POSES, "--jobs", "1", check=False)
+    assert done.returncode == 1
+    assert "jobs (1): limits a run of 12 jobs" in done.stdout and "Traceback" not in done.stdout

@@ -1,0 +1,91 @@
+"""The demo on a real SLURM of one node, and what takes minutes of waiting: make test-slurm."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+from cluster_project import SlurmProject, submitted
+from tiny_project import REPO, Project
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("SCRFLOW_TEST_SLURM"), reason="takes some ten minutes: make test-slurm"),
+]
+
+DEMO = "results/demo/poses.txt"
+HEAD = "results/tiny/quick/head.safetensors"
+
+
+def give_demo(project: Project) -> None:
+    """The project's own config and demo scene in place of the tiny ones."""
+    shutil.rmtree(project.folder / "config")
+    shutil.copytree(REPO / "config", project.folder / "config")
+    (project.folder / "demo").symlink_to(REPO / "demo")
+
+
+def test_demo_has_the_poses_of_a_local_run(tmp_path, slurm_project: SlurmProject):
+    local = Project(tmp_path / "local")
+    seconds = {}
+    for name, project in (("SLURM", slurm_project), ("local", local)):
+        give_demo(project)
+        begun = time.monotonic()
+        out = project.snakemake(DEMO).stdout
+        seconds[name] = round(time.monotonic() - begun)
+        if project is slurm_project:
+            jobs = slurm_project.node.queue("%i|%T|%C|%m|%b|%M|%k")
+            jobs = [job for job in jobs if job[0].split("_")[0] in submitted(out)]
+    print(f"\n{seconds}")
+    print("\n".join("  ".join(job) for job in jobs))
+    assert slurm_project.read(DEMO) == local.read(DEMO)
+    assert {state for _, state, *_ in jobs} == {"COMPLETED"}
+    assert sum("_" in job[0] for job in jobs) == len(list((local.folder / "results/demo/local").glob("*/buffer-*.h5")))
+    # training alone asks for a GPU
+    assert [job[-1].split("_wildcards")[0] for job in jobs if job[4] not in ("N/A", "")] == ["rule_train_head"]
+
+
+def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmProject):
+    """SLURM's signals at the limit (two, from two sides), a checkpoint, another attempt; the head is that of a run
+    without."""
+    local, node = Project(tmp_path / "local"), slurm_project.node
+    for project in (local, slurm_project):
+        # long enough to be stopped, and no checkpoint but that of the signal
+        project.edit("config/methods/quick.yaml", "steps: 60", "steps: 8000")
+        project.edit("config/methods/quick.yaml", "checkpoint_every: 10", "checkpoint_every: 100000")
+
+    log = slurm_project.folder / "results/tiny/logs/train_head/quick.log"
+    with subprocess.Popen(
+        slurm_project.command(HEAD),
+        cwd=slurm_project.folder,
+        env=slurm_project.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as run:
+        try:
+            while not (log.exists() and "training: " in log.read_text()):  # its first progress
+                assert run.poll() is None, run.stdout.read()
+                time.sleep(0.2)
+            job = next(job for job, comment in node.queue("%i|%k") if comment.startswith("rule_train_head"))
+            stopped = log.read_text()
+            node.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+            end = time.monotonic() + 120
+            while "SIGTERM" not in stopped and time.monotonic() < end:  # the next attempt writes over it
+                stopped = log.read_text()
+                time.sleep(0.1)
+            out = run.communicate(timeout=600)[0]
+        finally:
+            run.terminate()
+    assert run.returncode == 0, out
+    assert "stopped by SIGTERM after step" in stopped, stopped
+    assert re.search(r"training continues from step [1-9]", log.read_text())
+    attempts = [row for row in node.queue("%i|%T|%M|%l|%k") if row[-1].startswith("rule_train_head")]
+    print("\n" + "\n".join("  ".join(row) for row in attempts))
+    assert [row[1] != "COMPLETED" for row in attempts] == [True, False], attempts
+
+    local.snakemake(HEAD)
+    assert slurm_project.read(HEAD) == local.read(HEAD)
