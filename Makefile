@@ -13,13 +13,17 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
-CODE := src workflow tests demo benchmarks
+LOCKED := --require-hashes --no-deps
+CODE := src workflow tests demo benchmarks envs
 # newer than what they were made from: set up
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
 READY_NODE2VEC := .venv-node2vec/.ready
+READY_TOOLS := .venv-tools/.ready
+READY_CLUSTER := .venv-cluster/.ready
+READY_STORAGE := .venv-storage/.ready
 
-.PHONY: help setup demo test lint format schema node2vec-env bench bench-gpu clean
+.PHONY: help setup demo test test-slurm test-faults lint format schema node2vec-env cluster-plugins storage-plugins test-storage lock sbom bench bench-gpu fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,23 +38,42 @@ $(BIN)/python:
 	@"$(PYTHON)" -c '$(PYTHON_FITS)' || { echo "error: $(PYTHON) is not 3.11 to 3.13, or has no venv" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 
-# torch first and alone: the other packages then accept the build that pip chose for this machine
-$(READY): requirements.txt pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) "$$(grep -E '^torch==' requirements.txt)"
-	$(PIP_INSTALL) --quiet -r requirements.txt
+# Everything but torch by digest, and nothing that is not in the lock; setuptools first, which builds the one package that
+# is published as source alone. Then torch, in the build that pip chooses for this machine (one that is there stays): what
+# came with it is held against its own lock before anything of it runs (-S: not even the environment's start-up files).
+$(READY): requirements.lock envs/setuptools.lock envs/torch.lock pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --quiet $(LOCKED) -r envs/setuptools.lock
+	$(PIP_INSTALL) --quiet $(LOCKED) --no-build-isolation -r requirements.lock
+	$(BIN)/python -I -S envs/lock.py constraints > .venv/torch-constraints.txt
+	$(PIP_INSTALL) --report .venv/torch.json --constraint .venv/torch-constraints.txt \
+		"$$(grep -E '^torch==' requirements.txt)"
+	$(BIN)/python -I -S envs/lock.py check .venv/torch.json
 	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(READY_DEV): requirements-dev.txt $(READY)
-	$(PIP_INSTALL) --quiet -r requirements-dev.txt
+$(READY_DEV): requirements-dev.lock $(READY)
+	$(PIP_INSTALL) --quiet $(LOCKED) -r requirements-dev.lock
 	@touch $@
 
 demo: $(READY) ## the embedded scene: photos to poses, a table and two pictures
 	$(BIN)/snakemake --cores $(CORES) demo
 	$(BIN)/scrflow summary results/demo
 
-test: $(READY_DEV) lint node2vec-env ## all checks and tests
+test: $(READY_DEV) lint node2vec-env cluster-plugins ## all checks and tests
 	$(BIN)/python -m pytest
+
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+
+test-slurm: $(READY_DEV) cluster-plugins ## the demo and every fault on a SLURM of one node; as root it installs Debian's
+	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld > /dev/null; then \
+		apt-get update -qq && apt-get install -y --no-install-recommends -qq $(SLURM_PACKAGES); \
+	fi
+	SCRFLOW_TEST_SLURM=1 $(BIN)/python -m pytest -rs tests/cluster
+
+TRIALS ?= 1
+SEED ?= 1
+test-faults: $(READY_DEV) ## faults injected into real runs (docs/faults.md); more of them with TRIALS=5, others with SEED=2
+	$(BIN)/python tests/faults/run.py --trials $(TRIALS) --seed $(SEED)
 
 lint: $(READY_DEV) ## formats and static checks
 	$(BIN)/ruff check $(CODE)
@@ -66,15 +89,57 @@ schema: $(READY) ## workflow/schemas from the typed config
 	$(BIN)/scrflow schema
 
 node2vec-env: $(READY_DEV) ## .venv-node2vec: the named package as a reference (its parity test is skipped without it)
-	@if [ $(READY_NODE2VEC) -nt envs/node2vec.txt ]; then exit 0; fi; \
+	@if [ $(READY_NODE2VEC) -nt envs/node2vec.lock ]; then exit 0; fi; \
 	$(BIN)/python -m venv .venv-node2vec && \
-	.venv-node2vec/bin/python -m pip install --disable-pip-version-check --quiet -r envs/node2vec.txt && \
+	.venv-node2vec/bin/python -m pip install --disable-pip-version-check --quiet $(LOCKED) -r envs/node2vec.lock && \
 	touch $(READY_NODE2VEC) || \
-	echo "warning: envs/node2vec.txt does not install on $$($(BIN)/python --version); tests against it are skipped" >&2
+	echo "warning: envs/node2vec.lock does not install on $$($(BIN)/python --version); tests against it are skipped" >&2
+
+# beside .venv: each Snakemake that finds the plugins starts slower, and the tests start hundreds
+cluster-plugins: $(READY_CLUSTER) ## .venv-cluster: the executor plugins of the profiles, for tests
+
+$(READY_CLUSTER): requirements-cluster.lock $(READY)
+	$(PIP_INSTALL) --quiet $(LOCKED) --upgrade --target .venv-cluster -r requirements-cluster.lock
+	@touch $@
+
+storage-plugins: $(READY_STORAGE) ## .venv-storage: Snakemake's plugins for object stores, boto3, and a server to test against
+
+$(READY_STORAGE): requirements-storage.lock $(READY)
+	$(PIP_INSTALL) --quiet $(LOCKED) --upgrade --target .venv-storage -r requirements-storage.lock
+	@touch $@
+
+test-storage: $(READY_DEV) storage-plugins ## photos from and results to an object store, a local one
+	$(BIN)/python -m pytest -rs tests/workflow/test_storage.py
+
+$(READY_TOOLS): envs/tools.lock | $(BIN)/python
+	$(BIN)/python -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --disable-pip-version-check --quiet $(LOCKED) -r envs/tools.lock
+	@touch $@
+
+lock: $(READY_TOOLS) ## lock files (digests of every pin) from the pins, after a pin has moved
+	.venv-tools/bin/python envs/lock.py make
+
+sbom: $(READY) $(READY_TOOLS) ## envs/sbom.json, and docs/licences.md from it
+	.venv-tools/bin/python envs/sbom.py $(BIN)/python
+	$(BIN)/python envs/licences.py
 
 # the scenes of the tables of docs/performance.md: redkitchen where its photos are at hand, and the embedded one
 BENCH_SCENES := $(if $(wildcard $(or $(SCRFLOW_DATA),../shared/data)/redkitchen),redkitchen) demo
 BENCH := OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
+
+# libFuzzer's own build is in the wheel; the packages of .venv are seen through a path file
+FUZZ_RUNS := $(or $(RUNS),20000)
+READY_FUZZ := .venv-fuzz/.ready
+
+$(READY_FUZZ): requirements-fuzz.txt $(READY)
+	$(BIN)/python -m venv .venv-fuzz
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
+		> "$$(.venv-fuzz/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/scrflow-venv.pth"
+	.venv-fuzz/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-fuzz.txt
+	@touch $@
+
+fuzz: $(READY_FUZZ) ## RUNS (20000) bad files for every reader of files that come from others
+	OMP_WAIT_POLICY=PASSIVE .venv-fuzz/bin/python tests/fuzz/fuzz_readers.py all --runs $(FUZZ_RUNS)
 
 bench: $(READY) ## the benchmarks of docs/performance.md, on a CPU
 	$(BIN)/snakemake --cores $(CORES) $(BENCH_SCENES:%=results/%/rscore-cpu/metrics.json)

@@ -38,12 +38,14 @@ include: "rules/toy.smk"
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
+# no jobs of a cluster: the last one copies a file
 localrules:
     all,
     demo,
     tables,
     tables_demo,
     tables_real,
+    choose_poses,
 
 
 # the scenes whose photos are here: those of the papers are tens of gigabytes, and come when asked for by name
@@ -77,3 +79,4 @@ rule tables_real:
 
 onstart:
     hold_lock()
+    tell_restrictions()

@@ -16,8 +16,8 @@ rule map_baseline:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=6000,
-        runtime=720,
+        mem_mb=growing(6000),
+        runtime=longer(720),
     params:
         config=stage_config("baseline_map"),
         code=baseline_code("matching.mapping"),
@@ -43,8 +43,8 @@ rule localize_baseline:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=7000,
-        runtime=480,
+        mem_mb=growing(7000),
+        runtime=longer(480),
     params:
         config=stage_config("baseline_localize"),
         code=baseline_code("matching.localizer"),
@@ -88,8 +88,8 @@ rule evaluate_baseline:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=30,
+        mem_mb=growing(1500),
+        runtime=longer(30),
     params:
         config=stage_config("evaluate"),
         code=code_version("evaluate"),

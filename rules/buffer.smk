@@ -6,19 +6,20 @@ rule fit_pca:
         scene="results/{scene}/scene/scene.json",
     output:
         pca="results/{scene}/local/{encoder}/pca.safetensors",
+        benchmark="results/{scene}/benchmarks/fit_pca/{encoder}.tsv",
     log:
         "results/{scene}/logs/fit_pca/{encoder}.log",
-    benchmark:
-        "results/{scene}/benchmarks/fit_pca/{encoder}.tsv"
+    cache: CACHED
     conda:
         "../envs/scrflow.yaml"
     threads: beside_others(4)
     resources:
-        mem_mb=2500,
-        runtime=120,
+        mem_mb=growing(2500),
+        runtime=longer(120),
     params:
         config=stage_config("pca"),
         code=encoder_code("pca"),
+        key=cache_key,
     message:
         "{wildcards.scene}: PCA of the local descriptors, {wildcards.encoder}"
     script:
@@ -32,19 +33,20 @@ rule fill_buffer:
         pca="results/{scene}/local/{encoder}/pca.safetensors",
     output:
         shard="results/{scene}/local/{encoder}/buffer-{shard}.h5",
+        benchmark="results/{scene}/benchmarks/fill_buffer/{encoder}-{shard}.tsv",
     log:
         "results/{scene}/logs/fill_buffer/{encoder}-{shard}.log",
-    benchmark:
-        "results/{scene}/benchmarks/fill_buffer/{encoder}-{shard}.tsv"
+    cache: CACHED
     conda:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=480,
+        mem_mb=growing(1500),
+        runtime=longer(480),
     params:
         config=stage_config("buffer"),
         code=encoder_code("buffer"),
+        key=cache_key,
     message:
         "{wildcards.scene}: training samples, {wildcards.encoder}, shard {wildcards.shard}"
     script:
@@ -66,8 +68,8 @@ rule triangulate_samples:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=2500,
-        runtime=240,
+        mem_mb=growing(2500),
+        runtime=longer(240),
     params:
         config=stage_config("sample_depth"),
         code=code_version("sampledepth"),
@@ -91,8 +93,8 @@ rule find_point_depths:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=240,
+        mem_mb=growing(2500),
+        runtime=longer(240),
     params:
         config=stage_config("point_depth"),
         code=code_version("depthpoints"),
@@ -117,8 +119,8 @@ rule read_depth_maps:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=2500,
-        runtime=240,
+        mem_mb=growing(2500),
+        runtime=longer(240),
     params:
         config=stage_config("map_depth"),
         code=code_version("depthmaps"),

@@ -11,11 +11,18 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from scrflow.codeversion import code_version
-from scrflow.config import Project
+from scrflow.config import Project, restrictions
 from scrflow.descriptors import descriptor_module
 from scrflow.encoders import encoder_module
 from scrflow.errors import ScrflowError
-from scrflow.workflow import hold_workflow_lock, source_files, tie_local_jobs
+from scrflow.slurm import become_own_array_task, check_array_budget
+from scrflow.workflow import file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
+
+# before all else: a task of a SLURM job array may have been started as the Snakemake of another task
+try:
+    become_own_array_task(workflow.tear_down)
+except ScrflowError as error:
+    raise WorkflowError(str(error)) from None
 
 
 def load_project():
@@ -31,6 +38,13 @@ project = load_project()
 os.environ.setdefault("SCRFLOW_DATA", str(project.data_root()))
 os.environ.setdefault("SCRFLOW_WEIGHTS", project.config.weights.cache)
 os.environ.setdefault("SCRFLOW_OFFLINE", str(int(project.config.weights.offline)))
+
+
+# ... and jobs on other machines are to have the values of the Snakemake that was started
+envvars:
+    "SCRFLOW_DATA",
+    "SCRFLOW_WEIGHTS",
+    "SCRFLOW_OFFLINE",
 
 
 def one_of(names):
@@ -61,11 +75,40 @@ def hold_lock():
     if not workflow.is_main_process:
         return
     try:
+        check_arrays()
         hold_workflow_lock()
     except ScrflowError as error:
         raise WorkflowError(str(error)) from None
     if workflow.local_exec:
         tie_local_jobs()
+
+
+def check_arrays():
+    """With SLURM's job arrays no limit may hold back a part of the jobs (scrflow.slurm)."""
+    names = re.split(r"[\s,;]+", getattr(workflow.executor_settings, "array_jobs", None) or "")
+    planned = list(workflow.dag.needrun_jobs())
+    in_arrays = [job for job in planned if job.rule.name in names or "all" in names]
+    limits = {
+        "jobs": workflow.resource_settings.nodes,
+        "max-jobs-per-timespan": workflow.scheduling_settings.max_jobs_per_timespan.max_jobs,
+    }
+    limited = [name for name in workflow.global_resources if any(name in job.resources.keys() for job in in_arrays)]
+    if in_arrays:
+        check_array_budget(len(planned), limits, [name for name in limited if not name.startswith("_")])
+
+
+def tell_restrictions():
+    """Who asks for a scene or a method that may not be used commercially is told, once each, before the first job."""
+    if not workflow.is_main_process:
+        return
+    wanted = {(job.wildcards.get("scene"), job.wildcards.get("method")) for job in workflow.dag.needrun_jobs()}
+    found = {
+        line: None
+        for scene, method in sorted((scene, method or "") for scene, method in wanted if scene)
+        for line in map(str, restrictions(project, scene, method or None))
+    }
+    for line in found:
+        print(f"licence: {line}", file=sys.stderr)
 
 
 # -------------------------------------------------------------------------------------------------------------- params
@@ -162,6 +205,47 @@ def feature_modules(feature):
     return modules + [module for part in retrieval.parts for module in feature_modules(part)]
 
 
+# --------------------------------------------------------------------------------------------------------------- cache
+
+# Value of ``cache:``. In a run without --cache Snakemake would warn of every rule that could be cached. The environment
+# is not part of the key: versions of the code are in the params, and with or without --sdm it is the same pins.
+CACHED = False if workflow.workflow_settings.cache is None else "omit-software"
+
+
+def cache_key(wildcards, input):
+    """What Snakemake's own key leaves out: wildcards (a shard's number), which of the inputs is which, and what is in
+    those that other jobs make. It hashes how they are made, and photos are inputs of no rule: two scenes that differ in
+    their photos alone would be one. scene.json has their digests.
+
+    Snakemake asks again right before the job, when the files are the present ones, and does not rerun a job for it."""
+    if not CACHED:
+        return None
+    root = project.scene_root(wildcards.scene)
+    lines = [f"{key} {value}" for key, value in sorted(wildcards.items()) if key != "scene"]
+    for key, value in input.items():
+        for path in [value] if isinstance(value, str) else value:
+            name = os.path.relpath(path, root) if Path(path).is_relative_to(root) else ""
+            lines.append(f"{key} {name} {file_digest(path)}")
+    return lines
+
+
+def failures(rule_name):
+    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.workflow.stage). Snakemake
+    takes what it restores after a failure for made with the new params, and would have nothing to do in the next run:
+    one more failure makes other params."""
+
+    def resolve(wildcards):
+        counted = Path(f"results/{wildcards.scene}/logs/{rule_name}.failures")
+        return counted.read_text() if counted.exists() and not CACHED else ""
+
+    return resolve
+
+
+def kept(path):
+    """An output that stays when a new run of its job fails. In the cache it stays anyway, and update() is not for it."""
+    return path if CACHED else update(path)
+
+
 # ----------------------------------------------------------------------------------------------------------- resources
 
 
@@ -173,6 +257,27 @@ def beside_others(most):
         if not (workflow.is_main_process and workflow.local_exec):
             return most  # on a cluster each job has a machine's share to itself
         return min(most, max(1, workflow.cores // 2))
+
+    return resolve
+
+
+def growing(megabytes):
+    """Memory that doubles when a job is tried again (``retries`` of a profile): it may have been killed for too little.
+    Of ``megabytes``, a number or a function of the wildcards, in the first attempt."""
+
+    def resolve(wildcards, attempt):
+        first = megabytes(wildcards) if callable(megabytes) else megabytes
+        return first * 2 ** (attempt - 1)
+
+    return resolve
+
+
+def longer(minutes):
+    """Run time that grows by ``minutes`` with every attempt: what was killed at its limit begins anew. (Training goes on
+    from its checkpoint, and needs no more.)"""
+
+    def resolve(wildcards, attempt):
+        return minutes * attempt
 
     return resolve
 
@@ -194,16 +299,17 @@ def scene_root(wildcards):
 
 
 def scene_sources(wildcards):
-    """Files that make the scene; a scene that is to be downloaded has the marker of that instead."""
+    """Files that make the scene; a scene that is to be downloaded has the marker of that instead. Both are of this
+    machine, wherever --default-storage-provider puts results: photos are read as they lie in the scene's folder."""
     scene, root = project.scene(wildcards.scene), project.scene_root(wildcards.scene)
     if root == Path("resources") / scene.root:
-        return [f"resources/{scene.root}.downloaded"]
-    return source_files(scene, root)
+        return [local(f"resources/{scene.root}.downloaded")]
+    return [local(path) for path in source_files(scene, root)]
 
 
 def download_table(wildcards):
     files = project.downloads()[wildcards.root].files
-    return str(project.dir / "scenes" / files) if files else []
+    return local(str(project.dir / "scenes" / files)) if files else []
 
 
 def is_bare_photos(scene):
@@ -238,7 +344,7 @@ def points_of_graph(scene, graph):
 
 def hloc_features(wildcards):
     feature = project.config.retrieval[wildcards.feature]
-    return feature.file.format(scene=wildcards.scene) if feature.kind == "hloc" else []
+    return feature.file.replace("{scene}", wildcards.scene) if feature.kind == "hloc" else []
 
 
 def fused_features(suffix):
@@ -351,7 +457,7 @@ def depth_map_files(wildcards):
     """Every file that the scene's pattern of depth images can mean: which of them count is known with the scene."""
     root = project.scene_root(wildcards.scene)
     pattern = depth_maps(wildcards.scene).pattern.format(folder="**", stem="*", base="*")
-    return sorted(str(path) for path in root.glob(pattern))
+    return [local(path) for path in inputs_of(sorted(root.glob(pattern)))]
 
 
 def depth_points(wildcards):

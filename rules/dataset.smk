@@ -11,7 +11,7 @@ rule download_dataset:
         table=download_table,
     output:
         # a marker, so that a broken transfer is not deleted but continued
-        marker="resources/{root}.downloaded",
+        marker=local("resources/{root}.downloaded"),
     log:
         "resources/{root}.log",
     benchmark:
@@ -20,8 +20,8 @@ rule download_dataset:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=1440,
+        mem_mb=growing(500),
+        runtime=longer(1440),
     params:
         config=stage_config("download"),
         folder="resources/{root}",
@@ -49,12 +49,13 @@ rule build_scene:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=longer(60),
     params:
         config=stage_config("scene"),
         code=scene_code,
         root=scene_root,
+        failures=failures("build_scene"),
     message:
         "{wildcards.scene}: reading the scene"
     script:

@@ -17,8 +17,8 @@ rule embed_graph:
         "../envs/scrflow.yaml"
     threads: beside_others(2)
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=longer(120),
     params:
         config=stage_config("node2vec"),
         code=code_version("node2vec", "node2vec.reference_worker"),
@@ -46,8 +46,8 @@ rule cluster_features:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=30,
+        mem_mb=growing(1500),
+        runtime=longer(30),
     params:
         config=stage_config("clusters"),
         code=code_version("globalencoding_clusters"),

@@ -15,8 +15,8 @@ rule build_graph:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=growing(2000),
+        runtime=longer(120),
     params:
         config=stage_config("covisibility"),
         code=code_version("covisibility"),

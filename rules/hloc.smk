@@ -19,8 +19,8 @@ rule list_hloc_images:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=longer(10),
     params:
         config=hloc_photos,
         code=code_version("hloc.images"),
@@ -44,8 +44,8 @@ rule hloc_global_features:
         "../envs/hloc.yaml"
     threads: 4
     resources:
-        mem_mb=6000,
-        runtime=480,
+        mem_mb=growing(6000),
+        runtime=longer(480),
         gpu=1,
     params:
         configuration=lambda wildcards: wildcards.configuration,
@@ -69,8 +69,8 @@ rule hloc_local_features:
         "../envs/hloc.yaml"
     threads: 4
     resources:
-        mem_mb=6000,
-        runtime=480,
+        mem_mb=growing(6000),
+        runtime=longer(480),
         gpu=1,
     params:
         configuration=project.config.hloc.features,
@@ -95,8 +95,8 @@ rule hloc_pairs:
         "../envs/hloc.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=longer(60),
     params:
         neighbours=project.config.hloc.pairs,
         code=code_version("hloc.run"),
@@ -120,8 +120,8 @@ rule hloc_match:
         "../envs/hloc.yaml"
     threads: 4
     resources:
-        mem_mb=6000,
-        runtime=1440,
+        mem_mb=growing(6000),
+        runtime=longer(1440),
         gpu=1,
     params:
         configuration=project.config.hloc.matcher,
@@ -150,8 +150,8 @@ rule hloc_triangulate:
         "../envs/hloc.yaml"
     threads: 8
     resources:
-        mem_mb=6000,
-        runtime=720,
+        mem_mb=growing(6000),
+        runtime=longer(720),
     params:
         code=code_version("hloc.run"),
     message:

@@ -21,8 +21,8 @@ rule localize_queries:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=7000,
-        runtime=240,
+        mem_mb=growing(7000),
+        runtime=longer(240),
     params:
         config=stage_config("localize"),
         code=localize_code,
@@ -67,8 +67,8 @@ rule evaluate_poses:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=30,
+        mem_mb=growing(1500),
+        runtime=longer(30),
     params:
         config=stage_config("evaluate"),
         code=code_version("evaluate"),
@@ -94,8 +94,8 @@ rule choose_poses:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=200,
-        runtime=5,
+        mem_mb=growing(200),
+        runtime=longer(5),
     params:
         config=stage_config("submission"),
         code=code_version("submission"),

@@ -29,8 +29,8 @@ rule write_report:
         "../envs/scrflow.yaml"
     threads: 4
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=longer(60),
     params:
         code=report_code,
     message:
@@ -63,8 +63,8 @@ rule write_baseline_report:
         "../envs/scrflow.yaml"
     threads: 4
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=longer(60),
     params:
         code=baseline_code("htmlreport.page"),
     message:

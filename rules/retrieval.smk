@@ -11,19 +11,20 @@ rule build_retrieval:
         descriptors="results/{scene}/retrieval/{feature}.h5",
         model="results/{scene}/retrieval/{feature}.safetensors",
         quality="results/{scene}/retrieval/{feature}.json",
+        benchmark="results/{scene}/benchmarks/build_retrieval/{feature}.tsv",
     log:
         "results/{scene}/logs/build_retrieval/{feature}.log",
-    benchmark:
-        "results/{scene}/benchmarks/build_retrieval/{feature}.tsv"
+    cache: CACHED
     conda:
         "../envs/scrflow.yaml"
     threads: beside_others(4)
     resources:
-        mem_mb=3000,
-        runtime=240,
+        mem_mb=growing(3000),
+        runtime=longer(240),
     params:
         config=stage_config("retrieval"),
         code=retrieval_code,
+        key=cache_key,
     message:
         "{wildcards.scene}: retrieval features, {wildcards.feature}"
     script:

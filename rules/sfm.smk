@@ -6,21 +6,28 @@ rule reconstruct_scene:
         sources=scene_sources,
         hloc=hloc_files,
     output:
-        report=update("results/{scene}/sfm/sfm.json"),  # stays when a new run fails
+        report=kept("results/{scene}/sfm/sfm.json"),
+        cameras=kept("results/{scene}/sfm/cameras.bin"),
+        frames=kept("results/{scene}/sfm/frames.bin"),
+        images=kept("results/{scene}/sfm/images.bin"),
+        points3D=kept("results/{scene}/sfm/points3D.bin"),
+        rigs=kept("results/{scene}/sfm/rigs.bin"),
+        benchmark="results/{scene}/benchmarks/reconstruct_scene.tsv",
     log:
         "results/{scene}/logs/reconstruct_scene.log",
-    benchmark:
-        "results/{scene}/benchmarks/reconstruct_scene.tsv"
+    cache: CACHED
     conda:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=longer(720),
     params:
         config=stage_config("sfm"),
         code=code_version("sfm"),
         root=scene_root,
+        failures=failures("reconstruct_scene"),
+        key=cache_key,
     message:
         "{wildcards.scene}: structure from motion"
     script:
@@ -33,19 +40,25 @@ rule triangulate_points:
         hloc=hloc_files,
     output:
         report="results/{scene}/triangulated/triangulation.json",
+        cameras="results/{scene}/triangulated/cameras.bin",
+        frames="results/{scene}/triangulated/frames.bin",
+        images="results/{scene}/triangulated/images.bin",
+        points3D="results/{scene}/triangulated/points3D.bin",
+        rigs="results/{scene}/triangulated/rigs.bin",
+        benchmark="results/{scene}/benchmarks/triangulate_points.tsv",
     log:
         "results/{scene}/logs/triangulate_points.log",
-    benchmark:
-        "results/{scene}/benchmarks/triangulate_points.tsv"
+    cache: CACHED
     conda:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=longer(480),
     params:
         config=stage_config("triangulate"),
         code=code_version("triangulate"),
+        key=cache_key,
     message:
         "{wildcards.scene}: triangulating 3D points"
     script:

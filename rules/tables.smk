@@ -25,8 +25,8 @@ rule write_table:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=longer(10),
     params:
         config=table_config,
         code=code_version("tables.build"),

@@ -18,8 +18,8 @@ rule toy_example:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=60,
+        mem_mb=growing(1500),
+        runtime=longer(60),
     params:
         config=toy_config,
         code=toy_code,

@@ -18,7 +18,7 @@ rule train_head:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=training_memory,
+        mem_mb=growing(training_memory),
         runtime=1440,
         gpu=training_gpus,
     params:
@@ -50,8 +50,8 @@ rule write_map:
         "../envs/scrflow.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=30,
+        mem_mb=growing(1500),
+        runtime=longer(30),
     params:
         config=stage_config("map"),
         code=code_version("mapfile"),

@@ -33,6 +33,7 @@ from scrflow.seal import check_seal
 
 SCHEMA_VERSION = 1
 _KEY = "scrflow"
+_MAX_STAMP = 1 << 20  # bytes
 _STALE_S = 86400.0  # age of another machine's temporary file that nobody can be writing any more
 
 os.umask(_UMASK := os.umask(0o077))  # it can only be read by setting it
@@ -260,6 +261,8 @@ def _stamp_text(path: Path) -> str:
         return json.dumps({k: v for k, v in stamp.items() if k != seal.KEY})
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as z:
+            if z.zip.getinfo(f"{_KEY}.npy").file_size > _MAX_STAMP:
+                raise ValueError("a stamp of over a megabyte")
             return z[_KEY].tobytes().decode()
     if path.suffix == ".safetensors":
         return read_safetensors_metadata(path)[_KEY]
@@ -273,13 +276,6 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     values = json.loads(Path(path).read_text(encoding="utf-8"))
     del values[_KEY]
     return values
-
-
-def read_npz(path: Path, kind: str) -> dict[str, np.ndarray]:
-    """All arrays of the file."""
-    read_stamp(path, kind)
-    with np.load(path, allow_pickle=False) as z:
-        return {name: z[name] for name in z.files if name != _KEY}
 
 
 def open_h5(path: Path, kind: str) -> h5py.File:

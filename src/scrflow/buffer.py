@@ -59,7 +59,6 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     Raises ScrflowError when an image yields no keypoint in any copy.
     """
     from scrflow.encoders import build_encoder, encoder_module
-    from scrflow.images import read_rgb
     from scrflow.pca import load_pca
     from scrflow.progress import track
     from scrflow.scene.model import load_scene
@@ -74,7 +73,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     views = 0
     for row in track(shard_range(len(s.mapping), config.shards, shard), f"buffer shard {shard}"):
         mapped = s.mapping[row]
-        photo = read_rgb(s.image_path(mapped.name))
+        photo = s.photo(mapped.name)
         found = 0
         for copy in range(settings.copies(len(s.mapping))):
             rng = numpy_generator(config.seed, "buffer", mapped.name, copy)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import told_in_a_line
 
 app = typer.Typer(
     name="scrflow",
@@ -41,6 +42,24 @@ def inspect(
     console = Console()
     for path in files:
         console.print(inspect_file(path))
+
+
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Artifacts, or folders of them.")],
+) -> None:
+    """Check that artifacts are what was written, by the digests in them: after a copy, or when a disk is doubted.
+
+    Names every file that is not, and ends with exit status 1 then. Logs, pictures and tables have no digests.
+
+    Example: scrflow verify results
+
+    Example: scrflow verify results/demo/rscore-cpu/map.safetensors
+    """
+    from scrflow.verify import print_verification
+
+    if not print_verification(paths):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -172,22 +191,31 @@ def _method_folder(folder: Path, config: Path) -> Path:
 
 @app.command()
 def validate(config: ConfigDir = Path("config")) -> None:
-    """Check the whole config, and say which scenes' photos are at hand.
+    """Check the whole config, and say which scenes' photos are at hand and what may not be used commercially.
 
     Example: SCRFLOW_DATA=/data scrflow validate
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from scrflow.config import Project
+    from scrflow.config.licence import encoder_restrictions, feature_restrictions
 
     project = Project(config)
-    table = Table("scene", "reader", "default method", "photos")
+    table = Table("scene", "reader", "default method", "photos", "commercial use")
     for name, scene in project.scenes.items():
-        table.add_row(name, scene.source.reader, scene.method, _photos(project, name))
+        told = (name, scene.source.reader, scene.method, _photos(project, name), scene.commercial_use)
+        table.add_row(*map(escape, told))
     console = Console()
     console.print(table)
     console.print(f"encoders: {', '.join(project.encoders)}", f"methods: {', '.join(project.methods)}", sep="\n")
+    restricted = dict.fromkeys(
+        [found for name in project.encoders for found in encoder_restrictions(project, name)]
+        + [found for name in project.config.retrieval for found in feature_restrictions(project, name)]
+    )
+    for found in restricted:
+        console.print(f"{found}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _photos(project: Any, name: str) -> str:
@@ -213,9 +241,20 @@ def localize(
             "HEIGHT PARAMS... of each photo (hloc's list). Without: from EXIF."
         ),
     ] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Option("--map", metavar="MAP", help="A further map of the same frame; may be repeated."),
+    ] = None,
+    tried: Annotated[
+        int, typer.Option(min=1, help="With --map: localize with so many maps, those that look most like the photo.")
+    ] = 1,
     min_confidence: Annotated[
-        float, typer.Option(help="Leave out poses that are less likely within the scene's finest threshold.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Leave out poses that are less likely within the scene's finest threshold; default: 0.02, under which "
+            "photos of other places are. 0 keeps all."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all processors.")] = None,
 ) -> None:
@@ -227,13 +266,17 @@ def localize(
     Example: scrflow localize map.safetensors photos/ --out poses.txt
 
     Example: scrflow localize map.safetensors a.png b.png --camera "PINHOLE 640 480 525 525 320 240" --out poses.txt
+
+    Example: scrflow localize west.safetensors photos/ --map east.safetensors --map north.safetensors --out poses.txt
     """
     import os
 
     from scrflow.localize_photos import LocalizeRequest, localize_photos, summary_of
 
     threads = threads or os.cpu_count() or 1
-    outcome = localize_photos(LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads))
+    further = tuple(more or ())
+    request = LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads, further, tried)
+    outcome = localize_photos(request)
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)
@@ -316,6 +359,68 @@ def score_poses(
     for (distance, angle), share in zip(settings.thresholds, recall, strict=True):
         print(f"{distance:g} {settings.unit} {angle:g}°  {100 * share:.1f} %")
     print(f"median {t:.4g} {settings.unit}, {r:.3g}° of {count} queries")
+
+
+@app.command()
+def plan(
+    scene: Annotated[str | None, typer.Argument(help="A scene of config/scenes; without one: give --images.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default: the scene's; rscore-cpu without a scene.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Mapping images.")] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Default: the scene's; 100 without a scene.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Of the photos on disk. Default: 640x480.")
+    ] = None,
+    neighbours: Annotated[
+        float | None, typer.Option(min=1, help="Covisible images an image; default: the graph's, or a city's 16.5.")
+    ] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Without a scene: photos without poses, SfM comes first.")
+    ] = False,
+    profile: Annotated[Path | None, typer.Option(help="Snakemake's profile to check against.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Of this machine; default: all.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Train on quadro-rtx-6000 or rtx-4090, by the papers' times; default: the CPU.")
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="results/SCENE/METHOD of your own: rates are brought to your machine."),
+    ] = None,
+    rates: Annotated[bool, typer.Option("--rates", help="Print every rate with its range and source.")] = False,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Print what a scene will cost, stage by stage, from measured rates, and what does not fit, before anything starts.
+
+    "extrapolated x 20" is of a rate that was measured up to a twentieth of that. Exit status 1 when a stage does not
+    fit the rules' or the profile's memory and time, or this machine; the line says how to mend it.
+
+    Example: scrflow plan redkitchen
+
+    Example: scrflow plan --images 100000 --method rscore --resolution 1600x1200 --profile profiles/slurm --gpu rtx-4090
+
+    Example: scrflow plan aachen --images 4328 --queries 922 --calibrate results/demo/rscore-cpu --rates
+    """
+    from scrflow.plan import PlanRequest
+    from scrflow.plan import plan as command
+
+    with _status_2_on_error():
+        fits = command(
+            PlanRequest(
+                scene=scene,
+                method=method,
+                images=images,
+                queries=queries,
+                resolution=resolution,
+                neighbours=neighbours,
+                bare=bare,
+                profile=profile,
+                cores=cores,
+                gpu=gpu,
+                calibrate=tuple(calibrate or ()),
+                rates=rates,
+                config=config,
+            )
+        )
+    raise typer.Exit(0 if fits else 1)
 
 
 @app.command("new-scene")
@@ -454,4 +559,10 @@ def main() -> None:
         app()
     except ScrflowError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        line = told_in_a_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)

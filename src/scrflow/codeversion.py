@@ -15,6 +15,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parent
 _NEUTRAL = frozenset(
     {"", "errors", "config", "artifacts", "codeversion", "progress", "cli", "inspection", "lineage", "provenance"}
+    | {"h5files", "npzfiles"}
 )
 _BESIDE = (".json", ".html", ".css", ".js")
 

@@ -185,6 +185,6 @@ def read_model(path: Path) -> ConfidenceModel:
         lengths = (2, *[len(FEATURES)] * 3)
         if [a.shape for a in arrays] != [(n,) for n in lengths] or not np.isfinite(np.concatenate(arrays)).all():
             raise ValueError(f"expected {', '.join(map(str, lengths))} finite numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ScrflowError(f"{path}: not coefficients of a confidence ({error}); fit it again") from None
     return ConfidenceModel(*arrays)

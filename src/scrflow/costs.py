@@ -2,7 +2,8 @@
 
 Which jobs those are follows from the stamps of the artifacts (scrflow.lineage). Wall clock is from the benchmark files
 of Snakemake; CPU time and memory are what the job itself wrote at the end of its log, or else the benchmark's, which
-samples a job that lasts no more than twice a minute.
+samples a job that lasts no more than twice a minute. A job whose results can come out of a cache writes its benchmark
+file itself (scrflow.workflow.Usage), and the cache keeps it with the results.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class StageCost:
     max_rss_mb: float | None
     gpu_mb: float | None  # most that torch had allocated at once; None where no GPU was used
     cpu_is_bound: bool = False  # sampled by Snakemake: cpu_s is a lower bound
+    cached: bool = False  # out of the cache between workflows: these are the costs of the job that filled it
 
 
 @dataclass(frozen=True)
@@ -132,25 +134,30 @@ def _cost(scene: Path, name: Path) -> dict[str, Any] | None:
     benchmark, log = scene / "benchmarks" / f"{name}.tsv", scene / "logs" / f"{name}.log"
     if not benchmark.exists():
         return None
-    wall, cpu, rss = _benchmark(benchmark)
+    wall, cpu, rss, gpu, sampled = _benchmark(benchmark)
     logged = _USAGE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
-    gpu = None
     if logged:
         cpu, rss, gpu = (float(value) if value else None for value in logged[-1])
-    return {"wall_s": wall, "cpu_s": cpu, "max_rss_mb": rss, "gpu_mb": gpu, "cpu_is_bound": not logged}
+    # Snakemake empties the log before it looks into the cache, and puts links there
+    cached = benchmark.is_symlink() and not logged
+    bound = sampled and not logged
+    return {"wall_s": wall, "cpu_s": cpu, "max_rss_mb": rss, "gpu_mb": gpu, "cpu_is_bound": bound, "cached": cached}
 
 
-def _benchmark(path: Path) -> tuple[float, float | None, float | None]:
-    """Seconds, CPU seconds and MB: means of the repeats (one row each), the largest memory."""
+def _benchmark(path: Path) -> tuple[float, float | None, float | None, float | None, bool]:
+    """Seconds, CPU seconds, MB and MB on a GPU: means of the repeats (one row each), the largest memory; and whether
+    Snakemake sampled them, rather than the job itself counted."""
     try:
         with open(path, encoding="utf-8", newline="") as f:
             rows = list(csv.DictReader(f, delimiter="\t"))
         seconds = [float(row["s"]) for row in rows]
         cpu = [_number(row.get("cpu_time")) for row in rows]
         rss = [value for row in rows if (value := _number(row.get("max_rss"))) is not None]
+        gpu = [value for row in rows if (value := _number(row.get("gpu_mb"))) is not None]
         mean_cpu = None if None in cpu else sum(cpu) / len(cpu)
-        return sum(seconds) / len(seconds), mean_cpu, max(rss, default=None)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        sampled = "gpu_mb" not in rows[0]  # scrflow.workflow.Usage has this column, Snakemake does not
+        return sum(seconds) / len(seconds), mean_cpu, max(rss, default=None), max(gpu, default=None), sampled
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         raise ScrflowError(f"{path}: no benchmark file of Snakemake (column s, in seconds); delete it") from None
 
 
@@ -202,7 +209,8 @@ def print_costs(folders: list[Path]) -> None:
             members = [stage for stage in costs.stages if stage.phase == phase]
             for stage in members:
                 where = "" if own else f"{stage.scene}: "
-                table.add_row(f"{where}{stage.rule} {stage.wildcards}".rstrip(), *_cells(stage))
+                cached = ", from the cache" if stage.cached else ""
+                table.add_row(f"{where}{stage.rule} {stage.wildcards}".rstrip() + cached, *_cells(stage))
             if members:
                 table.add_row(f"{title}, sum", *_cells(_sum(members)), style="bold", end_section=True)
         console.print(table)

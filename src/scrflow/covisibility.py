@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from scrflow.artifacts import Stamp, read_npz, sha256_file, write_npz
+from scrflow.artifacts import Stamp, sha256_file, write_npz
 from scrflow.codeversion import code_version
 from scrflow.config import CovisibilityStage
 from scrflow.errors import ScrflowError
 from scrflow.frustum_pairs import frustum_graph
+from scrflow.npzfiles import read_arrays
 from scrflow.scene.model import load_scene, read_model
 
 KIND = "covisibility"
@@ -71,12 +72,16 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
 
 def load_graph(path: Path) -> Graph:
     """The graph in an artifact; ScrflowError when it is damaged."""
-    arrays = read_npz(path, KIND)
+    arrays = read_arrays(path, KIND)
     try:
         shape = tuple(int(s) for s in arrays["shape"])
-        csr = scipy.sparse.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+        weights = arrays["data"]
+        if weights.dtype.kind != "f" or not np.isfinite(weights).all():
+            raise ValueError("weights that are not finite numbers")
+        csr = scipy.sparse.csr_array((weights, arrays["indices"], arrays["indptr"]), shape=shape)
+        csr.check_format(full_check=True)  # scipy believes an index past the end, and reads there
         names = tuple(str(n) for n in arrays["names"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ScrflowError(f"{path}: damaged graph ({error}); delete it and run again") from None
     if csr.shape != (len(names), len(names)):
         raise ScrflowError(f"{path}: damaged graph (shape {csr.shape}, {len(names)} names); delete it and run again")

@@ -93,7 +93,7 @@ def read_depth(path: Path, config: DepthMaps) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, raw = image.mode, np.asarray(image, np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ScrflowError(f"{path}: depth image cannot be read ({error}); replace it or take it away") from None
     if mode not in _MODES:
         raise ScrflowError(f"{path}: expected a depth image of one channel of 16 or 32 bits, found mode {mode}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -17,12 +17,12 @@ from PIL import Image
 
 from scrflow.confidence import confidence_of
 from scrflow.config import ExtractorConfig, LocalizeConfig, RetrievalPart
-from scrflow.encoders import build_encoder
 from scrflow.errors import ScrflowError
 from scrflow.globalencoding import own_encoding, standardised
 from scrflow.hypotheses import SceneCoordinates, best_hypothesis
 from scrflow.localization import Clock, Localization
 from scrflow.mapfile import Map, load_map
+from scrflow.networks import Networks
 from scrflow.pose import Consensus, PoseEstimate, estimate_pose
 from scrflow.queryinput import CameraLike, ImageLike, query_photo
 from scrflow.retrieval.describe import build_describer
@@ -31,20 +31,39 @@ from scrflow.views import EncodedView, encode_view
 from scrflow.weights import expecting
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a map's networks make of a photo, before any of the map's own comes in but its retrieval feature."""
+
+    photo: Image.Image
+    camera: pycolmap.Camera
+    keypoints: EncodedView  # all that the encoder gave
+    descriptor: torch.Tensor | None  # [dim], the map's retrieval feature; None for a map that has none
+
+
 class Localizer:
     """A map, ready to localize photos on the CPU or one GPU.
 
     >>> Localizer.open("map.safetensors").localize("photo.jpg", "PINHOLE 640 480 525 525 320 240").cam_from_world
     """
 
-    def __init__(self, map_: Map, config: LocalizeConfig, seed: int = 0, threads: int = 1, device: str | None = None):
+    def __init__(
+        self,
+        map_: Map,
+        config: LocalizeConfig,
+        seed: int = 0,
+        threads: int = 1,
+        device: str | None = None,
+        networks: Networks | None = None,
+    ):
+        """``networks``: those of another map that was made with the same weights, to be shared."""
         if config.hypotheses > 1 and map_.encoding is None:
             raise ScrflowError("this map holds no encodings of mapping images to try: localize.hypotheses must be 1")
         self._map, self._config, self._seed = map_, config, seed
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._head = map_.head.to(self._device)
         with expecting(map_.weights, "the map"):
-            self._build_extractors()
+            self._build_extractors(networks or Networks())
         if self._encoder.dim != len(map_.pca.mean):
             raise ScrflowError(
                 f"the map projects descriptors of {len(map_.pca.mean)} numbers, {map_.config.extractor.name}'s have "
@@ -52,20 +71,22 @@ class Localizer:
             )
         self._each = map if threads == 1 else ThreadPoolExecutor(threads).map
 
-    def _build_extractors(self) -> None:
+    def _build_extractors(self, networks: Networks) -> None:
         map_, extractor = self._map, self._map.config.extractor
         # one extraction serves head and retrieval where they share the extractor
         wanted = max(self._config.max_keypoints, map_.retrieval_keypoints)
-        self._encoder = build_encoder(extractor.model_copy(update={"max_keypoints": wanted}))
+        self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}))
         self._describer, self._other_encoders = None, {}
         if map_.retriever is None:
             return
         feature = RetrievalPart(retrieval=map_.config.retrieval, extractor=map_.config.retrieval_extractor)
         parts = map_.config.retrieval_parts
-        self._describer = build_describer(feature, map_.retriever.description, parts, str(self._device))
+        self._describer = build_describer(
+            feature, map_.retriever.description, parts, str(self._device), networks.descriptor
+        )
         others = [f.extractor for f in (feature, *parts) if f.extractor is not None]
         self._other_encoders = {
-            _but_count(other): build_encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
+            _but_count(other): networks.encoder(other.model_copy(update={"max_keypoints": map_.retrieval_keypoints}))
             for other in others
             if _but_count(other) != _but_count(extractor)
         }
@@ -74,7 +95,21 @@ class Localizer:
     def open(cls, path: str | Path, device: str | None = None, threads: int = 1) -> Localizer:
         """The map of a file, to localize as the file says. ScrflowError when it is damaged or not a map."""
         map_ = load_map(Path(path))
-        return cls(map_, map_.config.localize, derived_seed(map_.config.seed, "localize"), threads, device)
+        try:
+            return cls.of(map_, device, threads)
+        except ScrflowError as error:  # an encoder that there is not, other weights
+            raise ScrflowError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, map_: Map, device: str | None = None, threads: int = 1, networks: Networks | None = None) -> Localizer:
+        """A map, to localize as its file says."""
+        seed = derived_seed(map_.config.seed, "localize")
+        return cls(map_, map_.config.localize, seed, threads, device, networks)
+
+    @property
+    def map(self) -> Map:
+        """The map."""
+        return self._map
 
     @overload
     def localize(
@@ -103,7 +138,33 @@ class Localizer:
             if not len(image) == len(cameras) == len(descriptors):
                 raise ScrflowError(f"{len(image)} images, {len(cameras)} cameras, {len(descriptors)} descriptors")
             return [self.localize(*query) for query in zip(image, cameras, descriptors, strict=True)]
-        found = self._localize(*query_photo(image, camera), descriptor)
+        return self._localize(*query_photo(image, camera), descriptor)
+
+    def look(self, photo: Image.Image, camera: pycolmap.Camera, like: Look | None = None) -> Look:
+        """The first half of ``localize``; ``like`` is what a map that shares this one's networks saw in the photo."""
+        with torch.inference_mode():
+            found = self._encoded(photo, camera) if like is None else like.keypoints
+            return Look(photo, camera, found, self._describe(photo, camera, found))
+
+    def sees_as(self, other: Localizer) -> bool:
+        """Whether the other map's networks see the same keypoints in a photo."""
+        side, its = (m.map.config.extractor.short_side for m in (self, other))
+        return self._encoder is other._encoder and side == its
+
+    def similarity(self, look: Look, k: int) -> np.ndarray:
+        """Minus the squared distances [k] of the photo's retrieval feature from those of the k mapping images nearest
+        to it, best first. ScrflowError for a map that searches no image."""
+        if look.descriptor is None or self._map.config.own_encoding:
+            raise ScrflowError("this map searches no mapping image, so it cannot tell whether a photo is of its place")
+        with torch.inference_mode():
+            return self._map.retriever.search(look.descriptor, k)[1].numpy()
+
+    def localize_look(self, look: Look) -> Localization:
+        """The second half of ``localize``."""
+        with torch.inference_mode():
+            return self._with_confidence(self._pose_of(look, Clock()))
+
+    def _with_confidence(self, found: Localization) -> Localization:
         within, threshold = self._map.config.thresholds, self._config.threshold_px
         if not within:
             return found
@@ -119,9 +180,8 @@ class Localizer:
 
         Where the map has no encoding of just this photo, that of the photo found first stands for it.
         """
-        found = encode_view(photo, camera, self._encoder, self._map.config.extractor.short_side, 1 << 30)
-        count = self._config.max_keypoints
-        view = EncodedView(found.pixels[:count], found.descriptors[:count], found.K, found.roll)
+        found = self._encoded(photo, camera)
+        view = self._best_keypoints(found)
         if self._map.encoding is not None and name in self._map.names:
             encodings = self._map.encoding[[self._map.names.index(name)]]
         else:
@@ -131,17 +191,21 @@ class Localizer:
     @torch.inference_mode()
     def _localize(self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None) -> Localization:
         clock = Clock()
-        extractor = self._map.config.extractor
-        found = encode_view(photo, camera, self._encoder, extractor.short_side, 1 << 30)
-        view = EncodedView(
-            found.pixels[: self._config.max_keypoints],
-            found.descriptors[: self._config.max_keypoints],
-            found.K,
-            found.roll,
-        )
+        found = self._encoded(photo, camera)
         clock.lap("encode")
         own = self._describe(photo, camera, found) if descriptor is None else descriptor
-        rows, encodings = self._encodings(own)
+        return self._with_confidence(self._pose_of(Look(photo, camera, found, own), clock))
+
+    def _encoded(self, photo: Image.Image, camera: pycolmap.Camera) -> EncodedView:
+        return encode_view(photo, camera, self._encoder, self._map.config.extractor.short_side, 1 << 30)
+
+    def _best_keypoints(self, found: EncodedView) -> EncodedView:
+        count = self._config.max_keypoints
+        return EncodedView(found.pixels[:count], found.descriptors[:count], found.K, found.roll)
+
+    def _pose_of(self, look: Look, clock: Clock) -> Localization:
+        view = self._best_keypoints(look.keypoints)
+        rows, encodings = self._encodings(look.descriptor)
         clock.lap("retrieve")
         if len(view.pixels) < self._config.min_inliers:
             nothing = np.zeros((len(view.pixels), 3))

@@ -16,7 +16,6 @@ import pycolmap
 from scrflow.artifacts import atomic_dir, atomic_path, read_stamp
 from scrflow.cameras import pixels_from_rays
 from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
 from scrflow.localizer import Localizer
 from scrflow.parallel import mapped
 from scrflow.pose import reprojection_error
@@ -120,7 +119,7 @@ def observe(localizer: Localizer, scene: Scene, max_error_px: float, threads: in
 
     def one(row: int) -> tuple[int, dict[str, np.ndarray]]:
         mapped_photo = scene.mapping[row]
-        photo = read_rgb(scene.image_path(mapped_photo.name))
+        photo = scene.photo(mapped_photo.name)
         view, xyz = localizer.scene_coordinates(photo, mapped_photo.camera, mapped_photo.name)
         error = reprojection_error(view.pixels, xyz, view.K, mapped_photo.cam_from_world)
         good = np.flatnonzero(error < max_error_px)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from scrflow.artifacts import Stamp, read_npz, read_safetensors, read_safetensors_metadata, write_safetensors
+from scrflow.artifacts import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
 from scrflow.codeversion import code_version
 from scrflow.config import MapStage, RetrievalPart
 from scrflow.encoders import build_encoder
@@ -136,7 +136,9 @@ def _overlap(graph: Path, names: tuple[str, ...]):
     """The covisibility graph [images, images] as a sparse matrix, in the order of ``names``."""
     import scipy.sparse
 
-    arrays = read_npz(graph, "covisibility")
+    from scrflow.npzfiles import read_arrays
+
+    arrays = read_arrays(graph, "covisibility")
     if tuple(arrays["names"].tolist()) != names:
         raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
     parts = (arrays["data"], arrays["indices"], arrays["indptr"])

@@ -26,7 +26,21 @@ MAP_FORMAT = 1
 SCALE = ".scale"  # of NAME, int8: NAME.scale [rows] float32, and row i is NAME[i] * scale[i]
 BOOKS = "retrieval.codebooks"
 CODES = "retrieval.codes"
-_METADATA = frozenset({"format", "names", "output_unit", "weights", "scrflow"})
+# what numbers of a map's config may be, by the last part of the key that is listed, beyond what the config itself asks
+_BOUNDS = {
+    "short_side": (1, 8192),
+    "max_side": (1, 8192),
+    "size": (1, 8192),
+    "upscale": (0.01, 8),
+    "first_octave": (-2, 8),
+    "keypoints": (0, 1 << 17),
+    "max_keypoints": (0, 1 << 17),
+    "hypotheses": (1, 1 << 17),
+    "iterations": (1, 1_000_000),
+    "thresholds": (1e-9, 1e9),
+}
+_NUMBERS = (-(2**63), 2**63)
+_METADATA = frozenset({"format", "names", "output_unit", "weights", "scrflow", "content"})
 _FLOATS = (torch.float16, torch.float32)
 _LEVELS = 127  # of int8 on either side of zero: symmetric, so that zero stays zero
 # Layers of the head that int8 passes over: 7 % of the weights of rscore-cpu. The demo's median coordinate shifts by
@@ -170,14 +184,30 @@ def _check_version(path: Path, metadata: dict[str, str]) -> None:
 
 def _config(path: Path, stamp: Stamp) -> MapStage:
     try:
-        return MapStage.model_validate(stamp.config)
+        config = MapStage.model_validate(stamp.config)
+        key, reason = _unreasonable(stamp.config)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"]) or "(all)"
+        key, reason = ".".join(str(p) for p in first["loc"]) or "(all)", first["msg"].lower()
+    if key:
         raise ScrflowError(
-            f"{path}: its config is not one of this scrflow: key {key[:100]}: {first['msg'].lower()}; use the scrflow "
+            f"{path}: its config is not one of this scrflow: key {key[:100]}: {reason}; use the scrflow "
             "that wrote it, or write the map again (rule write_map)"
-        ) from None
+        )
+    return config
+
+
+def _unreasonable(value: object, key: str = "") -> tuple[str, str]:
+    """The first key of a map's config whose number would cost hours or gigabytes at the first photo, or is no number,
+    and why; empty strings where there is none."""
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_unreasonable(inner, f"{key}.{name}".lstrip(".")) for name, inner in named)
+        return next((f for f in found if f[0]), ("", ""))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "", ""
+    least, most = next((_BOUNDS[part] for part in reversed(key.split(".")) if part in _BOUNDS), _NUMBERS)
+    return ("", "") if least <= value <= most else (key, f"{value:.6g} is not within {least:g} and {most:g}")
 
 
 def _strings(text: str, what: str) -> tuple[str, ...]:
@@ -242,9 +272,15 @@ def _retrieval(config: MapStage, left: Tensors, images: int) -> int | None:
             raise ValueError("there is a global encoding, and no retrieval to choose it by")
         return None
     feature = RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor)
-    dim = _described(feature, left, "retrieval.", config.retrieval_parts)
-    if config.own_encoding:
-        return dim  # and no index: no image is ever searched
+    if config.own_encoding:  # and no index: no image is ever searched
+        return _described(feature, left, "retrieval.", config.retrieval_parts)
+    return check_index(feature, config.retrieval_parts, left, images)
+
+
+def check_index(feature: RetrievalPart, of: tuple[RetrievalPart, ...], left: Tensors, images: int) -> int | None:
+    """Remove the tensors of a retrieval model (``retrieval.`` before their names) and give the length of a feature;
+    None where only its network or file knows. ``of``: the parts of a fusion. ValueError for what does not fit."""
+    dim = _described(feature, left, "retrieval.", of)
     parts, entries, size = _take(left, BOOKS, None, None, None)
     codes = left.get(CODES)
     _take(left, CODES, images, parts)

@@ -12,7 +12,6 @@ from scrflow.codeversion import code_version
 from scrflow.config import PcaStage
 from scrflow.encoders import build_encoder, encoder_module, encodes_side_by_side
 from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
 from scrflow.parallel import mapped
 from scrflow.progress import log, track
 from scrflow.scene.model import load_scene
@@ -65,7 +64,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
 
     def encoded(i: int) -> torch.Tensor:
         view = s.mapping[i]
-        photo = read_rgb(s.image_path(view.name))
+        photo = s.photo(view.name)
         return encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image).descriptors
 
     side_by_side = encodes_side_by_side(config.extractor.name)

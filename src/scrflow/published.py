@@ -7,15 +7,13 @@ Two rows, columns or tables of one name are refused, for YAML itself would keep 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from scrflow.config.base import Strict, validate
+from scrflow.config.base import Strict, read_yaml, validate
 from scrflow.errors import ScrflowError
 
 Unit = Literal["%", "MB", "m", "cm", "deg", "px", "h", "min", "s", "ms", "GPUs", "samples/s", "times"]
@@ -121,19 +119,6 @@ class PaperConfig(Strict):
     tables: dict[str, PaperTableConfig] = Field(default_factory=dict)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings must not name a key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 class Papers:
     """All published numbers, by paper (the file's name without .yaml), table, row and column."""
 
@@ -178,11 +163,5 @@ def load_papers(folder: Path) -> Papers:
 
 
 def _read(path: Path) -> PaperConfig:
-    try:
-        # a subclass of SafeLoader: builds plain values alone
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ScrflowError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ScrflowError(f"{path}: expected keys and values, found {type(values).__name__}")
+    values = read_yaml(path)
     return validate(PaperConfig, values, path)

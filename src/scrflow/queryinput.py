@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pycolmap
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from scrflow.errors import ScrflowError
+from scrflow.images import opened, rgb
+from scrflow.scene.intrinsics import check_intrinsics
 from scrflow.scene.model import camera_of_fields, copy_camera
 from scrflow.scene.photo_files import camera_from_exif, read_exif
-from scrflow.scene.validate import check_camera
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
 CameraLike: TypeAlias = pycolmap.Camera | Mapping[str, Any] | Sequence[Any] | str
@@ -57,7 +58,7 @@ def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Imag
 def camera_of(camera: CameraLike, where: str) -> pycolmap.Camera:
     """The camera of any of the forms; ScrflowError beginning with ``where``."""
     if isinstance(camera, pycolmap.Camera):
-        check_camera(camera, where)
+        check_intrinsics(camera, where)
         return copy_camera(camera)
     if isinstance(camera, str):
         fields = camera.split()
@@ -73,7 +74,7 @@ def camera_of(camera: CameraLike, where: str) -> pycolmap.Camera:
     if len(fields) < 4:
         raise ScrflowError(f"{where}: not a camera ({' '.join(fields)!r}); expected {_HOW}")
     found = camera_of_fields(fields, where)
-    check_camera(found, where)
+    check_intrinsics(found, where)
     return found
 
 
@@ -84,16 +85,10 @@ def _opened(image: ImageLike, name: str) -> Image.Image:
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and shape[2] in (1, 3))) or 0 in shape:
             raise ScrflowError(f"{name}: array of {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W]")
         return Image.fromarray(image[..., 0] if image.ndim == 3 and shape[2] == 1 else image).convert("RGB")
-    try:
-        if isinstance(image, Image.Image):
-            return image if image.mode == "RGB" else image.convert("RGB")
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except FileNotFoundError:
-        raise ScrflowError(f"{name}: image is missing") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ScrflowError(f"{name}: image cannot be read ({reason}); replace it or leave it out") from None
+    if isinstance(image, Image.Image):
+        return rgb(image, name)
+    with opened(image) as photo:
+        return rgb(photo, name)
 
 
 def _turned(photo: Image.Image) -> Image.Image:

@@ -24,7 +24,7 @@ from scrflow.progress import meter
 from scrflow.scene.model import MODEL_DIGEST, read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.scene.validate import check_images, check_name, check_unique, some
-from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_features import check_readable, extract_sift, match_pairs, quiet_pycolmap
 from scrflow.sfm_pairs import all_pairs, retrieval_pairs
 
 log = logging.getLogger("scrflow")
@@ -193,6 +193,7 @@ def _reconstruct(
     sfm, source = config.sfm, config.source
     mode = pycolmap.CameraMode.SINGLE if source.single_camera else pycolmap.CameraMode.PER_IMAGE
     reader = pycolmap.ImageReaderOptions(camera_model=source.camera_model, default_focal_length_factor=FOCAL_FACTOR)
+    check_readable(folder, names)
     pycolmap.Database.open(database).close()
     pycolmap.import_images(database, folder, mode, names, reader)
     if sfm.features == "hloc":

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pycolmap
 
+from scrflow.errors import ScrflowError
+from scrflow.images import opened
+from scrflow.plainnames import plain_names
 from scrflow.progress import meter
 
 _IMAGES_A_STEP = 4
 _PAIRS_A_STEP = 64
 _WARNING = 1
+_UNREAD = ("WEBP", "GIF")
 
 
 def quiet_pycolmap() -> None:
@@ -25,8 +29,10 @@ def extract_sift(
 ) -> None:
     """RootSIFT (L1 root) of images that the database knows by name; keypoints in pixels of the image as it is stored.
 
-    The result does not depend on ``threads``: each image is a task of its own.
+    The result does not depend on ``threads``: each image is a task of its own. ScrflowError where COLMAP cannot read an
+    image.
     """
+    check_readable(image_root, names)
     options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=threads, max_image_size=max_image_size)
     options.sift.max_num_features = max_features
     with meter("SIFT features", len(names)) as step:
@@ -39,6 +45,18 @@ def extract_sift(
                 step(name)
 
 
+def check_readable(image_root: Path, names: Sequence[str]) -> None:
+    """pycolmap's wheel lacks some readers, and passes over what it cannot read with a line in the log."""
+    for name in names:
+        with opened(image_root / name) as image:
+            form = image.format
+        if form in _UNREAD:
+            raise ScrflowError(
+                f"{image_root / name}: COLMAP does not read {form}, and its SIFT is asked for here (structure from "
+                "motion, triangulation); save the photos as JPEG or PNG"
+            )
+
+
 def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, verify: bool) -> None:
     """Mutual nearest neighbours with the ratio test for each pair of image names, and with ``verify`` RANSAC of a
     two-view geometry. RANSAC is seeded for each pair, so the result does not depend on ``threads``."""
@@ -47,7 +65,11 @@ def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, 
     )
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = seed
-    with tempfile.TemporaryDirectory(dir=database.parent) as folder, meter("matching pairs", len(pairs)) as step:
+    with (
+        tempfile.TemporaryDirectory(dir=database.parent) as folder,
+        plain_names(database, pairs) as pairs,
+        meter("matching pairs", len(pairs)) as step,
+    ):
         listed = Path(folder) / "pairs.txt"
         for at in range(0, len(pairs), _PAIRS_A_STEP):
             some = pairs[at : at + _PAIRS_A_STEP]

@@ -1,4 +1,4 @@
-"""Files over https: a broken transfer goes on where it stopped, and redirects stay https."""
+"""Files over https, and of object stores: a broken transfer goes on where it stopped, and redirects stay https."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fetch(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _transfer(url, part, open_url or OPENER.open, progress)
+            _transfer(url, part, open_url or _opener(url), progress)
             return
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the part is as long as the file or longer: begin anew
@@ -55,6 +55,14 @@ def fetch(
             if attempt == _ATTEMPTS:
                 raise Unreachable(str(getattr(error, "reason", error)) or type(error).__name__) from None
         time.sleep(min(2.0 ** (attempt - 1), 4.0) if open_url is None else 0.0)
+
+
+def _opener(url: str) -> OpenUrl:
+    if urlsplit(url).scheme != "s3":
+        return OPENER.open
+    from scrflow.transfer_s3 import open_s3
+
+    return open_s3
 
 
 def _transfer(url: str, part: Path, open_url: OpenUrl, progress: Callable[[int, int | None], None] | None) -> None:

@@ -55,6 +55,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
             pairs = import_matches(database, names, features, matches, config.seed, verify=False)
             inputs |= {"hloc_features": sha256_file(features)[:16], "hloc_matches": sha256_file(matches)[:16]}
         else:
+            loaded.check_photos(names)
             extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
             if len(names) <= EXHAUSTIVE_UP_TO and not loaded.parts:
                 pairs = all_pairs(names)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from scrflow.artifacts import atomic_dir
 from scrflow.errors import ScrflowError
+from scrflow.images import opened
 from scrflow.progress import track
 from scrflow.scene.photo_files import list_photos, read_exif
 
@@ -57,7 +58,7 @@ def upright(folder: Path, out: Path) -> Turned:
 def _copy(source: Path, target: Path) -> bool:
     """Whether it was turned."""
     try:
-        with Image.open(source) as image:
+        with opened(source) as image:
             orientation = read_exif(image).orientation
             if orientation == 1:
                 shutil.copyfile(source, target)
@@ -71,7 +72,7 @@ def _copy(source: Path, target: Path) -> bool:
                     if a in tags and b in tags:
                         tags[a], tags[b] = tags[b], tags[a]
             turned.save(target, "JPEG" if image.format in _JPEG else image.format, exif=exif.tobytes(), **how)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, ValueError, struct.error) as error:
         raise ScrflowError(f"{source}: image is damaged, or cannot be written ({error}); replace it") from None
     return True
 

@@ -28,6 +28,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scrflow.artifacts import atomic_path, sha256_file
+from scrflow.config import CommercialUse
 from scrflow.errors import ScrflowError
 from scrflow.transfer import OPENER
 
@@ -58,6 +59,7 @@ class Weights(_Strict):
     bytes: int | None = Field(None, gt=0, description="size; any where it is not known")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="recorded at first use where not known")
     licence: str
+    commercial_use: CommercialUse = "unknown"
     url: str | None = Field(None, pattern=r"^https://")
     mirror: str | None = Field(None, pattern=r"^https://", description="another address of the same file")
     wheel: Wheel | None = None

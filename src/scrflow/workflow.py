@@ -8,23 +8,28 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import functools
+import hashlib
 import io
 import logging
 import os
 import resource
 import socket
+import stat
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from scrflow.config import SceneConfig
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import told_in_a_line
 
 STATE = Path(".snakemake")  # of the working directory; Snakemake's own
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -80,38 +85,86 @@ class Job:
 def stage(snakemake: Any) -> Iterator[Job]:
     """The frame of a workflow script: threads, log, and errors. Import what needs numpy or torch inside the block.
 
-    A ScrflowError becomes one line and exit code 1. Any other exception is a bug and keeps its traceback, in the log
-    and on the terminal.
+    A ScrflowError becomes one line and exit code 1, and so does a full disk and its like. Any other exception is a bug
+    and keeps its traceback, in the log and on the terminal.
     """
     limit_threads(snakemake.threads)
     _end_with_workflow()
     label = " ".join((snakemake.rule, *dict(snakemake.wildcards.items()).values()))
     with _logging(Path(snakemake.log[0]), label):
         try:
-            yield Job(snakemake)
-            _log_usage()
+            with _counting_failures(snakemake):
+                yield Job(snakemake)
+            usage = Usage.of_this_process()
+            log.debug("%s", usage)
+            benchmark = getattr(snakemake.output, "benchmark", None)
+            if benchmark is not None:
+                usage.write(Path(benchmark))
         except ScrflowError as error:
             log.error("error: %s", error)
             sys.exit(1)
-        except Exception:
-            log.error("%s", traceback.format_exc())
+        except Exception as error:
+            line = told_in_a_line(error)
+            log.error("%s", traceback.format_exc() if line is None else f"error: {line}")
             sys.exit(1)
 
 
-def _log_usage() -> None:
-    """CPU time and memory of the whole job; Snakemake's benchmark only samples them, every 30 s in the long run."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    cpu = sum(u.ru_utime + u.ru_stime for u in used)
-    largest = max(peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
-    log.debug("CPU time %.2f s, at most %.0f MB%s", cpu, largest / 1024, _gpu_usage())
+@contextlib.contextmanager
+def _counting_failures(snakemake: Any) -> Iterator[None]:
+    """For rules that ask by the param ``failures``: one more, beside the log, unless the block ends well. It is counted
+    ahead, as a job that is killed counts nothing."""
+    if not hasattr(snakemake.params, "failures"):
+        yield
+        return
+    counted, before = Path(snakemake.log[0]).with_suffix(".failures"), snakemake.params.failures
+    counted.write_text(str(int(before or 0) + 1), encoding="utf-8")
+    yield
+    counted.write_text(before, encoding="utf-8") if before else counted.unlink()
 
 
-def _gpu_usage() -> str:
-    """Snakemake's benchmark files know nothing of a GPU's memory."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return ""
-    return f", GPU at most {torch.cuda.max_memory_allocated() / 1e6:.0f} MB"
+@dataclass(frozen=True)
+class Usage:
+    """Of a whole job with its child processes; Snakemake's benchmark only samples it, every 30 s in the long run."""
+
+    wall_s: float
+    cpu_s: float
+    max_rss_mb: float  # 2^20 bytes, of the largest process
+    gpu_mb: float | None  # 10^6 bytes, most that torch had allocated at once; None where no GPU was used
+
+    @classmethod
+    def of_this_process(cls) -> Usage:
+        """Since the process began."""
+        import psutil  # Snakemake brings it
+
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(u.ru_utime + u.ru_stime for u in used)
+        largest = max(peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
+        wall = time.time() - psutil.Process().create_time()
+        torch = sys.modules.get("torch")
+        gpu = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_initialized() else None
+        return cls(max(wall, 0.01), cpu, largest / 1024, gpu)
+
+    def __str__(self) -> str:
+        gpu = "" if self.gpu_mb is None else f", GPU at most {self.gpu_mb:.0f} MB"
+        return f"CPU time {self.cpu_s:.2f} s, at most {self.max_rss_mb:.0f} MB{gpu}"
+
+    def write(self, path: Path) -> None:
+        """A benchmark file in the form of Snakemake's, for rules that Snakemake does not measure itself because what
+        they make may come out of a cache: as an output it comes from there with the rest. NA is what is not measured;
+        ``gpu_mb`` is a column more."""
+        from scrflow.artifacts import write_text
+
+        minutes, seconds = divmod(int(self.wall_s), 60)
+        values = {
+            "s": f"{self.wall_s:.4f}",
+            "h:m:s": f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}",
+            "max_rss": f"{self.max_rss_mb:.2f}",
+            **dict.fromkeys(("max_vms", "max_uss", "max_pss", "io_in", "io_out"), "NA"),
+            "mean_load": f"{100 * self.cpu_s / self.wall_s:.2f}",
+            "cpu_time": f"{self.cpu_s:.2f}",
+            "gpu_mb": "NA" if self.gpu_mb is None else f"{self.gpu_mb:.0f}",
+        }
+        write_text(path, "\t".join(values) + "\n" + "\t".join(values.values()) + "\n")
 
 
 def peak_kilobytes(fallback: int) -> int:
@@ -144,12 +197,22 @@ class _Terminal(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
+def _opened(path: Path) -> TextIO:
+    """The log; a line and exit code 1 where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        print(f"error: log {told_in_a_line(error) or error}", file=sys.stderr)
+        sys.exit(1)
+
+
 @contextlib.contextmanager
 def _logging(path: Path, label: str) -> Iterator[None]:
     """Log to the file and the terminal. What libraries print from C goes to the file; only one of several jobs that
     share a terminal shows bars and lines there, the others warnings and errors alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", buffering=1) as file, contextlib.ExitStack() as stack:
+    logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
+    with _opened(path) as file, contextlib.ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
         terminal = io.TextIOWrapper(
@@ -251,6 +314,23 @@ def _end_with_workflow() -> None:
 # -------------------------------------------------------------------------------------------------- files of a dataset
 
 
+def file_digest(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes, counted once a process for a file that does not change; of a folder, of the names
+    and digests of the files in it."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        inside = sorted(p for p in Path(path).rglob("*") if p.is_file())
+        text = "".join(f"{p.relative_to(path).as_posix()} {file_digest(p)}\n" for p in inside)
+        return hashlib.sha256(text.encode()).hexdigest()
+    return _digest(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: str, *_identity: int) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def source_files(scene: SceneConfig, root: Path) -> list[str]:
     """Files of a dataset whose change makes another scene: split lists, poses, models, and for bare photos the photos.
 
@@ -259,4 +339,16 @@ def source_files(scene: SceneConfig, root: Path) -> list[str]:
     """
     split = scene.split
     listed = [root / name for name in (split.mapping, *split.queries.values(), split.query_poses) if name]
-    return [str(path) for path in dict.fromkeys([*listed, *scene.source.files(root)]) if path.is_file()]
+    return inputs_of([path for path in [*listed, *scene.source.files(root)] if path.is_file()])
+
+
+def inputs_of(paths: Iterable[Path]) -> list[str]:
+    """The paths as inputs of a rule, each once. Snakemake takes {x} for a wildcard and <x> for a variable, and
+    has no way to write them otherwise: in place of such a file its folder is watched (the photos' checksums tell what
+    changed in it)."""
+    watched = []
+    for path in paths:
+        while any(c in str(path) for c in "{<"):
+            path = path.parent
+        watched.append(str(path))
+    return list(dict.fromkeys(watched))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.artifacts import Stamp, write_safetensors
+from scrflow.artifacts import Stamp, sha256_file, write_safetensors
 from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, MapStage
 from scrflow.encoders import build_encoder
 from scrflow.head import Head
@@ -79,7 +79,7 @@ def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
         mapping=[View(name, CAMERA, p) for name, p in mapping.items()],
         queries=[Query(name, CAMERA, "all") for name in queries],
         query_poses=queries,
-        image_sha256=dict.fromkeys([*mapping, *queries], "0" * 64),
+        image_sha256={name: sha256_file(photos / name) for name in (*mapping, *queries)},
     )
     return scene, queries
 

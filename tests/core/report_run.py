@@ -10,7 +10,7 @@ import numpy as np
 import plane_map
 from PIL import Image
 
-from scrflow.artifacts import read_stamp
+from scrflow.artifacts import read_stamp, sha256_file
 from scrflow.config import EvaluateStage, LocalizeStage, MapStage
 from scrflow.evaluate import evaluate
 from scrflow.localize import localize_queries
@@ -79,7 +79,7 @@ class Wall:
             mapping=self.mapping,
             queries=[Query(query, plane_map.CAMERA, of.condition) for query, of in queries.items()],
             query_poses={query: of.reference for query, of in queries.items() if of.reference is not None},
-            image_sha256=dict.fromkeys([*(v.name for v in self.mapping), *queries], "0" * 64),
+            image_sha256={n: sha256_file(photos / n) for n in [*(v.name for v in self.mapping), *queries]},
         )
         parts = (self.made.map.with_name(file) for file in ("head.safetensors", "pca.safetensors"))
         map_path, poses, details = (folder / f for f in ("map.safetensors", "poses.txt", "localization.json"))

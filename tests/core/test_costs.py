@@ -39,12 +39,12 @@ def test_every_rule_is_known():
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.rule)
 def test_files_and_benchmarks_are_those_of_the_rule(job):
     text = rules()[job.rule].partition("output:")[2]
-    outputs, _, rest = text.partition("log:")
+    outputs = text.partition("log:")[0]
     for pattern in job.makes:
         assert f'"results/{pattern}"' in outputs
     wildcards = [name for name in re.findall(r"\{(\w+)\}", job.makes[0]) if name != "scene"]
     name = "-".join(f"{{{wildcard}}}" for wildcard in wildcards)
-    assert f'"results/{{scene}}/benchmarks/{job.rule}{"/" if name else ""}{name}.tsv"' in rest
+    assert f'"results/{{scene}}/benchmarks/{job.rule}{"/" if name else ""}{name}.tsv"' in text
     assert f'"results/{{scene}}/logs/{job.rule}{"/" if name else ""}{name}.log"' in text
 
 

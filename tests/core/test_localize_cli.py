@@ -159,7 +159,7 @@ def test_a_broken_photo_does_not_stop_the_others(made, tmp_path, caplog):
     done = run(made.map, folder, "--camera", LINE, "--out", tmp_path / "poses.txt")
     assert done.exit_code == 1
     assert "1 of 3 photos have a pose" in done.output and "1 not localized (c.png); 1 not usable (b.png)" in done.output
-    assert "b.png: image cannot be read" in caplog.text
+    assert "b.png: image is damaged or truncated" in caplog.text
     assert list(read_poses(tmp_path / "poses.txt")) == ["a.png"]
     records = lines(tmp_path / "poses.jsonl")
     assert [("error" in r, r.get("reason")) for r in records] == [
@@ -204,10 +204,10 @@ def test_names_and_outputs_are_checked(made, tmp_path):
         photos_of((tmp_path / "no.jpg",))
     with pytest.raises(ScrflowError, match="more than once"):
         photos_of((made.photos / "query", made.photos / "query"))
-    spaced = tmp_path / "a b.png"
-    Image.new("RGB", (8, 8)).save(spaced)
-    with pytest.raises(ScrflowError, match="blank"):
-        photos_of((spaced,))
+    torn = tmp_path / "a\nb.png"
+    Image.new("RGB", (8, 8)).save(torn)
+    with pytest.raises(ScrflowError, match="control character"):
+        photos_of((torn,))
     for options, message in (
         ({"--out": tmp_path / "p.jsonl"}, "suffix .jsonl"),
         ({"--out": tmp_path / "p.txt", "--min-confidence": 1.5}, "expected a probability"),

@@ -19,7 +19,6 @@ from scrflow.artifacts import (
     create_h5,
     open_h5,
     read_json,
-    read_npz,
     read_safetensors,
     write_json,
     write_npz,
@@ -28,6 +27,7 @@ from scrflow.artifacts import (
 )
 from scrflow.cli import app
 from scrflow.errors import ScrflowError
+from scrflow.npzfiles import read_arrays
 from scrflow.seal import check_seal
 
 STAMP = Stamp("thing", {"a": [1, 2]}, "code")
@@ -50,7 +50,7 @@ def read(path: Path) -> object:
     if path.suffix == ".h5":
         with open_h5(path, "thing") as f:
             return f["column"][:].tolist(), list(f.attrs["names"])
-    reader = {".npz": read_npz, ".json": read_json, ".safetensors": read_safetensors}[path.suffix]
+    reader = {".npz": read_arrays, ".json": read_json, ".safetensors": read_safetensors}[path.suffix]
     return {k: np.asarray(v).tolist() for k, v in reader(path, "thing").items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from scrflow.artifacts import read_json, read_safetensors, read_safetensors_metadata
+from scrflow.artifacts import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 from scrflow.config import (
     ExtractorConfig,
     PoseListSource,
@@ -185,7 +185,7 @@ def scene(tmp_path_factory):
     names = [v.name for v in mapping] + [q.name for q in queries]
     write_scene(
         folder / "scene", config=config, code="test", image_root=root, unit="m", mapping=mapping, queries=queries,
-        query_poses={}, image_sha256=dict.fromkeys(names, "0" * 64),
+        query_poses={}, image_sha256={name: sha256_file(root / name) for name in names},
     )  # fmt: skip
     return folder / "scene"
 

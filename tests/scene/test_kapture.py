@@ -234,8 +234,8 @@ FAULTS = {
         r"records_camera\.txt: line 3: rigs\.txt runs in a circle: 40027089 -> a -> b -> a",
     ),
     "blank": (
-        lambda r: edit(r, "records_camera.txt", lambda ls: [ls[0].replace(".jpg", " 1.jpg"), *ls[1:]]),
-        r"40027089_1566545000 1\.jpg' has a blank",
+        lambda r: edit(r, "records_camera.txt", lambda ls: [ls[0].replace(".jpg", ".jpg 1"), *ls[1:]]),
+        r"40027089_1566545000\.jpg 1' has a blank and no suffix",
     ),
     "outside": (
         lambda r: edit(r, "records_camera.txt", lambda ls: [f"{S}, 40027089, ../a.jpg", *ls[1:]]),

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 from typer.testing import CliRunner
 
-from scrflow.artifacts import Stamp, write_json
+from scrflow.artifacts import Stamp, folder_digest, write_json
 from scrflow.cli import app
 from scrflow.config import ColmapSource, PhotosSource, Project, SceneConfig, SceneStage, Split
 from scrflow.errors import ScrflowError
@@ -22,7 +22,7 @@ from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.forms import detect
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import query_line, read_model, views_of_model
+from scrflow.scene.model import MODEL_DIGEST, query_line, read_model, views_of_model
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif
 from scrflow.upright import upright
 
@@ -192,7 +192,7 @@ def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
     may have."""
     sfm = colmap / "sparse/0"
     source = PhotosSource(reader="photos", single_camera=False)
-    write_json(sfm / "sfm.json", {}, Stamp.make("sfm", source, "test"))
+    write_json(sfm / "sfm.json", {MODEL_DIGEST: folder_digest(sfm)}, Stamp.make("sfm", source, "test"))
     with_exif(photo, colmap / "images/x/exif.jpg", (600, 400), **{F35: 28})
     with_exif(photo, colmap / "images/x/alike.jpg", (512, 384))
     with_exif(photo, colmap / "images/x/other.jpg", (600, 400))
@@ -436,9 +436,12 @@ PHOTO_FAULTS = {
     "none": (lambda r: shutil.rmtree(r), "photos: no such file or folder"),
     "empty": (lambda r: (shutil.rmtree(r), r.mkdir()), "photos: an empty folder; expected one of: kapture"),
     "heic": (heic_only, r"photos: no photos and no form known in it, only \.heic"),
-    "cut": (lambda r: (cut(r / "map/1.jpg"), cut(r / "map/3.jpg")), r"2 of 12 photos cannot be read: map/1\.jpg \("),
-    "text": (lambda r: (r / "map/1.jpg").write_text("no"), r"1 of 12 photos cannot be read: map/1\.jpg \(not an image"),
-    "blank": (lambda r: (r / "map/1.jpg").rename(r / "map/1 1.jpg"), r"image name 'map/1 1\.jpg' has a blank"),
+    "cut": (lambda r: (cut(r / "map/1.jpg"), cut(r / "map/3.jpg")), r"2 of 12 photos cannot be used: map/1\.jpg \("),
+    "text": (
+        lambda r: (r / "map/1.jpg").write_text("no"),
+        r"1 of 12 photos cannot be used: map/1\.jpg \(image is damaged or truncated \(not an",
+    ),
+    "newline": (lambda r: (r / "map/1.jpg").rename(r / "map/1\n1.jpg"), r"image name 'map/1\\n1\.jpg' has a control"),
     "turned": (turn, r"2 of 12 photos are turned by their EXIF tag alone \(map/1\.jpg, map/3\.jpg\): scrflow upright"),
     "depth": (
         lambda r: Image.fromarray(np.zeros((4, 4), np.uint16)).save(r / "map/depth.png"),

@@ -104,6 +104,22 @@ def test_readme_reruns_nothing(finished: Project):
     assert finished.planned(POSES) == {}
 
 
+def test_a_scene_that_cannot_be_read_again_keeps_the_old_one_and_is_not_done(project: Project):
+    """Snakemake takes a failed job with update() outputs for done: the next run said so with exit status 0."""
+    scene = "results/tiny/scene/scene.json"
+    project.snakemake(scene)
+    before = project.read(scene)
+    project.edit("config/scenes/tiny.yaml", "images: images", "images: none")
+    for _ in range(2):
+        broken = project.snakemake(scene, check=False)
+        assert broken.returncode == 1 and "data/none" in broken.stdout, broken.stdout
+        assert project.read(scene) == before
+    project.edit("config/scenes/tiny.yaml", "images: none", "images: images")
+    project.snakemake(scene)
+    assert project.read(scene) == before
+    assert "Nothing to be done" in project.snakemake(scene).stdout
+
+
 def test_two_workflows_at_once(project: Project):
     first = project.start(POSES)
     try:

@@ -23,6 +23,7 @@ from scrflow.config.features import (
     SampleDepthConfig,
     WeightsConfig,
 )
+from scrflow.config.licence import CommercialUse, Restriction, restrictions
 from scrflow.config.method import (
     EarlyStopConfig,
     GlobalEncodingUse,
@@ -47,6 +48,7 @@ from scrflow.config.sources import (
     NvmSource,
     PhotosSource,
     PoseListSource,
+    RegionSource,
     SevenScenesSource,
     Source,
     TwelveScenesSource,
@@ -91,6 +93,7 @@ __all__ = [
     "ClustersStage",
     "ColmapSource",
     "CombinedSource",
+    "CommercialUse",
     "CovisibilityStage",
     "DepthMaps",
     "Download",
@@ -129,6 +132,8 @@ __all__ = [
     "PointDepthStage",
     "PoseListSource",
     "Project",
+    "RegionSource",
+    "Restriction",
     "RetrievalConfig",
     "RetrievalPart",
     "RetrievalStage",
@@ -153,4 +158,5 @@ __all__ = [
     "TwelveScenesSource",
     "WeightsConfig",
     "deep_merge",
+    "restrictions",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,39 @@ from scrflow.errors import ScrflowError
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a number that is none or without end."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings must not name a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is a list", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file, none of them made by a tag, no key twice. ScrflowError for anything else."""
     if not path.is_file():
         raise ScrflowError(f"{path}: no such config file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # a subclass of SafeLoader: builds plain values alone
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
     except yaml.YAMLError as error:
         raise ScrflowError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of PyYAML: 2020-99-99, ever deeper lists
+        raise ScrflowError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

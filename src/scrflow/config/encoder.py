@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from scrflow.config.base import Strict
+from scrflow.config.licence import CommercialUse
 
 
 class ExtractorConfig(Strict):
@@ -69,6 +70,7 @@ class EncoderConfig(Strict):
     extends: str | None = None
     description: str
     licence: str
+    commercial_use: CommercialUse = Field("unknown", description="what the licence says of it")
     extractor: ExtractorConfig
     pca: PcaConfig = PcaConfig()
     buffer: BufferConfig = BufferConfig()

@@ -81,6 +81,8 @@ class RetrievalConfig(Strict):
     @model_validator(mode="after")
     def _complete(self) -> RetrievalConfig:
         needed = {"vlad": "encoder", "network": "network", "fusion": "parts", "hloc": "file"}
+        if self.file is not None and set("{}") & set(self.file.replace("{scene}", "")):
+            raise ValueError("file: {scene} alone is filled in")
         if not getattr(self, needed[self.kind]):
             raise ValueError(f"{self.kind} needs {needed[self.kind]}")
         if self.kind == "fusion" and (len(self.parts) < 2 or len(set(self.parts)) < len(self.parts)):

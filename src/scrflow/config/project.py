@@ -10,9 +10,10 @@ from scrflow.config.base import Strict, deep_merge, read_yaml, validate
 from scrflow.config.baseline import BaselineConfig
 from scrflow.config.encoder import EncoderConfig, ExtractorConfig
 from scrflow.config.features import GlobalConfig, RetrievalConfig
+from scrflow.config.licence import restrictions
 from scrflow.config.method import MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
-from scrflow.config.sources import CombinedSource
+from scrflow.config.sources import CombinedSource, RegionSource
 from scrflow.config.stages import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -66,6 +67,9 @@ class Project:
         self.dir = Path(config_dir)
         over = dict(overrides or {})
         self._over = {kind: over.pop(kind, None) or {} for kind in KINDS}
+        for kind, named in self._over.items():
+            if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
+                raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
         self._keys: dict[str, dict[str, dict[str, Any]]] = {}
         values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
         self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
@@ -94,7 +98,7 @@ class Project:
             base = raw[name].get("extends")
             if base is None:
                 return raw[name]
-            if base not in raw:
+            if not isinstance(base, str) or base not in raw:
                 raise ScrflowError(f"{files[name]}: key extends: no {kind} named {base!r}; there are {', '.join(raw)}")
             return deep_merge(resolve(base, (*trail, name)), raw[name])
 
@@ -167,9 +171,17 @@ class Project:
             known(where, "method", scene.method, self.methods)
             known(where, "graph", scene.graph, self.config.graphs)
             for part in self.parts(name):
-                known(where, "source.scenes", part, self.scenes)
+                key = "source.scene" if isinstance(scene.source, RegionSource) else "source.scenes"
+                known(where, key, part, self.scenes)
                 if self.parts(part):
-                    raise ScrflowError(f"{where}: key source.scenes: {part} is a combined scene itself; list its parts")
+                    raise ScrflowError(
+                        f"{where}: key {key}: {part} is a combined scene, or a region, itself; name what it is made of"
+                    )
+                if isinstance(scene.source, RegionSource) and scene.unit != self.scenes[part].unit:
+                    raise ScrflowError(
+                        f"{where}: key unit: {scene.unit!r}, {part} has {self.scenes[part].unit!r}; a region keeps its "
+                        "scene's frame: set the same"
+                    )
             if not self.runs(name, scene.method):
                 self.depth_maps(name, scene.method)
             if name in self.methods or name in self.baselines or name in RESERVED:
@@ -314,8 +326,10 @@ class Project:
         return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """The scenes whose artifacts a combined scene is made of; none for any other scene."""
+        """The scenes whose artifacts a scene is made of: a combined one, or a region of another; none for others."""
         source = self.scene(name).source
+        if isinstance(source, RegionSource):
+            return (source.scene,)
         return source.scenes if isinstance(source, CombinedSource) else ()
 
     def scenes_at_hand(self) -> list[str]:
@@ -337,7 +351,13 @@ class Project:
 
     def scene_stage(self, scene: str) -> SceneStage:
         s = self.scene(scene)
-        return SceneStage(source=s.source, split=s.split, min_mapping_images=s.min_mapping_images, unit=s.unit)
+        return SceneStage(
+            source=s.source,
+            split=s.split,
+            min_mapping_images=s.min_mapping_images,
+            unit=s.unit,
+            check_poses=s.check_poses,
+        )
 
     def triangulate_stage(self, scene: str) -> TriangulateStage:
         sfm = self.scene(scene).sfm.of_scene(scene)
@@ -417,6 +437,7 @@ class Project:
             localize=m.localize,
             thresholds=s.thresholds,
             unit=s.unit,
+            restrictions=restrictions(self, scene, method),
             seed=self.seed_of(method),
         )
 
@@ -494,7 +515,8 @@ class Project:
 
     def _table_scene(self, name: str) -> TableScene:
         s = self.scene(name)
-        conditions = self.parts(name) or tuple(s.split.queries)
+        whole = self.scene(s.source.scene) if isinstance(s.source, RegionSource) else s
+        conditions = tuple(whole.split.queries) if whole is not s else self.parts(name) or tuple(s.split.queries)
         synthetic = s.synthetic or any(self.scene(part).synthetic for part in self.parts(name))
         return TableScene(name=name, unit=s.unit, thresholds=s.thresholds, conditions=conditions, synthetic=synthetic)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from scrflow.config.base import Strict
+from scrflow.config.licence import CommercialUse
 from scrflow.config.sources import Source
 
 
@@ -37,7 +39,7 @@ class Split(Strict):
 class Archive(Strict):
     """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz), or with ``unpack: false`` a single file."""
 
-    url: str = Field(pattern=r"^https://")
+    url: str = Field(pattern=r"^(https|s3)://", description="https://..., or s3://BUCKET/KEY (docs/storage.md)")
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="not given: recorded at the first download, checked from then on"
     )
@@ -128,9 +130,13 @@ class DepthMaps(Strict):
     @classmethod
     def _known_fields(cls, pattern: str) -> str:
         try:
-            one, other = (pattern.format(folder="a", stem=name, base=name) for name in ("b", "c"))
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("knows {folder}, {stem} and {base}") from None
+            fields = [(name, spec, how) for _, name, spec, how in Formatter().parse(pattern) if name is not None]
+        except ValueError:
+            fields = [("", "", "")]
+        # no attributes of them, and no widths of 10^9 blanks
+        if any(name not in ("folder", "stem", "base") or spec or how for name, spec, how in fields):
+            raise ValueError("knows {folder}, {stem} and {base}")
+        one, other = (pattern.format(folder="a", stem=name, base=name) for name in ("b", "c"))
         if one == other:
             raise ValueError("must hold {stem} or {base}: every photo has a depth image of its own")
         parts = pattern.split("/")
@@ -157,6 +163,7 @@ class SceneConfig(Strict):
     extends: str | None = None
     description: str
     licence: str
+    commercial_use: CommercialUse = Field("unknown", description="what the licence says of it")
     citation: str = ""
     synthetic: bool = False
     root: str = Field(description="folder of the scene, relative to data_root (or to the project with in_project)")
@@ -168,6 +175,10 @@ class SceneConfig(Strict):
     depth_maps: DepthMaps | None = Field(None, description="for methods with depth_source maps")
     unit: str = Field("m", description="name of the unit of length, for tables")
     min_mapping_images: int = Field(3, ge=2)
+    check_poses: bool = Field(
+        True,
+        description="hold given poses against the photos (some 2 s): a wrong convention stops the run, and is named",
+    )
     depth_range: tuple[float, float] = Field(
         (0.1, 8.0), description="frustum overlap samples depths in it: 8 indoors, 50 outdoors"
     )

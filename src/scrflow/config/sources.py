@@ -206,6 +206,35 @@ class CombinedSource(Strict):
         return []  # the scenes' artifacts are inputs of their own
 
 
+class RegionSource(Strict):
+    """A part of another scene, by where its mapping cameras are; all its queries. Poses stay in the one frame."""
+
+    reader: Literal["region"]
+    scene: str = Field(description="name of the scene that is cut")
+    regions: int = Field(ge=2, description="number of regions that it is cut into")
+    region: int = Field(ge=1, description="which of them, from 1")
+    overlap: float = Field(
+        0.0,
+        ge=0,
+        description="in the scene's unit: a camera this near to one of another region's belongs to that one too; as "
+        "far as the photos see clearly",
+    )
+    by: Literal["bisect", "kmeans"] = Field(
+        "bisect",
+        description="bisect: equal numbers of photos, cut across the direction of largest variance, again and again; "
+        "kmeans: clusters of the cameras' centres",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RegionSource:
+        if self.region > self.regions:
+            raise ValueError(f"region {self.region} of {self.regions}: they are numbered from 1")
+        return self
+
+    def files(self, root: Path) -> list[Path]:
+        return []  # the scene's artifact is an input of its own
+
+
 class NvmSource(Strict):
     """A VisualSFM model (NVM_V3) with an image folder."""
 
@@ -248,6 +277,7 @@ Source = Annotated[
     | SevenScenesSource
     | TwelveScenesSource
     | CombinedSource
+    | RegionSource
     | NvmSource
     | CambridgeSource,
     Field(discriminator="reader"),

@@ -17,6 +17,7 @@ from scrflow.config.features import (
     RetrievalConfig,
     SampleDepthConfig,
 )
+from scrflow.config.licence import Restriction
 from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, MapConfig, TrainingConfig
 from scrflow.config.scene import DepthMaps, SfmConfig, Split
 from scrflow.config.sources import PhotosSource, Source
@@ -34,6 +35,7 @@ class SceneStage(Strict):
     split: Split
     min_mapping_images: int
     unit: str
+    check_poses: bool = True
 
 
 class TriangulateStage(Strict):
@@ -125,6 +127,7 @@ class MapStage(Strict):
     localize: LocalizeConfig
     thresholds: tuple[tuple[float, float], ...] = Field(description="of the scene: unit and degrees, finest first")
     unit: str
+    restrictions: tuple[Restriction, ...] = Field((), description="what in the map may not be used commercially")
     seed: int
 
 

@@ -25,6 +25,13 @@ _CLASSES = {
 _SIDE_BY_SIDE = frozenset({"efficientnet-lite0"})
 
 
+def descriptor_weights(name: str, options: dict[str, Any]) -> str:
+    """The published weights (in weights_registry.yaml) that a network with these options takes."""
+    _check(name)
+    trained_on = options.get("trained_on", "pitts30k")
+    return f"netvlad-{trained_on}" if name == "netvlad" else name
+
+
 def describes_side_by_side(name: str) -> bool:
     """Whether photos are to be described by several threads at once, on a CPU, with the network of that name."""
     _check(name)
@@ -52,4 +59,10 @@ def _check(name: str) -> None:
         raise ScrflowError(f"no global descriptor {name!r}; there are {', '.join(_CLASSES)}")
 
 
-__all__ = ["GlobalDescriptor", "build_descriptor", "describes_side_by_side", "descriptor_module"]
+__all__ = [
+    "GlobalDescriptor",
+    "build_descriptor",
+    "describes_side_by_side",
+    "descriptor_module",
+    "descriptor_weights",
+]

@@ -11,6 +11,7 @@ import pycolmap
 
 from scrflow.hloc.features import read_keypoints
 from scrflow.hloc.matches import read_matches, write_pairs
+from scrflow.plainnames import plain_names
 
 log = logging.getLogger("scrflow")
 
@@ -43,7 +44,7 @@ def _verify(database: Path, pairs: Sequence[tuple[str, str]], seed: int) -> None
     passes over it. Seeded for each pair, so the result does not depend on the number of threads."""
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.random_seed = seed
-    with tempfile.TemporaryDirectory(dir=database.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=database.parent) as folder, plain_names(database, pairs) as plain:
         listed = Path(folder) / "pairs.txt"
-        write_pairs(listed, pairs)
+        write_pairs(listed, plain)
         pycolmap.verify_matches(database, listed, options)

@@ -24,6 +24,7 @@ from scrflow.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.progress import track
 from scrflow.retrieval import Retriever, hloc
 from scrflow.retrieval.describe import build_describer
+from scrflow.scene.listfile import listed
 from scrflow.scene.model import Scene, load_scene
 from scrflow.views import encode_view
 
@@ -47,7 +48,7 @@ def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int
     with atomic_dir(out) as folder:
         with create_h5(folder / "features.h5", stamp) as file:
             _write_features(file, scene, config.extractor)
-        (folder / "mapping.txt").write_text("".join(f"{v.name}\n" for v in scene.mapping), encoding="utf-8")
+        (folder / "mapping.txt").write_text("".join(f"{listed(v.name)}\n" for v in scene.mapping), encoding="utf-8")
         shutil.copy(results / "scene" / "queries.txt", folder / "queries.txt")
         shutil.copytree(results / "scene" / "mapping", folder / "sfm")
         write_pairs(folder / "pairs-covisibility.txt", covisible_pairs(graph, config.pairs))
@@ -59,9 +60,12 @@ def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int
     log.info("hloc: %d mapping images and %d queries to %s", len(scene.mapping), len(scene.queries), out)
 
 
-def stored_features(path: Path, encoder: LocalEncoder, short_side: int, max_keypoints: int) -> StoredFeatures:
-    """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored."""
-    photo = read_rgb(path)
+def stored_features(
+    path: Path, encoder: LocalEncoder, short_side: int, max_keypoints: int, sha256: str | None = None
+) -> StoredFeatures:
+    """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored. ScrflowError
+    where its file is not that of ``sha256``."""
+    photo = read_rgb(path, sha256)
     resized = resized_to_short_side(photo, short_side)
     found = encoder(to_tensor(resized)).top(max_keypoints)
     scale = np.array(photo.size, np.float32) / np.array(resized.size, np.float32)
@@ -89,8 +93,8 @@ def _write_features(file: h5py.File, scene: Scene, extractor: ExtractorConfig) -
     encoder = build_encoder(extractor)
     names = [v.name for v in scene.mapping] + [q.name for q in scene.queries]
     for name in track(names, "local features"):
-        path = scene.image_path(name)
-        write_features(file, name, stored_features(path, encoder, extractor.short_side, extractor.max_keypoints))
+        path, sizes = scene.image_path(name), (extractor.short_side, extractor.max_keypoints)
+        write_features(file, name, stored_features(path, encoder, *sizes, scene.sha256.get(name)))
 
 
 def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[str, np.ndarray]:
@@ -105,7 +109,7 @@ def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[
     retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
     describe = build_describer(config.retrieval, retriever.description, config.parts)
     for query in track(scene.queries, "global descriptors"):
-        photo = read_rgb(scene.image_path(query.name))
+        photo = scene.photo(query.name)
 
         def local(extractor: ExtractorConfig, keypoints: int, photo=photo, camera: pycolmap.Camera = query.camera):
             encoder = _encoder(extractor.model_copy(update={"max_keypoints": keypoints}).model_dump_json())

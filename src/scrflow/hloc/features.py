@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from scrflow.errors import ScrflowError
+from scrflow.h5files import array_of, held, opened_h5
 
 ORIGIN = 0.5  # px, added to hloc's keypoints to make them COLMAP's
 
@@ -34,14 +35,10 @@ class StoredFeatures:
 
 @contextlib.contextmanager
 def opened(path: Path, what: str) -> Iterator[h5py.File]:
-    """An HDF5 file for reading; ScrflowError when it is missing or no HDF5."""
+    """An HDF5 file for reading; ScrflowError when it is missing, no HDF5, or found to be damaged in the block."""
     if not Path(path).is_file():
         raise ScrflowError(f"{path}: file of {what} is missing; make it with hloc, or ask for it by its rule")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ScrflowError(f"{path}: not an HDF5 file ({error})") from None
-    with file:
+    with opened_h5(path, what) as file:
         yield file
 
 
@@ -58,7 +55,8 @@ def write_features(file: h5py.File, name: str, features: StoredFeatures) -> None
 def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Keypoints [N, 2] float32, COLMAP's pixels, of each of ``names``.
 
-    ScrflowError when the file cannot be read, photos are missing (the first and how many), or keypoints are not finite.
+    ScrflowError when the file cannot be read, leads to other files (scrflow.h5files), photos are missing (the first and
+    how many), or keypoints are not finite.
     """
     with opened(path, "local features") as file:
         check_images(file, path, names)
@@ -69,28 +67,30 @@ def read_features(path: Path, name: str) -> StoredFeatures:
     """All that a file holds of one photo. ScrflowError as for ``read_keypoints``, and for shapes that do not fit."""
     with opened(path, "local features") as file:
         check_images(file, path, [name])
-        group = file[name]
         keypoints = _keypoints(file, path, name)
-        missing = [key for key in ("descriptors", "scores", "image_size") if key not in group]
+        types = {"descriptors": np.float32, "scores": np.float32, "image_size": np.int64}
+        found = {key: array_of(file, f"{name}/{key}", path, dtype) for key, dtype in types.items()}
+        missing = [key for key, values in found.items() if values is None]
         if missing:
             raise ScrflowError(f"{path}: {name}: no {missing[0]}; expected keypoints, descriptors, scores, image_size")
-        descriptors = np.asarray(group["descriptors"], np.float32)
-        scores = np.asarray(group["scores"], np.float32)
-        size = tuple(int(v) for v in np.asarray(group["image_size"]).reshape(-1))
-        uncertainty = group["keypoints"].attrs.get("uncertainty", 1.0)
+        descriptors, scores = found["descriptors"], found["scores"]
+        size = tuple(int(v) for v in found["image_size"].reshape(-1)[:3])
+        uncertainty = float(file[name]["keypoints"].attrs.get("uncertainty", 1.0))
     if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints) or scores.shape != (len(keypoints),):
         raise ScrflowError(
             f"{path}: {name}: {len(keypoints)} keypoints, descriptors {descriptors.shape}, scores {scores.shape}; "
             "expected descriptors [dim, keypoints] and scores [keypoints]"
         )
-    if len(size) != 2:
-        raise ScrflowError(f"{path}: {name}: image_size has {len(size)} numbers, expected width and height")
-    return StoredFeatures(keypoints, descriptors.T, scores, size, float(uncertainty))
+    if not (np.isfinite(descriptors).all() and np.isfinite(scores).all() and np.isfinite(uncertainty)):
+        raise ScrflowError(f"{path}: {name}: a descriptor, a score or the uncertainty is not finite; extract it again")
+    if len(size) != 2 or min(size) < 1:
+        raise ScrflowError(f"{path}: {name}: image_size is {size}, expected width and height; extract it again")
+    return StoredFeatures(keypoints, descriptors.T, scores, size, uncertainty)
 
 
 def check_images(file: h5py.File, path: Path, names: Sequence[str]) -> None:
     """ScrflowError when the open file lacks the keypoints of an image."""
-    missing = [n for n in names if not isinstance(file.get(f"{n}/keypoints"), h5py.Dataset)]
+    missing = [n for n in names if not isinstance(held(file, f"{n}/keypoints", path), h5py.Dataset)]
     if missing:
         raise ScrflowError(
             f"{path}: no keypoints of {missing[0]} ({len(missing)} of {len(names)} images are missing); "
@@ -99,9 +99,10 @@ def check_images(file: h5py.File, path: Path, names: Sequence[str]) -> None:
 
 
 def _keypoints(file: h5py.File, path: Path, name: str) -> np.ndarray:
-    stored = np.asarray(file[name]["keypoints"], np.float32)
-    if stored.ndim != 2 or stored.shape[1] < 2:
-        raise ScrflowError(f"{path}: {name}: keypoints have shape {stored.shape}, expected [keypoints, 2]")
+    stored = array_of(file, f"{name}/keypoints", path, np.float32)
+    if stored is None or stored.ndim != 2 or stored.shape[1] < 2:
+        shape = None if stored is None else stored.shape
+        raise ScrflowError(f"{path}: {name}: keypoints have shape {shape}, expected [keypoints, 2]")
     if not np.isfinite(stored).all():
         raise ScrflowError(f"{path}: {name}: a keypoint is not finite")
     return stored[:, :2] + np.float32(ORIGIN)

@@ -7,7 +7,7 @@ either order. ``matches0`` [N] holds for each keypoint of the first image the in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -15,8 +15,9 @@ import numpy as np
 
 from scrflow.artifacts import write_text
 from scrflow.errors import ScrflowError
+from scrflow.h5files import array_of, held
 from scrflow.hloc.features import opened
-from scrflow.scene.model import read_lines
+from scrflow.scene.listfile import listed, read_lines, split_names
 
 NONE = -1  # in matches0
 
@@ -28,16 +29,18 @@ def pair_key(first: str, second: str, separator: str = "/") -> str:
 
 def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
     """Lines ``first second``."""
-    write_text(path, "".join(f"{a} {b}\n" for a, b in pairs))
+    write_text(path, "".join(f"{listed(a)} {listed(b)}\n" for a, b in pairs))
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Pairs of image names in the order of the file; ScrflowError for a line that is not two names."""
+def read_pairs(path: Path, names: Collection[str] | None = None) -> list[tuple[str, str]]:
+    """Pairs of image names in the order of the file; ScrflowError for a line that is not two names. ``names``, where
+    they are known, tell where a name ends that holds blanks and a suffix among them."""
     pairs = []
-    for number, fields in read_lines(path):
-        if len(fields) != 2:
-            raise ScrflowError(f"{path}: line {number}: expected two image names, found {len(fields)}")
-        pairs.append((fields[0], fields[1]))
+    for number, line in read_lines(path):
+        found = [p for p in split_names(line) if names is None or (p[0] in names and p[1] in names)]
+        if len(found) != 1:
+            raise ScrflowError(f"{path}: line {number}: expected two image names, found {len(line.split())} fields")
+        pairs += found
     return pairs
 
 
@@ -70,9 +73,9 @@ def read_matches(
     order is turned. ScrflowError when the file cannot be read, lacks a pair, or does not fit the keypoints.
     """
     with opened(path, "matches") as file:
-        held = _held_pairs(file, keypoints)
-        wanted = pairs if pairs is not None else [pair for pair, (_, turned) in held.items() if not turned]
-        missing = [pair for pair in wanted if pair not in held]
+        stored = _stored_pairs(file, path, keypoints)
+        wanted = pairs if pairs is not None else [pair for pair, (_, turned) in stored.items() if not turned]
+        missing = [pair for pair in wanted if pair not in stored]
         if missing:
             a, b = missing[0]
             raise ScrflowError(
@@ -81,36 +84,39 @@ def read_matches(
             )
         if not wanted:
             raise ScrflowError(f"{path}: no pair of these {len(keypoints)} images; names are those of the scene")
-        return {pair: _matches(file, path, *held[pair], pair, keypoints) for pair in wanted}
+        return {pair: _matches(file, path, *stored[pair], pair, keypoints) for pair in wanted}
 
 
-def _held_pairs(file: h5py.File, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
+def _stored_pairs(file: h5py.File, path: Path, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
     """Pair -> (group, whether it is stored the other way round), of the images ``names``, both orders of each."""
     dashed: dict[str, str] = {}
     for name in names:
         other = dashed.setdefault(name.replace("/", "-"), name)
         if other != name:
-            raise ScrflowError(f"{file.filename}: {other} and {name} have one name in hloc's matches; rename one")
-    held: dict[tuple[str, str], tuple[str, bool]] = {}
+            raise ScrflowError(f"{path}: {other} and {name} have one name in hloc's matches; rename one")
+    stored: dict[tuple[str, str], tuple[str, bool]] = {}
     for key in file:
-        if isinstance(file[key].get("matches0"), h5py.Dataset):  # the older form has no folder
+        group = held(file, key, path)
+        if not isinstance(group, h5py.Group):
+            continue
+        if "matches0" in group:  # the older form has no folder
             found = [(dashed.get(key[:i]), dashed.get(key[i + 1 :]), key) for i, c in enumerate(key) if c == "_"]
         else:
-            found = [(dashed.get(key), dashed.get(second), f"{key}/{second}") for second in file[key]]
-        for a, b, group in found:
+            found = [(dashed.get(key), dashed.get(second), f"{key}/{second}") for second in group]
+        for a, b, name in found:
             # once in each order: the first that the file has counts, as in hloc
-            if a is not None and b is not None and (a, b) not in held:
-                held[a, b] = (group, False)
-                held[b, a] = (group, True)
-    return held
+            if a is not None and b is not None and (a, b) not in stored:
+                stored[a, b] = (name, False)
+                stored[b, a] = (name, True)
+    return stored
 
 
 def _matches(
     file: h5py.File, path: Path, group: str, turned: bool, pair: tuple[str, str], keypoints: Mapping[str, int]
 ) -> np.ndarray:
-    if not isinstance(file[group].get("matches0"), h5py.Dataset):
+    matches0 = array_of(file, f"{group}/matches0", path, np.int64)
+    if matches0 is None:
         raise ScrflowError(f"{path}: {group}: no matches0; expected hloc's sparse matches (match_features)")
-    matches0 = np.asarray(file[group]["matches0"], np.int64)
     first, second = pair[::-1] if turned else pair
     if matches0.shape != (keypoints[first],) or (len(matches0) and matches0.max() >= keypoints[second]):
         raise ScrflowError(

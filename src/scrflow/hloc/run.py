@@ -29,8 +29,15 @@ def extract_features(images: Path, configuration: str, out: Path) -> None:
 
 
 def pairs_from_retrieval(images: Path, descriptors: Path, count: int, out: Path) -> None:
-    """Each mapping image with the ``count`` most alike, as lines of a text file."""
+    """Each mapping image with the ``count`` most alike, as lines of a text file. ScrflowError for names with a blank,
+    at which hloc parts the lines."""
     mapping = _read(images)["mapping"]
+    blank = [name for name in mapping if any(c.isspace() for c in name)]
+    if blank:
+        raise ScrflowError(
+            f"{images}: {len(blank)} image names have a blank, first {blank[0]!r}, and hloc parts its lists of pairs "
+            "there; rename them, or take SIFT (sfm.features: sift)"
+        )
     hloc = _module("pairs_from_retrieval")
     hloc.main(descriptors, out, num_matched=min(count, len(mapping) - 1), query_list=mapping, db_list=mapping)
 

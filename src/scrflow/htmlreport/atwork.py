@@ -16,7 +16,6 @@ from scrflow.cameras import pinhole_matrix, pixels_from_rays
 from scrflow.config import BaselineLocalizeStage, LocalizeStage
 from scrflow.figures import Reprojection
 from scrflow.htmlreport.run import Run
-from scrflow.images import read_rgb
 from scrflow.localization import Localization, query_descriptors
 from scrflow.localizer import Localizer
 from scrflow.mapexport import observe
@@ -100,7 +99,7 @@ def localize_again(run: Run, localizer: AnyLocalizer, name: str) -> ShownQuery:
     file = _descriptor_file(run)
     descriptor = None if file is None else query_descriptors(file, [name])[name]
     with one_thread_each():
-        found = localizer.localize(read_rgb(run.scene.image_path(name)), query.camera, descriptor)
+        found = localizer.localize(run.scene.photo(name), query.camera, descriptor)
     if found.cam_from_world is None:
         return ShownQuery(found, None)
     K = found.view.K

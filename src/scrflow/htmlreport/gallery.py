@@ -19,7 +19,6 @@ from scrflow.htmlreport.atwork import AnyLocalizer, Points, localize_again, rend
 from scrflow.htmlreport.quality import angle, badness, band_index, bands, length
 from scrflow.htmlreport.rendering import render, section
 from scrflow.htmlreport.run import Run
-from scrflow.images import read_rgb
 
 SHOWN = 3  # of the best, and of the worst
 LISTED = 500
@@ -51,7 +50,7 @@ def gallery(run: Run, localizer: AnyLocalizer, points: Points) -> Markup:
 def _shown(run: Run, localizer: AnyLocalizer, points: Points, name: str) -> dict[str, Any]:
     """What the template shows of a query."""
     query = next(q for q in run.scene.queries if q.name == name)
-    photo = read_rgb(run.scene.image_path(name))
+    photo = run.scene.photo(name)
     again = localize_again(run, localizer, name)
     found = again.found
     pictures = [("the photo", _fitted(photo))]
@@ -63,9 +62,7 @@ def _shown(run: Run, localizer: AnyLocalizer, points: Points, name: str) -> dict
         view = render_points(points, query.camera, found.cam_from_world, _WIDTH)
         pictures.append(("the map from the pose found", Image.fromarray(view)))
     if found.hypothesis is not None:
-        pictures.append(
-            (f"taken to be near {found.hypothesis}", _fitted(read_rgb(run.scene.image_path(found.hypothesis))))
-        )
+        pictures.append((f"taken to be near {found.hypothesis}", _fitted(run.scene.photo(found.hypothesis))))
     return {"pictures": pictures, **_row(run, name)}
 
 

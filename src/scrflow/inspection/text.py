@@ -14,12 +14,13 @@ from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
 from scrflow.inspection.layout import HEAD, grid_of_pairs, names_of, page, short
 from scrflow.inspection.places import box, cameras_of
-from scrflow.scene.model import read_lines, read_poses, read_query_list
+from scrflow.scene.listfile import read_lines, split_name
+from scrflow.scene.model import read_poses, read_query_list
 
 
 def show_text(path: Path) -> RenderableType:
     """Poses, a query list or a list of names, told apart by the fields of the first line; other text by its head."""
-    lines = read_lines(path)
+    lines = [(number, [name, *fields]) for number, line in read_lines(path) for name, fields in [split_name(line)]]
     if not lines:
         raise ScrflowError(f"{path}: nothing but empty lines and comments")
     size, fields = path.stat().st_size, lines[0][1]

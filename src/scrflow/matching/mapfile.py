@@ -22,6 +22,8 @@ from pydantic import ValidationError
 from scrflow.artifacts import Stamp, create_h5, open_h5, read_stamp
 from scrflow.config import BaselineMapStage
 from scrflow.errors import ScrflowError
+from scrflow.h5files import check_whole
+from scrflow.mapformat import check_index
 from scrflow.matching.features import PhotoFeatures
 from scrflow.retrieval import Retriever
 
@@ -83,9 +85,10 @@ def load_map(path: Path) -> BaselineMap:
         if f.attrs.get("format") != FORMAT:
             raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_MEND}")
         try:
+            check_whole(f, path)
             result = _read(f, config)
             _check(result)
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, IndexError) as error:
             raise ScrflowError(f"{path}: not a whole map: {' '.join(str(error).split())}; {_MEND}") from None
     return result
 
@@ -129,5 +132,13 @@ def _check(m: BaselineMap) -> None:
         raise ValueError(f"an observation is of none of the {len(m.xyz)} points")
     if not np.isfinite(m.xyz).all():
         raise ValueError("xyz has numbers that are not finite")
-    if len(m.retriever.codes) != images:
-        raise ValueError(f"the index has {len(m.retriever.codes)} images, not {images}")
+    for name in ("pixels", "descriptors"):
+        values = getattr(m, name)
+        if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"{name} have numbers that are not finite")
+    index = {f"retrieval.{name}": tensor for name, tensor in m.retriever.tensors().items()}
+    if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in index.values()):
+        raise ValueError("the index has numbers that are not finite")
+    check_index(m.config.retrieval, m.config.retrieval_parts, index, images)
+    if index:
+        raise ValueError(f"{next(iter(index))} is not known")

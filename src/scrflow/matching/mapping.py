@@ -19,7 +19,6 @@ from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.covisibility import Graph, load_graph
 from scrflow.encoders import build_encoder, encodes_side_by_side
 from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
 from scrflow.matching.describe import QueryDescriber
 from scrflow.matching.features import PhotoFeatures, photo_features
 from scrflow.matching.mapfile import KIND, BaselineMap, write_map
@@ -93,7 +92,7 @@ def _extract(config: MatchFeaturesConfig, scene: Scene, path: Path, threads: int
     encoder, side_by_side = build_encoder(config.extractor), encodes_side_by_side(config.name)
 
     def extracted(i: int) -> PhotoFeatures:
-        return photo_features(read_rgb(scene.image_path(scene.mapping[i].name)), encoder, config)
+        return photo_features(scene.photo(scene.mapping[i].name), encoder, config)
 
     count = len(scene.mapping)
     pixels, sizes = [], []

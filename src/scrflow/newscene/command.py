@@ -47,12 +47,16 @@ def new_scene(
     if found.form == "video":
         folder = images or frames_folder(options.name, project)
         if dry_run:
-            console.print(f"{found.root}: a video; up to {max_frames} frames would go to {folder}", soft_wrap=True)
+            console.print(
+                f"{found.root}: a video; up to {max_frames} frames would go to {folder}", soft_wrap=True, markup=False
+            )
             return
         from scrflow.video import PickOptions, pick_frames
 
         picked = pick_frames(found.root, folder, PickOptions(max_frames=max_frames))
-        console.print(f"{len(picked.names)} of {picked.decoded} frames of {found.root} in {folder}", soft_wrap=True)
+        console.print(
+            f"{len(picked.names)} of {picked.decoded} frames of {found.root} in {folder}", soft_wrap=True, markup=False
+        )
         inside = folder.name == "images"
         options = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
     draft = draft_scene(options, project, torch.cuda.is_available())
@@ -62,11 +66,15 @@ def new_scene(
         return
     write_scene_config(draft, path, force)
     for file, _ in (*draft.lists, (path, "")):
-        console.print(f"written: {file}", soft_wrap=True)
+        console.print(f"written: {file}", soft_wrap=True, markup=False)
     if path.parent.resolve() == (config_dir / "scenes").resolve():
-        console.print(f"next: look at it, then snakemake --cores all results/{options.name}/poses.txt", soft_wrap=True)
+        console.print(
+            f"next: look at it, then snakemake --cores all results/{options.name}/poses.txt",
+            soft_wrap=True,
+            markup=False,
+        )
     else:
-        console.print(f"next: look at it, and put it into {config_dir / 'scenes'}", soft_wrap=True)
+        console.print(f"next: look at it, and put it into {config_dir / 'scenes'}", soft_wrap=True, markup=False)
 
 
 def _print(console: Console, rows: tuple[tuple[str, str], ...], missing: tuple[str, ...]) -> None:

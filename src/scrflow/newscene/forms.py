@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.errors import ScrflowError
+from scrflow.scene.listfile import has_suffix, split_name
 from scrflow.scene.model import read_model
-from scrflow.scene.photo_files import SUFFIXES, list_photos
+from scrflow.scene.photo_files import list_photos
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
 _DEPTH = 3  # folders below the path that are looked through
@@ -173,8 +174,8 @@ def _nvm(path: Path) -> Found | None:
         return None
     model = max(files, key=lambda p: p.stat().st_size)
     with open(model, encoding="utf-8", errors="replace") as lines:
-        rows = [line.split() for line in islice(lines, _NAMES)]
-    names = [row[0] for row in rows[1:] if len(row) >= 11]
+        rows = [line.strip().rsplit(None, 10) for line in islice(lines, _NAMES)]
+    names = [row[0].replace('"', " ") for row in rows[1:] if len(row) == 11]
     images = _image_folder(names, [model.parent, model.parent.parent], path if path.is_dir() else path.parent)
     root = _common(path if path.is_dir() else path.parent, model, images)
     source = {"reader": "nvm", "model": _relative(model, root), "images": _relative(images, root)}
@@ -187,7 +188,7 @@ def _poselist(path: Path) -> Found | None:
     if not lists:
         return None
     file = lists[0]
-    images = _image_folder([fields[0] for fields in _rows(file)], [file.parent], file.parent)
+    images = _image_folder([name for name, _ in _rows(file)], [file.parent], file.parent)
     source = {"reader": "poselist", "poses": file.name, "images": _relative(images, file.parent)}
     others = f" (also {', '.join(f.name for f in lists[1:])}: name the file to take it)" if lists[1:] else ""
     return Found("pose list", file.parent, source, f"{file.name}: lines name qw qx qy qz tx ty tz f{others}", "unit")
@@ -195,13 +196,14 @@ def _poselist(path: Path) -> Found | None:
 
 def _is_pose_list(file: Path) -> bool:
     rows = _rows(file)
-    return bool(rows) and all(len(row) == 9 and Path(row[0]).suffix.lower() in SUFFIXES for row in rows)
+    return bool(rows) and all(len(numbers) == 8 and has_suffix(name) for name, numbers in rows)
 
 
-def _rows(file: Path) -> list[list[str]]:
-    """Fields of the first lines that are neither empty nor comments."""
+def _rows(file: Path) -> list[tuple[str, list[str]]]:
+    """Name and further fields of the first lines that are neither empty nor comments."""
     with open(file, encoding="utf-8", errors="replace") as lines:
-        return [row for row in (line.split() for line in islice(lines, _NAMES)) if row and row[0][0] != "#"]
+        stripped = [line.strip() for line in islice(lines, _NAMES)]
+    return [split_name(line) for line in stripped if line and not line.startswith("#")]
 
 
 def _image_folder(names: list[str], near: list[Path], path: Path) -> Path:

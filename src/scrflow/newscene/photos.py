@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from scrflow.errors import ScrflowError
+from scrflow.images import check_kind, opened
 from scrflow.progress import track
 from scrflow.scene.photo_files import Exif, read_exif
 from scrflow.scene.readers import Collection
@@ -23,7 +22,12 @@ class Photo:
     name: str
     size: tuple[int, int]  # width, height, px
     exif: Exif
-    depth_like: bool  # one channel of 16 bits or more
+    mode: str  # Pillow's: what a pixel is
+
+    @property
+    def depth_like(self) -> bool:
+        """One channel of 16 bits or more."""
+        return self.mode[0] in "IF"
 
 
 def inspect_photos(folder: Path, names: list[str]) -> list[Photo]:
@@ -34,20 +38,21 @@ def inspect_photos(folder: Path, names: list[str]) -> list[Photo]:
         looked = list(track(pool.map(lambda n: _look(folder / n, n), names), "looking at photos", total=len(names)))
     bad = [f"{name} ({result})" for name, result in zip(names, looked, strict=True) if isinstance(result, str)]
     if bad:
-        raise ScrflowError(f"{folder}: {len(bad)} of {len(names)} photos cannot be read: {some(bad, 3)}; replace them")
+        raise ScrflowError(f"{folder}: {len(bad)} of {len(names)} photos cannot be used: {some(bad, 3)}; replace them")
     return [photo for photo in looked if isinstance(photo, Photo)]
 
 
 def _look(path: Path, name: str) -> Photo | str:
     try:
-        with Image.open(path) as image:
-            photo = Photo(name, image.size, read_exif(image), image.mode[0] in "IF")
+        with opened(path) as image:
+            size, mode = image.size, image.mode
+            if mode[0] not in "IF":
+                check_kind(image, path)
             image.draft("L", (image.width // 8, image.height // 8))
-            image.load()
-    except UnidentifiedImageError:
-        return "not an image"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
+            image.load()  # before the EXIF, which a PNG may have at its end
+            photo = Photo(name, size, read_exif(image), mode)
+    except ScrflowError as error:
+        return str(error).removeprefix(f"{path}: ").partition("; ")[0]
     return photo
 
 
@@ -60,7 +65,8 @@ def check_photos(photos: list[Photo], collection: Collection) -> None:
             f"scrflow upright {folder} OUT writes turned copies; give OUT as PATH"
         )
     deep = [p.name for p in photos if p.depth_like]
-    if deep:
+    # a folder of nothing but 16 bits is that of a grey camera
+    if deep and not all(p.mode.startswith("I;16") for p in photos):
         raise ScrflowError(f"{folder}: {len(deep)} images are depth maps or the like ({some(deep, 3)}); move them away")
     sizes = {p.name: p.size for p in photos}
     odd = [

@@ -13,6 +13,7 @@ import pycolmap
 from scrflow.errors import ScrflowError
 from scrflow.newscene.forms import Found
 from scrflow.newscene.options import NewScene
+from scrflow.scene.listfile import listed
 from scrflow.scene.model import read_query_list
 from scrflow.scene.photo_files import camera_from_exif, every_nth, list_photos
 from scrflow.scene.readers import Collection
@@ -61,7 +62,7 @@ class Queries:
         path = found.root / f"{options.name}-queries.txt"
         from_exif, guessed = _without_camera(dict.fromkeys(names), options, collection, folder)
         split = _split({"all": path}, found.root, options)
-        text = "".join(f"{name}\n" for name in names)
+        text = "".join(f"{listed(name)}\n" for name in names)
         return cls(split, tuple(names), f"{len(names)}, in {folder}", ((path, text),), from_exif, guessed)
 
     @classmethod

@@ -26,7 +26,6 @@ from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
 from scrflow.descriptors import build_descriptor, describes_side_by_side, descriptor_module
 from scrflow.encoders import build_encoder, encoder_module, encodes_side_by_side
 from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
 from scrflow.parallel import mapped
 from scrflow.progress import meter, track
 from scrflow.retrieval import hloc, pq, vlad
@@ -100,7 +99,7 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
 
     def local(i: int) -> torch.Tensor:
         view = scene.mapping[i]
-        photo = read_rgb(scene.image_path(view.name))
+        photo = scene.photo(view.name)
         return encode_view(photo, view.camera, encoder, extractor.short_side, r.keypoints).descriptors
 
     def aggregated(i: int) -> np.ndarray:
@@ -136,7 +135,7 @@ def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Desc
     network = build_descriptor(r.network, r.options, device)
 
     def described(view: View) -> np.ndarray:
-        return network(read_rgb(scene.image_path(view.name))).numpy()
+        return network(scene.photo(view.name)).numpy()
 
     side_by_side = device == "cpu" and describes_side_by_side(r.network)
     rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))

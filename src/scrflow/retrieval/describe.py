@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from scrflow.retrieval.vlad import aggregate, whiten
 # local descriptors [N, D] of the photo at hand, by extractor and number of keypoints
 LocalSource = Callable[[ExtractorConfig, int], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
+# the network of a name, its options and a device
+BuildNetwork = Callable[[str, dict[str, Any], str], GlobalDescriptor]
 
 
 class Describer(Protocol):
@@ -93,10 +95,14 @@ def part_tensors(index: int, tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def build_describer(
-    feature: RetrievalPart, tensors: Tensors, parts: Sequence[RetrievalPart] = (), device: str = "cpu"
+    feature: RetrievalPart,
+    tensors: Tensors,
+    parts: Sequence[RetrievalPart] = (),
+    device: str = "cpu",
+    build: BuildNetwork = build_descriptor,
 ) -> Describer | None:
     """What describes a photo, from the ``description`` of a Retriever and the config that made it; ``parts`` are those
-    of a fusion. None for kind hloc: its descriptors come from a file.
+    of a fusion; ``build`` gives the networks. None for kind hloc: its descriptors come from a file.
 
     Networks run on ``device``; descriptors come back on the CPU. ScrflowError for weights that are not found.
     """
@@ -105,11 +111,11 @@ def build_describer(
     if r.kind == "vlad":
         return Vlad(feature.extractor, r.keypoints, tensors["vocabulary"], whitening)
     if r.kind == "network":
-        return NetworkDescriptor(build_descriptor(r.network, r.options, device), whitening)
+        return NetworkDescriptor(build(r.network, r.options, device), whitening)
     if r.kind == "fusion":
         members = []
         for i, part in enumerate(parts):
             own = {name.removeprefix(f"part{i}."): t for name, t in tensors.items() if name.startswith(f"part{i}.")}
-            members.append(build_describer(part, own, (), device))
+            members.append(build_describer(part, own, (), device, build))
         return Fusion(tuple(members), r.weights, whitening)
     return None

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from scrflow.errors import ScrflowError
+from scrflow.h5files import array_of, opened_h5
 
 DATASET = "global_descriptor"
 
@@ -30,17 +31,15 @@ def read_descriptors(path: Path, names: Iterable[str]) -> np.ndarray:
     names = list(names)
     if not Path(path).is_file():
         raise ScrflowError(f"{path}: file of global descriptors is missing; make it with hloc's extract_features")
-    try:
-        with h5py.File(path, "r") as f:
-            missing = [n for n in names if not isinstance(f.get(f"{n}/{DATASET}"), h5py.Dataset)]
-            if missing:
-                raise ScrflowError(
-                    f"{path}: no {DATASET} for {missing[0]} ({len(missing)} of {len(names)} images are missing); "
-                    "names are those of the scene, relative to its image folder"
-                )
-            rows = [np.asarray(f[f"{n}/{DATASET}"], np.float32).reshape(-1) for n in names]
-    except OSError as error:
-        raise ScrflowError(f"{path}: not an HDF5 file ({error})") from None
+    with opened_h5(path, "global descriptors") as f:
+        found = [array_of(f, f"{n}/{DATASET}", path, np.float32) for n in names]
+    missing = [n for n, row in zip(names, found, strict=True) if row is None]
+    if missing:
+        raise ScrflowError(
+            f"{path}: no {DATASET} for {missing[0]} ({len(missing)} of {len(names)} images are missing); "
+            "names are those of the scene, relative to its image folder"
+        )
+    rows = [row.reshape(-1) for row in found if row is not None]
     for name, row in zip(names, rows, strict=True):
         if row.shape != rows[0].shape:
             raise ScrflowError(f"{path}: {name} has {len(row)} dimensions, {names[0]} has {len(rows[0])}")

@@ -6,18 +6,24 @@ archives whose publisher gives none: recorded at the first download, checked fro
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import errno
 import fnmatch
+import gzip
 import json
 import logging
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from scrflow.artifacts import atomic_path, sha256_file
@@ -32,6 +38,25 @@ _COPY = 1 << 20
 # photos hardly shrink in an archive; text by some tens. Beyond this it is a bomb, below a GiB it does no harm
 _MAX_RATIO = 200
 _HARMLESS = 1 << 30
+# a member with something in it takes some hundred bytes; thousands of empty ones shrink to nothing
+_MIN_MEMBER = 32
+_FEW = 10_000
+_LONGEST_READ = 16 << 20  # by tarfile itself: a header of a member, which may be as long as it says
+_LONGEST_NAME = 255  # bytes, of one part of a path
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,  # a method of compression, encryption
+    zlib.error,
+    lzma.LZMAError,
+    OverflowError,
+    struct.error,
+    IndexError,
+)
 
 log = logging.getLogger("scrflow")
 
@@ -90,15 +115,18 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
     """Unpack a zip or tar archive into ``folder``, members that match a glob of ``skip`` left out; the members' number.
 
     Each file comes under its name when it is complete. ScrflowError, before anything is written, for a damaged archive,
-    a member that leads out of the folder, a link, a device, or more bytes than the disk has free.
+    a member that leads out of the folder, a link, a device, a name that a file cannot have or that is there twice, an
+    encrypted member, and more bytes or members than the archive's size can stand for or the disk has free.
     """
     archive, folder = Path(archive), Path(folder)
     try:
         with _opened(archive) as opened:
-            members = [m for m in opened.members() if not any(fnmatch.fnmatch(m[0], s) for s in skip)]
+            listed = _counted(archive, opened.members())
+            members = [m for m in listed if not any(fnmatch.fnmatch(m[0], s) for s in skip)]
             for name, size, kind in members:
                 _check_member(archive, name, kind)
                 _check_member_size(archive, name, size)
+            _check_places(archive, members)
             needed = sum(size for _, size, _ in members)
             if needed > max(_HARMLESS, _MAX_RATIO * archive.stat().st_size):
                 raise ScrflowError(
@@ -111,20 +139,26 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
                     f"{archive}: unpacks to {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; make room"
                 )
             files = {name: size for name, size, kind in members if kind == "file"}
+            written: dict[str, Path] = {}
             with meter(f"unpacking {archive.name}", len(files)) as step:
                 for name, source in opened.contents(files):
-                    _write(archive, folder, name, source, files[name])
+                    _write(archive, folder, name, source, files[name], written)
                     step(name)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
+    except _DAMAGED as error:
+        # the disk, not the archive; a place before the file's beginning, of a crafted zip, is EINVAL
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
+        reason = " ".join(str(error).split())
         raise ScrflowError(
-            f"{archive}: damaged or not an archive ({error}); delete it, so that it is fetched again"
+            f"{archive}: damaged or not an archive ({reason}); delete it, so that it is fetched again"
         ) from None
     return len(files)
 
 
 # --------------------------------------------------------------------------------------------------------------- forms
+
+_ENCRYPTED = 0x1  # flag of a member of a zip
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class _Zip:
@@ -137,9 +171,9 @@ class _Zip:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def members(self) -> list[tuple[str, int, str]]:
-        """(name, bytes, file | folder | other) of all members."""
-        return [(i.filename, i.file_size, self._kind(i)) for i in self._file.infolist()]
+    def members(self) -> Iterator[tuple[str, int, str]]:
+        """(name, bytes, file | folder | encrypted | other) of all members."""
+        return ((i.filename, i.file_size, self._kind(i)) for i in self._file.infolist())
 
     def contents(self, names: dict[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
         for info in self._file.infolist():
@@ -150,24 +184,62 @@ class _Zip:
     @staticmethod
     def _kind(info: zipfile.ZipInfo) -> str:
         mode = info.external_attr >> 16
-        if info.is_dir():
+        if info.flag_bits & _ENCRYPTED:
+            return "encrypted"
+        if info.filename.endswith("/"):
             return "folder"
         return "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "other"
 
 
+class _Bounded:
+    """What a tar archive is read through: uncompressed, no longer than an honest one, and in reads of some length.
+
+    tarfile takes a long header whole, however long it says it is, and finds members by reading all before them.
+    """
+
+    def __init__(self, path: Path):
+        with open(path, "rb") as f:
+            head = f.read(6)
+        opened = next((o for magic, o in _COMPRESSED.items() if head.startswith(magic)), open)
+        self._file = opened(path, "rb")
+        self._longest = max(_HARMLESS, _MAX_RATIO * path.stat().st_size)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_READ:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self._check(self._file.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, offset: int) -> int:
+        self._check(offset)
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _check(self, end: int) -> None:
+        if end > self._longest + tarfile.RECORDSIZE:
+            raise tarfile.ReadError(f"unpacks to over {self._longest / 1e9:.1f} GB, {_MAX_RATIO} times its size")
+
+
 class _Tar:
     def __init__(self, path: Path):
-        self._file = tarfile.open(path, "r:*")  # noqa: SIM115 (closed by __exit__)
+        self._bounded = _Bounded(path)
+        self._file = tarfile.open(fileobj=cast(IO[bytes], self._bounded), mode="r:")  # noqa: SIM115 (by __exit__)
 
     def __enter__(self) -> _Tar:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+        self._bounded.close()
 
-    def members(self) -> list[tuple[str, int, str]]:
+    def members(self) -> Iterator[tuple[str, int, str]]:
         """(name, bytes, file | folder | other) of all members."""
-        return [(m.name, m.size if m.isfile() else 0, self._kind(m)) for m in self._file]
+        return ((m.name, m.size if m.isfile() else 0, self._kind(m)) for m in self._file)
 
     def contents(self, names: dict[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
         # in the archive's order: a compressed one cannot be read backwards
@@ -190,12 +262,43 @@ def _opened(path: Path) -> _Zip | _Tar:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
+def _counted(archive: Path, members: Iterable[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
+    """All members, as long as they are no more than the archive has room for."""
+    most = max(_FEW, archive.stat().st_size // _MIN_MEMBER)
+    listed = []
+    for member in members:
+        listed.append(member)
+        if len(listed) > most:
+            raise ScrflowError(f"{archive}: has over {most} members, more than its size has room for; do not use it")
+    return listed
+
+
 def _check_member(archive: Path, name: str, kind: str) -> None:
     pure = PurePosixPath(name)
+    if kind == "encrypted":
+        raise ScrflowError(f"{archive}: member {name!r} is encrypted; unpack it by hand, and put the files there")
+    if not name.isprintable() or not (pure.parts or kind == "folder"):
+        raise ScrflowError(f"{archive}: member {name!r} has a name that is not printable; do not use this archive")
+    if any(len(part.encode()) > _LONGEST_NAME for part in pure.parts):
+        raise ScrflowError(f"{archive}: member {name[:60]!r}... has too long a name; do not use this archive")
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
         raise ScrflowError(f"{archive}: member {name!r} leads out of the folder; do not use this archive")
     if kind == "other":
         raise ScrflowError(f"{archive}: member {name!r} is a link or a device, which no dataset needs; do not use it")
+
+
+def _check_places(archive: Path, members: list[tuple[str, int, str]]) -> None:
+    """No file is there twice, or is the folder of another."""
+    places: set[PurePosixPath] = set()
+    for name, _, kind in members:
+        if kind == "file":
+            place = PurePosixPath(name)
+            if place in places:
+                raise ScrflowError(f"{archive}: member {name!r} is in it twice; do not use this archive")
+            places.add(place)
+    for name, _, _ in members:
+        if not places.isdisjoint(PurePosixPath(name).parents) or (name.endswith("/") and PurePosixPath(name) in places):
+            raise ScrflowError(f"{archive}: member {name!r} is in a folder that is a file too; do not use this archive")
 
 
 def _check_member_size(archive: Path, name: str, size: int) -> None:
@@ -203,8 +306,14 @@ def _check_member_size(archive: Path, name: str, size: int) -> None:
         raise ScrflowError(f"{archive}: member {name!r} has size {size}; do not use this archive")
 
 
-def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int) -> None:
+def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int, written: dict[str, Path]) -> None:
+    """``written``: what came out of the archive before, by its name without case; grows by this one."""
     target = folder / name
+    same = written.setdefault(name.casefold(), target)
+    if same != target and target.exists() and target.samefile(same):
+        raise ScrflowError(
+            f"{archive}: {name!r} would replace {same.name!r} on this disk, which knows no case; use another"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ScrflowError(f"{target}: leads out of {folder} by a symbolic link; remove the link")

@@ -13,11 +13,14 @@ import pycolmap
 from scrflow.codeversion import code_version
 from scrflow.config import SceneStage, Split
 from scrflow.errors import ScrflowError
+from scrflow.images import MIN_SIDE_PX
+from scrflow.scene.consistency import check_poses_by_photos
+from scrflow.scene.intrinsics import check_intrinsics
 from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
+from scrflow.scene.placement import check_placement
 from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
 from scrflow.scene.validate import (
-    check_camera,
     check_images,
     check_name,
     check_split,
@@ -27,6 +30,8 @@ from scrflow.scene.validate import (
 )
 
 log = logging.getLogger("scrflow")
+
+_POSED_BY_US = ("photos", "combined")  # readers whose poses are from these photos, or were checked with each part
 
 
 def build_scene(
@@ -65,13 +70,31 @@ def build_scene(
     if config.split.query_poses is not None:
         poses |= _given_poses(_list_path(root, config.split.query_poses), [q.name for q in queries])
     cameras: dict[str, pycolmap.Camera | None] = {}
+    seen: set[tuple] = set()  # many images share a camera
     for item in (*mapping, *queries):
         check_name(item.name, str(collection.where))
-        check_camera(item.camera, f"{collection.where}: {item.name}")
-        cameras[item.name] = item.camera
+        c = item.camera
+        key = (c.model, c.width, c.height, *c.params)
+        if key not in seen and not 0 < min(c.width, c.height) < MIN_SIDE_PX:  # of others the photo is told below
+            check_intrinsics(c, f"{collection.where}: {item.name}")
+            seen.add(key)
+        cameras[item.name] = c
     for name, pose in [(v.name, v.cam_from_world) for v in mapping] + list(poses.items()):
         _check_finite_pose(pose, f"{collection.where}: {name}")
+    given = config.source.reader not in _POSED_BY_US
+    if given:
+        placed = np.stack([v.cam_from_world for v in mapping])
+        check_placement([v.name for v in mapping], placed, str(collection.where))
     sha256 = check_images(collection.image_root, cameras)
+    changed = [name for name, digest in collection.sha256.items() if sha256.get(name, digest) != digest]
+    if changed:
+        raise ScrflowError(
+            f"{collection.where}: structure from motion was on other photos than those at hand: {some(changed)}; "
+            "delete this folder and run again, without --cache"
+        )
+    if given and config.check_poses:
+        posed = [View(i.name, i.camera, i.cam_from_world) for i in collection.images if i.cam_from_world is not None]
+        check_poses_by_photos(posed, cameras.keys(), collection.image_root, str(collection.where))
 
     model = _without_queries(collection.model, {v.name for v in mapping}) if collection.model is not None else None
     write_scene(

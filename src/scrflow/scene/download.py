@@ -63,9 +63,12 @@ def read_table(table: Path) -> list[RemoteFile]:
             raise ScrflowError(f"{where}: path {path!r} leads out of the scene's folder; use one relative to it")
         if not _SHA256.fullmatch(sha256):
             raise ScrflowError(f"{where}: sha256 {sha256!r} of {path} is not 64 hexadecimal digits")
-        scheme = urlsplit(url).scheme
-        if not url or scheme not in ("https", ""):
-            raise ScrflowError(f"{where}: url {url!r} of {path} is not https")
+        try:
+            scheme = urlsplit(url).scheme
+        except ValueError:
+            scheme = "none"
+        if not url or scheme not in ("https", "s3", ""):
+            raise ScrflowError(f"{where}: url {url!r} of {path} is not https or s3")
         if path in files:
             raise ScrflowError(f"{where}: {path} is listed twice")
         files[path] = RemoteFile(path, sha256, url, tuple((row.get("keep") or "").split()))

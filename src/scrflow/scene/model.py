@@ -14,13 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+from PIL import Image
 from pydantic import BaseModel
 
-from scrflow.artifacts import Stamp, atomic_dir, read_json, read_stamp, require, sha256_file, write_json
+from scrflow.artifacts import Stamp, atomic_dir, folder_digest, read_json, read_stamp, require, write_json
 from scrflow.errors import ScrflowError
 from scrflow.geometry import quaternion_from_rotation, rotation_from_quaternion
+from scrflow.images import check_unchanged, read_rgb
+from scrflow.scene.colmap_file import check_binary_model
+from scrflow.scene.listfile import listed, read_lines, split_name
+from scrflow.scene.textmodel import mend_names
+from scrflow.scene.validate import checked_size
+from scrflow.seal import what_to_delete
 
 KIND = "scene"
+MODEL_DIGEST = "model"  # the key of folder_digest in what a stage writes beside a COLMAP model
+WRITTEN = {"sfm.json": "sfm", "triangulation.json": "triangulation"}  # file -> kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +63,20 @@ class Scene:
     stamp: Stamp
     # mapping image -> the room that it shows, for a scene of several: no two of them see the same; empty for one
     parts: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of its file when the scene was made
 
     def image_path(self, name: str) -> Path:
         """Where the image with this name is."""
         return self.image_root / name
+
+    def photo(self, name: str) -> Image.Image:
+        """The image with this name, in RGB; ScrflowError where it is no longer the one that the scene was made of."""
+        return read_rgb(self.image_path(name), self.sha256.get(name))
+
+    def check_photos(self, names: Sequence[str]) -> None:
+        """For those that read the files themselves (COLMAP): ScrflowError where one is no longer that of the scene."""
+        for name in names:
+            check_unchanged(self.image_path(name), self.sha256[name])
 
     def same_part(self) -> np.ndarray | None:
         """[N, N] bool: whether two mapping images show the same room; None for a scene that is not one of several."""
@@ -102,10 +121,9 @@ def write_scene(
             lines = [pose_line(q.name, query_poses[q.name]) + "\n" for q in queries if q.name in query_poses]
             (folder / "query_poses.txt").write_text("".join(lines), "utf-8")
         images = "".join(f"{name} {sha}\n" for name, sha in sorted(image_sha256.items()))
-        content = "".join(
-            f"{p.relative_to(folder).as_posix()} {sha256_file(p)}\n" for p in sorted(folder.rglob("*")) if p.is_file()
+        stamp = Stamp.make(
+            KIND, config, code, images=_digest(images), content=folder_digest(folder), **dict(inputs or {})
         )
-        stamp = Stamp.make(KIND, config, code, images=_digest(images), content=_digest(content), **dict(inputs or {}))
         values = {
             "image_root": _portable(image_root),
             "unit": unit,
@@ -138,13 +156,13 @@ def model_of_views(views: Sequence[View]) -> pycolmap.Reconstruction:
 def query_line(name: str, camera: pycolmap.Camera) -> str:
     """``name MODEL width height params...`` (hloc)."""
     params = " ".join(repr(float(p)) for p in camera.params)
-    return f"{name} {camera.model.name} {camera.width} {camera.height} {params}"
+    return f"{listed(name)} {camera.model.name} {camera.width} {camera.height} {params}"
 
 
 def pose_line(name: str, cam_from_world: np.ndarray) -> str:
     """``name qw qx qy qz tx ty tz`` of a pose [3, 4] (visuallocalization.net)."""
     values = (*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3])
-    return " ".join((name, *(repr(float(v)) for v in values)))
+    return " ".join((listed(name), *(repr(float(v)) for v in values)))
 
 
 def copy_camera(camera: pycolmap.Camera, camera_id: int = 1) -> pycolmap.Camera:
@@ -181,12 +199,18 @@ def load_scene(folder: Path) -> Scene:
     info_path = folder / "scene.json"
     stamp = read_stamp(info_path, KIND)
     info = read_json(info_path, KIND)
+    if folder_digest(folder, info_path.name) != stamp.inputs.get("content"):
+        raise _damaged(folder, "its files are not those that were written with scene.json")
     try:
         image_root = Path(info["image_root"])
         conditions, sha256, unit = info["conditions"], info["sha256"], info["unit"]
         counts = {k: info[k] for k in ("mapping_images", "queries", "queries_with_pose")}
+        if not (isinstance(conditions, dict) and isinstance(sha256, dict) and isinstance(unit, str)):
+            raise TypeError("conditions, sha256 or unit of another type")
     except KeyError as error:
         raise _damaged(info_path, f"key {error} is missing") from None
+    except TypeError as error:
+        raise _damaged(info_path, str(error)) from None
 
     mapping = views_of_model(read_model(folder / "mapping"))
     queries = []
@@ -207,9 +231,9 @@ def load_scene(folder: Path) -> Scene:
                 f"{image_root / name}: image of the scene in {folder} is gone; put it back or build the scene again"
             )
     parts = info.get("parts", {})
-    if parts and set(parts) != {v.name for v in mapping}:
+    if parts and (not isinstance(parts, dict) or set(parts) != {v.name for v in mapping}):
         raise _damaged(info_path, "key parts does not name the mapping images")
-    return Scene(folder, image_root, unit, mapping, tuple(queries), query_poses, stamp, parts)
+    return Scene(folder, image_root, unit, mapping, tuple(queries), query_poses, stamp, parts, sha256)
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
@@ -224,15 +248,29 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     for name in names:
         if not (folder / name).is_file():
             raise ScrflowError(f"{folder / name}: file of the COLMAP model is missing")
-        if suffix == ".bin" and (folder / name).stat().st_size < 8:
-            raise ScrflowError(f"{folder / name}: damaged (under 8 bytes); copy the COLMAP model again")
+    if suffix == ".bin":
+        check_binary_model(folder)
+    _check_written(folder)
     model = pycolmap.Reconstruction()
     try:
         (model.read_binary if suffix == ".bin" else model.read_text)(str(folder))
+        if suffix == ".txt":
+            mend_names(model, folder / "images.txt")
     except Exception as error:  # pycolmap raises RuntimeError, ValueError or IndexError, as it comes
         message = " ".join(str(error).split()) or type(error).__name__
         raise ScrflowError(f"{folder}: COLMAP model cannot be read ({message}); copy or build it again") from None
     return model
+
+
+def _check_written(folder: Path) -> None:
+    """A model that a stage of this package wrote must be what that stage left; of others nothing is known."""
+    for name, kind in WRITTEN.items():
+        report = folder / name
+        if report.exists() and folder_digest(folder, name) != read_json(report, kind).get(MODEL_DIGEST):
+            raise ScrflowError(
+                f"{folder}: damaged: its files are not those that were written with {name}; delete "
+                f"{what_to_delete(report)} and run again"
+            )
 
 
 def views_of_model(model: pycolmap.Reconstruction) -> tuple[View, ...]:
@@ -249,8 +287,8 @@ def read_query_list(path: Path) -> dict[str, pycolmap.Camera | None]:
     Empty lines and those that begin with # are passed over. ScrflowError names the line of a damaged or a double entry.
     """
     out: dict[str, pycolmap.Camera | None] = {}
-    for number, fields in read_lines(path):
-        name, *rest = fields
+    for number, line in read_lines(path):
+        name, rest = split_name(line)
         if name in out:
             raise ScrflowError(f"{path}: line {number}: {name} is listed twice; remove one")
         out[name] = camera_of_fields(rest, f"{path}: line {number}") if rest else None
@@ -268,7 +306,8 @@ def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
         width, height = int(fields[1]), int(fields[2])
         params = [float(p) for p in fields[3:]]
     except ValueError as error:
-        raise ScrflowError(f"{where}: {error}") from None
+        raise ScrflowError(f"{where}: {str(error)[:200]}") from None
+    width, height = checked_size(width, height, where)
     camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
     if not camera.verify_params():
         raise ScrflowError(f"{where}: {fields[0]} takes parameters {camera.params_info}, found {len(params)} numbers")
@@ -278,29 +317,18 @@ def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
 def read_poses(path: Path) -> dict[str, np.ndarray]:
     """name -> cam_from_world [3, 4] of lines ``name qw qx qy qz tx ty tz``; ScrflowError for a damaged line."""
     out: dict[str, np.ndarray] = {}
-    for number, fields in read_lines(path):
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
         try:
-            values = np.array([float(f) for f in fields[1:]])
+            values = np.array([float(f) for f in fields])
         except ValueError:
             values = np.empty(0)
-        if values.shape != (7,) or not np.isfinite(values).all() or not values[:4].any():
+        if values.shape != (7,) or not 1e-6 < np.linalg.norm(values[:4]) < 1e6 or not np.isfinite(values).all():
             raise ScrflowError(f"{path}: line {number}: expected 'name qw qx qy qz tx ty tz' with finite numbers")
-        if fields[0] in out:
-            raise ScrflowError(f"{path}: line {number}: {fields[0]} is listed twice; remove one")
-        out[fields[0]] = np.column_stack([rotation_from_quaternion(values[:4]), values[4:]])
+        if name in out:
+            raise ScrflowError(f"{path}: line {number}: {name} is listed twice; remove one")
+        out[name] = np.column_stack([rotation_from_quaternion(values[:4]), values[4:]])
     return out
-
-
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of a text file without empty lines and comments (#)."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
-    lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), start=1)]
-    return [(n, fields) for n, fields in lines if fields and not fields[0].startswith("#")]
 
 
 def _damaged(path: Path, why: str) -> ScrflowError:

@@ -22,6 +22,7 @@ from scrflow.scene.validate import check_unique
 log = logging.getLogger("scrflow")
 
 _BLOCK = 1 << 24  # bytes of text parsed at a time: Aachen's file has hundreds of MB
+_LONGEST_COUNT = 18  # digits
 _HEAD = 7  # numbers of a point before its measurements
 
 
@@ -90,7 +91,7 @@ class _Lines:
 
     def count(self, what: str) -> int:
         line = self.next(f"the number of {what}").strip()
-        if not line.isdigit():
+        if not line.isdigit() or len(line) > _LONGEST_COUNT:
             raise ScrflowError(
                 f"{self.where()}: {line[:40].decode('latin-1')!r}, expected the number of {what}; copy the file again"
             )

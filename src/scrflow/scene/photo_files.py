@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pycolmap
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from scrflow.errors import ScrflowError
+from scrflow.images import opened
+from scrflow.scene.listfile import SUFFIXES
 from scrflow.scene.validate import some
 
 log = logging.getLogger("scrflow")
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 FOCAL_FACTOR = 1.2  # focal length / longer side where EXIF tells none: about 46 degrees across, a common phone or zoom
 
 CameraSource = Literal["exif focal 35mm", "exif focal + sensor", "guess"]
@@ -39,13 +41,18 @@ def list_photos(folder: Path) -> list[str]:
             f"{folder}: no such folder of photos; put them there (the scene's config says where they come from), "
             "or mend key source.images"
         )
-    names = sorted(
-        p.relative_to(folder).as_posix()
+    found = [
+        p
         for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]
+    broken = sorted(p for p in found if p.is_symlink() and not p.exists())
+    if broken:
+        raise ScrflowError(
+            f"{broken[0]}: is a link to {os.readlink(broken[0])}, which is not there ({len(broken)} of {len(found)} "
+            "photos are such links); mend or remove them"
+        )
+    names = sorted(p.relative_to(folder).as_posix() for p in found if p.is_file())
     if not names:
         raise ScrflowError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))})")
     return names
@@ -119,13 +126,8 @@ def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSou
     it was taken (it is cropped), or the focal length is under 0.2 or over 30 times the longer side.
     ScrflowError where the file is no image.
     """
-    try:
-        with Image.open(path) as image:
-            exif, (width, height) = read_exif(image), image.size
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: image is missing; put it there or take its name off the lists") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ScrflowError(f"{path}: image is damaged or none ({error}); replace it or take it away") from None
+    with opened(path) as image:
+        exif, (width, height) = read_exif(image), image.size
     options = pycolmap.ImageReaderOptions(camera_model=model, default_focal_length_factor=FOCAL_FACTOR)
     camera = pycolmap.infer_camera_from_image(str(path), options)
     longer = max(width, height)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pycolmap
-from PIL import Image, UnidentifiedImageError
 
 from scrflow.errors import ScrflowError
+from scrflow.images import check_kind, opened, photo_bytes, rgb
+from scrflow.scene.listfile import SUFFIXES, has_suffix
 
 # numbers printed with 6 digits, or poses that were multiplied many times, are off by up to about 1e-4; 1e-3 is room
 # for that, while a scaled or sheared matrix is not taken for a rotation
 ROTATION_TOLERANCE = 1e-3
 QUATERNION_TOLERANCE = 1e-2
+LARGEST_SIDE = 1 << 20  # px
 _EXIF_ORIENTATION = 0x0112
+_MAX_NAME_BYTES = 255  # of a file or folder, on every usual file system
 
 
 def checked_rotation(R: np.ndarray, where: str) -> np.ndarray:
@@ -69,6 +72,16 @@ def checked_quaternion(q_wxyz: np.ndarray, where: str) -> np.ndarray:
     return q / norm
 
 
+def checked_size(width: float, height: float, where: str) -> tuple[int, int]:
+    """Width and height of a camera that a file gives, in whole pixels that pycolmap can hold; ScrflowError beginning
+    with ``where``."""
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise ScrflowError(
+            f"{where}: camera has size {width:.6g}x{height:.6g} px, expected 1 to {LARGEST_SIDE}; mend the intrinsics"
+        )
+    return round(width), round(height)
+
+
 def check_camera(camera: pycolmap.Camera, where: str) -> None:
     """Size, number of parameters and focal length; ScrflowError beginning with ``where``."""
     if camera.width <= 0 or camera.height <= 0:
@@ -88,12 +101,32 @@ def check_camera(camera: pycolmap.Camera, where: str) -> None:
 
 
 def check_name(name: str, where: str) -> None:
-    """Image names are relative, stay in their folder, and have no blanks (the list forms separate by them)."""
+    """Image names are relative, stay in their folder, and a line of a list file can hold them."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts:
         raise ScrflowError(f"{where}: image name {name!r} leads out of the image folder; use a name relative to it")
-    if any(c.isspace() for c in name):
-        raise ScrflowError(f"{where}: image name {name!r} has a blank, which list files cannot hold; rename the image")
+    check_listable(name, where)
+
+
+def check_listable(name: str, where: str) -> None:
+    """A line of a list file can hold the name (see scrflow.scene.listfile): no control character, no blank at either
+    end, nothing that UTF-8 or a file system cannot hold. Other blanks need a photo's suffix behind them."""
+    bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if bad is not None:
+        what = unicodedata.name(bad, "") or ascii(bad)
+        raise ScrflowError(
+            f"{where}: image name {name!a} has a control character or a byte that is no UTF-8 ({what}), which "
+            "list files cannot hold; rename the image"
+        )
+    if name[0].isspace() or name[-1].isspace() or name[0] == "\ufeff":
+        raise ScrflowError(f"{where}: image name {name!r} begins or ends with a blank; rename the image")
+    if any(c.isspace() for c in name) and not has_suffix(name):
+        raise ScrflowError(
+            f"{where}: image name {name!r} has a blank and no suffix of a photo ({', '.join(sorted(SUFFIXES))}), so "
+            "list files cannot tell where it ends; rename the image"
+        )
+    if max(len(part.encode()) for part in PurePosixPath(name).parts) > _MAX_NAME_BYTES:
+        raise ScrflowError(f"{where}: image name {name[:40]!r}... is longer than a file's name can be; mend the list")
 
 
 def check_unique(names: Iterable[str], where: str) -> None:
@@ -119,24 +152,17 @@ def check_split(mapping: Sequence[str], queries: Sequence[str], where: str, mini
 
 def check_image(path: Path, camera: pycolmap.Camera | None) -> str:
     """Decode the image and hold it against its camera; its SHA-256. ScrflowError naming the file."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: image is missing; put it there or take its name off the lists") from None
-    except OSError as error:
-        raise ScrflowError(f"{path}: image cannot be read ({error.strerror})") from None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            # a JPEG decoded at an eighth of its size is still read to its end, in a third of the time
+    data = photo_bytes(path)
+    with opened(path, data) as image:
+        size = image.size
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        check_kind(image, path)
+        if image.format == "JPEG":
+            # decoded at an eighth of its size it is still read to its end, in a third of the time
             image.draft("L", (size[0] // 8, size[1] // 8))
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ScrflowError(
-            f"{path}: image is damaged or truncated ({reason}); replace it or take its name off the lists"
-        ) from None
+        else:
+            rgb(image, path)
     if orientation not in (0, 1):
         raise ScrflowError(
             f"{path}: EXIF orientation {orientation} asks viewers to turn the image, so pixels and camera "

@@ -12,11 +12,11 @@ from scrflow.errors import ScrflowError
 
 
 class StopRequest:
-    """``with StopRequest() as stop``: SIGTERM sets ``stop.requested`` in place of ending the process, once.
+    """``with StopRequest() as stop``: SIGTERM sets ``stop.requested`` in place of ending the process.
 
-    A second one ends it. Python hands signals to the main thread alone; elsewhere nothing is caught. With ``obey``
-    False the signal is passed over: of several processes the first saves and ends, and the others with it, as one that
-    left a step early would leave the first waiting in it.
+    So does a second one, as SLURM sends several. Python hands signals to the main thread alone; elsewhere nothing is
+    caught. With ``obey`` False the signal is passed over: of several processes the first saves and ends, and the others
+    with it, as one that left a step early would leave the first waiting in it.
     """
 
     def __init__(self, obey: bool = True, also: Callable[[], None] | None = None):
@@ -33,7 +33,6 @@ class StopRequest:
         self.requested = True
         if self._also is not None:
             self._also()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __exit__(self, *exc: object) -> None:
         if self._before is not None:

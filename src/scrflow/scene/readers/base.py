@@ -34,3 +34,4 @@ class Collection:
     left_out: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)  # image -> its room, where several make up the scene
     guessed: frozenset[str] = frozenset()  # names whose intrinsics nothing tells: a query only where the split says so
+    sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of the file that its pose was made from

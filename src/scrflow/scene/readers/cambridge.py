@@ -18,6 +18,7 @@ import numpy as np
 from scrflow.config import CambridgeSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import pose_error, rotation_from_quaternion
+from scrflow.scene.listfile import split_name
 from scrflow.scene.model import View
 from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers.base import Collection, SourceImage
@@ -78,7 +79,7 @@ def _read_list(path: Path) -> dict[str, np.ndarray]:
     if (
         not lines
         or not lines[0].startswith("Visual Landmark Dataset")
-        or any(len(line.split()) == 8 for line in lines[:3])
+        or any(len(split_name(line)[1]) == 7 for line in lines[:3] if line.strip())
     ):
         raise ScrflowError(
             f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'; copy it again"
@@ -87,7 +88,7 @@ def _read_list(path: Path) -> dict[str, np.ndarray]:
     for number, line in enumerate(lines[_HEADER_LINES:], start=_HEADER_LINES + 1):
         if not line.strip():
             continue
-        name, *fields = line.split()
+        name, fields = split_name(line.strip())
         where = f"{path}: line {number}: {name}"
         try:
             values = np.array([float(v) for v in fields])

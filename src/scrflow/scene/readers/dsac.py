@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from PIL import Image
 
 from scrflow.config import DsacSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import invert_pose
+from scrflow.images import image_size
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.validate import checked_pose
 
@@ -81,11 +81,7 @@ def _numbers(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
 
 
 def _camera(calibration: Path, image: Path) -> pycolmap.Camera:
-    try:
-        with Image.open(image) as opened:
-            width, height = opened.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ScrflowError(f"{image}: image is damaged ({error}); replace it or take its name off the lists") from None
+    width, height = image_size(image)
     values = _numbers(calibration, (3, 3), (1,))
     if values.shape == (1,):
         return pycolmap.Camera(

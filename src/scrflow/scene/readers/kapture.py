@@ -24,6 +24,7 @@ from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.validate import checked_quaternion
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*(\d+)\.\d+")
+_LONGEST_TIMESTAMP = 40  # digits
 _NO_POSE = "without a pose in trajectories.txt"
 
 Device = tuple[int, str]  # timestamp, id of a sensor or rig
@@ -199,8 +200,8 @@ def _pose(fields: list[str], where: str) -> np.ndarray | None:
 
 
 def _timestamp(field: str, where: str) -> int:
-    if not field.isdecimal():
-        raise ScrflowError(f"{where}: timestamp {field!r} is not a whole number; mend the line")
+    if not field.isdecimal() or len(field) > _LONGEST_TIMESTAMP:
+        raise ScrflowError(f"{where}: timestamp {field[:40]!r} is not a whole number; mend the line")
     return int(field)  # 0001 and 1 are the same
 
 

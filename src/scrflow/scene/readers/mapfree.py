@@ -16,9 +16,9 @@ import pycolmap
 from scrflow.config import MapFreeSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import rotation_from_quaternion
-from scrflow.scene.model import read_lines
+from scrflow.scene.listfile import read_lines, split_name
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import checked_quaternion
+from scrflow.scene.validate import checked_quaternion, checked_size
 
 
 def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Collection:
@@ -30,7 +30,7 @@ def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Co
     images: dict[str, SourceImage] = {}
     intrinsics = folder / "intrinsics.txt"
     for name, (number, (fx, fy, cx, cy, *size)) in _table(intrinsics, "fx fy cx cy width height").items():
-        width, height = (round(s) for s in size)
+        width, height = checked_size(*size, f"{intrinsics}: line {number}: {name}")
         if [width, height] != size:
             raise ScrflowError(
                 f"{intrinsics}: line {number}: {name}: size {size[0]:g}x{size[1]:g} is not of whole pixels"
@@ -72,7 +72,8 @@ def _pose(name: str, poses: dict[str, tuple[int, np.ndarray]], path: Path) -> np
 def _table(path: Path, form: str) -> dict[str, tuple[int, np.ndarray]]:
     """frame -> (line number, numbers) of lines ``frame numbers...``, as many as ``form`` has."""
     out: dict[str, tuple[int, np.ndarray]] = {}
-    for number, (name, *fields) in read_lines(path):
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
         try:
             values = np.array([float(f) for f in fields])
         except ValueError:

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from PIL import Image
 
 from scrflow.config import NerfstudioSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import invert_pose
+from scrflow.images import image_size
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import checked_pose, some
+from scrflow.scene.validate import check_name, checked_pose, checked_size, some
 
 log = logging.getLogger("scrflow")
 
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
 _PERSPECTIVE = (*_PINHOLE, "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
+_LARGEST = 1e12  # of an intrinsic
 _OPENCV_FROM_OPENGL = np.array([1.0, -1.0, -1.0])
 
 
@@ -39,7 +40,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ScrflowError(f"{path}: no such file; mend key source.transforms") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ScrflowError(f"{path}: not JSON ({error})") from None
     frames = values.get("frames") if isinstance(values, dict) else None
     if not isinstance(frames, list) or not frames:
@@ -49,6 +50,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
     for number, frame in enumerate(frames):
         if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
             raise ScrflowError(f"{path}: frame {number} needs file_path and transform_matrix")
+        check_name(posixpath.normpath(str(frame["file_path"]).replace("\\", "/")), f"{path}: frame {number}")
         name = _existing(path.parent, str(frame["file_path"]))
         where = f"{path}: frame {name}"
         if not (path.parent / name).is_file():
@@ -90,24 +92,22 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
 
     def number(key: str, default: float | None = None) -> float:
         value = values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ScrflowError(f"{where}: intrinsic {key} is {value!r}, expected a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            shown = value if isinstance(value, float) else repr(value)[:40]
+            raise ScrflowError(f"{where}: intrinsic {key} is {shown}, expected a number")
         return float(value)
 
     if "w" in values and "h" in values:
-        width, height = number("w"), number("h")
+        width, height = checked_size(number("w"), number("h"), where)
     else:
-        try:
-            with Image.open(image) as opened:
-                width, height = opened.size
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ScrflowError(
-                f"{image}: image is damaged ({error}); replace it or take its name off the lists"
-            ) from None
+        width, height = image_size(image)
     if "fl_x" in values:
         fx = number("fl_x")
     elif "camera_angle_x" in values:
-        fx = 0.5 * width / math.tan(0.5 * number("camera_angle_x"))
+        angle = number("camera_angle_x")
+        if not 0 < angle < math.pi:
+            raise ScrflowError(f"{where}: camera_angle_x is {angle:g}, expected radians between 0 and pi")
+        fx = 0.5 * width / math.tan(0.5 * angle)
     else:
         raise ScrflowError(f"{where}: no focal length; expected fl_x or camera_angle_x")
     fy = number("fl_y", fx)
@@ -135,4 +135,4 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
         model, params = "OPENCV", [fx, fy, cx, cy, k1, k2, p1, p2]
     else:
         model, params = "PINHOLE", [fx, fy, cx, cy]
-    return pycolmap.Camera(model=model, width=round(width), height=round(height), params=params)
+    return pycolmap.Camera(model=model, width=width, height=height, params=params)

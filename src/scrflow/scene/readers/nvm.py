@@ -17,16 +17,17 @@ image centre (w/2, h/2) with the pixel origin of SiftGPU, which is COLMAP's (the
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import pycolmap
-from PIL import Image
 
 from scrflow.cameras import pixels_from_rays
 from scrflow.config import NvmSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import rotation_from_quaternion
+from scrflow.images import image_size as header_size
 from scrflow.scene.model import View, read_query_list
 from scrflow.scene.nvm_file import NvmModel, read_nvm
 from scrflow.scene.readers.base import Collection, SourceImage
@@ -84,13 +85,9 @@ def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: image is missing; put it there, or mend key source.images") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ScrflowError(f"{path}: image is damaged ({error}); replace it") from None
+    if not os.path.lexists(path):
+        raise ScrflowError(f"{path}: image is missing; put it there, or mend key source.images")
+    return header_size(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- distortion

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.artifacts import read_stamp
+from scrflow.artifacts import read_json, read_stamp
 from scrflow.config import PhotosSource
 from scrflow.errors import ScrflowError
 from scrflow.scene.model import View, copy_camera, read_model, views_of_model
@@ -48,6 +48,7 @@ def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Col
         inputs={"sfm": stamp.digest},
         left_out=dict.fromkeys(others, "not registered by SfM"),
         guessed=guessed,
+        sha256=read_json(sfm_model / "sfm.json", "sfm").get("sha256", {}),
     )
 
 

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pycolmap
-from PIL import Image
 
 from scrflow.config import PoseListSource
 from scrflow.errors import ScrflowError
 from scrflow.geometry import rotation_from_quaternion
-from scrflow.scene.model import read_lines
+from scrflow.images import image_size
+from scrflow.scene.listfile import read_lines, split_name
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.validate import checked_quaternion
 
@@ -21,9 +22,12 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
     """All lines of the list. A line of an image that is not there stays out unless a split list asks for it
     (published lists cover whole scenes), so its absence is found when the split is made."""
     path = root / source.poses
+    listed = read_pose_list(path)
+    if not listed:
+        raise ScrflowError(f"{path}: no pose in it; expected lines 'name qw qx qy qz tx ty tz f'")
     image_root = root / source.images
     images: dict[str, SourceImage] = {}
-    for name, (cam_from_world, focal) in read_pose_list(path).items():
+    for name, (cam_from_world, focal) in listed.items():
         size = _image_size(image_root / name)
         if size is None:
             continue
@@ -39,7 +43,8 @@ def read_pose_list(path: Path) -> dict[str, tuple[np.ndarray, float]]:
     """name -> (cam_from_world [3, 4], focal length in px) of the list's lines; ScrflowError for a damaged or a double
     line."""
     out: dict[str, tuple[np.ndarray, float]] = {}
-    for number, (name, *fields) in read_lines(path):
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
         where = f"{path}: line {number}: {name}"
         try:
             values = np.array([float(f) for f in fields])
@@ -59,10 +64,9 @@ def read_pose_list(path: Path) -> dict[str, tuple[np.ndarray, float]]:
 def _image_size(path: Path) -> tuple[int, int] | None:
     """Width and height from the file's header, None without a file; a damaged one passes as (1, 1) and is named when
     the images in use are decoded."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, SyntaxError, ValueError):
+    try:
+        return image_size(path)
+    except ScrflowError:
         return (1, 1)

@@ -22,7 +22,7 @@ import pycolmap
 
 from scrflow.config import SevenScenesSource
 from scrflow.errors import ScrflowError
-from scrflow.scene.model import read_lines
+from scrflow.scene.listfile import read_lines
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
 
@@ -78,10 +78,10 @@ def read(source: SevenScenesSource, root: Path, sfm_model: Path | None = None) -
 def _sequences(path: Path) -> list[str]:
     """Folders ``seq-01`` of the lines ``sequence1``."""
     out = []
-    for number, fields in read_lines(path):
-        match = re.fullmatch(r"sequence(\d+)", fields[0])
-        if match is None or len(fields) != 1:
-            raise ScrflowError(f"{path}: line {number}: {' '.join(fields)!r}, expected 'sequence1' or the like")
+    for number, line in read_lines(path):
+        match = re.fullmatch(r"sequence(\d+)", line)
+        if match is None:
+            raise ScrflowError(f"{path}: line {number}: {line!r}, expected 'sequence1' or the like")
         out.append(f"seq-{int(match[1]):02d}")
     if not out:
         raise ScrflowError(f"{path}: no sequence in it; unpack the dataset again")

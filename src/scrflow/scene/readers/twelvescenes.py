@@ -18,9 +18,10 @@ from scrflow.config import TwelveScenesSource
 from scrflow.errors import ScrflowError
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
+from scrflow.scene.validate import checked_size
 
-_SEQUENCE = re.compile(r"sequence(\d+)\s+\[frames=(\d+)\]\s+\[start=(\d+)\s*;\s*end=(\d+)\]")
-_FRAME = re.compile(r"frame-(\d+)\.color\.jpg")
+_SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
+_FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")
 
 
 def read(source: TwelveScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:
@@ -36,6 +37,7 @@ def read(source: TwelveScenesSource, root: Path, sfm_model: Path | None = None) 
     if not names:
         raise ScrflowError(f"{folder / 'data'}: no frame-*.color.jpg in it; unpack the dataset there")
     width, height = (_number(info, folder / "info.txt", key) for key in ("m_colorWidth", "m_colorHeight"))
+    checked_size(width, height, str(folder / "info.txt"))
     if source.poses == "sfm":
         listed = read_lists(
             source.pose_lists(root), "github.com/tsattler/visloc_pseudo_gt_limitations has them in pgt/sfm/12scenes"
@@ -87,7 +89,7 @@ def _test_range(path: Path) -> tuple[int, int]:
     match = _SEQUENCE.fullmatch(lines[0]) if lines else None
     if match is None:
         raise ScrflowError(
-            f"{path}: line 1 is {(lines or [''])[0]!r}, expected 'sequence0 [frames=357]  [start=0 ; end=356]'"
+            f"{path}: line 1 is {(lines or [''])[0][:80]!r}, expected 'sequence0 [frames=357]  [start=0 ; end=356]'"
         )
     frames, start, end = (int(match[i]) for i in (2, 3, 4))
     if end - start + 1 != frames:

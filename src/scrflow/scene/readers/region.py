@@ -1,0 +1,91 @@
+"""A part of another scene, for maps of a city that are trained one by one: some of its mapping photos, all its queries.
+
+The cameras' centres are cut into regions; photos near a region's border belong to its neighbours too, so that what a
+query sees near a border is whole in one map at least. Poses stay in the base scene's frame, so poses from any of the
+maps compare. 3D points are not taken over: they are triangulated anew where a graph or depths ask for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+from scipy.spatial import cKDTree
+
+from scrflow.config import RegionSource
+from scrflow.errors import ScrflowError
+from scrflow.geometry import camera_centre
+from scrflow.scene.model import load_scene
+from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.seeds import numpy_generator
+
+
+def read(
+    source: RegionSource, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
+) -> Collection:
+    """The mapping photos of one region of the scene ``source.scene``, whose artifact (a folder) is in ``parts``."""
+    folder = (parts or {}).get(source.scene)
+    if folder is None:
+        raise ScrflowError(
+            f"reader region: no scene artifact of {source.scene} given; run its scene stage first (snakemake does)"
+        )
+    base = load_scene(folder)
+    if len(base.mapping) < source.regions:
+        raise ScrflowError(
+            f"reader region: {source.regions} regions of {source.scene}, which has {len(base.mapping)} mapping images; "
+            "set fewer source.regions"
+        )
+    centres_N3 = camera_centre(np.stack([v.cam_from_world for v in base.mapping]))
+    inside = region_members(source, centres_N3)[:, source.region - 1]
+    views = [view for view, wanted in zip(base.mapping, inside, strict=True) if wanted]
+    images = [SourceImage(v.name, v.camera, v.cam_from_world) for v in views]
+    images += [SourceImage(q.name, q.camera, base.query_poses.get(q.name)) for q in base.queries]
+    return Collection(
+        base.folder,
+        base.image_root,
+        tuple(images),
+        split=(tuple(v.name for v in views), tuple(q.name for q in base.queries)),
+        conditions={q.name: q.condition for q in base.queries},
+        inputs={f"part_{source.scene}": base.stamp.digest},
+    )
+
+
+def region_members(source: RegionSource, centres_N3: np.ndarray) -> np.ndarray:
+    """[N, regions] bool: which regions each camera belongs to, its own and those of which a camera is within
+    ``overlap``. The cut depends on the scene and on the number of regions, not on which of them is asked for."""
+    if source.by == "bisect":
+        labels = bisected(centres_N3, source.regions)
+    else:
+        rng = numpy_generator(0, "region", source.regions)
+        _, labels = kmeans2(centres_N3, source.regions, iter=50, minit="++", rng=rng)
+        if len(np.unique(labels)) < source.regions:
+            raise ScrflowError(
+                f"reader region: k-means leaves one of {source.regions} regions of {source.scene} empty; set fewer "
+                "source.regions, or by: bisect"
+            )
+    member = labels[:, None] == np.arange(source.regions)
+    if source.overlap > 0:
+        for region in range(source.regions):
+            distance, _ = cKDTree(centres_N3[labels == region]).query(centres_N3)
+            member[:, region] |= distance <= source.overlap
+    return member
+
+
+def bisected(points_N3: np.ndarray, regions: int) -> np.ndarray:
+    """Labels [N] of regions of nearly equal numbers: cut across the direction of largest variance, each half again."""
+    labels = np.zeros(len(points_N3), np.int64)
+    if regions == 1:
+        return labels
+    first = regions // 2
+    offsets = points_N3 - points_N3.mean(0)
+    axis = np.linalg.eigh(offsets.T @ offsets)[1][:, -1]
+    # an eigenvector's sign is anybody's choice: its largest component is made positive
+    axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
+    order = np.argsort(offsets @ axis, kind="stable")
+    cut = len(points_N3) * first // regions
+    low, high = order[:cut], order[cut:]
+    labels[low] = bisected(points_N3[low], first)
+    labels[high] = first + bisected(points_N3[high], regions - first)
+    return labels

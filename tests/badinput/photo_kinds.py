@@ -1,0 +1,251 @@
+"""Photos of every kind, good and bad, written from one picture; and a little scene with pose lists to put them in."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scrflow.config import PoseListSource, SceneStage, Split
+from scrflow.geometry import quaternion_from_rotation
+
+REPO = Path(__file__).resolve().parents[2]
+SIZE = (160, 120)
+LINE = "PINHOLE 160 120 130 130 80 60"
+
+
+def picture() -> Image.Image:
+    """A photo of the demo, 160 x 120."""
+    with Image.open(REPO / "demo/images/mapping/000.jpg") as image:
+        return image.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
+
+
+def saved(image: Image.Image, **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, **options)
+    return out.getvalue()
+
+
+def png_of_16_bits(channels_HWC: np.ndarray, colour_type: int) -> bytes:
+    """Pillow writes 16 bits of grey alone."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = channels_HWC.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels_HWC)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bomb(width: int, height: int) -> bytes:
+    """Under 200 bytes that say they are a PNG of that size."""
+    whole = bytearray(png_of_16_bits(np.zeros((1, 1, 1), np.uint16), 0))
+    whole[16:24] = struct.pack(">II", width, height)
+    whole[29:33] = struct.pack(">I", zlib.crc32(bytes(whole[12:29])))
+    return bytes(whole)
+
+
+def interlaced() -> bytes:
+    """A PNG of seven passes (Adam7), which Pillow reads and does not write."""
+    pixels = np.asarray(picture())
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx])
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 1)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _frames() -> list[Image.Image]:
+    first = picture()
+    return [first, first.rotate(90), first.rotate(180)]
+
+
+def _animated(form: str, **options) -> bytes:
+    first, *rest = _frames()
+    return saved(first, format=form, save_all=True, append_images=rest, **options)
+
+
+def _exif(orientation: int) -> bytes:
+    values = Image.Exif()
+    values[0x0112] = orientation
+    return saved(picture(), format="JPEG", exif=values.tobytes())
+
+
+def _half_clear() -> bytes:
+    image = picture().convert("RGBA")
+    image.paste((255, 255, 255, 0), (0, 0, SIZE[0] // 2, SIZE[1]))  # white, and not to be seen
+    return saved(image, format="PNG")
+
+
+def _on_black() -> Image.Image:
+    image = picture()
+    image.paste((0, 0, 0), (0, 0, SIZE[0] // 2, SIZE[1]))
+    return image
+
+
+def grey_of_16_bits() -> np.ndarray:
+    return np.asarray(picture().convert("L")).astype(np.uint16) * 257
+
+
+# name of the kind -> (file name, bytes, what it must look like, largest mean difference in grey levels). Lossless forms
+# have 0; measured: CMYK in JPEG 1.2, progressive JPEG 2.1, palette 2.6
+UNUSUAL: dict[str, tuple[str, Callable[[], bytes], Callable[[], Image.Image], float]] = {
+    "grey": ("a.png", lambda: saved(picture().convert("L"), format="PNG"), lambda: picture().convert("L"), 0),
+    "grey with alpha": (
+        "a.png",
+        lambda: saved(picture().convert("LA"), format="PNG"),
+        lambda: picture().convert("L"),
+        0,
+    ),
+    "16-bit grey PNG": (
+        "a.png",
+        lambda: saved(Image.fromarray(grey_of_16_bits()), format="PNG"),
+        lambda: picture().convert("L"),
+        0,
+    ),
+    "16-bit grey TIFF": (
+        "a.tif",
+        lambda: saved(Image.fromarray(grey_of_16_bits()), format="TIFF"),
+        lambda: picture().convert("L"),
+        0,
+    ),
+    "16-bit RGB PNG": (
+        "a.png",
+        lambda: png_of_16_bits(np.asarray(picture()).astype(np.uint16) * 257, 2),
+        picture,
+        0,
+    ),
+    "CMYK JPEG": ("a.jpg", lambda: saved(picture().convert("CMYK"), format="JPEG", quality=95), picture, 3),
+    "CMYK TIFF": ("a.tif", lambda: saved(picture().convert("CMYK"), format="TIFF"), picture, 0),
+    "palette": ("a.png", lambda: saved(picture().quantize(256), format="PNG"), picture, 5),
+    "RGBA, all opaque": ("a.png", lambda: saved(picture().convert("RGBA"), format="PNG"), picture, 0),
+    "RGBA, half transparent": ("a.png", _half_clear, _on_black, 0),
+    "progressive JPEG": ("a.jpg", lambda: saved(picture(), format="JPEG", progressive=True, quality=95), picture, 5),
+    "interlaced PNG": ("a.png", interlaced, picture, 0),
+    "PNG named .jpg": ("a.jpg", lambda: saved(picture(), format="PNG"), picture, 0),
+    "several pictures in a JPEG (MPO)": (
+        "a.jpg",
+        lambda: saved(_frames()[0], format="MPO", save_all=True, append_images=_frames()[1:], quality=95),
+        picture,
+        5,
+    ),
+}
+
+_CUT = r"image is damaged or truncated \(.+\); replace it"
+
+# name of the kind -> (file name, bytes, the error after the file's name)
+REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "zero bytes": ("a.jpg", lambda: b"", r"image is empty \(0 bytes\); replace it"),
+    "JPEG cut in half": ("a.jpg", lambda: _half(saved(picture(), format="JPEG")), _CUT),
+    "progressive JPEG cut in half": ("a.jpg", lambda: _half(saved(picture(), format="JPEG", progressive=True)), _CUT),
+    "PNG cut in half": ("a.png", lambda: _half(saved(picture(), format="PNG")), _CUT),
+    "interlaced PNG cut in half": ("a.png", lambda: _half(interlaced()), _CUT),
+    "TIFF cut in half": ("a.tif", lambda: _half(saved(picture(), format="TIFF", compression="tiff_lzw")), _CUT),
+    "WebP cut in half": ("a.webp", lambda: _half(saved(picture(), format="WEBP")), _CUT),
+    "HTML named .jpg": ("a.jpg", lambda: b"<!doctype html><title>404</title>", r".+\(not an image\); replace it"),
+    "text named .png": ("a.png", lambda: b"a photo, honestly", r".+\(not an image\); replace it"),
+    "animated GIF": ("a.png", lambda: _animated("GIF"), r"image is animated \(3 frames\), expected a photo; save one"),
+    "animated PNG": ("a.png", lambda: _animated("PNG"), r"image is animated \(3 frames\)"),
+    "animated WebP": ("a.webp", lambda: _animated("WEBP", lossless=True), r"image is animated \(3 frames\)"),
+    "decompression bomb, 60 000 x 60 000": (
+        "a.png",
+        lambda: bomb(60_000, 60_000),
+        r"image is huge, over 179 million pixels; make it smaller",
+    ),
+    "one pixel": (
+        "a.png",
+        lambda: saved(Image.new("RGB", (1, 1)), format="PNG"),
+        r"image is 1x1 px, expected at least 16",
+    ),
+    "one pixel high": (
+        "a.png",
+        lambda: saved(picture().resize((640, 1)), format="PNG"),
+        r"image is 640x1 px, expected at least 16 px a side",
+    ),
+    "32-bit numbers (TIFF)": (
+        "a.tif",
+        lambda: saved(Image.fromarray(np.asarray(picture().convert("L")).astype(np.float32)), format="TIFF"),
+        r"image has 32 bits a pixel \(mode F\)",
+    ),
+    "16-bit depth image": (
+        "a.png",
+        lambda: saved(Image.fromarray(np.full((120, 160), 2000, np.uint16)), format="PNG"),
+        r"image of 16 bits whose brightest pixel is 2000 of 65535, black in 8 bits; is it a depth image\?",
+    ),
+}
+ROTATED = _exif(6)
+
+
+def _half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+# ----------------------------------------------------------------------------------------------------------- no files
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def broken_link(path: Path) -> None:
+    path.symlink_to("gone.jpg")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a folder named x.jpg": (folder, r"is a folder, expected an image; replace it"),
+    "broken symlink": (broken_link, r"image is missing: a link to gone\.jpg, which is not there; mend the link"),
+    "named pipe": (pipe, r"is no regular file, expected an image"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- a scene
+
+STAGE = SceneStage(
+    source=PoseListSource(reader="poselist", poses="poses.txt", images="images"),
+    split=Split(every=4),
+    min_mapping_images=3,
+    unit="m",
+)
+
+
+def pose_of(i: int) -> np.ndarray:
+    """[3, 4]: along a line, looking at it from the side and turning a little."""
+    angle = 0.05 * i
+    R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return np.column_stack([R, -R @ [0.2 * i, 0.03 * i, 0]])
+
+
+def pose_text(name: str, pose: np.ndarray, focal: float = 130.0) -> str:
+    numbers = (*quaternion_from_rotation(pose[:, :3]), *pose[:, 3], focal)
+    return " ".join([name, *(repr(float(n)) for n in numbers)]) + "\n"
+
+
+def dataset(root: Path, count: int = 6) -> Path:
+    """``count`` photos 0.jpg ... (the same picture, a pixel brighter each) and poses.txt with their focal lengths."""
+    (root / "images").mkdir(parents=True)
+    for i in range(count):
+        picture().point(lambda v, i=i: min(255, v + i)).save(root / f"images/{i}.jpg")
+    (root / "poses.txt").write_text("".join(pose_text(f"{i}.jpg", pose_of(i)) for i in range(count)))
+    return root
+
+
+def rename_in_list(root: Path, old: str, new: str) -> None:
+    text = (root / "poses.txt").read_text()
+    assert f"{old} " in text
+    (root / "poses.txt").write_text(text.replace(f"{old} ", f"{new} "))

@@ -1,0 +1,314 @@
+"""Small files that are right, one for each of untrusted_readers: bad ones are made from them. SYNTHETIC throughout."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import scipy.sparse
+import torch
+import yaml
+from PIL import Image
+from untrusted_readers import KEYPOINTS, NAMES
+
+from scrflow import confidence
+from scrflow.artifacts import Stamp, create_h5, write_npz, write_safetensors
+from scrflow.config import (
+    BaselineMapStage,
+    ExtractorConfig,
+    GlobalEncodingUse,
+    HeadConfig,
+    LocalizeConfig,
+    MapStage,
+    MatcherConfig,
+    MatchFeaturesConfig,
+    PoseListSource,
+    RetrievalConfig,
+    RetrievalPart,
+    SceneStage,
+    Split,
+)
+from scrflow.head import Head
+from scrflow.hloc.features import StoredFeatures, write_features
+from scrflow.hloc.matches import write_matches
+from scrflow.mapformat import MAP_FORMAT, pack
+from scrflow.matching.mapfile import BaselineMap
+from scrflow.matching.mapfile import write_map as write_baseline_map
+from scrflow.retrieval import Retriever, hloc
+from scrflow.scene.model import Query, View, pose_line, query_line, write_scene
+from scrflow.scene.tracks import model_with_points
+
+CAMERA = pycolmap.Camera(model="PINHOLE", width=32, height=24, params=[30, 30, 16, 12])
+POSES = {name: np.c_[np.eye(3), [i, 0, 0]] for i, name in enumerate(NAMES)}
+SIFT = ExtractorConfig(name="sift", max_keypoints=64)
+HEAD = HeadConfig(width=32, hidden_ratio=1, blocks=1, clusters=3, refine_blocks=1, frequencies=4)
+RETRIEVAL = RetrievalConfig(kind="vlad", encoder="sift", clusters=4, keypoints=40, dim=5, pq_bytes=3)
+_IDENTITY = " ".join(str(v) for v in np.eye(4).ravel())
+
+
+def write_all(root: Path) -> dict[str, Path]:
+    """Reader -> its file or folder under ``root``."""
+    torch.manual_seed(0)
+    out = {**_archives(root), **_hloc(root), **_texts(root), **_tensors(root), **_h5(root), **_folders(root)}
+    write_npz(root / "graph.npz", _graph(), Stamp("covisibility"))
+    torch.save({"weight": torch.zeros(2, 2), "bias": torch.ones(2)}, root / "weights.pth")
+    shutil.copy(confidence._COEFFICIENTS, root / "confidence.json")
+    return out | {
+        "graph": root / "graph.npz",
+        "weights": root / "weights.pth",
+        "confidence": root / "confidence.json",
+        "inspect": root / "graph.npz",
+    }
+
+
+def _graph() -> dict[str, np.ndarray]:
+    csr = scipy.sparse.csr_array(np.array([[0, 0.5, 0], [0.5, 0, 0.2], [0, 0.2, 0]]))
+    names = np.array(NAMES, dtype=np.str_)
+    return {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array([3, 3]), "names": names}
+
+
+def _archives(root: Path) -> dict[str, Path]:
+    with zipfile.ZipFile(root / "a.zip", "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("room/a.txt", b"a" * 300)
+        z.writestr("room/b.txt", b"b")
+    with tarfile.open(root / "a.tar.gz", "w:gz") as t:
+        info = tarfile.TarInfo("room/a.txt")
+        info.size = 300
+        t.addfile(info, io.BytesIO(b"a" * 300))
+    return {"archive": root / "a.zip"}
+
+
+def _hloc(root: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    with create_h5(root / "features.h5", Stamp("hloc-features")) as f:
+        for name, n in KEYPOINTS.items():
+            points, described = rng.uniform(0, 20, (n, 2)), rng.normal(size=(n, 8))
+            write_features(f, name, StoredFeatures(points, described, np.ones(n), (32, 24)))
+    with create_h5(root / "matches.h5", Stamp("hloc-matches")) as f:
+        write_matches(f, NAMES[0], NAMES[1], np.array([[0, 1], [3, 2]]), KEYPOINTS[NAMES[0]])
+    with create_h5(root / "descriptors.h5", Stamp("retrieval")) as f:
+        hloc.write_descriptors(f, {name: rng.normal(size=6) for name in NAMES})
+    (root / "pairs.txt").write_text(f"{NAMES[0]} {NAMES[1]}\n{NAMES[1]} {NAMES[2]}\n")
+    return {
+        "hloc features": root / "features.h5",
+        "hloc matches": root / "matches.h5",
+        "hloc descriptors": root / "descriptors.h5",
+        "pairs": root / "pairs.txt",
+    }
+
+
+def _texts(root: Path) -> dict[str, Path]:
+    texts = {
+        "poses": ("poses.txt", "".join(pose_line(n, p) + "\n" for n, p in POSES.items())),
+        "query list": ("queries.txt", "".join(query_line(n, CAMERA) + "\n" for n in NAMES)),
+        "cameras of photos": ("cameras.txt", "".join(query_line(n, CAMERA) + "\n" for n in NAMES)),
+        "nvm": ("model.nvm", nvm_text()),
+        "journal": ("out.jsonl", '{"journal of": "key"}\n{"name": "a.jpg", "pose": [1, 0, 0, 0, 0, 0, 0]}\n'),
+        "table": (
+            "table.csv",
+            "table,set,row,label,scene,condition,metric,unit,mean,spread,n\nmain,,a,A,demo,all,recall@0,%,3.3,1.6,3\n",
+        ),
+        "download table": ("files.tsv", f"path\tsha256\turl\na.jpg\t{'0' * 64}\thttps://example.org/a.jpg\n"),
+    }
+    for name, text in texts.values():
+        (root / name).write_text(text)
+    return {reader: root / name for reader, (name, _) in texts.items()}
+
+
+def nvm_text() -> str:
+    """Three cameras, two points."""
+    cameras = "".join(f"{name} 30 1 0 0 0 {-i} 0 0 0 0\n" for i, name in enumerate(NAMES))
+    return f"NVM_V3\n\n3\n{cameras}\n2\n0 0 5 1 2 3 2 0 0 0 0 1 0 6 0\n1 0 5 1 2 3 2 0 1 6 0 2 0 18 0\n0\n"
+
+
+def _retriever() -> Retriever:
+    described = {
+        "vocabulary": torch.randn(4, 128),
+        "whitening_mean": torch.randn(4 * 128),
+        "whitening": torch.randn(5, 4 * 128).half(),
+    }
+    return Retriever(NAMES, torch.randn(3, 3, 2).half(), torch.zeros(3, 3, dtype=torch.uint8), described)
+
+
+def map_stage() -> MapStage:
+    """Config of the little map."""
+    return MapStage(
+        extractor=SIFT,
+        global_encoding=GlobalEncodingUse(name="node2vec"),
+        head=HEAD,
+        retrieval=RETRIEVAL,
+        retrieval_extractor=SIFT,
+        own_encoding=False,
+        localize=LocalizeConfig(hypotheses=2, iterations=100),
+        thresholds=((0.05, 5.0),),
+        unit="m",
+        seed=1,
+    )
+
+
+def _tensors(root: Path) -> dict[str, Path]:
+    stage, retriever = map_stage(), _retriever()
+    pca = {"mean": torch.randn(128), "components": torch.randn(128, 16)}
+    tensors = {f"head.{k}": v.half() for k, v in Head(24, HEAD, torch.randn(3, 3), 2.5).state_dict().items()}
+    tensors |= {f"pca.{k}": v for k, v in pca.items()} | {"encoding": torch.randn(3, 8)}
+    tensors |= {f"retrieval.{k}": v for k, v in retriever.tensors().items()}
+    said = {"format": str(MAP_FORMAT), "names": json.dumps(NAMES), "output_unit": "2.5", "weights": "{}"}
+    stamp = Stamp("map", stage.model_dump(mode="json"))
+    write_safetensors(root / "map.safetensors", pack(tensors, stage.map), stamp, said)
+    write_safetensors(root / "pca.safetensors", pca, Stamp("pca"))
+    metadata = {**retriever.metadata(), "keypoints": "40"}
+    write_safetensors(root / "retrieval.safetensors", retriever.tensors(), Stamp("retrieval"), metadata)
+    return {
+        "map": root / "map.safetensors",
+        "pca": root / "pca.safetensors",
+        "retrieval model": root / "retrieval.safetensors",
+    }
+
+
+def _h5(root: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(0)
+    stage = BaselineMapStage(
+        features=MatchFeaturesConfig(name="sift"),
+        matcher=MatcherConfig(),
+        neighbours=2,
+        retrieval=RetrievalPart(retrieval=RETRIEVAL, extractor=SIFT),
+        seed=1,
+    )
+    made = BaselineMap(
+        stage,
+        NAMES,
+        rng.normal(size=(4, 3)).astype(np.float32),
+        np.array([0, 2, 4, 5]),
+        np.array([0, 1, 1, 2, 3], np.int32),
+        rng.normal(size=(5, 8)).astype(np.float16),
+        None,
+        None,
+        _retriever(),
+    )
+    write_baseline_map(root / "map.h5", made, {}, Stamp("baseline-map", stage.model_dump(mode="json")))
+    with create_h5(root / "encodings.h5", Stamp("global-encoding")) as f:
+        f["encoding"], f["names"] = rng.normal(size=(3, 8)).astype(np.float32), list(NAMES)
+    with create_h5(root / "buffer-0.h5", Stamp("buffer")) as f:
+        f["descriptor"], f["pixel"] = np.zeros((6, 4), np.float16), np.zeros((6, 2), np.float32)
+        f["view"], f["image"] = np.repeat(np.arange(3), 2).astype(np.int32), np.arange(3, dtype=np.int32)
+        f["plain"], f["K"] = np.ones(3, bool), np.tile(np.eye(3), (3, 1, 1))
+        f["cam_from_world"] = np.stack(list(POSES.values()))
+        f.attrs["names"] = list(NAMES)
+    return {
+        "baseline map": root / "map.h5",
+        "encodings": root / "encodings.h5",
+        "buffer": root / "buffer-0.h5",
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+def _photos(folder: Path) -> None:
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24)).save(folder / name)
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    views = [View(name, CAMERA, pose) for name, pose in POSES.items()]
+    _photos(root / "photos")
+    stage = SceneStage(source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m")  # fmt: skip # noqa: E501
+    write_scene(
+        root / "scene", config=stage, code="test", image_root=root / "photos", unit="m", mapping=views[:2],
+        queries=[Query(NAMES[2], CAMERA, "all")], query_poses={NAMES[2]: POSES[NAMES[2]]},
+        image_sha256=dict.fromkeys(NAMES, "0" * 64),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    point, view = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 2, 1, 2])
+    model = model_with_points(views, rng.normal(size=(3, 3)), np.zeros((3, 3), np.uint8), point, view, np.ones((6, 2)))
+    for name in ("colmap", "colmap-text"):
+        (root / name).mkdir()
+    model.write_binary(str(root / "colmap"))
+    model.write_text(str(root / "colmap-text"))
+    return {"scene": root / "scene", "colmap": root / "colmap", **_datasets(root), **_configs(root)}
+
+
+def _configs(root: Path) -> dict[str, Path]:
+    config = {
+        "config/config.yaml": {"seed": 1, "retrieval": {"vlad": {"encoder": "small", "dim": 8}}},
+        "config/scenes/tiny.yaml": {
+            "description": "d", "licence": "l", "root": "data", "method": "quick",
+            "source": {"reader": "colmap"}, "split": {"every": 2},
+        },
+        "config/encoders/small.yaml": {"description": "d", "licence": "l", "extractor": {"name": "sift"}},
+        "config/methods/quick.yaml": {"description": "d", "encoder": "small", "localize": {"hypotheses": 1}},
+        "papers/one.yaml": {"name": "P", "title": "t", "authors": "a", "venue": "v", "read": "r"},
+    }  # fmt: skip
+    for name, values in config.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(yaml.safe_dump(values))
+    return {"config": root / "config", "papers": root / "papers"}
+
+
+def _datasets(root: Path) -> dict[str, Path]:
+    """Folders of the forms that datasets are published in."""
+    frames = [{"file_path": name, "transform_matrix": np.eye(4).tolist()} for name in NAMES]
+    texts = {
+        "kapture": {
+            "sensors/sensors.txt": "# kapture format: 1.1\ncam, phone, camera, PINHOLE, 32, 24, 30, 30, 16, 12\n",
+            "sensors/trajectories.txt": "# kapture format: 1.1\n0, cam, 1, 0, 0, 0, 0, 0, 0\n",
+            "sensors/records_camera.txt": f"# kapture format: 1.1\n0, cam, {NAMES[0]}\n",
+        },
+        "nerfstudio": {"transforms.json": json.dumps({"fl_x": 30, "w": 32, "h": 24, "frames": frames})},
+        "pose list": {"poses.txt": "".join(f"{pose_line(n, p)} 30\n" for n, p in POSES.items())},
+        "nvm scene": {"model.nvm": nvm_text()},
+        "dsac": {
+            f"{split}/{kind}/0.txt": text
+            for split in ("train", "test")
+            for kind, text in (("poses", _IDENTITY), ("calibration", "30"))
+        },
+        "cambridge": {
+            "dataset_train.txt": f"Visual Landmark Dataset V1\nImageFile, Pose\n\n{NAMES[0]} 0 0 0 1 0 0 0\n"
+            f"{NAMES[1]} -1 0 0 1 0 0 0\n",
+            "dataset_test.txt": f"Visual Landmark Dataset V1\nImageFile, Pose\n\n{NAMES[2]} -2 0 0 1 0 0 0\n",
+            "reconstruction.nvm": nvm_text(),
+        },
+        "7-scenes": {
+            "TrainSplit.txt": "sequence1\n",
+            "TestSplit.txt": "sequence2\n",
+            "seq-01/frame-000000.pose.txt": _IDENTITY,
+            "seq-02/frame-000000.pose.txt": _IDENTITY,
+        },
+        "12-scenes": {
+            "a/b/info.txt": "m_colorWidth = 32\nm_colorHeight = 24\n"
+            "m_calibrationColorIntrinsic = 30 0 16 0 0 30 12 0 0 0 1 0 0 0 0 1\n",
+            "a/b/split.txt": "sequence0 [frames=1]  [start=0 ; end=0]\n",
+            "a/b/data/frame-000000.pose.txt": _IDENTITY,
+            "a/b/data/frame-000001.pose.txt": _IDENTITY,
+        },
+        "map-free": {
+            "intrinsics.txt": "seq0/frame_00000.jpg 30 30 16 12 32 24\nseq1/frame_00000.jpg 30 30 16 12 32 24\n",
+            "poses.txt": "seq0/frame_00000.jpg 1 0 0 0 0 0 0\nseq1/frame_00000.jpg 1 0 0 0 1 0 0\n",
+        },
+    }
+    images = {
+        "dsac": ("train/rgb/0.png", "test/rgb/0.png"),
+        "7-scenes": ("seq-01/frame-000000.color.png", "seq-02/frame-000000.color.png"),
+        "12-scenes": ("a/b/data/frame-000000.color.jpg", "a/b/data/frame-000001.color.jpg"),
+        "kapture": (f"sensors/records_data/{NAMES[0]}",),
+        "map-free": ("seq0/frame_00000.jpg", "seq1/frame_00000.jpg"),
+    }
+    for reader, files in texts.items():
+        for name, text in files.items():
+            path = root / reader / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        for name in images.get(reader, NAMES):
+            path = root / reader / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 24)).save(path)
+    shutil.copytree(root / "colmap", root / "colmap scene/model")
+    _photos(root / "colmap scene/images")
+    return {reader: root / reader for reader in (*texts, "colmap scene")}

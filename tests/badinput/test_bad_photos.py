@@ -1,0 +1,226 @@
+"""Photos of unusual kinds are read rightly, bad ones are refused in one line, and what was there before stays.
+
+Missing, truncated and turned photos in each reader are in tests/scene, a broken one among others of ``scrflow
+localize`` in tests/core/test_localize_cli.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import photo_kinds as kinds
+import pycolmap
+import pytest
+from PIL import Image
+
+from scrflow.config import ExtractorConfig, PcaConfig, PcaStage, Project, SfmConfig, SfmStage, TriangulateStage
+from scrflow.errors import ScrflowError
+from scrflow.images import read_rgb
+from scrflow.newscene import NewScene, draft_scene
+from scrflow.pca import fit_pca
+from scrflow.queryinput import query_photo
+from scrflow.scene import load_scene
+from scrflow.scene.build import build_scene
+from scrflow.scene.photo_files import list_photos
+from scrflow.sfm import run_sfm
+from scrflow.triangulate import triangulate
+
+
+@pytest.fixture()
+def built(tmp_path: Path) -> tuple[Path, Path, bytes]:
+    """A dataset, the scene made of it, and the bytes of its scene.json."""
+    root = kinds.dataset(tmp_path / "data")
+    build_scene(kinds.STAGE, root, tmp_path / "scene")
+    return root, tmp_path / "scene", (tmp_path / "scene/scene.json").read_bytes()
+
+
+def put(root: Path, file: str, data: bytes) -> Path:
+    """In place of 1.jpg, under another name where the kind has one."""
+    (root / "images/1.jpg").unlink()
+    kinds.rename_in_list(root, "1.jpg", file)
+    (root / "images" / file).write_bytes(data)
+    return root / "images" / file
+
+
+def one_line(caught: pytest.ExceptionInfo) -> str:
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 600
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------- unusual
+
+
+@pytest.mark.parametrize("kind", kinds.UNUSUAL)
+def test_unusual_photos_are_read_as_they_look(tmp_path, kind):
+    file, data, meant, tolerance = kinds.UNUSUAL[kind]
+    root = kinds.dataset(tmp_path / "data")
+    path = put(root, file, data())
+    build_scene(kinds.STAGE, root, tmp_path / "scene")
+    read = load_scene(tmp_path / "scene").photo(file)
+    assert read.mode == "RGB" and read.size == kinds.SIZE
+    apart = np.abs(np.asarray(read, float) - np.asarray(meant().convert("RGB"), float)).mean()
+    assert apart <= tolerance
+    query, _ = query_photo(path, kinds.LINE)
+    assert np.array_equal(np.asarray(query), np.asarray(read))
+    with Image.open(path) as image:  # a picture in memory is converted alike
+        query, _ = query_photo(image, kinds.LINE)
+    assert np.array_equal(np.asarray(query), np.asarray(read))
+
+
+@pytest.mark.parametrize("kind", [k for k in kinds.UNUSUAL if k != "RGBA, half transparent"])
+def test_colmap_reads_them_alike(tmp_path, kind):
+    """SfM and triangulation leave the reading to COLMAP. (It shows what is transparent, and we do not.)"""
+    file, data, _, _ = kinds.UNUSUAL[kind]
+    (tmp_path / file).write_bytes(data())
+    grey = pycolmap.Bitmap.read(str(tmp_path / file), False).to_array().squeeze().astype(float)
+    # measured: at most 1.4, the weights of the channels
+    assert np.abs(grey - np.asarray(read_rgb(tmp_path / file).convert("L"), float)).mean() < 2
+
+
+# ----------------------------------------------------------------------------------------------------------------- bad
+
+
+@pytest.mark.parametrize("kind", kinds.REFUSED)
+def test_a_bad_photo_is_refused_and_the_scene_of_before_stays(built, kind):
+    root, scene, before = built
+    file, data, message = kinds.REFUSED[kind]
+    path = put(root, file, data())
+    with pytest.raises(ScrflowError, match=rf"images/{file}: {message}") as caught:
+        build_scene(kinds.STAGE, root, scene)
+    one_line(caught)
+    assert (scene / "scene.json").read_bytes() == before
+    with pytest.raises(ScrflowError, match=rf"images/{file}: {message}") as caught:
+        query_photo(path, kinds.LINE)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("kind", kinds.NO_FILES)
+def test_what_is_no_file_is_refused(built, kind):
+    root, scene, before = built
+    make, message = kinds.NO_FILES[kind]
+    (root / "images/1.jpg").unlink()
+    make(root / "images/1.jpg")
+    with pytest.raises(ScrflowError, match=rf"images/1\.jpg: {message}") as caught:
+        build_scene(kinds.STAGE, root, scene)
+    one_line(caught)
+    assert (scene / "scene.json").read_bytes() == before
+    with pytest.raises(ScrflowError, match=rf"images/1\.jpg: {message}"):
+        query_photo(root / "images/1.jpg", kinds.LINE)
+
+
+def test_a_photo_without_permission(built):
+    root, scene, before = built
+    (root / "images/1.jpg").chmod(0)
+    everyone = os.geteuid()
+    try:
+        if everyone == 0:  # root reads everything
+            os.seteuid(65534)
+        with pytest.raises(ScrflowError, match=r"images/1\.jpg: image cannot be read \(Permission denied\)") as caught:
+            read_rgb(root / "images/1.jpg")
+    finally:
+        os.seteuid(everyone)
+    one_line(caught)
+    assert (scene / "scene.json").read_bytes() == before
+
+
+def test_a_name_in_the_other_unicode_form(built):
+    """macOS writes an accent as a character of its own; the list has it in one."""
+    root, scene, _ = built
+    kinds.rename_in_list(root, "1.jpg", "caf\u00e9.jpg")
+    (root / "images/1.jpg").rename(root / "images/cafe\u0301.jpg")
+    (root / "mapping.txt").write_text("0.jpg\n2.jpg\ncaf\u00e9.jpg\n")
+    (root / "queries.txt").write_text("3.jpg\n")
+    lists = kinds.STAGE.split.model_copy(
+        update={"every": None, "mapping": "mapping.txt", "queries": {"all": "queries.txt"}}
+    )
+    with pytest.raises(ScrflowError, match=r"image is missing; .*mapping\.txt lists it"):
+        build_scene(kinds.STAGE.model_copy(update={"split": lists}), root, scene)
+    with pytest.raises(ScrflowError, match="there is one of this name in another Unicode form"):
+        read_rgb(root / "images/caf\u00e9.jpg")
+
+
+# ----------------------------------------------------------------------------------------------------------- new-scene
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """Ten photos without poses."""
+    (tmp_path / "photos").mkdir()
+    for i in range(10):
+        kinds.picture().point(lambda v, i=i: min(255, v + i)).save(tmp_path / f"photos/{i}.jpg")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    config = tmp_path_factory.mktemp("project") / "config"
+    shutil.copytree(kinds.REPO / "config", config)
+    return Project(config)
+
+
+NEW_SCENE = {
+    kind: case for kind, case in kinds.REFUSED.items() if kind not in ("16-bit depth image", "32-bit numbers (TIFF)")
+}
+
+
+@pytest.mark.parametrize("kind", NEW_SCENE)
+def test_new_scene_tells_bad_photos(folder, project, kind):
+    file, data, _ = NEW_SCENE[kind]
+    (folder / f"x-{file}").write_bytes(data())
+    with pytest.raises(ScrflowError, match=r"photos: 1 of 11 photos cannot be used: x-a\.\w+ \(") as caught:
+        draft_scene(NewScene(name="place", path=folder), project, gpu=False)
+    one_line(caught)
+    assert not (project.dir / "scenes/place.yaml").exists()
+
+
+def test_new_scene_takes_grey_photos_of_16_bits_and_no_depth_images(folder, project):
+    grey = Image.fromarray(kinds.grey_of_16_bits())
+    grey.save(folder / "depth.png")
+    with pytest.raises(ScrflowError, match=r"1 images are depth maps or the like \(depth\.png\); move them away"):
+        draft_scene(NewScene(name="place", path=folder), project, gpu=False)
+    for path in folder.iterdir():
+        path.unlink()
+    for i in range(10):
+        grey.save(folder / f"{i}.png")
+    assert dict(draft_scene(NewScene(name="place", path=folder), project, gpu=False).rows)["sizes"] == "160x120: 10"
+
+
+def test_a_broken_link_among_photos_is_told_and_a_folder_passed_over(folder):
+    (folder / "x.jpg").mkdir()
+    assert list_photos(folder) == [f"{i}.jpg" for i in range(10)]
+    kinds.broken_link(folder / "y.jpg")
+    with pytest.raises(ScrflowError, match=r"y\.jpg: is a link to gone\.jpg, which is not there \(1 of 12 photos"):
+        list_photos(folder)
+
+
+def test_webp_is_told_where_colmap_is_to_read_it(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        kinds.picture().point(lambda v, i=i: min(255, v + i)).save(tmp_path / f"images/{i}.webp")
+    stage = SfmStage(source={"reader": "photos"}, split={"every": 4}, sfm=SfmConfig(), seed=0)
+    with pytest.raises(ScrflowError, match=r"0\.webp: COLMAP does not read WEBP.*save the photos as JPEG or PNG"):
+        run_sfm(stage, tmp_path, tmp_path / "sfm", 1)
+
+
+# ------------------------------------------------------------------------------------------- changed between two stages
+
+CHANGED = r"images/1\.jpg: image is not the one that the scene was made of \(its bytes have changed\); put that back"
+
+
+def test_a_photo_that_changes_after_the_scene_was_made(built, tmp_path):
+    root, scene, _ = built
+    assert load_scene(scene).photo("1.jpg").size == kinds.SIZE
+    shutil.copy(root / "images/2.jpg", root / "images/1.jpg")  # a photo as good as it was, of the same size
+    with pytest.raises(ScrflowError, match=CHANGED) as caught:
+        load_scene(scene).photo("1.jpg")
+    one_line(caught)
+    sift = ExtractorConfig(name="sift", short_side=120, max_keypoints=64)
+    with pytest.raises(ScrflowError, match=CHANGED):
+        fit_pca(PcaStage(extractor=sift, pca=PcaConfig(dim=4, samples=256), seed=0), scene, tmp_path / "pca", 1)
+    with pytest.raises(ScrflowError, match=CHANGED):
+        triangulate(TriangulateStage(seed=0), scene, tmp_path / "triangulated", 1)
+    assert not (tmp_path / "pca").exists() and not (tmp_path / "triangulated").exists()

@@ -1,0 +1,147 @@
+"""One call for each form of file that scrflow reads from outside or from an earlier stage.
+
+The tests here and the fuzzer give bad files to these: each takes the path of a file (or of a folder, where the form is
+one), and either is content or raises ScrflowError.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pycolmap
+import torch
+
+from scrflow import confidence, covisibility, published
+from scrflow.buffer import load_buffer
+from scrflow.config import (
+    CambridgeSource,
+    ColmapSource,
+    DsacSource,
+    KaptureSource,
+    MapFreeSource,
+    NerfstudioSource,
+    NvmSource,
+    PoseListSource,
+    Project,
+    SevenScenesSource,
+    TwelveScenesSource,
+)
+from scrflow.encoders.checkpoint import read_tensors
+from scrflow.globalencoding import read_global_encoding
+from scrflow.hloc import features, matches
+from scrflow.inspection import inspect_file
+from scrflow.journal import Journal
+from scrflow.localize_photos import cameras_of
+from scrflow.localizer import Localizer
+from scrflow.matching.mapfile import load_map as load_baseline_map
+from scrflow.pca import load_pca
+from scrflow.retrieval import Retriever, hloc
+from scrflow.scene import download, model
+from scrflow.scene.archives import unpack
+from scrflow.scene.nvm_file import read_nvm
+from scrflow.scene.readers import read_source
+from scrflow.tables.read import read_table
+from scrflow.video import pick_frames
+
+# images that the files in tests name
+NAMES = ("db/0.png", "db/1.png", "query/0.png")
+KEYPOINTS = {name: 12 for name in NAMES}
+
+torch.set_num_threads(1)
+logging.disable(logging.WARNING)
+pycolmap.logging.minloglevel = 4
+
+
+def _archive(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            unpack(path, Path(folder) / "out")
+        finally:
+            outside = [p for p in path.parent.rglob("*") if p.name.startswith("escaped")]
+            assert not outside, f"written outside: {outside}"
+
+
+def _features(path: Path) -> None:
+    features.read_keypoints(path, NAMES)
+    for name in NAMES:
+        features.read_features(path, name)
+
+
+def _model(path: Path) -> None:
+    model.views_of_model(model.read_model(path))
+
+
+def _retriever(path: Path) -> None:
+    from scrflow.artifacts import read_safetensors, read_safetensors_metadata
+
+    Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
+
+
+def _journal(path: Path) -> None:
+    copy = path.with_name("copy.jsonl")
+    shutil.copy(path, copy)
+    with Journal(copy, "key") as journal:
+        json.dumps(journal.done)
+
+
+def _config(path: Path) -> None:
+    Project(path)
+
+
+def _video(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        pick_frames(path, Path(folder) / "frames")
+
+
+def _kapture(root: Path) -> None:
+    read_source(KaptureSource(reader="kapture", mapping=".", queries={}), root)
+
+
+def _source(source: object) -> Callable[[Path], None]:
+    return lambda root: read_source(source, root)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "archive": _archive,
+    "hloc features": _features,
+    "hloc matches": lambda path: matches.read_matches(path, KEYPOINTS),
+    "hloc descriptors": lambda path: hloc.read_descriptors(path, NAMES),
+    "pairs": matches.read_pairs,
+    "poses": model.read_poses,
+    "query list": model.read_query_list,
+    "cameras of photos": lambda path: cameras_of(str(path), list(NAMES)),
+    "map": lambda path: Localizer.open(path, "cpu"),
+    "baseline map": load_baseline_map,
+    "pca": load_pca,
+    "retrieval model": _retriever,
+    "encodings": lambda path: read_global_encoding(path, NAMES),
+    "graph": covisibility.load_graph,
+    "buffer": lambda path: load_buffer([path]),
+    "scene": model.load_scene,
+    "colmap": _model,
+    "nvm": read_nvm,
+    "weights": read_tensors,
+    "confidence": confidence.read_model,
+    "journal": _journal,
+    "papers": published.load_papers,
+    "table": read_table,
+    "download table": download.read_table,
+    "config": _config,
+    "video": _video,
+    "inspect": inspect_file,
+    "kapture": _kapture,
+    "nerfstudio": _source(NerfstudioSource(reader="nerfstudio")),
+    "pose list": _source(PoseListSource(reader="poselist", poses="poses.txt")),
+    "nvm scene": _source(NvmSource(reader="nvm", model="model.nvm", images=".")),
+    "colmap scene": _source(ColmapSource(reader="colmap")),
+    "dsac": _source(DsacSource(reader="dsac")),
+    "cambridge": _source(CambridgeSource(reader="cambridge", folder=".")),
+    "7-scenes": _source(SevenScenesSource(reader="sevenscenes", folder=".", poses="dslam")),
+    "12-scenes": _source(TwelveScenesSource(reader="twelvescenes", folder="a/b", poses="dslam")),
+    "map-free": _source(MapFreeSource(reader="mapfree", scene=".")),
+}

@@ -1,0 +1,153 @@
+"""Lock files, bill of materials and licences agree with the pins and the config; what is not as published is told."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scrflow.config import MapStage, Project, restrictions
+from scrflow.config.licence import encoder_restrictions
+from scrflow.descriptors import descriptor_weights
+from scrflow.weights import registry
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def module(name: str):
+    """A script of envs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"envs_{name}", REPO / "envs" / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+lock = module("lock")
+
+
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return Project(REPO / "config")
+
+
+# --------------------------------------------------------------------------------------------------------------- locks
+
+
+@pytest.mark.parametrize("name", lock.PINS)
+def test_locks_have_the_pins_and_a_digest_of_each(name):
+    pinned, locked = lock.read_pins(REPO / lock.PINS[name]), lock.read_pins(REPO / name)
+    if name == "envs/torch.lock":
+        assert locked["torch"] == pinned["torch"] and not (set(locked) - {"torch"}) & set(pinned)
+    else:
+        alone = {"setuptools"} if name == "envs/setuptools.lock" else set(pinned) - {"torch"}
+        assert locked == {key: pinned[key] for key in alone}, "not current: make lock"
+    assert set(lock.read_hashes(REPO / name)) == set(locked.items())
+
+
+@pytest.mark.parametrize("name", lock.PINS)
+def test_locks_name_no_index_and_hold_nothing_but_pins_and_digests(name):
+    """No address, no option of pip: a lock is read wherever pip's own configuration points."""
+    form = r"(#.*|[\w.-]+==[\w.]+( ; [^\\]*)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?)"
+    for line in (REPO / name).read_text().splitlines():
+        assert re.fullmatch(form, line), line
+
+
+def test_installation_is_by_the_locks():
+    """No pip call of the Makefile resolves anything by itself, but torch's, which is checked, the project's own, and
+    the fuzzer's, which nobody else needs."""
+    text = re.sub(r"\\\n\s*", "", (REPO / "Makefile").read_text())
+    calls = [line.strip() for line in text.splitlines() if re.search(r"\$\(PIP_INSTALL\)|pip install", line)]
+    calls = [line for line in calls if not line.startswith(("PIP_INSTALL", "#"))]
+    free = [line for line in calls if "$(LOCKED)" not in line and "requirements-fuzz.txt" not in line]
+    assert len(calls) > 5 and len(free) == 2, free
+    assert "--report .venv/torch.json" in free[0] and "--no-deps --no-build-isolation --editable ." in free[1]
+
+
+def report(tmp_path: Path, **changes: str) -> Path:
+    """Of pip, for PyPI's torch with one of the libraries that it brings."""
+    hashes = lock.read_hashes(REPO / "envs/torch.lock")
+    pins = lock.read_pins(REPO / "envs/torch.lock")
+    installed = []
+    for name in ("torch", "triton"):
+        version = changes.get(f"{name}_version", pins[name])
+        digest = changes.get(name) or min(hashes[name, pins[name]])
+        archive = {"hash": f"sha256={digest}", "hashes": {"sha256": digest}}
+        installed.append({"metadata": {"name": name, "version": version}, "download_info": {"archive_info": archive}})
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps({"version": "1", "install": installed}))
+    return path
+
+
+def test_what_comes_with_torch_is_held_against_the_lock(tmp_path, capsys):
+    assert lock.main(["check", str(report(tmp_path))]) == 0
+    assert lock.main(["check", str(report(tmp_path, torch="0" * 64))]) == 1
+    assert f"error: torch {lock.read_pins(REPO / 'requirements.txt')['torch']}: SHA-256 000" in capsys.readouterr().err
+    assert lock.main(["check", str(report(tmp_path, triton_version="0.0.1"))]) == 1
+    assert lock.main(["check", str(report(tmp_path, torch="0" * 64, torch_version="2.13.0+cpu"))]) == 0
+    assert "note: torch 2.13.0+cpu" in capsys.readouterr().out
+
+
+def test_constraints_fix_what_torch_brings_but_not_its_build():
+    lines = lock.constraints().splitlines()
+    assert len(lines) == len(lock.read_pins(REPO / "envs/torch.lock")) and not any("hash" in line for line in lines)
+    assert f"torch=={lock.read_pins(REPO / 'requirements.txt')['torch']}" in lines
+
+
+# ------------------------------------------------------------------------------------------------------ bill, licences
+
+
+def test_bill_of_materials_has_the_pins():
+    bom = json.loads((REPO / "envs/sbom.json").read_text())
+    assert {c["name"].lower(): c["version"] for c in bom["components"]}, "empty"
+    found = {lock.normal(c["name"]): c["version"] for c in bom["components"]}
+    assert found == lock.read_pins(REPO / "requirements.txt"), "not current: make sbom"
+    refs = {c["bom-ref"] for c in bom["components"]} | {bom["metadata"]["component"]["bom-ref"]}
+    assert {d["ref"] for d in bom["dependencies"]} == refs
+    assert all(set(d["dependsOn"]) <= refs for d in bom["dependencies"])
+    assert all(component["licenses"] for component in bom["components"])
+    assert "serialNumber" not in bom and "timestamp" not in bom["metadata"], "the same pins give the same bytes"
+
+
+def test_licences_page_is_current():
+    assert (REPO / "docs/licences.md").read_text() == module("licences").text(), "make sbom, or envs/licences.py"
+
+
+def test_every_kind_of_scene_encoder_and_network_says_what_its_licence_does(project):
+    for name, encoder in project.encoders.items():
+        assert encoder.commercial_use != "unknown", name
+        stated = "commercial" in encoder.licence.lower()
+        assert (encoder.commercial_use == "forbidden") == stated, name
+    for name, scene in project.scenes.items():
+        if re.search(r"non-?commercial|-NC-", scene.licence):
+            assert scene.commercial_use == "forbidden", name
+    for name, entry in registry().items():
+        assert (entry.commercial_use == "forbidden") == ("commercial" in entry.licence), name
+    for name, feature in project.config.retrieval.items():
+        if feature.kind == "network":
+            assert descriptor_weights(feature.network, feature.options) in registry(), name
+
+
+def test_restrictions_go_into_the_map(project):
+    assert restrictions(project, "demo", "rscore-cpu") == ()
+    found = restrictions(project, "fox", "glace")
+    assert [r.what for r in found] == ["scene fox", "encoder ace-16m", "retrieval feature r2former"]
+    assert [r.commercial_use for r in found] == ["forbidden", "forbidden", "unknown"]
+    stage = project.map_stage("fox", "glace")
+    assert stage.restrictions == found
+    assert MapStage.model_validate(stage.model_dump(mode="json")) == stage
+    older = stage.model_dump(mode="json")
+    del older["restrictions"]
+    assert MapStage.model_validate(older).restrictions == (), "maps of before are read"
+    assert str(found[0]).startswith("scene fox: no commercial use (NVIDIA")
+    assert not list(encoder_restrictions(project, "xfeat"))
+
+
+def test_own_photos_are_no_restriction(project):
+    """A scene that is not downloaded and says nothing."""
+    scene = project.scenes["demo"].model_copy(update={"commercial_use": "unknown"})
+    project = Project(REPO / "config")
+    project.scenes["demo"] = scene
+    assert restrictions(project, "demo") == ()
