@@ -145,7 +145,7 @@ def test_photo_faults_name_the_file(few, tmp_path):
     with pytest.raises(ScrflowError, match=r"images/0001\.jpg: size differs from the 120x80"):
         run_sfm(stage(), root, tmp_path / "sfm", 1)
     (root / "images/0001.jpg").write_bytes(b"")
-    with pytest.raises(ScrflowError, match=r"images/0001\.jpg: image is damaged"):
+    with pytest.raises(ScrflowError, match=r"images/0001\.jpg: image is empty"):
         run_sfm(stage(), root, tmp_path / "sfm", 1)
     with pytest.raises(ScrflowError, match="no such folder of photos"):
         run_sfm(stage(source=PhotosSource(reader="photos", images="none")), root, tmp_path / "sfm", 1)

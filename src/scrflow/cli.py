@@ -247,7 +247,7 @@ def localize(
     ] = None,
     tried: Annotated[
         int, typer.Option(min=1, help="With --map: localize with so many maps, those that look most like the photo.")
-    ] = 1,
+    ] = 2,
     min_confidence: Annotated[
         float | None,
         typer.Option(

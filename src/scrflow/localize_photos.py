@@ -45,7 +45,7 @@ class LocalizeRequest:
     device: str | None = None
     threads: int = 1
     more: tuple[Path, ...] = ()  # further maps of the same frame; see scrflow.routing
-    tried: int = 1  # how many of the likeliest maps each photo is localized with
+    tried: int = 2  # how many of the likeliest maps each photo is localized with
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Several maps of one frame: which of them a photo belongs to, by retrieval, and its pose from the likeliest ones.
 
 A city is cut into maps whose regions overlap (reader ``region``). A photo is described once; each map compares it with
-its own mapping images, and the maps whose best image looks most like it are tried. Of several poses that of the largest
-confidence is taken, of equal ones that with more inliers.
+its own mapping images, and the maps whose best image looks most like it are tried. Of several poses that with the most
+inliers is taken, as between hypotheses: all are of the same keypoints.
 
 A map learnt the whitening of its retrieval feature from its own images, so similarities of two maps are of two feature
 spaces: alike in kind, not in number. docs/scaling.md has how often the order is right all the same.
@@ -43,14 +43,14 @@ class Router:
     >>> Router.open(["west.safetensors", "east.safetensors"]).localize("photo.jpg", "PINHOLE 640 480 525 525 320 240")
     """
 
-    def __init__(self, maps: Mapping[str, Localizer], tried: int = 1):
+    def __init__(self, maps: Mapping[str, Localizer], tried: int = 2):
         """``tried``: how many of the likeliest maps a photo is localized with."""
         if tried < 1:
             raise ScrflowError(f"maps to try: {tried}; at least 1")
         self._maps, self._tried = dict(maps), min(tried, len(maps))
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path], device: str | None = None, tried: int = 1) -> Router:
+    def open(cls, paths: Sequence[str | Path], device: str | None = None, tried: int = 2) -> Router:
         """The maps of files. ScrflowError for one that is damaged, named twice, or of another unit or kind."""
         names = [str(path) for path in paths]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -94,9 +94,9 @@ class Router:
         return Routed(replace(found[best], ms=clock.laps()), best, scores, tuple(order))
 
 
-def _trust(found: Localization) -> tuple[bool, float, int]:
+def _trust(found: Localization) -> tuple[bool, int]:
     """Orders poses; of equals the map that was likelier, which comes first."""
-    return found.cam_from_world is not None, found.confidence or 0.0, int(np.sum(found.inliers))
+    return found.cam_from_world is not None, int(np.sum(found.inliers))
 
 
 def _check_alike(maps: Mapping[str, Map]) -> None:

@@ -27,6 +27,8 @@ snakemake = SimpleNamespace(
     wildcards={"scene": "tiny"},
     threads=1,
     log=["job.log"],
+    params=SimpleNamespace(),
+    output=SimpleNamespace(),
     input=SimpleNamespace(scene="results/tiny/scene/scene.json", none=[], one="a", many=["a", "b"]),
 )
 from scrflow.workflow import stage
