@@ -182,13 +182,13 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], stamp: Stamp) -> None:
 
 @contextlib.contextmanager
 def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
-    """A new HDF5 file with the stamp as attribute."""
+    """A new HDF5 file with the stamp in its user block."""
+    block = seal.user_block(stamp.to_json())
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w", libver="latest", userblock_size=seal.USER_BLOCK) as f:
-            f.attrs[_KEY] = stamp.to_json()
+        with h5py.File(temporary, "w", libver="latest", userblock_size=len(block)) as f:
             yield f
         with open(temporary, "r+b") as f:
-            f.write(seal.user_block())
+            f.write(block)
         seal.seal(temporary)
 
 
@@ -241,7 +241,7 @@ def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp
         text = _stamp_text(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
             RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = _first_line(error)
         raise ScrflowError(
             f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again"
         ) from None
@@ -255,6 +255,10 @@ def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp
     return stamp
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _stamp_text(path: Path) -> str:
     if path.suffix == ".json":
         stamp = json.loads(path.read_text(encoding="utf-8"))[_KEY]
@@ -266,8 +270,10 @@ def _stamp_text(path: Path) -> str:
             return z[_KEY].tobytes().decode()
     if path.suffix == ".safetensors":
         return read_safetensors_metadata(path)[_KEY]
-    with h5py.File(path, "r") as f:
-        return f.attrs[_KEY]
+    text = seal.stamp_in_user_block(path)
+    if text is None:
+        raise KeyError(_KEY)
+    return text
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
@@ -281,7 +287,10 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
 def open_h5(path: Path, kind: str) -> h5py.File:
     """The file, open for reading, after its seal and stamp were checked."""
     read_stamp(path, kind)
-    return h5py.File(path, "r")
+    try:
+        return h5py.File(path, "r")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ScrflowError(f"{path}: damaged HDF5 file ({_first_line(error)}); delete it and run again") from None
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:

@@ -18,18 +18,30 @@ from scrflow.errors import ScrflowError
 DIGITS = 64
 EMPTY = "0" * DIGITS  # what is written first, and replaced by ``seal``
 KEY = "content"  # of the seal, in JSON and in safetensors' metadata
-USER_BLOCK = 512  # bytes before HDF5's own, the smallest that it allows
 COMMENT = b"content sha256 "
 _HDF5 = b"scrflow artifact; content sha256 "
+_LEAST_BLOCK, _MOST_BLOCK = 1 << 9, 1 << 20  # bytes that HDF5 leaves to others before its own: a power of two
 _CHUNK = 1 << 20
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _TAIL = 1 << 12  # bytes at the end of JSON that hold the end of the stamp
 _HEX = re.compile(rb"[0-9a-f]{%d}" % DIGITS)
 
 
-def user_block() -> bytes:
-    """The user block of an HDF5 artifact, not sealed yet."""
-    return (_HDF5 + EMPTY.encode() + b"\n").ljust(USER_BLOCK, b"\0")
+def user_block(stamp: str) -> bytes:
+    """The user block of an HDF5 artifact, not sealed yet: a line for the seal and one for the stamp, which is so read
+    without HDF5. ValueError for a stamp of a megabyte."""
+    lines = _HDF5 + EMPTY.encode() + b"\n" + stamp.encode() + b"\n"
+    size = max(_LEAST_BLOCK, 1 << (len(lines) - 1).bit_length())
+    if size > _MOST_BLOCK:
+        raise ValueError(f"a stamp of {len(stamp)} characters")
+    return lines.ljust(size, b"\0")
+
+
+def stamp_in_user_block(path: Path) -> str | None:
+    """The stamp of an HDF5 artifact; None where there is none."""
+    with open(path, "rb") as f:
+        first, second = f.readline(len(_HDF5) + DIGITS + 1), f.readline(_MOST_BLOCK)
+    return second[:-1].decode() if _is_seal(first, _HDF5, 0) and second.endswith(b"\n") else None
 
 
 def seal(path: Path) -> None:
@@ -98,7 +110,7 @@ def _place(path: Path) -> int | None:
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
         if path.suffix == ".h5":
-            return len(_HDF5) if _is_seal(f.read(USER_BLOCK), _HDF5, 0) else None
+            return len(_HDF5) if _is_seal(f.read(_LEAST_BLOCK), _HDF5, 0) else None
         if path.suffix == ".npz":
             begin = max(0, size - len(COMMENT) - DIGITS)
             f.seek(begin)

@@ -41,6 +41,7 @@ from scrflow.matching.mapping import build_map, neighbour_pairs
 from scrflow.matching.matchers import LightGlue, Nearest
 from scrflow.retrieval import build_retrieval
 from scrflow.scene.model import load_scene, read_poses
+from scrflow.seal import seal
 from scrflow.weights import locate
 
 SIFT = MatchFeaturesConfig(name="sift", max_keypoints=600, descriptors="uint8")
@@ -267,6 +268,7 @@ def test_a_damaged_map_is_told(wall, tmp_path, name, change, told):
         del f[name]
         if change is not None:
             f[name] = change(values)
+    seal(path)
     with pytest.raises(ScrflowError, match=rf"map\.h5: not a whole map: .*{told}"):
         load_map(path)
 

@@ -110,6 +110,7 @@ def _fuzz(options: argparse.Namespace) -> None:
             print(f"{options.target}: {done} runs, {rate:.0f} a second, nothing found", flush=True)
             shutil.rmtree(folder)
 
+    READERS[reader](path)  # imports take longer than a reader may
     prefix = options.out / f"{options.target.replace(' ', '-')}-"
     flags = [f"-runs={options.runs}", f"-seed={options.seed}", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536"]
     flags += [f"-artifact_prefix={prefix}", "-verbosity=0", "-print_final_stats=0", str(corpus)]

@@ -14,7 +14,6 @@ from rich.text import Text
 from scrflow.inspection.layout import (
     HEAD,
     ROWS,
-    STAMP_KEY,
     array_table,
     grid_of_pairs,
     names_of,
@@ -23,6 +22,7 @@ from scrflow.inspection.layout import (
     stamp_view,
 )
 from scrflow.inspection.ranges import Range, contents, is_numeric, range_of, slab
+from scrflow.seal import stamp_in_user_block
 
 
 def show_h5(path: Path) -> RenderableType:
@@ -30,9 +30,8 @@ def show_h5(path: Path) -> RenderableType:
     with h5py.File(path, "r") as f:
         found: list[tuple[str, h5py.Dataset]] = []
         f.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
-        text = f.attrs.get(STAMP_KEY)
-        attributes = {k: v for k, v in f.attrs.items() if k != STAMP_KEY}
-        parts: list[RenderableType] = [stamp_view(text, path)]
+        attributes = dict(f.attrs)
+        parts: list[RenderableType] = [stamp_view(stamp_in_user_block(path), path)]
         if attributes:
             grid = grid_of_pairs()
             for key, value in attributes.items():

@@ -82,9 +82,9 @@ def load_map(path: Path) -> BaselineMap:
             f"{path}: its config is not one of this scrflow: key {key}: {first['msg']}; {_MEND}"
         ) from None
     with open_h5(path, KIND) as f:
-        if f.attrs.get("format") != FORMAT:
-            raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_MEND}")
         try:
+            if f.attrs.get("format") != FORMAT:
+                raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_MEND}")
             check_whole(f, path)
             result = _read(f, config)
             _check(result)
