@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,7 +43,9 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
     """The named tensors of a checkpoint, under ``key`` if one is given; ScrflowError if there are none."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except OSError as error:
+        raise ScrflowError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # torch raises many kinds for a file that is none of its own, IndexError among them
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ScrflowError(f"{path}: no checkpoint of tensors that torch can read ({reason}); delete it") from None
     if key is not None:

@@ -47,8 +47,9 @@ def read_table(table: Path) -> list[RemoteFile]:
     table = Path(table)
     try:
         text = table.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ScrflowError(f"{table}: download table cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8"
+        raise ScrflowError(f"{table}: download table cannot be read ({reason}); mend it") from None
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     if not {"path", "sha256", "url"} <= set(rows.fieldnames or ()):
         raise ScrflowError(
@@ -159,8 +160,9 @@ def _kept_lines(data: bytes, lists: list[Path], url: str) -> bytes:
     for path in lists:
         try:
             names = path.read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise ScrflowError(f"{path}: list cannot be read ({error.strerror})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "no UTF-8"
+            raise ScrflowError(f"{path}: list cannot be read ({reason}); mend it") from None
         for name in names:
             fields = lines.get(str(PurePosixPath(name).with_suffix("")))
             if fields is None:
