@@ -23,6 +23,11 @@ def nameless() -> bytes:
     return bytes(data)
 
 
+def not_utf8(data: bytes) -> bytes:
+    assert b".png\0" in data
+    return data.replace(b".png\0", b".p\x90g\0", 1)
+
+
 def before_the_start(data: bytes) -> bytes:
     """The directory of a zip said to be larger than the file."""
     end = data.rindex(b"PK\x05\x06") + 12
@@ -30,6 +35,7 @@ def before_the_start(data: bytes) -> bytes:
 
 
 CASES = [
+    Bad("COLMAP: an image's name that is no UTF-8", "colmap", changed("colmap", "images.bin", not_utf8), "is no UTF-8"),
     Bad("zip: a member without a name", "archive", written("bad.zip", nameless()), "archive"),
     Bad("zip: a directory before the file's start", "archive", changed("archive", "", before_the_start), "archive"),
     Bad("weights: a pickle that ends too soon", "weights", written("w.pth", _UNPICKLER), "no checkpoint of tensors"),

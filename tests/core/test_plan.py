@@ -49,8 +49,8 @@ def held():
 
 @pytest.mark.parametrize("scene", RUNS)
 def test_a_scene_is_predicted_by_the_others(held, scene):
-    """Measured: all stages together 0.93 to 1.15 times the CPU seconds, a stage of more than 5 s 0.84 to 1.30 times,
-    its memory 0.82 to 1.22 times; disk 1.01 to 1.03, the map's size 1.00. (build_scene has become some 2 s longer since.)"""
+    """Measured: all stages together 0.92 to 1.14 times the CPU seconds, a stage of more than 5 s 0.84 to 1.30 times,
+    its memory 0.82 to 1.22 times; disk 1.01 to 1.03, the map's size 1.00. (build_scene takes some 2 s more since.)"""
     found = held[scene]
     assert len(found.compared) >= 13
     assert 0.8 < found.cpu_ratio < 1.25

@@ -259,6 +259,13 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     except Exception as error:  # pycolmap raises RuntimeError, ValueError or IndexError, as it comes
         message = " ".join(str(error).split()) or type(error).__name__
         raise ScrflowError(f"{folder}: COLMAP model cannot be read ({message}); copy or build it again") from None
+    for image_id, image in model.images.items():
+        try:
+            image.name  # noqa: B018 - pycolmap decodes it now
+        except UnicodeDecodeError:
+            raise ScrflowError(
+                f"{folder}: name of image {image_id} is no UTF-8; rename it, build the model again"
+            ) from None
     return model
 
 
