@@ -115,7 +115,7 @@ def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
 def _damage(how: str) -> Kind:
     def kind(lab: Lab, stage: str, rng: Random) -> Outcome:
         trial = lab.trial(stage)
-        name = rng.choice(sorted(trial.before))
+        name = rng.choice(sorted(name for name, content in trial.before.items() if content))
         file = trial.scene / name
         times = file.stat()
         file.write_bytes(damaged(file.read_bytes(), how, rng))
@@ -171,7 +171,8 @@ def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
         shutil.copytree(real, images)
         listed = (trial.project.folder / "data/mapping.txt").read_text().split()
     photo = images / rng.choice(listed)
-    content, how = photo.read_bytes(), rng.choice(["another", "cut", "gone"])
+    content, times = photo.read_bytes(), photo.stat()
+    how = rng.choice(["another", "cut", "gone"])
     if how == "another":
         other = rng.choice([name for name in listed if name != photo.relative_to(images).as_posix()])
         photo.write_bytes((images / other).read_bytes())
@@ -179,8 +180,15 @@ def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
         photo.write_bytes(content[: rng.randrange(len(content))])
     else:
         photo.unlink()
+    if photo.exists():  # one with another time is a change that a user made, and bare photos are then mapped anew
+        os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def put_back() -> None:
+        photo.write_bytes(content)
+        os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
+
     done = trial.run()
-    outcome = lab.survived(f"photo {how}", trial, done, mend=lambda _: photo.write_bytes(content))
+    outcome = lab.survived(f"photo {how}", trial, done, mend=lambda _: put_back())
     return outcome
 
 

@@ -239,6 +239,7 @@ def load_scene(folder: Path) -> Scene:
 def read_model(folder: Path) -> pycolmap.Reconstruction:
     """A COLMAP model (bin or text); ScrflowError when a file is missing or damaged."""
     folder = Path(folder)
+    _check_written(folder)  # first: of a stage's own model the folder is to be named, from which it is made again
     for suffix in (".bin", ".txt"):
         names = [f"{n}{suffix}" for n in ("cameras", "images", "points3D")]
         if (folder / names[0]).is_file():
@@ -250,7 +251,6 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
             raise ScrflowError(f"{folder / name}: file of the COLMAP model is missing")
     if suffix == ".bin":
         check_binary_model(folder)
-    _check_written(folder)
     model = pycolmap.Reconstruction()
     try:
         (model.read_binary if suffix == ".bin" else model.read_text)(str(folder))
