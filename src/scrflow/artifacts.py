@@ -239,6 +239,8 @@ def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp
         if whole:
             check_seal(path)
         text = _stamp_text(path)
+    except PermissionError:
+        raise  # the file may be sound: it is not to be deleted
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
             RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         message = _first_line(error)

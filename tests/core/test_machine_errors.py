@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,17 @@ def test_memory():
 
 def test_bugs_are_not_told():
     assert told_in_a_line(ValueError("no")) is None and told_in_a_line(KeyError("x")) is None
+
+
+def test_an_artifact_that_may_not_be_read_is_not_to_be_deleted(tmp_path):
+    """In a process without root's privileges, which no permission holds."""
+    path = tmp_path / "a.npz"
+    write_npz(path, {"x": np.zeros(3)}, Stamp("s"))
+    path.chmod(0)
+    code = "import ctypes, sys; from pathlib import Path\n"
+    code += "assert all(ctypes.CDLL(None).prctl(24, c, 0, 0, 0) in (0, -1) for c in (1, 2))\n"
+    code += "import os; os.execv(sys.executable, [sys.executable, '-m', 'scrflow', 'verify', sys.argv[1]])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Permission denied" in done.stderr, done.stderr
+    assert "delete" not in done.stderr and "Traceback" not in done.stderr

@@ -230,7 +230,9 @@ def product_gone(lab: Lab, stage: str, rng: Random) -> Outcome:
     (trial.scene / name).unlink()
     trial.before.pop(name)
     done = trial.run()
-    outcome = lab.survived("product gone", trial, done, mend=None if done.status == 0 else lambda _: None)
+    outcome = lab.survived(
+        "product gone", trial, done, mend=None if done.status == 0 else lambda d: _delete_named(d, trial)
+    )
     return Outcome(outcome.kind, f"{name}, before {stage}", outcome.result, outcome.line, outcome.failure)
 
 
