@@ -129,7 +129,9 @@ def _outcome(reader: str, path: Path) -> dict[str, object]:
 
 
 def _main() -> None:
-    import untrusted_readers  # noqa: F401 - once, for all children
+    import untrusted_readers  # once, for all children
+
+    untrusted_readers.settle()
 
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -52,9 +52,12 @@ from scrflow.video import pick_frames
 NAMES = ("db/0.png", "db/1.png", "query/0.png")
 KEYPOINTS = {name: 12 for name in NAMES}
 
-torch.set_num_threads(1)
-logging.disable(logging.WARNING)
-pycolmap.logging.minloglevel = 4
+
+def settle() -> None:
+    """For processes that do nothing but read: one thread, and silence."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    pycolmap.logging.minloglevel = 4
 
 
 def _archive(path: Path) -> None:

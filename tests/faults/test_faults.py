@@ -14,13 +14,10 @@ pytestmark = pytest.mark.slow
 # (kind, stage, seed): what a sample of the whole suite should at least have
 SAMPLE = [
     ("kill-one", "train_head", 7),
-    ("kill-one", "localize_queries", 7),
     ("term-training", "train_head", 7),
-    ("flip", "write_map", 7),
     ("truncate", "train_head", 7),
     ("full-disk", "fill_buffer", 7),
     ("no-permission", "localize_queries", 2),  # to write: whether a product is read again is a matter of chance
-    ("photo", "fit_pca", 7),
 ]
 
 

@@ -28,7 +28,7 @@ import atheris  # noqa: E402
 
 with atheris.instrument_imports(include=["scrflow"]):
     from sound_files import write_all
-    from untrusted_readers import READERS
+    from untrusted_readers import READERS, settle
 
     from scrflow.errors import ScrflowError
     from scrflow.seal import _broken, seal
@@ -110,6 +110,7 @@ def _fuzz(options: argparse.Namespace) -> None:
             print(f"{options.target}: {done} runs, {rate:.0f} a second, nothing found", flush=True)
             shutil.rmtree(folder)
 
+    settle()
     READERS[reader](path)  # imports take longer than a reader may
     prefix = options.out / f"{options.target.replace(' ', '-')}-"
     flags = [f"-runs={options.runs}", f"-seed={options.seed}", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536"]
