@@ -172,7 +172,8 @@ def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
         listed = (trial.project.folder / "data/mapping.txt").read_text().split()
     photo = images / rng.choice(listed)
     content, times = photo.read_bytes(), photo.stat()
-    how = rng.choice(["another", "cut", "gone"])
+    # a photo that is taken out of a folder of bare photos makes another scene, and no fault
+    how = rng.choice(["another", "cut"] if lab.chain.scene == "bare" else ["another", "cut", "gone"])
     if how == "another":
         other = rng.choice([name for name in listed if name != photo.relative_to(images).as_posix()])
         photo.write_bytes((images / other).read_bytes())
