@@ -1,4 +1,4 @@
-"""A few faults of each kind; ``make test-faults`` injects more, at every stage (docs/faults.md)."""
+"""A few faults of five kinds; ``make test-faults`` injects all of them, at every stage (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fault_lab import POSED, Lab, damaged
 
 pytestmark = pytest.mark.slow
 
-# (kind, stage, seed): what a sample of the whole suite should at least have
+# (kind, stage, seed): what ends the work, what stops it, what damages it, and what refuses to write
 SAMPLE = [
     ("kill-one", "train_head", 7),
     ("term-training", "train_head", 7),
