@@ -25,6 +25,7 @@ from scrflow.config import DepthMaps, MapDepthStage
 from scrflow.errors import ScrflowError
 from scrflow.progress import log, track
 from scrflow.sampledepth import KIND, SampleDepth, write_sample_depth
+from scrflow.scene.fetched import check_fetched
 from scrflow.scene.model import Scene, load_scene
 
 _MODES = ("I;16", "I;16B", "I", "F")
@@ -45,6 +46,7 @@ def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: lis
     held = [i for i, path in enumerate(files) if path.is_file()]
     if not held:
         raise ScrflowError(f"{files[0]}: no depth image, nor of any other mapping photo; mend key depth_maps.pattern")
+    check_fetched(root, (files[i] for i in held))
     result = depths_of_samples(buffer, loaded, {i: files[i] for i in held}, config.maps)
     measured = torch.isin(buffer.image[buffer.view], torch.tensor(held))
     share = float(torch.isfinite(result.depth[measured]).float().mean())

@@ -8,6 +8,8 @@ from bad import Bad, changed, message
 CONFIG, PAPERS = "config", "papers"
 SCENE, METHOD, COMMON = "scenes/tiny.yaml", "methods/quick.yaml", "config.yaml"
 
+OWN_ENCODING = "description: d\nencoder: small\nretrieval: vlad\nglobal_encoding: {name: vlad}\n"
+
 
 def appended(name: str, text: str):
     return changed(CONFIG, name, lambda data: data + text.encode())
@@ -70,6 +72,12 @@ CASES = [
         "config: a method that is not there", CONFIG, appended(SCENE, "graph: none-such\n"), "key graph: no 'none-such'"
     ),
     Bad("config: impossible together", CONFIG, appended(METHOD, "global_encoding: {name: vlad}\n"), "needs retrieval"),
+    Bad(
+        "config: ten hypotheses where there is one",
+        CONFIG,
+        instead(METHOD, f"{OWN_ENCODING}localize: {{hypotheses: 10}}\n"),
+        r"quick\.yaml: key localize\.hypotheses: 10, .* its own 'vlad', so there is one: set 1",
+    ),
     Bad(
         "config: stop early without held-out photos",
         CONFIG,

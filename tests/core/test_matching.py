@@ -230,9 +230,8 @@ def test_poses_and_their_evaluation(wall):
 def test_threads_change_nothing(wall, tmp_path):
     folder, graph, model, _ = wall
     build_map(map_stage(), folder / "scene", graph, model, tmp_path / "map.h5", 2)
-    one, two = (h5py.File(p, "r") for p in (folder / "sift-matching/map.h5", tmp_path / "map.h5"))
-    for name in ("xyz", "point", "descriptors", "start"):
-        assert np.array_equal(one[name][:], two[name][:]), name
+    # seconds later, too: HDF5 would note the time
+    assert (folder / "sift-matching/map.h5").read_bytes() == (tmp_path / "map.h5").read_bytes()
     for threads in (1, 2):
         run(wall, tmp_path / str(threads), threads)
     assert (tmp_path / "1/poses.txt").read_bytes() == (tmp_path / "2/poses.txt").read_bytes()

@@ -59,7 +59,7 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
     """SIGTERM to the training alone, with --retries 1: it saves, and the retry goes on from there."""
     trial = lab.trial("train_head")
     run = trial.start("--retries", "1")
-    checkpoint = trial.scene / "quick/checkpoint.pt"
+    checkpoint = trial.folder / "results" / lab.chain.scene / "quick/checkpoint.pt"
     while not checkpoint.exists():
         assert run.poll() is None, "the training was over before it could be stopped"
     jobs = [p for p in processes_of(run) if any("train_head.py" in part for part in p.cmdline())]
@@ -76,14 +76,15 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """The results are on a tmpfs that is too small by a random amount for what is made from the stage on."""
+    """Results (or downloads) are on a tmpfs that is too small by a random amount for what is made from the stage on."""
     trial = lab.trial(stage)
-    chain, results = lab.chain, lab.finished.folder / "results" / lab.chain.scene
-    products = [results / p for name in chain.following(stage) for p in chain.products[name]]
-    needed = max(_size(product) for product in products)  # some stage of them does not fit
-    with _tmpfs(trial.scene) as resize:
+    top = lab.chain.products[stage][0].split("/")[0]
+    made = [product for name in lab.chain.following(stage) for product in lab.chain.products[name]]
+    # some stage of them does not fit
+    needed = max(_size(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
+    with _tmpfs(trial.folder / top) as resize:
         free = rng.randrange(0, max(4096, needed // 2))
-        resize(_size(trial.scene) * 11 // 10 + free)
+        resize(_size(trial.folder / top) * 11 // 10 + free)
         done = trial.run()
         return lab.survived("disk full", trial, done, mend=lambda _: resize(1 << 28))
 
@@ -97,6 +98,7 @@ def _size(path: Path) -> int:
 def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
     """The folder on a file system of its own, whose size in bytes can be set."""
     aside = folder.with_name(folder.name + ".aside")
+    folder.mkdir(exist_ok=True)  # of downloads there is none before the first
     folder.rename(aside)
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)], check=True)
@@ -116,7 +118,7 @@ def _damage(how: str) -> Kind:
     def kind(lab: Lab, stage: str, rng: Random) -> Outcome:
         trial = lab.trial(stage)
         name = rng.choice(sorted(name for name, content in trial.before.items() if content))
-        file = trial.scene / name
+        file = trial.folder / name
         times = file.stat()
         file.write_bytes(damaged(file.read_bytes(), how, rng))
         if rng.random() < 0.5:  # a disk that forgets leaves the time as it was, a copy that broke off does not
@@ -129,10 +131,10 @@ def _damage(how: str) -> Kind:
     return kind
 
 
-def _delete_named(done: Done, trial: Trial) -> None:
-    """What the messages say: delete the file that they name."""
-    files = named_files(done.errors, trial.project.folder)
-    assert files, f"no file of the results is named: {done.errors}"
+def _delete_named(done: Done, trial: Trial, some: bool = True) -> None:
+    """What the messages say: delete the files that they name, of which there are some."""
+    files = named_files(done.errors, trial.folder)
+    assert files or not some, f"no file of the results is named: {done.errors}"
     for file in files:
         shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
@@ -141,10 +143,10 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A product cannot be read, or the folder of the next one cannot be written."""
     trial = lab.trial(stage)
     if rng.random() < 0.5:
-        target = trial.scene / rng.choice(sorted(trial.before))
+        target = trial.folder / rng.choice(sorted(trial.before))
         mode, kind = 0o000, "no permission to read"
     else:
-        product = trial.scene / lab.chain.products[stage][0]
+        product = trial.folder / lab.chain.products[stage][0]
         product.parent.mkdir(parents=True, exist_ok=True)
         target, mode, kind = product.parent, 0o555, "no permission to write"
     old = target.stat().st_mode
@@ -161,15 +163,11 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
 def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A photo is another one than when the scene was made, or is cut, or is gone."""
     trial = lab.trial(stage)
+    images = trial.folder / lab.chain.photos
     if lab.chain.scene == "bare":
-        images = trial.project.folder / "bare/photos"
         listed = sorted(path.name for path in images.iterdir())
     else:
-        images = trial.project.folder / "data/images"
-        real = images.resolve()
-        images.unlink()
-        shutil.copytree(real, images)
-        listed = (trial.project.folder / "data/mapping.txt").read_text().split()
+        listed = (images.parent / "mapping.txt").read_text().split()
     photo = images / rng.choice(listed)
     content, times = photo.read_bytes(), photo.stat()
     # a photo that is taken out of a folder of bare photos makes another scene, and no fault
@@ -189,20 +187,45 @@ def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
         os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     done = trial.run()
-    outcome = lab.survived(f"photo {how}", trial, done, mend=lambda _: put_back())
-    return outcome
+    return lab.survived(f"photo {how}", trial, done, mend=lambda _: put_back())
 
 
 def lost_records(lab: Lab, stage: str, rng: Random) -> Outcome:
     """Snakemake's own records of some jobs are cut or gone."""
     trial = lab.trial(stage)
-    records = sorted(p for p in (trial.project.folder / ".snakemake/metadata").rglob("*") if p.is_file())
+    records = sorted(p for p in (trial.folder / ".snakemake/metadata").rglob("*") if p.is_file())
     for record in rng.sample(records, len(records) // 2):
         if rng.random() < 0.5:
             record.unlink()
         else:
             record.write_bytes(record.read_bytes()[: rng.randrange(record.stat().st_size)])
     return lab.survived("Snakemake's records", trial, trial.run())
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+def transfer_cut(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """The server breaks the next transfers off, each somewhere: some, which the job gets over by itself, or all."""
+    trial = lab.trial("download_dataset")
+    longest = max(file.stat().st_size for file in lab.site.folder.iterdir())
+    with lab.site.failing():
+        lab.site.cuts = [rng.randrange(longest) for _ in range(rng.randint(1, 2))]
+        if lost := rng.random() < 0.5:
+            lab.site.cut_all = 0
+        done = trial.run()
+    return lab.survived("transfer cut", trial, done, mend=(lambda _: None) if lost else None)
+
+
+def other_file_served(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """The server has another file under the address: another version, a page of a login, or half of it."""
+    trial = lab.trial("download_dataset")
+    file = rng.choice(sorted(lab.site.folder.iterdir()))
+    data = file.read_bytes()
+    with lab.site.failing():
+        lab.site.other[file.name] = rng.choice([data + b"\n", b"<html>Sign in</html>\n", data[: len(data) // 2]])
+        done = trial.run()
+    return lab.survived("other file served", trial, done, mend=lambda d: _delete_named(d, trial, some=False))
 
 
 # --------------------------------------------------------------------------------------------------------------- users
@@ -228,7 +251,7 @@ def product_gone(lab: Lab, stage: str, rng: Random) -> Outcome:
     """Someone deletes a product."""
     trial = lab.trial(stage)
     name = rng.choice(sorted(trial.before))
-    (trial.scene / name).unlink()
+    (trial.folder / name).unlink()
     trial.before.pop(name)
     done = trial.run()
     outcome = lab.survived(
@@ -248,10 +271,14 @@ KINDS: dict[str, Kind] = {
     "full-disk": full_disk,
     "no-permission": no_permission,
     "photo": photo_changed,
+    "transfer-cut": transfer_cut,
+    "other-file": other_file_served,
     "records": lost_records,
     "gone": product_gone,
     "two-at-once": two_at_once,
 }
 # what there must be before the stage for the kind to have something to break
 NEEDS_A_PRODUCT = {"flip", "truncate", "zeros", "no-permission", "gone", "photo"}
+# kinds of one stage alone: the scene of the chain that has it
+ONLY_OF = {"term-training": "tiny", "transfer-cut": "fetched", "other-file": "fetched"}
 EACH_STAGE = {"kill-one", "kill-all", "term-all", "full-disk"}

@@ -4,7 +4,7 @@ A trial copies the project, takes the products of one stage and of all that foll
 they are made anew, and looks at what the user is left with. It is survived when the poses are those of the undisturbed
 run and the exit status is 0, at once ("unharmed") or by the same command again ("goes on"); or when one line said what
 was wrong, all that was made before is still there byte for byte, and doing what the line says gives these poses
-("told"). Everything else is a failure: other poses with exit status 0 above all.
+("told"). Everything else is a failure: other results with exit status 0 above all.
 """
 
 from __future__ import annotations
@@ -26,76 +26,10 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 import psutil
-from tiny_project import CONFIG, REPO, SCENE, Project
+from chains import POSED, Chain
+from tiny_project import Project
 
 Result = Literal["unharmed", "goes on", "told"]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The stages that make a scene's poses, in their order: what each makes (relative to the scene's results), and
-    which stages read it."""
-
-    scene: str
-    products: dict[str, tuple[str, ...]]
-    after: dict[str, tuple[str, ...]]
-
-    @property
-    def poses(self) -> str:
-        return f"results/{self.scene}/poses.txt"
-
-    def following(self, stage: str) -> list[str]:
-        """The stage and all that depends on it."""
-        found, todo = set(), [stage]
-        while todo:
-            name = todo.pop()
-            if name not in found:
-                found.add(name)
-                todo.extend(self.after[name])
-        return [name for name in self.products if name in found]
-
-
-_PRODUCTS = {
-    "build_scene": ("scene",),
-    "triangulate_points": ("triangulated",),
-    "build_graph": ("covisibility.npz",),
-    "embed_graph": ("encodings",),
-    "build_retrieval": ("retrieval",),
-    "fit_pca": ("local/small/pca.safetensors",),
-    "fill_buffer": ("local/small/buffer-0.h5", "local/small/buffer-1.h5"),
-    "triangulate_samples": ("local/small/depth-matched.h5",),
-    "train_head": ("quick/head.safetensors", "quick/train.jsonl"),
-    "write_map": ("quick/map.safetensors",),
-    "localize_queries": ("quick/poses.txt", "quick/localization.json"),
-    "evaluate_poses": ("quick/queries.csv", "quick/metrics.json", "quick/errors.png", "quick/overlay.png"),
-    "choose_poses": ("poses.txt",),
-}
-_AFTER = {
-    "build_scene": tuple(_PRODUCTS)[1:],
-    "triangulate_points": ("build_graph",),
-    "build_graph": ("embed_graph", "triangulate_samples", "train_head"),
-    "embed_graph": ("train_head", "write_map"),
-    "build_retrieval": ("write_map",),
-    "fit_pca": ("fill_buffer", "write_map"),
-    "fill_buffer": ("triangulate_samples", "train_head"),
-    "triangulate_samples": ("train_head",),
-    "train_head": ("write_map",),
-    "write_map": ("localize_queries",),
-    "localize_queries": ("evaluate_poses",),
-    "evaluate_poses": ("choose_poses",),
-    "choose_poses": (),
-}
-# a scene with poses, whose graph counts triangulated points; and bare photos, whose poses are made
-POSED = Chain("tiny", _PRODUCTS, _AFTER)
-PHOTOS = Chain(
-    "bare",
-    {"reconstruct_scene": ("sfm",), **{k: v for k, v in _PRODUCTS.items() if k != "triangulate_points"}},
-    {
-        "reconstruct_scene": ("build_scene", "build_graph"),
-        **{k: v for k, v in _AFTER.items() if k != "triangulate_points"},
-    }
-    | {"build_scene": tuple(k for k in list(_PRODUCTS)[1:] if k != "triangulate_points")},
-)
 
 
 @dataclass(frozen=True)
@@ -124,37 +58,37 @@ class Done:
 
 
 class Trial:
-    """A copy of the project without the products of ``stage`` and of what follows; the undisturbed poses beside it."""
+    """A copy of the project without the products of ``stage`` and of what follows; the undisturbed ones beside it."""
 
     def __init__(self, lab: Lab, folder: Path, stage: str):
         self.lab, self.stage, self.chain = lab, stage, lab.chain
         shutil.copytree(lab.finished.folder, folder, symlinks=True)
         self.project = object.__new__(Project)
-        self.project.folder = folder
-        self.scene = folder / "results" / self.chain.scene
+        self.project.folder = self.folder = folder
         for name in self.chain.following(stage):
             for product in self.chain.products[name]:
                 self.remove(product)
-        shutil.rmtree(self.scene / "logs")
+        for log in [log for name in self.chain.products for log in self.chain.logs(folder, name)]:
+            log.unlink()
         self.before = self._content()
 
     def remove(self, path: str) -> None:
-        target = self.scene / path
+        target = self.folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 
     def _content(self) -> dict[str, bytes]:
         """Every product that is there; what later stages are made of."""
         gone = self.chain.following(self.stage)
         kept = [p for name, products in self.chain.products.items() if name not in gone for p in products]
-        files = [f for p in kept for f in sorted((self.scene / p).rglob("*")) or [self.scene / p] if f.is_file()]
-        return {str(f.relative_to(self.scene)): f.read_bytes() for f in files}
+        files = [f for p in kept for f in sorted((self.folder / p).rglob("*")) or [self.folder / p] if f.is_file()]
+        return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
 
     # -- the workflow
 
     def start(self, *options: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
         """The workflow in a process group of its own."""
         return subprocess.Popen(
-            self.project.command(self.chain.poses, *options),
+            self.project.command(*self.chain.targets, *options),
             cwd=self.project.folder,
             env=self.project.environment(),
             text=True,
@@ -174,8 +108,7 @@ class Trial:
 
     def wait_for_stage(self, run: subprocess.Popen[str], share: float) -> bool:
         """Wait for the stage's log, and on to a share of the time that the stage takes; False if all was over."""
-        logs = self.scene / "logs"
-        while not any(p.stem == self.stage or p.parent.name == self.stage for p in logs.rglob("*.log")):
+        while not self.chain.logs(self.folder, self.stage):
             if run.poll() is not None:
                 return False
             time.sleep(0.005)
@@ -187,7 +120,7 @@ class Trial:
     def intact(self) -> str | None:
         """Which of the earlier products is not what it was."""
         for name, content in self.before.items():
-            file = self.scene / name
+            file = self.folder / name
             if not file.exists():
                 return f"{name} is gone"
             if file.read_bytes() != content:
@@ -195,48 +128,31 @@ class Trial:
         return None
 
     def right(self) -> bool:
-        poses = self.project.folder / self.chain.poses
-        return poses.exists() and poses.read_bytes() == self.lab.poses
+        files = {name: self.folder / name for name in (*self.lab.answers, *self.chain.targets)}
+        return all(file.is_file() and file.stat().st_size for file in files.values()) and all(
+            files[name].read_bytes() == content for name, content in self.lab.answers.items()
+        )
 
     def litter(self) -> list[str]:
-        return [str(p.relative_to(self.scene)) for p in self.scene.rglob(".*") if ".tmp" in p.name]
+        hidden = [p for top in ("results", "resources") for p in (self.folder / top).rglob(".*")]
+        return [str(p.relative_to(self.folder)) for p in hidden if ".tmp" in p.name or p.name.endswith(".part")]
 
 
 class Lab:
-    """The finished project, its poses, and how long each stage took in it."""
+    """The finished project, what it answers, and how long each stage took in it."""
 
     def __init__(self, folder: Path, chain: Chain = POSED):
         self.folder, self.chain = folder, chain
         folder.mkdir(parents=True, exist_ok=True)
         self.finished = Project(folder / "finished")
-        self._configure()
-        self.finished.snakemake(chain.poses)
-        self.poses = self.finished.read(chain.poses)
+        self.site = chain.prepare(self.finished)
+        self.finished.snakemake(*chain.targets)
+        self.answers = {name: self.finished.read(name) for name in chain.answers}
         self.seconds = {name: self._seconds(name) for name in chain.products}
         self._trials = 0
 
-    def _configure(self) -> None:
-        """Samples with known depths, a graph of shared points, and a scene of a dozen bare photos."""
-        self.finished.edit("config/methods/quick.yaml", "    pull: true\n", "    pull: true\n    known_depth: true\n")
-        points = {"points": {"kind": "points"}}
-        self.finished.write("config/config.yaml", {**CONFIG, "graphs": {**CONFIG["graphs"], **points}})
-        self.finished.write("config/scenes/tiny.yaml", {**SCENE, "graph": "points"})
-        photos = self.finished.folder / "bare/photos"
-        photos.mkdir(parents=True)
-        for number in range(0, 24, 2):
-            shutil.copy(REPO / f"demo/images/mapping/{number:03d}.jpg", photos)
-        bare = {
-            "root": "bare",
-            "source": {"reader": "photos", "images": "photos"},
-            "split": {"every": 6},
-            "sfm": {"median_depth": 10},
-            "min_mapping_images": 6,
-        }
-        self.finished.write("config/scenes/bare.yaml", {**SCENE, **bare, "graph": "points"})
-
     def _seconds(self, stage: str) -> float:
-        folder = self.finished.folder / "results" / self.chain.scene / "benchmarks"
-        files = sorted(folder.glob(f"{stage}.tsv")) + sorted(folder.glob(f"{stage}/*.tsv"))
+        files = self.chain.logs(self.finished.folder, stage, "benchmarks", ".tsv")
         assert files, f"no benchmark of {stage}"
         return max(float(file.read_text().splitlines()[1].split("\t")[0]) for file in files)
 
@@ -257,7 +173,9 @@ class Lab:
             return Outcome(kind, trial.stage, None, failure=f"{why}\n{last.text[-3000:]}")
 
         if done.status == 0:
-            return Outcome(kind, trial.stage, "unharmed") if trial.right() else failed("other poses with exit status 0")
+            return (
+                Outcome(kind, trial.stage, "unharmed") if trial.right() else failed("other results with exit status 0")
+            )
         if "Traceback" in done.text:
             return failed("a traceback")
         changed = trial.intact() if mend is None else None
@@ -272,7 +190,7 @@ class Lab:
         if again.status != 0:
             return failed("the next run fails", again)
         if not trial.right():
-            return failed("other poses with exit status 0, by the next run", again)
+            return failed("other results with exit status 0, by the next run", again)
         if litter := trial.litter():
             return failed(f"left behind: {litter}", again)
         if "Nothing to be done" not in trial.run().text:
@@ -320,10 +238,10 @@ def damaged(data: bytes, how: str, rng: Random) -> bytes:
 
 
 def named_files(lines: Iterable[str], folder: Path) -> list[Path]:
-    """Files and folders that messages begin with, if they are in the results."""
-    found = []
+    """Files and folders of the results and downloads that messages name, if they are there."""
+    found: list[Path] = []
     for line in lines:
-        for word in re.findall(r"results/[^\s:;,]+", line):
+        for word in re.findall(r"(?:results|resources)/[^\s:;,]+", line):
             if (folder / word).exists():
                 found.append(folder / word)
     return list(dict.fromkeys(found))

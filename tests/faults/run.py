@@ -20,24 +20,25 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT
-from fault_lab import PHOTOS, POSED, Chain, Lab, Outcome
+from chains import FETCHED, PHOTOS, POSED, Chain
+from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, ONLY_OF
+from fault_lab import Lab, Outcome
+
+CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS, FETCHED)}
 
 
 def stages_of(kind: str, chain: Chain) -> list[str]:
-    """Where the kind can strike: of bare photos only where the chain is another one."""
-    stages = list(chain.products)
-    if chain is PHOTOS:
-        stages = stages[:3]
-    return stages[1:] if kind in NEEDS_A_PRODUCT else stages
+    """Where the kind can strike."""
+    first = next(iter(chain.products))
+    return [stage for stage in chain.struck if stage != first or kind not in NEEDS_A_PRODUCT]
 
 
 def plan(kinds: list[str], chain: Chain, trials: int, seed: int) -> list[tuple[str, str, int]]:
     """(kind, stage, seed of the trial): ``trials`` of a kind, or of each stage for kinds that strike at every one."""
     found = []
     for kind in kinds:
-        if kind == "term-training" and chain is PHOTOS:
-            continue  # it is the same training
+        if ONLY_OF.get(kind, chain.scene) != chain.scene:
+            continue
         rng = Random(f"{seed} {chain.scene} {kind}")
         stages = stages_of(kind, chain)
         chosen = stages * trials if kind in EACH_STAGE else [rng.choice(stages) for _ in range(trials)]
@@ -79,6 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trials", type=int, default=1)
+    parser.add_argument("--chains", nargs="+", choices=sorted(CHAINS), default=list(CHAINS), help="by their scenes")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=list(KINDS))
     arguments = parser.parse_args()
     kinds = arguments.kinds
@@ -87,7 +89,7 @@ def main() -> int:
         print("full-disk is left out: mounting a file system needs root", file=sys.stderr)
     outcomes: list[Outcome] = []
     began = time.monotonic()
-    for chain in (POSED, PHOTOS):
+    for chain in (CHAINS[scene] for scene in arguments.chains):
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             outcomes += inject(chain, Path(folder), plan(kinds, chain, arguments.trials, arguments.seed))
     print(f"{(time.monotonic() - began) / 60:.0f} min", file=sys.stderr)

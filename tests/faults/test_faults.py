@@ -6,8 +6,9 @@ import os
 from random import Random
 
 import pytest
+from chains import POSED
 from fault_kinds import KINDS
-from fault_lab import POSED, Lab, damaged
+from fault_lab import Lab, damaged
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,13 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from scrflow.artifacts import sha256_file
 from scrflow.config import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, SceneStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.geometry import invert_pose, pose_error, quaternion_from_rotation
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.fetched import list_path, write_list
 from scrflow.scene.model import View, model_of_views, query_line
 
 SIZE = (64, 48)
@@ -70,6 +72,25 @@ def test_poselist_round_trip(dataset, tmp_path):
         assert view.camera.model.name == "SIMPLE_PINHOLE" and list(view.camera.params) == [50, 32, 24]
     np.testing.assert_allclose(scene.query_poses["im/5.png"], pose(5), atol=1e-12)
     assert scene.image_path("im/0.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["poses.txt", "mapping.txt", "im/2.png", "im/5.png"])
+def test_a_scene_is_read_from_what_was_fetched(dataset, tmp_path, name):
+    """Each of these would be read otherwise: a pose changed in a digit, one image fewer, another photo."""
+    files = [path for path in dataset.rglob("*") if path.is_file()]
+    write_list(dataset, "room.zip", {path.relative_to(dataset).as_posix(): sha256_file(path) for path in files})
+    build_scene(stage(POSELIST), dataset, tmp_path / "right")
+    file = dataset / name
+    if name.endswith(".png"):
+        photo(file, 99)
+    elif name == "poses.txt":
+        file.write_text(file.read_text().replace(" 1.0 50.0", " 1.5 50.0", 1))
+    else:
+        file.write_text("\n".join(file.read_text().split()[:3]) + "\n")
+    with pytest.raises(ScrflowError, match=f"{name}: is not what was fetched"):
+        build_scene(stage(POSELIST), dataset, tmp_path / "scene")
+    list_path(dataset, "room.zip").unlink()
+    build_scene(stage(POSELIST), dataset, tmp_path / "scene")
 
 
 def test_the_same_input_gives_the_same_bytes_and_another_photo_another_digest(dataset, tmp_path):

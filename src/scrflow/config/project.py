@@ -205,6 +205,11 @@ class Project:
                 f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
                 "the query's is to be too: name the same"
             )
+        if own is not None and method.localize.hypotheses != 1:
+            raise ScrflowError(
+                f"{where}: key localize.hypotheses: {method.localize.hypotheses}, but the query's encoding is made "
+                f"from its own {own!r}, so there is one: set 1"
+            )
         images_lend = method.global_encoding.name is not None and own is None
         for key in ("merge", "retrieval_dim", "pq_bytes"):
             if getattr(method.map, key) is not None and not images_lend:

@@ -66,8 +66,9 @@ def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp
             values = getattr(result, name)
             if values is not None:
                 f[name] = values
+        retrieval = f.create_group("retrieval")  # made by the way it would hold the time
         for name, tensor in result.retriever.tensors().items():
-            f[f"retrieval/{name}"] = tensor.numpy()
+            retrieval[name] = tensor.numpy()
 
 
 def load_map(path: Path) -> BaselineMap:

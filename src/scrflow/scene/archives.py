@@ -1,7 +1,8 @@
 """Published archives: fetched, checked, and unpacked inside their folder.
 
 ``.scrflow/`` in the dataset's folder remembers what was unpacked (an archive is deleted then) and the SHA-256 of
-archives whose publisher gives none: recorded at the first download, checked from then on.
+archives whose publisher gives none: recorded at the first download, checked from then on. What came out of an archive
+is listed there too (scrflow.scene.fetched).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import fnmatch
 import gzip
+import hashlib
 import json
 import logging
 import lzma
@@ -30,9 +32,9 @@ from scrflow.artifacts import atomic_path, sha256_file
 from scrflow.config import Archive
 from scrflow.errors import ScrflowError
 from scrflow.progress import meter
+from scrflow.scene.fetched import STATE, list_path, write_list
 from scrflow.transfer import OpenUrl, Unreachable, fetch
 
-STATE = ".scrflow"
 _MEBIBYTE = 1 << 20
 _COPY = 1 << 20
 # photos hardly shrink in an archive; text by some tens. Beyond this it is a bomb, below a GiB it does no harm
@@ -72,7 +74,7 @@ def fetch_archive(archive: Archive, out: Path, page: str | None = None, open_url
     state = out / STATE
     record = state / f"{name}.json"
     known = _read_record(record)
-    if known.get("unpacked") == _task(archive):
+    if known.get("unpacked") == _task(archive) and list_path(out, name).is_file():
         return
     state.mkdir(parents=True, exist_ok=True)
     path = out / name
@@ -93,26 +95,31 @@ def fetch_archive(archive: Archive, out: Path, page: str | None = None, open_url
     if not archive.unpack:
         folder.mkdir(parents=True, exist_ok=True)
         os.replace(path, folder / name)
+        files = {folder / name: found}
     else:
-        unpack(path, folder, archive.skip)
-        _unpack_nested(archive, path, folder)
+        files = unpack(path, folder, archive.skip)
+        files |= _unpack_nested(archive, path, folder)
         path.unlink()
+    os.sync()  # all of it in one go, before it counts as there
+    write_list(out, name, {file.relative_to(out).as_posix(): digest for file, digest in files.items() if file.exists()})
     _write_record(record, {"url": archive.url, "sha256": found, "unpacked": _task(archive)})
 
 
-def _unpack_nested(archive: Archive, path: Path, folder: Path) -> None:
+def _unpack_nested(archive: Archive, path: Path, folder: Path) -> dict[Path, str]:
     if archive.nested is None:
-        return
+        return {}
     inner = sorted(p for p in folder.glob(archive.nested) if p.is_file())
     if not inner:
         raise ScrflowError(f"{path}: holds no {archive.nested}; mend key nested of the scene's download")
+    files: dict[Path, str] = {}
     for each in inner:
-        unpack(each, each.parent, archive.skip)
+        files |= unpack(each, each.parent, archive.skip)
         each.unlink()
+    return files
 
 
-def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
-    """Unpack a zip or tar archive into ``folder``, members that match a glob of ``skip`` left out; the members' number.
+def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path, str]:
+    """Unpack a zip or tar archive into ``folder``, members that match a glob of ``skip`` left out: file -> SHA-256.
 
     Each file comes under its name when it is complete. ScrflowError, before anything is written, for a damaged archive,
     a member that leads out of the folder, a link, a device, a name that a file cannot have or that is there twice, an
@@ -140,9 +147,10 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
                 )
             files = {name: size for name, size, kind in members if kind == "file"}
             written: dict[str, Path] = {}
+            digests: dict[Path, str] = {}
             with meter(f"unpacking {archive.name}", len(files)) as step:
                 for name, source in opened.contents(files):
-                    _write(archive, folder, name, source, files[name], written)
+                    digests[folder / name] = _write(archive, folder, name, source, files[name], written)
                     step(name)
     except _DAMAGED as error:
         # the disk, not the archive; a place before the file's beginning, of a crafted zip, is EINVAL
@@ -152,7 +160,7 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> int:
         raise ScrflowError(
             f"{archive}: damaged or not an archive ({reason}); delete it, so that it is fetched again"
         ) from None
-    return len(files)
+    return digests
 
 
 # --------------------------------------------------------------------------------------------------------------- forms
@@ -306,8 +314,8 @@ def _check_member_size(archive: Path, name: str, size: int) -> None:
         raise ScrflowError(f"{archive}: member {name!r} has size {size}; do not use this archive")
 
 
-def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int, written: dict[str, Path]) -> None:
-    """``written``: what came out of the archive before, by its name without case; grows by this one."""
+def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int, written: dict[str, Path]) -> str:
+    """SHA-256. ``written``: what came out of the archive before, by its name without case; grows by this one."""
     target = folder / name
     same = written.setdefault(name.casefold(), target)
     if same != target and target.exists() and target.samefile(same):
@@ -318,17 +326,19 @@ def _write(archive: Path, folder: Path, name: str, source: IO[bytes], size: int,
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise ScrflowError(f"{target}: leads out of {folder} by a symbolic link; remove the link")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    written = 0
+    length, digest = 0, hashlib.sha256()
     try:
         with open(temporary, "wb") as f:
             while chunk := source.read(_COPY):
-                written += len(chunk)
-                if written > size:
+                length += len(chunk)
+                if length > size:
                     raise ScrflowError(f"{archive}: member {name!r} is longer than it says; do not use this archive")
                 f.write(chunk)
-        if written != size:
-            raise ScrflowError(f"{archive}: member {name!r} has {written} of {size} bytes; delete the archive")
+                digest.update(chunk)
+        if length != size:
+            raise ScrflowError(f"{archive}: member {name!r} has {length} of {size} bytes; delete the archive")
         os.replace(temporary, target)
+        return digest.hexdigest()
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from scrflow.config import SceneStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.images import MIN_SIDE_PX
 from scrflow.scene.consistency import check_poses_by_photos
+from scrflow.scene.fetched import check_fetched
 from scrflow.scene.intrinsics import check_intrinsics
 from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
@@ -52,6 +53,8 @@ def build_scene(
         raise ScrflowError(
             f"{root}: no such folder of the scene; put the dataset there, or mend key root (or data_root)"
         )
+    listed = (config.split.mapping, *config.split.queries.values(), config.split.query_poses)
+    check_fetched(root, [*(root / name for name in listed if name), *config.source.files(root)])
     collection = read_source(config.source, root, sfm_model, parts)
     check_unique((image.name for image in collection.images), str(collection.where))
     images = {image.name: image for image in collection.images}
@@ -85,6 +88,7 @@ def build_scene(
     if given:
         placed = np.stack([v.cam_from_world for v in mapping])
         check_placement([v.name for v in mapping], placed, str(collection.where))
+    check_fetched(root, (collection.image_root / name for name in cameras))
     sha256 = check_images(collection.image_root, cameras)
     changed = [name for name, digest in collection.sha256.items() if sha256.get(name, digest) != digest]
     if changed:

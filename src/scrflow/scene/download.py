@@ -24,11 +24,13 @@ from scrflow.config import Download
 from scrflow.errors import ScrflowError
 from scrflow.progress import meter
 from scrflow.scene.archives import fetch_archive
+from scrflow.scene.fetched import write_list
 from scrflow.transfer import OpenUrl, Unreachable, fetch
 
 log = logging.getLogger("scrflow")
 
 _CONNECTIONS = 4
+_TABLE = "files"  # name of the list of what a table names
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,6 +89,7 @@ def download_dataset(config: Download, table: Path | None, out: Path, open_url: 
     """
     if table is not None:
         download_files(table, out, open_url)
+        write_list(out, _TABLE, {file.path: file.sha256 for file in read_table(table)})
     for archive in config.archives:
         fetch_archive(archive, out, config.page, open_url)
     if table is None and not config.archives and not (out.is_dir() and any(out.iterdir())):
