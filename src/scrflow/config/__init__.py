@@ -11,6 +11,7 @@ and nothing else does.
 
 from scrflow.config.base import Strict, deep_merge
 from scrflow.config.baseline import BaselineConfig, MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
+from scrflow.config.crosscheck import RESERVED
 from scrflow.config.encoder import AugmentConfig, BufferConfig, EncoderConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
     ClustersConfig,
@@ -35,7 +36,7 @@ from scrflow.config.method import (
     MethodConfig,
     TrainingConfig,
 )
-from scrflow.config.project import RESERVED, Project
+from scrflow.config.project import Project
 from scrflow.config.scene import Archive, DepthMaps, Download, SceneConfig, SfmConfig, Split
 from scrflow.config.sources import (
     CambridgeSource,

@@ -1,19 +1,12 @@
-"""The whole of ``config/``, resolved and checked."""
+"""What each stage reads of ``config/``."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
-
-from scrflow.config.base import Strict, deep_merge, read_yaml, validate
-from scrflow.config.baseline import BaselineConfig
-from scrflow.config.encoder import EncoderConfig, ExtractorConfig
-from scrflow.config.features import GlobalConfig, RetrievalConfig
+from scrflow.config.encoder import ExtractorConfig
+from scrflow.config.features import RetrievalConfig
 from scrflow.config.licence import restrictions
-from scrflow.config.method import MethodConfig
-from scrflow.config.scene import DepthMaps, Download, SceneConfig
-from scrflow.config.sources import CombinedSource, RegionSource
+from scrflow.config.scene import Download
+from scrflow.config.sources import RegionSource
 from scrflow.config.stages import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -37,315 +30,19 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
-from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
+from scrflow.config.table import TableRun, TableScene, TableStage
 from scrflow.config.toy import ToyStage
-from scrflow.config.variants import Variant, variant_name, variants_of
+from scrflow.config.variants import variant_name
+from scrflow.config.whole import WholeConfig
 from scrflow.errors import ScrflowError
 
 # of the farthest depth: a retrieved image this near the photo shows what it shows (0.5 m indoors, where depth_range
 # ends at 8 m, and 3 m outdoors)
 NEAR_SHARE = 1 / 16
 
-# folders beside the methods' under results/SCENE
-RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
 
-
-# folders of config/, each file of which is one of the kind
-KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
-
-
-class Project:
-    """All of ``config/``, resolved and checked against each other.
-
-    ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
-    keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
-
-    Raises ScrflowError naming file and key for anything that is unknown, of a wrong type, or refers to nothing.
-    """
-
-    def __init__(self, config_dir: str | Path = "config", overrides: dict[str, Any] | None = None):
-        self.dir = Path(config_dir)
-        over = dict(overrides or {})
-        self._over = {kind: over.pop(kind, None) or {} for kind in KINDS}
-        for kind, named in self._over.items():
-            if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
-                raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
-        self._keys: dict[str, dict[str, dict[str, Any]]] = {}
-        values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
-        self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
-        self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
-        self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
-        self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
-        self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
-        self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
-        self.variants: dict[str, Variant] = {}
-        self._unusable: dict[str, ScrflowError] = {}  # tables, by the overrides of this run
-        self._cross_check()
-
-    def _load(self, kind: str, model: type[Strict]) -> dict[str, Any]:
-        files = {p.stem: p for p in sorted((self.dir / kind).glob("*.yaml"))}
-        raw = {name: read_yaml(path) for name, path in files.items()}
-        for name, values in self._over[kind].items():
-            if name not in raw:
-                raise ScrflowError(
-                    f"override {kind}.{name}: no {self.dir}/{kind}/{name}.yaml; there are {', '.join(raw)}"
-                )
-            raw[name] = deep_merge(raw[name], values)
-
-        def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
-            if name in trail:
-                raise ScrflowError(f"{files[trail[0]]}: extends runs in a circle: {' -> '.join((*trail, name))}")
-            base = raw[name].get("extends")
-            if base is None:
-                return raw[name]
-            if not isinstance(base, str) or base not in raw:
-                raise ScrflowError(f"{files[name]}: key extends: no {kind} named {base!r}; there are {', '.join(raw)}")
-            return deep_merge(resolve(base, (*trail, name)), raw[name])
-
-        self._keys[kind] = {name: resolve(name, ()) for name in raw}
-        return {name: validate(model, values, files[name]) for name, values in self._keys[kind].items()}
-
-    def _method_keys(self, name: str, where: Path) -> dict[str, Any]:
-        """Keys of a method's file, with those of what it extends."""
-        if name not in self._keys["methods"]:
-            raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
-        return self._keys["methods"][name]
-
-    @staticmethod
-    def _check_known(where: str, key: str, value: str | None, options: Any) -> None:
-        if value is not None and value not in options:
-            raise ScrflowError(f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}")
-
-    def _cross_check(self) -> None:
-        from scrflow.encoders import encoder_module  # it imports this package
-
-        known = self._check_known
-        clash = set(self.config.encodings) & set(self.config.retrieval)
-        if clash:
-            raise ScrflowError(f"{self.dir}/config.yaml: {', '.join(clash)} named in both encodings and retrieval")
-        describing = [name for name, f in self.config.retrieval.items() if f.kind in ("vlad", "network")]
-        for name, feature in self.config.retrieval.items():
-            known(f"{self.dir}/config.yaml", f"retrieval.{name}.encoder", feature.encoder, self.encoders)
-            for part in feature.parts:
-                known(f"{self.dir}/config.yaml", f"retrieval.{name}.parts", part, describing)
-        for name in self.encodings_of_kind("clusters"):
-            retrieval = self.config.encodings[name].retrieval
-            known(f"{self.dir}/config.yaml", f"encodings.{name}.retrieval", retrieval, self.config.retrieval)
-        for name in self.encodings_of_kind("node2vec"):
-            known(
-                f"{self.dir}/config.yaml",
-                f"encodings.{name}.graph",
-                self.config.encodings[name].graph,
-                self.config.graphs,
-            )
-        for name, method in self.methods.items():
-            self._check_method(f"{self.dir}/methods/{name}.yaml", name, method)
-        for table in self.tables:
-            self._take_variants(table)
-        for name, baseline in self.baselines.items():
-            where = f"{self.dir}/baselines/{name}.yaml"
-            if name in self.methods or name in RESERVED:
-                raise ScrflowError(f"{where}: a baseline may not be named like a method or one of {sorted(RESERVED)}")
-            known(where, "retrieval", baseline.retrieval, self.config.retrieval)
-            try:
-                encoder_module(baseline.features.name)
-            except ScrflowError as error:
-                raise ScrflowError(f"{where}: key features.name: {error}") from None
-        for name, table in self.tables.items():
-            where = f"{self.dir}/tables/{name}.yaml"
-            for scene in table.scenes:
-                known(where, "scenes", scene, self.scenes)
-            own = table.sets is not None
-            for key, scenes in self.table_sets(name).items():
-                for scene in scenes:
-                    set_key = f"sets.{key}" if own else f"table_sets.{key}"
-                    known(where if own else f"{self.dir}/config.yaml", set_key, scene, self.scenes)
-            for row in table.rows:
-                known(where, f"rows.{row.id}.baseline", row.baseline, self.baselines)
-        sources: dict[str, str] = {}
-        for name, scene in self.scenes.items():
-            where = f"{self.dir}/scenes/{name}.yaml"
-            first = sources.setdefault(scene.root, name)
-            if scene.download != self.scenes[first].download:
-                raise ScrflowError(f"{where}: key download: differs from that of {first}, which has the same root")
-            known(where, "method", scene.method, self.methods)
-            known(where, "graph", scene.graph, self.config.graphs)
-            for part in self.parts(name):
-                key = "source.scene" if isinstance(scene.source, RegionSource) else "source.scenes"
-                known(where, key, part, self.scenes)
-                if self.parts(part):
-                    raise ScrflowError(
-                        f"{where}: key {key}: {part} is a combined scene, or a region, itself; name what it is made of"
-                    )
-                if isinstance(scene.source, RegionSource) and scene.unit != self.scenes[part].unit:
-                    raise ScrflowError(
-                        f"{where}: key unit: {scene.unit!r}, {part} has {self.scenes[part].unit!r}; a region keeps its "
-                        "scene's frame: set the same"
-                    )
-            if not self.runs(name, scene.method):
-                self.depth_maps(name, scene.method)
-            if name in self.methods or name in self.baselines or name in RESERVED:
-                raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
-
-    def _check_method(self, where: str, name: str, method: MethodConfig) -> None:
-        known = self._check_known
-        if name in RESERVED:
-            raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
-        known(where, "encoder", method.encoder, self.encoders)
-        known(where, "retrieval", method.retrieval, self.config.retrieval)
-        known(
-            where,
-            "global_encoding.name",
-            method.global_encoding.name,
-            {**self.config.encodings, **self.config.retrieval},
-        )
-        own = self._own_feature(method)
-        if own is not None and own != method.retrieval:
-            raise ScrflowError(
-                f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
-                "the query's is to be too: name the same"
-            )
-        if own is not None and method.localize.hypotheses != 1:
-            raise ScrflowError(
-                f"{where}: key localize.hypotheses: {method.localize.hypotheses}, but the query's encoding is made "
-                f"from its own {own!r}, so there is one: set 1"
-            )
-        images_lend = method.global_encoding.name is not None and own is None
-        for key in ("merge", "retrieval_dim", "pq_bytes"):
-            if getattr(method.map, key) is not None and not images_lend:
-                raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
-
-    def _take_variants(self, table: str) -> None:
-        """The methods that a table runs beside those of config/methods.
-
-        Where methods are overridden for a run, a variant of one may come to nothing: that is told when the table is
-        asked for, as the run may be for something else.
-        """
-        where = self.dir / "tables" / f"{table}.yaml"
-        methods, seed = set(self.methods), self.config.seed
-        try:
-            found = variants_of(table, self.tables[table], where, self._method_keys, methods, seed, self.variants)
-            for name, variant in found.items():
-                self._check_method(str(where), name, variant.config)
-        except ScrflowError as error:
-            if not self._over["methods"]:
-                raise
-            self._unusable[table] = error
-        else:
-            self.variants |= found
-
-    def encodings_of_kind(self, kind: str) -> list[str]:
-        """Names of the global encodings of a kind."""
-        return [name for name, encoding in self.config.encodings.items() if encoding.kind == kind]
-
-    def _own_feature(self, method: MethodConfig) -> str | None:
-        """The retrieval feature of the query itself that its encoding is made from; None where images lend theirs."""
-        name = method.global_encoding.name
-        if name in self.config.retrieval:
-            return name
-        encoding = self.config.encodings.get(name) if name else None
-        return encoding.retrieval if encoding is not None and encoding.kind == "clusters" else None
-
-    def needs_depth(self, method: str) -> bool:
-        """Whether training of the method reads the samples' depths."""
-        return self.method(method).training.needs_depth
-
-    def depth_maps(self, scene: str, method: str = "") -> DepthMaps:
-        """Where the scene's depth images are; ScrflowError for a scene without any, naming the method that asks."""
-        maps = self.scene(scene).depth_maps
-        if maps is None:
-            asks = f"method {method} takes" if method else "depth_source maps takes"
-            raise ScrflowError(
-                f"{self.dir}/scenes/{scene}.yaml: key depth_maps: not given, and {asks} depths from depth images; say "
-                "where they are, or set training.depth_source to points or matched"
-            )
-        return maps
-
-    def runs(self, scene: str, method: str) -> bool:
-        """Whether the scene has what the method asks for beyond photos and poses: depth images."""
-        training = self.method(method).training
-        asks = training.needs_depth and training.depth_source == "maps"
-        return not asks or self.scene(scene).depth_maps is not None
-
-    def has_points(self, scene: str) -> bool:
-        """Whether the scene's own model comes with 3D points: SfM's and an NVM's do, a COLMAP model if its file says so
-        (one that is still to be downloaded is believed to)."""
-        source = self.scene(scene).source
-        if source.reader in ("photos", "nvm", "cambridge"):
-            return True
-        if source.reader != "colmap":
-            return False
-        model = self.scene_root(scene) / source.model
-        if (model / "points3D.bin").is_file():
-            return (model / "points3D.bin").stat().st_size > 8  # the number of points
-        if not (model / "points3D.txt").is_file():
-            return True
-        with open(model / "points3D.txt", encoding="utf-8") as f:
-            return any(line.strip() and not line.startswith("#") for line in f)
-
-    def scene(self, name: str) -> SceneConfig:
-        """The scene's config; ScrflowError listing the known names if there is none."""
-        if name not in self.scenes:
-            raise ScrflowError(f"no scene {name!r} under {self.dir}/scenes; there are {', '.join(self.scenes)}")
-        return self.scenes[name]
-
-    def method(self, name: str) -> MethodConfig:
-        """The config of a method or a variant; ScrflowError listing the known names if there is none."""
-        if name in self.variants:
-            return self.variants[name].config
-        if name not in self.methods:
-            raise ScrflowError(f"no method {name!r} under {self.dir}/methods; there are {', '.join(self.methods)}")
-        return self.methods[name]
-
-    def seed_of(self, method: str) -> int:
-        """Seed of a method's training and localization."""
-        seed = self.method(method).seed
-        return self.config.seed if seed is None else seed
-
-    def head_of(self, method: str) -> str:
-        """The method whose head is this one's: a variant that differs in localization alone trains none of its own."""
-        if method not in self.variants:
-            return method
-        own = self._training_keys(method)
-        others = [self.variants[method].base, *self.variants]
-        return next(name for name in others if self._training_keys(name) == own)
-
-    def _training_keys(self, method: str) -> tuple[Any, ...]:
-        m = self.method(method)
-        return m.encoder, m.global_encoding, m.head, m.training, self.seed_of(method)
-
-    def graph_of(self, method: str) -> str | None:
-        """The graph that a method's encoding was made on, where it is not the scene's own."""
-        encoding = self.config.encodings.get(self.method(method).global_encoding.name or "")
-        return getattr(encoding, "graph", None)
-
-    def data_root(self) -> Path:
-        return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root))
-
-    def scene_root(self, name: str) -> Path:
-        """Folder of the scene's photos: in the project, under data_root when there, else resources/ (downloaded)."""
-        scene = self.scene(name)
-        if scene.in_project:
-            return Path(scene.root)
-        local = self.data_root() / scene.root
-        return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
-
-    def parts(self, name: str) -> tuple[str, ...]:
-        """The scenes whose artifacts a scene is made of: a combined one, or a region of another; none for others."""
-        source = self.scene(name).source
-        if isinstance(source, RegionSource):
-            return (source.scene,)
-        return source.scenes if isinstance(source, CombinedSource) else ()
-
-    def scenes_at_hand(self) -> list[str]:
-        """Scenes whose folder is there (for a combined one: those of its parts)."""
-        return [name for name in self.scenes if all(self.scene_root(n).is_dir() for n in self.parts(name) or [name])]
-
-    def downloads(self) -> dict[str, Download]:
-        """Root of a dataset -> where it comes from; scenes with the same root share one download."""
-        return {s.root: s.download for s in self.scenes.values() if s.download is not None}
-
-    # -- one method a stage: the subset of the config that the stage reads
+class Project(WholeConfig):
+    """The whole config, and one method a stage: the subset that the stage reads, and that reruns it when it changes."""
 
     def download_stage(self, root: str) -> Download:
         return self.downloads()[root]
@@ -436,7 +133,7 @@ class Project:
             retrieval=retrieval,
             retrieval_extractor=self._described_by(retrieval) if retrieval else None,
             retrieval_parts=tuple(self._retrieval_part(name) for name in (retrieval.parts if retrieval else ())),
-            own_encoding=self._own_feature(m) is not None,
+            own_encoding=self.own_feature(m) is not None,
             clustered=m.global_encoding.name in self.encodings_of_kind("clusters"),
             map=m.map,
             localize=m.localize,
@@ -448,13 +145,6 @@ class Project:
 
     def localize_stage(self, method: str) -> LocalizeStage:
         return LocalizeStage(localize=self.method(method).localize, seed=self.seed_of(method))
-
-    def baseline(self, name: str) -> BaselineConfig:
-        """The baseline's config; ScrflowError listing the known names if there is none."""
-        if name not in self.baselines:
-            there = ", ".join(self.baselines) or "none"
-            raise ScrflowError(f"no baseline {name!r} under {self.dir}/baselines; there are {there}")
-        return self.baselines[name]
 
     def baseline_map_stage(self, baseline: str) -> BaselineMapStage:
         b = self.baseline(baseline)
@@ -486,22 +176,13 @@ class Project:
             pairs=pairs,
         )
 
-    def table_sets(self, table: str) -> dict[str, tuple[str, ...]]:
-        """The sets of scenes (demo, real) that a table can be asked for on, beside its own scenes."""
-        sets = self.tables[table].sets
-        return self.config.table_sets if sets is None else sets
-
-    def set_names(self) -> list[str]:
-        """Every name of a set that a table, or the toy example, can be asked for on."""
-        return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
-
     def table_stage(self, table: str, set_name: str | None = None) -> TableStage:
         """What a table runs: on its own scenes, or on those of a set with the rows' small methods.
 
         ScrflowError where this run's overrides of methods make no sense for one of its rows.
         """
-        if table in self._unusable:
-            raise self._unusable[table]
+        if table in self.unusable:
+            raise self.unusable[table]
         config = self.tables[table]
         scenes = config.scenes if set_name is None else self.table_sets(table)[set_name]
         runs = []
