@@ -41,6 +41,8 @@ from scrflow.mapformat import MAP_FORMAT, pack
 from scrflow.matching.mapfile import BaselineMap
 from scrflow.matching.mapfile import write_map as write_baseline_map
 from scrflow.retrieval import Retriever, hloc
+from scrflow.scene.archives import unpack
+from scrflow.scene.fetched import write_list
 from scrflow.scene.model import Query, View, pose_line, query_line, write_scene
 from scrflow.scene.tracks import model_with_points
 
@@ -81,7 +83,9 @@ def _archives(root: Path) -> dict[str, Path]:
         info = tarfile.TarInfo("room/a.txt")
         info.size = 300
         t.addfile(info, io.BytesIO(b"a" * 300))
-    return {"archive": root / "a.zip"}
+    files = unpack(root / "a.zip", root / "fetched")
+    write_list(root / "fetched", "a.zip", {p.relative_to(root / "fetched").as_posix(): d for p, d in files.items()})
+    return {"archive": root / "a.zip", "fetched": root / "fetched"}
 
 
 def _hloc(root: Path) -> dict[str, Path]:

@@ -15,6 +15,22 @@ from pathlib import Path
 import pytest
 from bad import Bad, changed, message, written
 
+LIST = ".scrflow/a.zip.sha256"
+OTHER = r"room/a\.txt: is not what was fetched, .*a\.zip\.sha256 and .*fetched\.downloaded and run again"
+DAMAGED = r"a\.zip\.sha256: damaged list of what was fetched"
+
+
+def fetched(name: str, change: Callable[[bytes], bytes] | None):
+    """A folder that was downloaded, with a file in it changed, or gone."""
+
+    def make(sound: dict[str, Path], folder: Path) -> Path:
+        root = changed("fetched", name, change or bytes)(sound, folder)
+        if change is None:
+            (root / name).unlink()
+        return root
+
+    return make
+
 
 def zipped(members: list[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
     buffer = io.BytesIO()
@@ -135,6 +151,12 @@ CASES = [
     Bad("tar: cut off", "archive", cut_tar, "damaged or not an archive"),
     Bad("a web page in place of an archive", "archive", written("bad.zip", "<html>not found</html>"), "not an archive"),
     Bad("an empty file in place of an archive", "archive", written("bad.zip", b""), "damaged or not an archive"),
+    Bad("fetched: a file is another", "fetched", fetched("room/a.txt", lambda b: b[::-1] + b"x"), OTHER),
+    Bad("fetched: a file is cut", "fetched", fetched("room/a.txt", lambda b: b[:100]), OTHER),
+    Bad("fetched: a file is gone", "fetched", fetched("room/b.txt", None), r"room/b\.txt: was fetched, and is gone"),
+    Bad("fetched: the list is cut", "fetched", fetched(LIST, lambda b: b[:-9]), DAMAGED),
+    Bad("fetched: a line of the list is gone", "fetched", fetched(LIST, lambda b: b[b.index(b"\n") + 1 :]), DAMAGED),
+    Bad("fetched: the list is random bytes", "fetched", fetched(LIST, lambda b: bytes(range(256))), DAMAGED),
 ]
 
 

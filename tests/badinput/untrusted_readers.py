@@ -43,6 +43,7 @@ from scrflow.pca import load_pca
 from scrflow.retrieval import Retriever, hloc
 from scrflow.scene import download, model
 from scrflow.scene.archives import unpack
+from scrflow.scene.fetched import check_fetched
 from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers import read_source
 from scrflow.tables.read import read_table
@@ -134,6 +135,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "papers": published.load_papers,
     "table": read_table,
     "download table": download.read_table,
+    "fetched": lambda root: check_fetched(root, [root / "room/a.txt", root / "room/b.txt"]),
     "config": _config,
     "video": _video,
     "inspect": inspect_file,

@@ -49,6 +49,7 @@ TARGETS = {
     "nvm scene": ("nvm scene", "model.nvm"),
     "pose list": ("pose list", "poses.txt"),
     "config": ("config", "methods/quick.yaml"),
+    "fetched": ("fetched", ".scrflow/a.zip.sha256"),
     "papers": ("papers", "one.yaml"),
 }
 _OTHER_SEED = {"tar": "a.tar.gz", "inspect h5": "features.h5"}
