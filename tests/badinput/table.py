@@ -30,7 +30,12 @@ def main() -> None:
             for case in importlib.import_module(test).CASES:
                 with tempfile.TemporaryDirectory(dir=top) as folder:
                     text = message(case, confined, sound, Path(folder))
-                    text = text.replace(f"{Path(folder).resolve()}/", "").replace("|", "\\|").replace("`", "'")
+                    text = (
+                        text.replace(f"{Path(folder).resolve()}/", "")
+                        .replace(str(Path(folder).resolve()), "FOLDER")
+                        .replace("|", "\\|")
+                        .replace("`", "'")
+                    )
                 text = text if len(text) <= 260 else f"{text[:190]} ... {text[-60:]}"
                 print(f"| {case.kind} | `{text}` | tests/badinput/{test}.py |", flush=True)
     confined.close()
