@@ -1,4 +1,4 @@
-"""Makes the modules of this folder and tiny_project.py importable, and gives tests a SLURM of one node."""
+"""Makes the modules of this folder importable, and gives tests a SLURM of one node."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_project import SlurmProject
 from slurm_node import SlurmNode, missing
-from tiny_project import Project
-
-
-@pytest.fixture()
-def project(tmp_path: Path) -> Project:
-    """A fresh project, nothing run."""
-    return Project(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ to be accurate is trained for seconds. Whether poses are good is not asked here
 """
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from scrflow.routing import Router
 from scrflow.scene.model import query_line, read_poses
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPO / "tests/workflow"))
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +37,7 @@ def project(tmp_path_factory):
         source = {"reader": "region", "scene": "tiny", "regions": 2, "region": number, "overlap": 2.0}
         kept = {k: v for k, v in scene.items() if k not in ("source", "split", "root")}
         made.write(f"config/scenes/half-{number}.yaml", {**kept, "source": source, "root": "."})
+    made.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 1")
     made.snakemake(*(f"results/half-{i}/quick/map.safetensors" for i in (1, 2)))
     return made
 

@@ -139,17 +139,21 @@ def _bare(project: Project) -> None:
 
 
 def _poses_chain(
-    scene: str, without: str, struck: tuple[str, ...], photos: str, prepare: Callable[[Project], None]
+    scene: str, without: tuple[str, ...], struck: tuple[str, ...], photos: str, prepare: Callable[[Project], None]
 ) -> Chain:
-    products = _of_scene(scene, {name: paths for name, paths in _PRODUCTS.items() if name != without})
-    reads = {name: tuple(r for r in read if r != without) for name, read in _READS.items() if name != without}
+    products = _of_scene(scene, {name: paths for name, paths in _PRODUCTS.items() if name not in without})
+    reads = {name: tuple(r for r in read if r not in without) for name, read in _READS.items() if name not in without}
     poses = (f"results/{scene}/poses.txt",)
     return Chain(scene, products, _after(products, reads), struck or tuple(products), poses, poses, photos, prepare, {})
 
 
-POSED = _poses_chain("tiny", "reconstruct_scene", (), "data/images", _posed)
+POSED = _poses_chain("tiny", ("reconstruct_scene",), (), "data/images", _posed)
 PHOTOS = _poses_chain(
-    "bare", "triangulate_points", ("reconstruct_scene", "build_scene", "build_graph"), "bare/photos", _bare
+    "bare", ("triangulate_points",), ("reconstruct_scene", "build_scene", "build_graph"), "bare/photos", _bare
+)
+# a tiny project as it is, of which the tests have a finished one
+PLAIN = _poses_chain(
+    "tiny", ("reconstruct_scene", "triangulate_points", "triangulate_samples"), (), "data/images", lambda project: None
 )
 
 # ---------------------------------------------------------------------------------------------------- and all the rest

@@ -15,15 +15,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Literal
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 
 import psutil
 from chains import POSED, Chain
@@ -62,9 +59,7 @@ class Trial:
 
     def __init__(self, lab: Lab, folder: Path, stage: str):
         self.lab, self.stage, self.chain = lab, stage, lab.chain
-        shutil.copytree(lab.finished.folder, folder, symlinks=True)
-        self.project = object.__new__(Project)
-        self.project.folder = self.folder = folder
+        self.project, self.folder = lab.finished.copy(folder), folder
         for name in self.chain.following(stage):
             for product in self.chain.products[name]:
                 self.remove(product)
@@ -141,11 +136,12 @@ class Trial:
 class Lab:
     """The finished project, what it answers, and how long each stage took in it."""
 
-    def __init__(self, folder: Path, chain: Chain = POSED):
+    def __init__(self, folder: Path, chain: Chain = POSED, finished: Project | None = None):
+        """``finished``: a project with all that the chain makes; made in ``folder`` where there is none."""
         self.folder, self.chain = folder, chain
         folder.mkdir(parents=True, exist_ok=True)
-        self.finished = Project(folder / "finished")
-        self.site = chain.prepare(self.finished)
+        self.finished = finished or Project(folder / "finished")
+        self.site = None if finished else chain.prepare(self.finished)
         self.finished.snakemake(*chain.targets)
         self.answers = {name: self.finished.read(name) for name in chain.answers}
         self.seconds = {name: self._seconds(name) for name in chain.products}

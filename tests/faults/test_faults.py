@@ -1,4 +1,4 @@
-"""A few faults of five kinds; ``make test-faults`` injects all of them, at every stage (docs/faults.md)."""
+"""A few faults late in the chain; ``make test-faults`` injects all of them, at every stage (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from random import Random
 
 import pytest
-from chains import POSED
+from chains import PLAIN, POSED
 from fault_kinds import KINDS
 from fault_lab import Lab, damaged
 
@@ -14,17 +14,16 @@ pytestmark = pytest.mark.slow
 
 # (kind, stage, seed): what ends the work, what stops it, what damages it, and what refuses to write
 SAMPLE = [
-    ("kill-one", "train_head", 7),
-    ("term-training", "train_head", 7),
-    ("truncate", "train_head", 7),
-    ("full-disk", "fill_buffer", 7),
-    ("no-permission", "localize_queries", 2),  # to write: whether a product is read again is a matter of chance
+    ("kill-one", "localize_queries", 7),
+    ("truncate", "localize_queries", 7),
+    ("full-disk", "localize_queries", 7),
+    ("no-permission", "evaluate_poses", 2),  # to write: whether a product is read again is a matter of chance
 ]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("faults"))
+def lab(finished, tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("faults"), PLAIN, finished)
 
 
 @pytest.mark.parametrize(("kind", "stage", "seed"), SAMPLE)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 import yaml
 from graph_helpers import write_small_scene
+from tiny_project import METHOD, Project
 
 from scrflow.artifacts import Stamp, create_h5, read_json
 from scrflow.config import ClustersConfig, ClustersStage, GlobalConfig, Node2VecConfig
@@ -20,10 +19,6 @@ from scrflow.errors import ScrflowError
 from scrflow.globalencoding import nearest_centre, own_encoding, read_centres, read_global_encoding
 from scrflow.globalencoding_clusters import cluster_features
 from scrflow.retrieval import hloc
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
-from tiny_project import METHOD, Project
 
 
 def stage(count: int, seed: int = 1) -> ClustersStage:

@@ -10,9 +10,6 @@ import h5py
 import numpy as np
 import pycolmap
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
 from tiny_project import Project
 
 pytestmark = pytest.mark.slow

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
-
 from tiny_project import REPO, SCENE, Project
 
 from scrflow.hloc import run

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,6 @@ from scrflow.triangulate import pose_pairs
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data"))
-
-sys.path.insert(0, str(REPO / "tests/workflow"))
 
 
 def combined(*scenes: str, unit: str = "m", **keys) -> SceneStage:

@@ -1,6 +1,5 @@
 """Regions of a scene: which photos they hold, that nothing moves, what is told, and that the workflow makes them."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from scrflow.scene.readers.region import bisected, region_members
 
 REPO = Path(__file__).resolve().parents[2]
 
-sys.path.insert(0, str(REPO / "tests/workflow"))
 
 SPLIT = Split(mapping="mapping.txt", queries={"day": "day.txt", "night": "night.txt"})
 

@@ -59,8 +59,11 @@ def test_plan_of_the_toy_example(project: Project):
 
 
 @pytest.mark.slow
-def test_run(matching: Project):
+def test_run(copied: Project):
     """Map, poses and evaluation, for real, and nothing again."""
+    matching = copied
+    matching.write("config/baselines/match.yaml", BASELINE)
+    assert set(matching.planned(METRICS)) == {"map_baseline", "localize_baseline", "evaluate_baseline"}
     matching.snakemake(METRICS)
     metrics = json.loads(matching.read(METRICS))
     assert metrics["training"] is None and 0.03 < metrics["map_mb"] < 0.3

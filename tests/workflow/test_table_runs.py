@@ -63,8 +63,9 @@ def test_variants_share_what_they_have_in_common(project: Project):
 
 
 @pytest.mark.slow
-def test_a_table_of_real_runs(project: Project):
-    with_table(project)
+def test_a_table_of_real_runs(copied: Project):
+    """Beside what is there: the first seed of the first row."""
+    project = with_table(copied)
     project.snakemake("results/tables/mini.md")
     folder = project.folder / "results"
     metrics = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("tiny/*/metrics.json")}

@@ -70,12 +70,20 @@ class Project:
         folder.mkdir(parents=True)
         shutil.copy(REPO / "Snakefile", folder)
         for name in ("rules", "workflow", "profiles", "envs", "src"):
-            shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            # compiled files too, which are as old as their sources: each project would compile the package again
+            shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info"))
         self._write_scene(folder / "data")
         self.write("config/config.yaml", CONFIG)
         self.write("config/scenes/tiny.yaml", SCENE)
         self.write("config/encoders/small.yaml", ENCODER)
         self.write("config/methods/quick.yaml", METHOD)
+
+    def copy(self, folder: Path) -> Project:
+        """Another project with all that is made here, and nothing to be done in it."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        made = object.__new__(Project)
+        made.folder = folder
+        return made
 
     def _write_scene(self, data: Path) -> None:
         demo = REPO / "demo"

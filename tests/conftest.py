@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "workflow"))
 
 from tiny_project import POSES, Project
 
@@ -24,3 +24,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     done = Project(tmp_path_factory.mktemp("finished") / "project")
     done.snakemake(POSES)
     return done
+
+
+@pytest.fixture()
+def copied(finished: Project, tmp_path: Path) -> Project:
+    """A copy of it, to be changed."""
+    return finished.copy(tmp_path / "project")
