@@ -301,10 +301,16 @@ def scene_root(wildcards):
 def scene_sources(wildcards):
     """Files that make the scene; a scene that is to be downloaded has the marker of that instead. Both are of this
     machine, wherever --default-storage-provider puts results: photos are read as they lie in the scene's folder."""
-    scene, root = project.scene(wildcards.scene), project.scene_root(wildcards.scene)
-    if root == Path("resources") / scene.root:
-        return [local(f"resources/{scene.root}.downloaded")]
-    return [local(path) for path in source_files(scene, root)]
+    marker = downloaded(wildcards.scene)
+    if marker:
+        return marker
+    return [local(path) for path in source_files(project.scene(wildcards.scene), project.scene_root(wildcards.scene))]
+
+
+def downloaded(scene):
+    """The marker of a scene's download, before and after it: files that come with it would be other inputs then."""
+    root = project.scene(scene).root
+    return [local(f"resources/{root}.downloaded")] if project.scene_root(scene) == Path("resources") / root else []
 
 
 def download_table(wildcards):
@@ -455,7 +461,9 @@ def depth_maps(scene, method=""):
 
 def depth_map_files(wildcards):
     """Every file that the scene's pattern of depth images can mean: which of them count is known with the scene."""
-    root = project.scene_root(wildcards.scene)
+    marker, root = downloaded(wildcards.scene), project.scene_root(wildcards.scene)
+    if marker:
+        return marker
     pattern = depth_maps(wildcards.scene).pattern.format(folder="**", stem="*", base="*")
     return [local(path) for path in inputs_of(sorted(root.glob(pattern)))]
 

@@ -178,6 +178,29 @@ def test_absent_photos_are_downloaded_or_named(project: Project):
     assert project.planned("results/tiny/scene/scene.json") == {"download_dataset": 1, "build_scene": 1}
 
 
+def test_what_a_download_brings_is_no_other_input(project: Project):
+    """Depth images were inputs as soon as they were there: the second run of a finished scene trained anew."""
+    scene = yaml.safe_load(project.read("config/scenes/tiny.yaml"))
+    scene |= {"in_project": False, "root": "room", "depth_maps": {"pattern": "depth/{stem}.png", "max_depth": 5}}
+    project.write("config/scenes/tiny.yaml", {**scene, "download": {"files": "tiny.tsv"}})
+    (project.folder / "config/scenes/tiny.tsv").write_text("path\tsha256\turl\n")
+
+    results, room = project.folder / "results/tiny", project.folder / "resources/room"
+    empty = [results / "scene/scene.json", *(results / f"local/small/buffer-{i}.h5" for i in range(2))]
+    for path in (*empty, project.folder / "resources/room.downloaded", room / "depth/a.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    alone = (
+        "--allowed-rules",
+        "read_depth_maps",
+        "--",
+        str(empty[1].parent.relative_to(project.folder) / "depth-maps.h5"),
+    )
+    out = project.snakemake(*alone, check=False).stdout  # it cannot be done, and Snakemake says with what
+    inputs = re.search(r"^    input: (.*)$", out, re.M)
+    assert inputs and "resources/room.downloaded" in inputs[1] and "a.png" not in inputs[1], out
+
+
 # -------------------------------------------------------------------------------------------------------- other files
 
 
