@@ -15,6 +15,9 @@ min_version("9.27")
 
 
 include: "rules/common.smk"
+include: "rules/params.smk"
+include: "rules/resources.smk"
+include: "rules/inputs.smk"
 
 
 # --------------------------------------------------------------------------------------------------------------- rules

@@ -24,7 +24,7 @@ from scrflow.plan.stages import Stage
 
 _RULE = re.compile(r"^(?:rule (\w+):|use rule (\w+) as (\w+) with:)", re.M)
 _VALUE = r"(?:\w+\()*(\d+|training_memory|training_gpus)\)*"
-# 1500 + buffer_memory, as rules/common.smk has it
+# 1500 + buffer_memory, as rules/resources.smk has it
 _TRAINING_MB = 1500
 # predictions are no better than this: docs/scaling.md
 SLACK = 1.1

@@ -1,0 +1,283 @@
+# Inputs of the rules that depend on the config.
+
+
+def scene_root(wildcards):
+    return str(project.scene_root(wildcards.scene))
+
+
+def scene_sources(wildcards):
+    """Files that make the scene; a scene that is to be downloaded has the marker of that instead. Both are of this
+    machine, wherever --default-storage-provider puts results: photos are read as they lie in the scene's folder."""
+    marker = downloaded(wildcards.scene)
+    if marker:
+        return marker
+    return [local(path) for path in source_files(project.scene(wildcards.scene), project.scene_root(wildcards.scene))]
+
+
+def downloaded(scene):
+    """The marker of a scene's download, before and after it: files that come with it would be other inputs then."""
+    root = project.scene(scene).root
+    return [local(f"resources/{root}.downloaded")] if project.scene_root(scene) == Path("resources") / root else []
+
+
+def download_table(wildcards):
+    files = project.downloads()[wildcards.root].files
+    return local(str(project.dir / "scenes" / files)) if files else []
+
+
+def is_bare_photos(scene):
+    return project.scene(scene).source.reader == "photos"
+
+
+def scene_sfm(wildcards):
+    return f"results/{wildcards.scene}/sfm/sfm.json" if is_bare_photos(wildcards.scene) else []
+
+
+def scene_parts(wildcards):
+    """The scenes that a combined one is made of."""
+    return expand("results/{part}/scene/scene.json", part=project.parts(wildcards.scene))
+
+
+def graph_points(wildcards):
+    """The 3D points that the scene's graph counts, if it is of kind ``points``."""
+    return points_of_graph(wildcards.scene, project.scene(wildcards.scene).graph)
+
+
+def named_graph_points(wildcards):
+    return points_of_graph(wildcards.scene, wildcards.graph)
+
+
+def points_of_graph(scene, graph):
+    if project.config.graphs[graph].kind != "points":
+        return []
+    return (
+        f"results/{scene}/sfm/sfm.json" if is_bare_photos(scene) else f"results/{scene}/triangulated/triangulation.json"
+    )
+
+
+def hloc_features(wildcards):
+    feature = project.config.retrieval[wildcards.feature]
+    return feature.file.replace("{scene}", wildcards.scene) if feature.kind == "hloc" else []
+
+
+def fused_features(suffix):
+    """Files of the features that a feature of kind fusion is joined from, in the config's order."""
+
+    def resolve(wildcards):
+        parts = project.config.retrieval[wildcards.feature].parts
+        return expand("results/{scene}/retrieval/{part}.{suffix}", scene=wildcards.scene, part=parts, suffix=suffix)
+
+    return resolve
+
+
+def hloc_files(wildcards):
+    """Features and matches made by hloc, where SfM of the scene takes them."""
+    sfm = project.scene(wildcards.scene).sfm.of_scene(wildcards.scene)
+    return [sfm.hloc_features, sfm.hloc_matches] if sfm.features == "hloc" else []
+
+
+def hloc_sources(wildcards):
+    """What tells hloc's rules the photos: the scene, or bare photos, which hloc may be asked to make the scene from."""
+    if is_bare_photos(wildcards.scene):
+        return scene_sources(wildcards)
+    return f"results/{wildcards.scene}/scene/scene.json"
+
+
+def hloc_photos(wildcards):
+    """Config of bare photos; nothing where the scene is given."""
+    return stage_config("sfm")(wildcards) if is_bare_photos(wildcards.scene) else None
+
+
+def clustered_feature(wildcards):
+    """The retrieval feature that an encoding of kind ``clusters`` is made from."""
+    name = project.config.encodings[wildcards.encoding].retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.h5"
+
+
+def buffer_shards(scene, encoder):
+    shards = range(project.config.buffer_shards)
+    return expand("results/{scene}/local/{encoder}/buffer-{shard}.h5", scene=scene, encoder=encoder, shard=shards)
+
+
+def encoder_shards(wildcards):
+    return buffer_shards(wildcards.scene, wildcards.encoder)
+
+
+def shard_files(wildcards):
+    return buffer_shards(wildcards.scene, project.method(wildcards.method).encoder)
+
+
+def training_graph(wildcards):
+    """Neighbours are drawn from the graph only where the method says so."""
+    encoding = project.method(wildcards.method).global_encoding
+    if not (encoding.name and encoding.neighbour_share > 0):
+        return []
+    return graph_file(wildcards.scene, project.graph_of(wildcards.method))
+
+
+def graph_file(scene, name=None):
+    """The scene's covisibility graph, or the one of that name."""
+    return f"results/{scene}/graphs/{name}.npz" if name else f"results/{scene}/covisibility.npz"
+
+
+def encoding_graph(wildcards):
+    """The graph that Node2Vec walks on."""
+    return graph_file(wildcards.scene, project.config.encodings[wildcards.encoding].graph)
+
+
+def trained(name):
+    """Path of what training leaves; variants that differ in localization alone share a head."""
+
+    def resolve(wildcards):
+        return f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
+
+    return resolve
+
+
+def method_graph(wildcards):
+    """The graph that a method learns from, by its encoding or by the neighbours that it draws."""
+    encoding = project.method(wildcards.method).global_encoding.name
+    if encoding not in project.encodings_of_kind("node2vec"):
+        return training_graph(wildcards)
+    return graph_file(wildcards.scene, project.graph_of(wildcards.method))
+
+
+def merging_graph(wildcards):
+    """The graph by which a map's near-identical images are merged, where the method asks for it."""
+    merged = project.method(wildcards.method).map.merge is not None
+    return f"results/{wildcards.scene}/covisibility.npz" if merged else []
+
+
+def training_depths(wildcards):
+    """Depths of the samples, for the methods that use them."""
+    if not project.needs_depth(wildcards.method):
+        return []
+    method = project.method(wildcards.method)
+    source = method.training.depth_source
+    if source == "maps":
+        depth_maps(wildcards.scene, wildcards.method)
+    return f"results/{wildcards.scene}/local/{method.encoder}/depth-{source}.h5"
+
+
+def depth_maps(scene, method=""):
+    try:
+        return project.depth_maps(scene, method)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def depth_map_files(wildcards):
+    """Every file that the scene's pattern of depth images can mean: which of them count is known with the scene."""
+    marker, root = downloaded(wildcards.scene), project.scene_root(wildcards.scene)
+    if marker:
+        return marker
+    pattern = depth_maps(wildcards.scene).pattern.format(folder="**", stem="*", base="*")
+    return [local(path) for path in inputs_of(sorted(root.glob(pattern)))]
+
+
+def depth_points(wildcards):
+    """What the 3D points that give samples their depths belong to: the scene's own model, or the triangulated one."""
+    own = project.has_points(wildcards.scene)
+    return f"results/{wildcards.scene}/" + ("scene/scene.json" if own else "triangulated/triangulation.json")
+
+
+def global_encoding(wildcards):
+    """Node2Vec, or a retrieval feature that serves as global encoding (GLACE); nothing for ACE."""
+    name = project.method(wildcards.method).global_encoding.name
+    if name is None:
+        return []
+    folder = "encodings" if name in project.config.encodings else "retrieval"
+    return f"results/{wildcards.scene}/{folder}/{name}.h5"
+
+
+def method_pca(wildcards):
+    return f"results/{wildcards.scene}/local/{project.method(wildcards.method).encoder}/pca.safetensors"
+
+
+def method_retrieval(wildcards):
+    name = project.method(wildcards.method).retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.safetensors" if name else []
+
+
+def method_descriptors(wildcards):
+    """Descriptors of the queries, where a file provides them and no extractor at hand could."""
+    return given_descriptors(wildcards.scene, project.method(wildcards.method).retrieval)
+
+
+def baseline_descriptors(wildcards):
+    return given_descriptors(wildcards.scene, project.baseline(wildcards.baseline).retrieval)
+
+
+def given_descriptors(scene, name):
+    given = name and project.config.retrieval[name].kind == "hloc"
+    return f"results/{scene}/retrieval/{name}.h5" if given else []
+
+
+def baseline_retrieval(wildcards):
+    name = project.baseline(wildcards.baseline).retrieval
+    return f"results/{wildcards.scene}/retrieval/{name}.safetensors"
+
+
+def default_method(name):
+    """Path pattern of an artifact of the scene's default method."""
+
+    def resolve(wildcards):
+        return f"results/{wildcards.scene}/{project.scene(wildcards.scene).method}/{name}"
+
+    return resolve
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def table_stage(wildcards):
+    """Of a table on its own scenes or, where the wildcard is there, on those of a set."""
+    set_name = wildcards.get("set")
+    if set_name is not None and set_name not in project.table_sets(wildcards.table):
+        known = ", ".join(project.table_sets(wildcards.table)) or "none"
+        raise WorkflowError(f"config/tables/{wildcards.table}.yaml: no set {set_name!r}; there are {known}")
+    try:
+        return project.table_stage(wildcards.table, set_name)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def table_config(wildcards):
+    return table_stage(wildcards).model_dump(mode="json")
+
+
+def table_metrics(wildcards):
+    """What the table's rows measured on its scenes: a file a scene, method and seed."""
+    runs = table_stage(wildcards).runs
+    return list(dict.fromkeys(f"results/{run.scene}/{run.folder}/metrics.json" for run in runs))
+
+
+def paper_files(wildcards):
+    return sorted(str(path) for path in (project.dir / "papers").glob("*.yaml"))
+
+
+def tables_on(name):
+    """Every table that can be asked for on the set."""
+    tables = [table for table in project.tables if name in project.table_sets(table)]
+    tables += ["glace-figure-8"] if name in project.config.table_sets else []
+    return [f"results/tables/{table}@{name}.md" for table in tables]
+
+
+def toy_stage(wildcards):
+    """GLACE's toy example, on the scenes of a set where the wildcard is there."""
+    try:
+        return project.toy_stage(wildcards.get("set"))
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def toy_config(wildcards):
+    return toy_stage(wildcards).model_dump(mode="json")
+
+
+def toy_scenes(wildcards):
+    return expand("results/{scene}/scene/scene.json", scene=toy_stage(wildcards).toy.scenes)
+
+
+def toy_code(wildcards):
+    return code_version("toytable", encoder_module(project.config.toy.extractor.name))
