@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import time
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scrflow.machine_errors import WRITING
+
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 3
 _CHUNK = 1 << 20
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 OpenUrl = Callable[..., Any]  # (Request, timeout=seconds) -> response, as urllib's opener
 
@@ -52,6 +56,9 @@ def fetch(
             if attempt == _ATTEMPTS or (error.code < 500 and error.code not in (408, 416, 429)):
                 raise Unreachable(f"HTTP {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and (error.errno in _OF_THE_DISK or error.filename == str(part)):
+                error.add_note(f"{WRITING}{part}")
+                raise  # no server's doing, and it would be the same again
             if attempt == _ATTEMPTS:
                 raise Unreachable(str(getattr(error, "reason", error)) or type(error).__name__) from None
         time.sleep(min(2.0 ** (attempt - 1), 4.0) if open_url is None else 0.0)

@@ -232,7 +232,10 @@ def _fetched(project: Project) -> Site:
     _write_depth_images(data)
     _write_poses(data)
     with zipfile.ZipFile(site.folder / "photos.zip", "w") as archive:
-        for path in sorted([*data.glob("images/*/*"), *data.glob("depth/*/*")]):
+        named = [name for listed in ("mapping", "queries_day", "queries_night")
+                 for name in (data / f"{listed}.txt").read_text().split()]  # fmt: skip
+        photos = [data / "images" / name for name in named]
+        for path in sorted([*photos, *data.glob("depth/*/*")]):
             archive.write(path, path.relative_to(data))
     rows = ["path\tsha256\turl"]
     for path in sorted(data.glob("*.txt")):

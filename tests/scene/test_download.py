@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import told_in_a_line
 from scrflow.scene.download import download_files, read_table
+from scrflow.transfer import fetch
 
 HOST = "https://example.org/"
 
@@ -67,6 +69,17 @@ def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path):
     assert (tmp_path / "out/a.bin").read_bytes() == data
     assert server.ranges == [None, "bytes=100000-"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_is_not_the_server_s(tmp_path):
+    """It is not tried again, and not told as a file to be had by hand."""
+    part = tmp_path / "part"
+    part.symlink_to("/dev/full")
+    server = Server({HOST + "a": b"photo"})
+    with pytest.raises(OSError) as found:
+        fetch(HOST + "a", part, server)
+    assert told_in_a_line(found.value) == f"{part}: No space left on device; make room and run again"
+    assert len(server.ranges) == 1
 
 
 def test_a_wrong_checksum_is_an_error_and_leaves_no_file(tmp_path):
