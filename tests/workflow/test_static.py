@@ -124,10 +124,8 @@ def test_method_without_global_encoding_needs_no_graph(project: Project):
 
 
 def test_retrieval_feature_as_global_encoding(project: Project):
-    project.write(
-        "config/methods/glace.yaml",
-        {"extends": "quick", "description": "GLACE", "global_encoding": {"name": "vlad", "neighbour_share": 0}},
-    )
+    own = {"global_encoding": {"name": "vlad", "neighbour_share": 0}, "localize": {"hypotheses": 1}}
+    project.write("config/methods/glace.yaml", {"extends": "quick", "description": "GLACE", **own})
     plan = project.planned("results/tiny/glace/poses.txt")
     assert plan["build_retrieval"] == 1
     assert not {"build_graph", "embed_graph"} & plan.keys()
