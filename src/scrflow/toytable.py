@@ -44,11 +44,15 @@ def write_toy(
 ) -> None:
     """Run the toy example on photos of the scene artifacts ``scenes`` and write the four files.
 
-    ``papers``: the folder of published numbers. ScrflowError where a scene has too few photos or weights are missing.
+    ``papers``: the folder of published numbers. ScrflowError where a scene has too few photos, one of them is no longer
+    that of the scene, or weights are missing.
     """
     torch.set_num_threads(threads)
     loaded = [load_scene(scene) for scene in scenes]
     photos = spread_photos([[s.image_path(v.name) for v in s.mapping] for s in loaded], config.toy.photos)
+    owners = {s.image_path(v.name): (s, v.name) for s in loaded for v in s.mapping}
+    for scene, name in (owners[path] for path in photos):
+        scene.check_photos([name])
     data = toy_data(config.toy, photos)
     began = time.process_time()
     results = run_all(config.toy, data)

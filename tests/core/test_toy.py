@@ -12,6 +12,7 @@ from PIL import Image
 from scrflow.config import ExtractorConfig, Project, ToyConfig, ToyStage
 from scrflow.errors import ScrflowError
 from scrflow.published import load_papers
+from scrflow.scene.model import load_scene
 from scrflow.tables.read import read_table
 from scrflow.toy import WITH, WITHOUT, ToyData, run_toy, spread_photos, toy_data, toy_head
 from scrflow.toytable import published_mean, write_toy
@@ -115,6 +116,18 @@ def test_table_and_picture(tmp_path):
     assert len(rows) == 3 and "0.69 (of 19)" in rows[1] and r"$\pm$" in rows[1]
     with Image.open(files[3]) as picture:
         assert picture.width > 1000
+
+
+def test_a_photo_that_is_another_by_now(tmp_path):
+    scene, _ = plane_map.build_scene(tmp_path)
+    loaded = load_scene(scene)
+    photos = [loaded.image_path(v.name) for v in loaded.mapping]
+    photos[0].write_bytes(photos[1].read_bytes())
+    toy = ToyConfig(scenes=("wall",), photos=len(photos), extractor=ExtractorConfig(name="sift", max_keypoints=50))
+    files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "tex", "png")]
+    with pytest.raises(ScrflowError, match=photos[0].name):
+        write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
+    assert not any(path.exists() for path in files)
 
 
 def test_the_paper_s_numbers():
