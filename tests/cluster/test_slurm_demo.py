@@ -54,6 +54,12 @@ def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmPro
     """SLURM's signals at the limit (two, from two sides), a checkpoint, another attempt; the head is that of a run
     without."""
     local, node = Project(tmp_path / "local"), slurm_project.node
+    others = {job for (job,) in node.queue("%i")}  # of tests before this one
+
+    def attempts() -> list[list[str]]:
+        rows = node.queue("%i|%T|%M|%l|%k")
+        return [row for row in rows if row[-1].startswith("rule_train_head") and row[0] not in others]
+
     for project in (local, slurm_project):
         # long enough to be stopped, and no checkpoint but that of the signal
         project.edit("config/methods/quick.yaml", "steps: 60", "steps: 8000")
@@ -72,7 +78,7 @@ def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmPro
             while not (log.exists() and "training: " in log.read_text()):  # its first progress
                 assert run.poll() is None, run.stdout.read()
                 time.sleep(0.2)
-            job = next(job for job, comment in node.queue("%i|%k") if comment.startswith("rule_train_head"))
+            job = attempts()[0][0]
             stopped = log.read_text()
             node.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
             end = time.monotonic() + 120
@@ -85,9 +91,8 @@ def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmPro
     assert run.returncode == 0, out
     assert "stopped by SIGTERM after step" in stopped, stopped
     assert re.search(r"training continues from step [1-9]", log.read_text())
-    attempts = [row for row in node.queue("%i|%T|%M|%l|%k") if row[-1].startswith("rule_train_head")]
-    print("\n" + "\n".join("  ".join(row) for row in attempts))
-    assert [row[1] != "COMPLETED" for row in attempts] == [True, False], attempts
+    print("\n" + "\n".join("  ".join(row) for row in attempts()))
+    assert [row[1] != "COMPLETED" for row in attempts()] == [True, False], attempts()
 
     local.snakemake(HEAD)
     assert slurm_project.read(HEAD) == local.read(HEAD)
