@@ -128,6 +128,18 @@ class Trial:
             files[name].read_bytes() == content for name, content in self.lab.answers.items()
         )
 
+    def differences(self, most: int = 6) -> str:
+        """Products that are not those of the undisturbed run, the first stage's first: where it began."""
+        found = []
+        for products in self.chain.products.values():
+            for product in products:
+                mine, theirs = self.folder / product, self.lab.finished.folder / product
+                for file in sorted(theirs.rglob("*")) or [theirs]:
+                    other = mine / file.relative_to(theirs)
+                    if file.is_file() and not (other.is_file() and other.read_bytes() == file.read_bytes()):
+                        found.append(str(other.relative_to(self.folder)))
+        return ", ".join(found[:most])
+
     def litter(self) -> list[str]:
         hidden = [p for top in ("results", "resources") for p in (self.folder / top).rglob(".*")]
         return [str(p.relative_to(self.folder)) for p in hidden if ".tmp" in p.name or p.name.endswith(".part")]
@@ -170,7 +182,9 @@ class Lab:
 
         if done.status == 0:
             return (
-                Outcome(kind, trial.stage, "unharmed") if trial.right() else failed("other results with exit status 0")
+                Outcome(kind, trial.stage, "unharmed")
+                if trial.right()
+                else failed(f"other results with exit status 0: {trial.differences()}")
             )
         if "Traceback" in done.text:
             return failed("a traceback")
@@ -186,7 +200,7 @@ class Lab:
         if again.status != 0:
             return failed("the next run fails", again)
         if not trial.right():
-            return failed("other results with exit status 0, by the next run", again)
+            return failed(f"other results with exit status 0, by the next run: {trial.differences()}", again)
         if litter := trial.litter():
             return failed(f"left behind: {litter}", again)
         if "Nothing to be done" not in trial.run().text:
