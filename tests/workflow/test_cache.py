@@ -138,13 +138,14 @@ def test_a_damaged_entry_is_refused_and_named(first: Sharing, tmp_path):
     assert other.read(PCA) == first.read(PCA)
 
 
-def test_an_entry_filled_in_part_is_made_whole(first: Sharing, tmp_path):
+@pytest.mark.parametrize("left", [".h5", ".json"])
+def test_an_entry_filled_in_part_is_made_whole(first: Sharing, tmp_path, left):
     """What a run leaves that is killed between the moves of several outputs."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for path in RETRIEVAL:
         entry = first.entry(path)
-        if entry.suffix == ".json":
+        if entry.suffix == left:
             shutil.copy(entry, cache)
     other = Sharing(tmp_path / "project", cache)
     other.run(*RETRIEVAL)
