@@ -11,6 +11,7 @@ from PIL import Image
 
 from scrflow.artifacts import read_json
 from scrflow.cameras import rays_from_pixels
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import (
     NerfstudioSource,
     PhotosSource,
@@ -26,7 +27,8 @@ from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import model_of_views
 from scrflow.sfm import run_sfm
-from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_features import extract_sift
+from scrflow.sfm_matching import match_pairs
 from scrflow.sfm_pairs import nearest_pairs, vlad_similarity
 from scrflow.triangulate import epipolar_error_px, pose_pairs, triangulate, write_database
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scrflow.artifacts import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.codeversion import code_version
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.hloc.database import import_matches
@@ -24,7 +25,8 @@ from scrflow.progress import meter
 from scrflow.scene.model import MODEL_DIGEST, read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.scene.validate import check_images, check_name, check_unique, some
-from scrflow.sfm_features import check_readable, extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_features import check_readable, extract_sift
+from scrflow.sfm_matching import match_pairs
 from scrflow.sfm_pairs import all_pairs, retrieval_pairs
 
 log = logging.getLogger("scrflow")

@@ -1,8 +1,7 @@
-"""SIFT features and matches in a COLMAP database, for SfM and for triangulation."""
+"""SIFT features in a COLMAP database, for SfM and for triangulation."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +9,10 @@ import pycolmap
 
 from scrflow.errors import ScrflowError
 from scrflow.images import opened
-from scrflow.plainnames import plain_names
 from scrflow.progress import meter
 
 _IMAGES_A_STEP = 4
-_PAIRS_A_STEP = 64
-_WARNING = 1
 _UNREAD = ("WEBP", "GIF")
-
-
-def quiet_pycolmap() -> None:
-    """Warnings and errors of COLMAP only; progress is told here."""
-    pycolmap.logging.minloglevel = max(int(pycolmap.logging.minloglevel), _WARNING)
 
 
 def extract_sift(
@@ -55,31 +46,3 @@ def check_readable(image_root: Path, names: Sequence[str]) -> None:
                 f"{image_root / name}: COLMAP does not read {form}, and its SIFT is asked for here (structure from "
                 "motion, triangulation); save the photos as JPEG or PNG"
             )
-
-
-def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, verify: bool) -> None:
-    """Mutual nearest neighbours with the ratio test for each pair of image names, and with ``verify`` RANSAC of a
-    two-view geometry. RANSAC is seeded for each pair, so the result does not depend on ``threads``."""
-    matching = pycolmap.FeatureMatchingOptions(
-        use_gpu=False, num_threads=threads, skip_geometric_verification=not verify
-    )
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = seed
-    with (
-        tempfile.TemporaryDirectory(dir=database.parent) as folder,
-        plain_names(database, pairs) as pairs,
-        meter("matching pairs", len(pairs)) as step,
-    ):
-        listed = Path(folder) / "pairs.txt"
-        for at in range(0, len(pairs), _PAIRS_A_STEP):
-            some = pairs[at : at + _PAIRS_A_STEP]
-            listed.write_text("".join(f"{a} {b}\n" for a, b in some), encoding="utf-8")
-            pycolmap.match_image_pairs(
-                database,
-                matching,
-                pycolmap.ImportedPairingOptions(match_list_path=listed),
-                verification,
-                pycolmap.Device.cpu,
-            )
-            for _ in some:
-                step("")

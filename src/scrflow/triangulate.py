@@ -17,12 +17,14 @@ import pycolmap
 from scrflow.artifacts import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.cameras import rays_from_pixels
 from scrflow.codeversion import code_version
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import TriangulateStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
 from scrflow.hloc.database import import_matches
 from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
-from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_features import extract_sift
+from scrflow.sfm_matching import match_pairs
 from scrflow.sfm_pairs import all_pairs, nearest_pairs
 
 log = logging.getLogger("scrflow")

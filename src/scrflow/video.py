@@ -21,11 +21,11 @@ from PIL import Image
 from scipy import ndimage
 
 from scrflow.artifacts import atomic_dir
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config.base import Strict
 from scrflow.encoders.sift import Sift
 from scrflow.errors import ScrflowError
 from scrflow.progress import meter
-from scrflow.sfm_features import quiet_pycolmap
 
 log = logging.getLogger("scrflow")
 

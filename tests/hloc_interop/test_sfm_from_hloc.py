@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from scrflow.artifacts import read_json, read_stamp
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import PhotosSource, SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.errors import ScrflowError
 from scrflow.scene.build import build_scene
 from scrflow.sfm import run_sfm
-from scrflow.sfm_features import extract_sift, match_pairs, quiet_pycolmap
+from scrflow.sfm_features import extract_sift
+from scrflow.sfm_matching import match_pairs
 from scrflow.triangulate import triangulate
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))

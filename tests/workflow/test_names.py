@@ -20,7 +20,8 @@ from scrflow.hloc.run import pairs_from_retrieval
 from scrflow.scene.listfile import listed, read_lines, split_name, split_names
 from scrflow.scene.model import load_scene, query_line, read_model, read_poses, read_query_list
 from scrflow.scene.validate import check_name
-from scrflow.sfm_features import extract_sift, match_pairs
+from scrflow.sfm_features import extract_sift
+from scrflow.sfm_matching import match_pairs
 
 NAMES = [
     "with blank.jpg",

@@ -15,6 +15,7 @@ import torch
 
 from scrflow.artifacts import Stamp, read_safetensors, read_safetensors_metadata
 from scrflow.codeversion import code_version
+from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.covisibility import Graph, load_graph
 from scrflow.encoders import build_encoder, encodes_side_by_side
@@ -27,7 +28,6 @@ from scrflow.parallel import mapped
 from scrflow.progress import log, meter, track
 from scrflow.retrieval import Retriever
 from scrflow.scene.model import Scene, load_scene, model_of_views
-from scrflow.sfm_features import quiet_pycolmap
 from scrflow.triangulate import summary, triangulate_matches, write_database
 from scrflow.weights import located
 
