@@ -59,8 +59,10 @@ demo: $(READY) ## the embedded scene: photos to poses, a table and two pictures
 	$(BIN)/snakemake --cores $(CORES) demo
 	$(BIN)/scrflow summary results/demo
 
+# processes side by side: each test has a project of its own, and most of its time is Snakemake's, which takes one core
+TEST_PROCESSES ?= 2
 test: $(READY_DEV) lint node2vec-env cluster-plugins ## all checks and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 

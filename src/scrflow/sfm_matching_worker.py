@@ -21,8 +21,9 @@ def match_listed(database: Path, listed: Path, seed: int, verify: bool) -> None:
     """Match the pairs of a list by mutual nearest neighbours with the ratio test, and with ``verify`` estimate their
     two-view geometries, with a RANSAC that is seeded for each pair.
 
-    One thread: COLMAP's matcher searches by faiss, whose matrix products are those of an OpenBLAS that is not made for
-    several threads (pycolmap 4.2.1): two of them spoil each other's numbers now and then, in one pair of some thousand.
+    One thread: two of COLMAP's matcher spoil each other's numbers now and then (pycolmap 4.2.1, measured: one pair of
+    400 on two free processors). It searches by faiss, whose matrix products there are those of an OpenBLAS that was
+    built for one thread, which would explain it.
     """
     matching = pycolmap.FeatureMatchingOptions(use_gpu=False, num_threads=1, skip_geometric_verification=not verify)
     verification = pycolmap.TwoViewGeometryOptions()

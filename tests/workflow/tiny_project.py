@@ -70,8 +70,9 @@ class Project:
         folder.mkdir(parents=True)
         shutil.copy(REPO / "Snakefile", folder)
         for name in ("rules", "workflow", "profiles", "envs", "src"):
-            # compiled files too, which are as old as their sources: each project would compile the package again
-            shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info"))
+            # compiled files too, which are as old as their sources: each project would compile the package again; but
+            # none that another process is writing
+            shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info", "*.pyc.*"))
         self._write_scene(folder / "data")
         self.write("config/config.yaml", CONFIG)
         self.write("config/scenes/tiny.yaml", SCENE)
@@ -81,9 +82,14 @@ class Project:
     def copy(self, folder: Path) -> Project:
         """Another project with all that is made here, and nothing to be done in it."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        made = object.__new__(Project)
-        made.folder = folder
-        return made
+        return Project.at(folder)
+
+    @staticmethod
+    def at(folder: Path) -> Project:
+        """The project that is there."""
+        found = object.__new__(Project)
+        found.folder = folder
+        return found
 
     def _write_scene(self, data: Path) -> None:
         demo = REPO / "demo"
