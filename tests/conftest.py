@@ -17,6 +17,7 @@ from tiny_project import POSES, REPO, Project
 _LONG = ("tests/cluster", "tests/workflow", "tests/faults")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one group run in one process, one after another: those of a file, and those of the SLURM node."""
     paths = {item: item.path.relative_to(REPO).as_posix() for item in items}

@@ -70,7 +70,7 @@ def missing() -> str:
 
 def _left_over(link: Path) -> bool:
     """Whether a node of ours, which was killed with its tests, left it: a link to its folder, where no munged runs."""
-    pid = link.resolve().parent / "munge.pid"
+    pid = link.resolve().parent / "munged.pid"
     return link.is_symlink() and pid.exists() and not Path("/proc", pid.read_text().strip()).exists()
 
 

@@ -2,6 +2,7 @@
 
     python tests/faults/run.py --seed 1 --trials 3                  every kind, three times (kills: at every stage)
     python tests/faults/run.py --kinds flip full-disk --trials 20
+    python tests/faults/run.py --chains bare --kinds kill-one --stages reconstruct_scene --trials 10
 
 Repeatable by the seed, as far as the machine's timing goes. Prints a Markdown table; exit status 1 where any fault was
 not survived. Kinds that need root (a full disk) are left out for other users, and told.
@@ -63,6 +64,8 @@ def table(outcomes: list[Outcome]) -> str:
 
 def inject(chain: Chain, folder: Path, steps: list[tuple[str, str, int]]) -> list[Outcome]:
     """Outcomes of the trials, each told as it ends."""
+    if not steps:
+        return []
     began = time.monotonic()
     lab = Lab(folder, chain)
     print(f"{chain.scene}, undisturbed: {time.monotonic() - began:.0f} s", file=sys.stderr)
@@ -82,6 +85,10 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--chains", nargs="+", choices=sorted(CHAINS), default=list(CHAINS), help="by their scenes")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=list(KINDS))
+    known = sorted({stage for chain in CHAINS.values() for stage in chain.struck})
+    parser.add_argument(
+        "--stages", nargs="+", choices=known, default=known, metavar="RULE", help="strike at these alone"
+    )
     arguments = parser.parse_args()
     kinds = arguments.kinds
     if os.geteuid() != 0 and "full-disk" in kinds:
@@ -91,7 +98,8 @@ def main() -> int:
     began = time.monotonic()
     for chain in (CHAINS[scene] for scene in arguments.chains):
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            outcomes += inject(chain, Path(folder), plan(kinds, chain, arguments.trials, arguments.seed))
+            steps = plan(kinds, chain, arguments.trials, arguments.seed)
+            outcomes += inject(chain, Path(folder), [step for step in steps if step[1] in arguments.stages])
     print(f"{(time.monotonic() - began) / 60:.0f} min", file=sys.stderr)
     print(table(outcomes))
     return int(any(o.failure for o in outcomes))

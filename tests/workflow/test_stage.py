@@ -154,7 +154,7 @@ def test_lock_is_exclusive_and_never_stale(tmp_path):
     code = (
         "import subprocess, sys, time; from pathlib import Path; from scrflow.workflow import hold_workflow_lock\n"
         "hold_workflow_lock(Path(sys.argv[1])); print('held', flush=True)\n"
-        "subprocess.run(['sleep', '5'])"  # a child: it must not keep the lock
+        "subprocess.run(['sh', '-c', 'echo started; exec sleep 5'])"  # a child: it must not keep the lock
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(path)],
@@ -166,6 +166,7 @@ def test_lock_is_exclusive_and_never_stale(tmp_path):
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ScrflowError, match=f"another Snakemake is running here .*:{holder.pid}"):
             hold_workflow_lock(path)
+        assert holder.stdout.readline() == "started\n"  # what is not yet the child's program still has it
     finally:
         holder.kill()
         holder.wait()
