@@ -62,7 +62,7 @@ demo: $(READY) ## the embedded scene: photos to poses, a table and two pictures
 # processes side by side: each test has a project of its own, and most of its time is Snakemake's, which takes one core
 TEST_PROCESSES ?= 2
 test: $(READY_DEV) lint node2vec-env cluster-plugins ## all checks and tests
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 

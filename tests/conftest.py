@@ -14,17 +14,27 @@ sys.path.insert(0, str(Path(__file__).parent / "workflow"))
 from tiny_project import POSES, REPO, Project
 
 # folders whose files take minutes: begun last, one of them would be waited for by the other processes
-_LONG = ("tests/cluster", "tests/workflow", "tests/faults")
+_LONG = ("tests/cluster/", "tests/workflow/", "tests/faults/")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group run in one process, one after another: those of a file, and those of the SLURM node."""
+    """The long ones first."""
     paths = {item: item.path.relative_to(REPO).as_posix() for item in items}
     items.sort(key=lambda item: next((i for i, long in enumerate(_LONG) if paths[item].startswith(long)), len(_LONG)))
-    for item in items:
-        cluster = paths[item].startswith("tests/cluster")
-        item.add_marker(pytest.mark.xdist_group("cluster" if cluster else paths[item]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests of a file run in one process, one after another, as do all that use the SLURM node."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return _LONG[0] if file.startswith(_LONG[0]) else file
+
+    config.option.loadscopereorder = False  # it would begin with the files of the most tests
+    return ByFile(config, log)
 
 
 @pytest.fixture()
