@@ -109,7 +109,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(database, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.db", "3.db", "database.db"]
 
 
-def test_a_killed_process_is_told_and_ends_the_others(database):
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 1.0])
+def test_a_killed_process_is_told_and_ends_the_others(database, seconds):
+    """Before it is asked for anything, about then, and at work."""
     caught: list[BaseException] = []
 
     def match() -> None:
@@ -120,7 +122,9 @@ def test_a_killed_process_is_told_and_ends_the_others(database):
 
     thread = threading.Thread(target=match)
     thread.start()
-    os.kill(until(lambda: workers(os.getpid()))[0], signal.SIGKILL)
+    found = until(lambda: workers(os.getpid()))
+    time.sleep(seconds)
+    os.kill(found[0], signal.SIGKILL)
     thread.join(60)
     assert not thread.is_alive() and not workers(os.getpid())
     assert isinstance(caught[0], ScrflowError) and "ended by signal 9 " in str(caught[0])
@@ -147,6 +151,17 @@ def test_no_process_is_left_when_the_one_that_asked_is_killed(database):
     parent.wait()
     # what is under way is matched to its end: 64 pairs of 1 500 features take a second or two
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+
+
+def test_a_process_that_is_gone_before_it_is_asked(database, tmp_path):
+    with (
+        pytest.raises(ScrflowError, match=r"database\.db: .*ended by signal 9 "),
+        _process(database, database, 7, True) as match,
+    ):
+        (pid,) = workers(os.getpid())
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed
+        match(tmp_path / "pairs.txt")
 
 
 def test_an_error_in_a_process_is_raised_where_it_was_asked(database, tmp_path):

@@ -93,15 +93,15 @@ def _process(database: Path, copy: Path, seed: int, verify: bool) -> Iterator[Ma
         [sys.executable, "-m", "scrflow.sfm_matching_worker", str(copy), str(seed), str(verify)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        bufsize=0,  # what could not be written to a process that is gone is not tried again when its pipe is closed
         env={**os.environ, "PYTHONPATH": path},
     ) as process:
 
         def match(listed: Path) -> None:
-            answer = ""
+            answer = b""
             # a process that is gone closes its side: what it ended with tells more than that
             with contextlib.suppress(BrokenPipeError):
-                print(listed, file=process.stdin, flush=True)
+                process.stdin.write(os.fsencode(listed) + b"\n")
                 answer = process.stdout.readline()
             if not answer:
                 raise ScrflowError(_ended(database, process.wait()))

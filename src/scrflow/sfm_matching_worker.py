@@ -38,10 +38,10 @@ def main(database: str, seed: str, verify: str) -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     quiet_pycolmap()
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:
         error = None
         try:
-            match_listed(Path(database), Path(line.removesuffix("\n")), int(seed), verify == "True")
+            match_listed(Path(database), Path(os.fsdecode(line.removesuffix(b"\n"))), int(seed), verify == "True")
         except Exception as caught:  # told by the process that asked, as it would be told there
             error = f"{caught}" or type(caught).__name__
         print(json.dumps(error), file=answers, flush=True)
