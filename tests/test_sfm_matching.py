@@ -19,7 +19,7 @@ from PIL import Image
 from scrflow.colmaplog import quiet_pycolmap
 from scrflow.errors import ScrflowError
 from scrflow.sfm_features import extract_sift
-from scrflow.sfm_matching import PAIRS_A_STEP, _process, match_pairs
+from scrflow.sfm_matching import PAIRS_A_STEP, match_pairs
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "herzjesu/images"
 PHOTOS = 18
@@ -79,7 +79,7 @@ def workers(parent: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             of = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            if of == parent and b"sfm_matching_worker" in folder.joinpath("cmdline").read_bytes():
+            if of == parent and b"colmap_worker" in folder.joinpath("cmdline").read_bytes():
                 found.append(int(folder.name))
         except (FileNotFoundError, ProcessLookupError):  # over since
             continue
@@ -151,32 +151,3 @@ def test_no_process_is_left_when_the_one_that_asked_is_killed(database):
     parent.wait()
     # what is under way is matched to its end: 64 pairs of 1 500 features take a second or two
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
-
-
-def test_a_process_that_is_gone_before_it_is_asked(database, tmp_path):
-    with (
-        pytest.raises(ScrflowError, match=r"database\.db: .*ended by signal 9 "),
-        _process(database, database, 7, True) as match,
-    ):
-        (pid,) = workers(os.getpid())
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed
-        match(tmp_path / "pairs.txt")
-
-
-def test_an_error_in_a_process_is_raised_where_it_was_asked(database, tmp_path):
-    listed = tmp_path / "pairs.txt"
-    listed.write_text("a b\n")
-    damaged = tmp_path / "copy.db"
-    damaged.write_bytes(b"x" * 5000)
-    with (
-        pytest.raises(RuntimeError, match=r"database\.db: matching pairs: .*database"),
-        _process(database, damaged, 7, True) as match,
-    ):
-        match(listed)
-    # without its list COLMAP aborts, and takes its process with it
-    with (
-        pytest.raises(ScrflowError, match=r"database\.db: .*ended by signal 6 "),
-        _process(database, database, 7, True) as match,
-    ):
-        match(tmp_path / "nothing.txt")

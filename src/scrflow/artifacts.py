@@ -83,6 +83,16 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the block bear the name of the file that is written, for machine_errors."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{WRITING}{path}")
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` (same suffix), renamed onto it when the block ends well, removed otherwise.
 
@@ -92,14 +102,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path, path.suffix)
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors and temporary files of libraries are for their owner alone
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except Exception as error:
-        error.add_note(f"{WRITING}{path}")
-        raise
+        with writing(path):
+            yield temporary
+            # safetensors and temporary files of libraries are for their owner alone
+            os.chmod(temporary, 0o666 & ~_UMASK)
+            with open(temporary, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -111,12 +120,13 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path, "")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -185,11 +195,38 @@ def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
     """A new HDF5 file with the stamp in its user block."""
     block = seal.user_block(stamp.to_json())
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w", libver="latest", userblock_size=len(block)) as f:
+        with h5_file(temporary, userblock_size=len(block)) as f:
             yield f
         with open(temporary, "r+b") as f:
             f.write(block)
         seal.seal(temporary)
+
+
+def _unbuffered(plist: h5py.h5p.PropFAID) -> None:
+    plist.set_fapl_sec2()
+    plist.set_sieve_buf_size(0)
+
+
+h5py.register_driver("scrflow-unbuffered", _unbuffered)
+
+
+@contextlib.contextmanager
+def h5_file(path: Path, **options: Any) -> Iterator[h5py.File]:
+    """A new HDF5 file, which fails as a file does.
+
+    What HDF5 keeps back of a dataset it writes when the dataset is closed, where h5py prints a failure and goes on, and
+    after one HDF5 crashes at the next flush or at the end of the process (h5py 3.16, a full disk). So nothing is kept
+    back, and where the block fails the rest goes to memory, and from there nowhere.
+    """
+    with h5py.File(path, "w", driver="scrflow-unbuffered", libver="latest", rdcc_nbytes=0, **options) as f:
+        try:
+            yield f
+            f.flush()
+        except BaseException:
+            nowhere = os.memfd_create("h5") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, f.id.get_vfd_handle(), inheritable=False)
+            os.close(nowhere)
+            raise
 
 
 def write_safetensors(

@@ -20,6 +20,7 @@ from scrflow.localizer import Localizer
 from scrflow.parallel import mapped
 from scrflow.pose import reprojection_error
 from scrflow.progress import log, track
+from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import Scene, View, load_scene, model_of_views
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
@@ -229,4 +230,4 @@ def write_colmap(out: Path, cloud: Cloud, seen: Observations, views: tuple[View,
         model.point3D(added).error = error
         begin = end
     with atomic_dir(out) as temporary:
-        model.write_binary(str(temporary))
+        write_binary_model(model, temporary)

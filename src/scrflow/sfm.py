@@ -21,7 +21,9 @@ from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.errors import ScrflowError
 from scrflow.hloc.database import import_matches
+from scrflow.machine_errors import full_disk_told
 from scrflow.progress import meter
+from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import MODEL_DIGEST, read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.scene.validate import check_images, check_name, check_unique, some
@@ -49,7 +51,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
     sha256 = check_images(folder, dict.fromkeys(names), threads)
     if config.source.single_camera:
         _check_one_size(folder, names)
-    with atomic_dir(out) as temporary:
+    with atomic_dir(out) as temporary, full_disk_told(out):
         database = temporary / "database.db"
         model = _reconstruct(config, folder, names, database, temporary, threads)
         _check_registered(model, names, config.sfm, folder)
@@ -57,7 +59,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
         if config.sfm.median_depth is not None:
             rescale_to_median_depth(model, config.sfm.median_depth)
         _leave_only(temporary)
-        model.write_binary(str(temporary))
+        write_binary_model(model, temporary)
         images = hashlib.sha256("".join(f"{n} {s}\n" for n, s in sorted(sha256.items())).encode()).hexdigest()[:16]
         inputs = {"images": images}
         if config.sfm.features == "hloc":

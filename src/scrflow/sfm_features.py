@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pycolmap
-
+from scrflow.colmap_process import colmap
 from scrflow.errors import ScrflowError
 from scrflow.images import opened
 from scrflow.progress import meter
@@ -21,16 +20,19 @@ def extract_sift(
     """RootSIFT (L1 root) of images that the database knows by name; keypoints in pixels of the image as it is stored.
 
     The result does not depend on ``threads``: each image is a task of its own. ScrflowError where COLMAP cannot read an
-    image.
+    image, OSError where the disk is full.
     """
     check_readable(image_root, names)
-    options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=threads, max_image_size=max_image_size)
-    options.sift.max_num_features = max_features
-    with meter("SIFT features", len(names)) as step:
+    with colmap(database, f"{database}: SIFT features") as process, meter("SIFT features", len(names)) as step:
         for at in range(0, len(names), _IMAGES_A_STEP):
             some = list(names[at : at + _IMAGES_A_STEP])
-            pycolmap.extract_features(
-                database, image_root, some, extraction_options=options, device=pycolmap.Device.cpu
+            process(
+                "extract",
+                image_root=str(image_root),
+                names=some,
+                max_features=max_features,
+                max_image_size=max_image_size,
+                threads=threads,
             )
             for name in some:
                 step(name)

@@ -22,6 +22,8 @@ from scrflow.config import TriangulateStage
 from scrflow.errors import ScrflowError
 from scrflow.geometry import camera_centre
 from scrflow.hloc.database import import_matches
+from scrflow.machine_errors import full_disk_told
+from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
 from scrflow.sfm_features import extract_sift
 from scrflow.sfm_matching import match_pairs
@@ -44,7 +46,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
     """
     loaded = load_scene(scene)
     quiet_pycolmap()
-    with atomic_dir(out) as folder:
+    with atomic_dir(out) as folder, full_disk_told(out):
         work = folder / "work"
         work.mkdir()
         database = work / "database.db"
@@ -66,7 +68,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
             match_pairs(database, pairs, threads, config.seed, verify=False)
         model, verified = triangulate_matches(database, loaded, model, work, len(pairs), config.seed)
         shutil.rmtree(work)
-        model.write_binary(str(folder))
+        write_binary_model(model, folder)
         stamp = Stamp.make("triangulation", config, code_version("triangulate"), **inputs)
         report = {**summary(model, len(pairs), verified), MODEL_DIGEST: folder_digest(folder)}
         write_json(folder / "triangulation.json", report, stamp)

@@ -116,10 +116,14 @@ def _counting_failures(snakemake: Any) -> Iterator[None]:
     if not hasattr(snakemake.params, "failures"):
         yield
         return
+    from scrflow.artifacts import writing
+
     counted, before = Path(snakemake.log[0]).with_suffix(".failures"), snakemake.params.failures
-    counted.write_text(str(int(before or 0) + 1), encoding="utf-8")
+    with writing(counted):
+        counted.write_text(str(int(before or 0) + 1), encoding="utf-8")
     yield
-    counted.write_text(before, encoding="utf-8") if before else counted.unlink()
+    with writing(counted):
+        counted.write_text(before, encoding="utf-8") if before else counted.unlink()
 
 
 @dataclass(frozen=True)
@@ -197,14 +201,23 @@ class _Terminal(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
-def _opened(path: Path) -> TextIO:
-    """The log; a line and exit code 1 where it cannot be written."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The log; a line and exit code 1 where it cannot be opened. What a full disk keeps out of it later is missing from
+    it, and the job goes on: what it makes decides."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "w", encoding="utf-8", buffering=1)
+        file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
     except OSError as error:
         print(f"error: log {told_in_a_line(error) or error}", file=sys.stderr)
         sys.exit(1)
+    try:
+        yield file
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            print(f"log {path} is not whole: {error.strerror}", file=sys.stderr)
 
 
 @contextlib.contextmanager

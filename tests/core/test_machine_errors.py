@@ -58,6 +58,35 @@ def test_a_full_disk(small_disk, name):
     assert [p.name for p in small_disk.iterdir()] == [name]
 
 
+WRITE_H5 = """
+import sys
+from pathlib import Path
+import numpy as np
+from scrflow.artifacts import Stamp, create_h5
+from scrflow.machine_errors import told_in_a_line
+try:
+    with create_h5(Path(sys.argv[1]), Stamp("s")) as f:
+        for name in "abcdefgh":
+            values = np.random.default_rng(0).random(1000 if sys.argv[2] == "small" else 40_000)
+            f.create_dataset(name, data=values, chunks=(500,) if sys.argv[2] == "chunked" else None)
+except Exception as error:
+    print(told_in_a_line(error))
+"""
+
+
+@pytest.mark.parametrize("kind", ["small", "large", "chunked"])
+@pytest.mark.parametrize("kilobytes", [4, 20, 32, 44])
+def test_hdf5_on_a_full_disk_ends_well(small_disk, kind, kilobytes):
+    """HDF5 keeps small datasets and chunks back until they are closed: a failure was printed then, not raised, and the
+    process crashed at its end."""
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(small_disk)], check=True)
+    path = small_disk / "a.h5"
+    done = subprocess.run([sys.executable, "-c", WRITE_H5, str(path), kind], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == f"{path}: No space left on device; make room and run again\n"
+    assert not list(small_disk.iterdir())
+
+
 def test_files_are_named():
     with pytest.raises(OSError) as caught:
         Path("/proc/none/of/these").write_text("")
@@ -67,6 +96,14 @@ def test_files_are_named():
     error = RuntimeError("a library: No space left on device (os error 28)")
     error.add_note("while writing r/b.h5")
     assert told_in_a_line(error) == "r/b.h5: No space left on device; make room and run again"
+    # of a file in a folder that is written beside its place the folder is named; an input that may not be read is
+    error = OSError(28, os.strerror(28), "r/.sfm.host-1.tmp/.sfm.host-1.tmp.json")
+    error.add_note("while writing r/.sfm.host-1.tmp/sfm.json")
+    error.add_note("while writing r/sfm")
+    assert told_in_a_line(error) == "r/sfm: No space left on device; make room and run again"
+    error = PermissionError(13, os.strerror(13), "photos/a.jpg")
+    error.add_note("while writing r/sfm")
+    assert told_in_a_line(error) == "photos/a.jpg: Permission denied; mend the permissions and run again"
 
 
 def test_memory():

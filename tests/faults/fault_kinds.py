@@ -76,22 +76,24 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """Results (or downloads) are on a tmpfs that is too small by a random amount for what is made from the stage on."""
+    """Results (or downloads) are on a tmpfs, too small by a random amount for the largest product of what follows."""
     trial = lab.trial(stage)
     top = lab.chain.products[stage][0].split("/")[0]
     made = [product for name in lab.chain.following(stage) for product in lab.chain.products[name]]
-    # some stage of them does not fit
-    needed = max(_size(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
+    needed = max(_pages(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
     with _tmpfs(trial.folder / top) as resize:
-        free = rng.randrange(0, max(4096, needed // 2))
-        resize(_size(trial.folder / top) * 11 // 10 + free)
+        # counted, not estimated: a margin that grows with what is there lets all of a late stage's products fit
+        disk = os.statvfs(trial.folder / top)
+        used = disk.f_blocks - disk.f_bfree
+        resize((used + rng.randrange(max(1, needed // 2))) * disk.f_frsize)
         done = trial.run()
         return lab.survived("disk full", trial, done, mend=lambda _: resize(1 << 28))
 
 
-def _size(path: Path) -> int:
+def _pages(path: Path) -> int:
+    """How much of a tmpfs a product takes."""
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return sum(-(-f.stat().st_size // 4096) * 4096 for f in files)
+    return sum(-(-f.stat().st_size // 4096) for f in files)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pycolmap
 
+from scrflow.colmap_process import colmap
 from scrflow.hloc.features import read_keypoints
 from scrflow.hloc.matches import read_matches, write_pairs
 from scrflow.plainnames import plain_names
@@ -41,10 +42,12 @@ def import_matches(
 
 def _verify(database: Path, pairs: Sequence[tuple[str, str]], seed: int) -> None:
     """RANSAC of a two-view geometry for each pair, by COLMAP: it gives each the configuration without which mapping
-    passes over it. Seeded for each pair, so the result does not depend on the number of threads."""
-    options = pycolmap.TwoViewGeometryOptions()
-    options.ransac.random_seed = seed
-    with tempfile.TemporaryDirectory(dir=database.parent) as folder, plain_names(database, pairs) as plain:
+    passes over it."""
+    with (
+        tempfile.TemporaryDirectory(dir=database.parent) as folder,
+        plain_names(database, pairs) as plain,
+        colmap(database, f"{database}: verifying matches") as process,
+    ):
         listed = Path(folder) / "pairs.txt"
         write_pairs(listed, plain)
-        pycolmap.verify_matches(database, listed, options)
+        process("verify", listed=str(listed), seed=seed)

@@ -13,13 +13,14 @@ import numpy as np
 import pycolmap
 import torch
 
-from scrflow.artifacts import Stamp, read_safetensors, read_safetensors_metadata
+from scrflow.artifacts import Stamp, h5_file, read_safetensors, read_safetensors_metadata, writing
 from scrflow.codeversion import code_version
 from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.covisibility import Graph, load_graph
 from scrflow.encoders import build_encoder, encodes_side_by_side
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import full_disk_told
 from scrflow.matching.describe import QueryDescriber
 from scrflow.matching.features import PhotoFeatures, photo_features
 from scrflow.matching.mapfile import KIND, BaselineMap, write_map
@@ -50,7 +51,12 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
         if found != names:
             raise ScrflowError(f"{path}: of other mapping images than the scene; delete it and run again")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with located() as weights, tempfile.TemporaryDirectory(dir=out.parent, prefix=".matching-") as folder:
+    with (
+        located() as weights,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".matching-") as folder,
+        writing(out),
+        full_disk_told(out),
+    ):
         features = _extract(config.features, loaded, Path(folder) / "features.h5", threads)
         QueryDescriber(config, retriever.description)  # to record which weights it is
         pairs = neighbour_pairs(edges, config.neighbours)
@@ -96,7 +102,7 @@ def _extract(config: MatchFeaturesConfig, scene: Scene, path: Path, threads: int
 
     count = len(scene.mapping)
     pixels, sizes = [], []
-    with h5py.File(path, "w") as file:
+    with h5_file(path) as file:
         found = mapped(extracted, range(count), threads, side_by_side)
         for i, features in enumerate(track(found, "features of mapping images", count)):
             file[str(i)] = features.descriptors

@@ -1,4 +1,4 @@
-"""Whether the files of a binary COLMAP model are whole, found out before pycolmap reads them.
+"""Whether the files of a binary COLMAP model are whole, found out before pycolmap reads them, and once it wrote them.
 
 pycolmap 4.2 believes the numbers in them. A file cut off gives cameras of whatever was in memory, a name without an end
 is read for ever, and a count that lies takes gigabytes. So each file is walked once by its own counts
@@ -8,7 +8,9 @@ is read for ever, and a count that lies takes gigabytes. So each file is walked 
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +45,18 @@ def check_binary_model(folder: Path) -> None:
         path = Path(folder) / f"{name}.bin"
         if path.is_file():
             _check(path, what, end)
+
+
+def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
+    """Write the model's files to the folder. OSError where the disk has no room for them, at which pycolmap 4.2 is
+    silent: it leaves files that are cut off."""
+    model.write_binary(os.fspath(folder))
+    for name, (what, end) in _RECORDS.items():
+        path = Path(folder) / f"{name}.bin"
+        try:
+            _check(path, what, end)
+        except ScrflowError:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from None
 
 
 def _check(path: Path, what: str, end: Callable[[mmap.mmap, int], int]) -> None:

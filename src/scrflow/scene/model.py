@@ -21,7 +21,7 @@ from scrflow.artifacts import Stamp, atomic_dir, folder_digest, read_json, read_
 from scrflow.errors import ScrflowError
 from scrflow.geometry import quaternion_from_rotation, rotation_from_quaternion
 from scrflow.images import check_unchanged, read_rgb
-from scrflow.scene.colmap_file import check_binary_model
+from scrflow.scene.colmap_file import check_binary_model, write_binary_model
 from scrflow.scene.listfile import listed, read_lines, split_name
 from scrflow.scene.textmodel import mend_names
 from scrflow.scene.validate import checked_size
@@ -115,7 +115,7 @@ def write_scene(
     queries = sorted(queries, key=lambda q: q.name)
     with atomic_dir(out) as folder:
         (folder / "mapping").mkdir()
-        (model or model_of_views(mapping)).write_binary(str(folder / "mapping"))
+        write_binary_model(model or model_of_views(mapping), folder / "mapping")
         (folder / "queries.txt").write_text("".join(query_line(q.name, q.camera) + "\n" for q in queries), "utf-8")
         if query_poses:
             lines = [pose_line(q.name, query_poses[q.name]) + "\n" for q in queries if q.name in query_poses]

@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from scrflow.geometry import quaternion_from_rotation
+from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import View, model_of_views, read_model
 
 _POINT2D = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
@@ -35,7 +36,7 @@ def model_with_points(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = model_of_views(views)
-        model.write_binary(str(folder))
+        write_binary_model(model, folder)
         rank = _write_images(folder / "images.bin", model, views, point, view, px)
         _write_points(folder / "points3D.bin", xyz, rgb, point, view, rank)
         out = read_model(folder)

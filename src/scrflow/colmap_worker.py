@@ -1,7 +1,7 @@
-"""Matches of image pairs by COLMAP, in a process of its own: see sfm_matching.
+"""Steps of COLMAP on a database, in a process of its own: see colmap_process.
 
-It reads paths of pair lists from standard input, one a line, and answers each with a line of JSON: ``null``, or the
-text of the error, after which it ends. Nothing here imports torch: a process starts in half a second.
+It reads steps from standard input, each a line of JSON with its arguments, and answers each with a line of JSON:
+``null``, or the text of the error, after which it ends. Nothing here imports torch: a process starts in half a second.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pycolmap
@@ -17,7 +18,18 @@ import pycolmap
 from scrflow.colmaplog import quiet_pycolmap
 
 
-def match_listed(database: Path, listed: Path, seed: int, verify: bool) -> None:
+def extract(
+    database: str, image_root: str, names: Sequence[str], max_features: int, max_image_size: int, threads: int
+) -> None:
+    """SIFT features of images that the database knows by name."""
+    options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=threads, max_image_size=max_image_size)
+    options.sift.max_num_features = max_features
+    pycolmap.extract_features(
+        Path(database), Path(image_root), list(names), extraction_options=options, device=pycolmap.Device.cpu
+    )
+
+
+def match(database: str, listed: str, seed: int, verify: bool) -> None:
     """Match the pairs of a list by mutual nearest neighbours with the ratio test, and with ``verify`` estimate their
     two-view geometries, with a RANSAC that is seeded for each pair.
 
@@ -29,19 +41,31 @@ def match_listed(database: Path, listed: Path, seed: int, verify: bool) -> None:
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = seed
     pairing = pycolmap.ImportedPairingOptions(match_list_path=listed)
-    pycolmap.match_image_pairs(database, matching, pairing, verification, pycolmap.Device.cpu)
+    pycolmap.match_image_pairs(Path(database), matching, pairing, verification, pycolmap.Device.cpu)
 
 
-def main(database: str, seed: str, verify: str) -> int:
+def verify(database: str, listed: str, seed: int) -> None:
+    """Estimate two-view geometries of the listed pairs, whose matches the database has; seeded for each pair, so the
+    result does not depend on the number of threads."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    pycolmap.verify_matches(Path(database), Path(listed), options)
+
+
+_STEPS = {step.__name__: step for step in (extract, match, verify)}
+
+
+def main() -> int:
     """Serve until standard input ends, which it does when whoever asked is gone, however that came."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the one that asked tells of it
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     quiet_pycolmap()
     for line in sys.stdin.buffer:
+        step, arguments = json.loads(line)
         error = None
         try:
-            match_listed(Path(database), Path(os.fsdecode(line.removesuffix(b"\n"))), int(seed), verify == "True")
+            _STEPS[step](**arguments)
         except Exception as caught:  # told by the process that asked, as it would be told there
             error = f"{caught}" or type(caught).__name__
         print(json.dumps(error), file=answers, flush=True)
@@ -51,4 +75,4 @@ def main(database: str, seed: str, verify: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())
