@@ -1,7 +1,7 @@
 """Processes in which COLMAP works on databases.
 
-Its threads end the whole process, without a word to it, where one of them fails: on a full disk, say. In a process of
-its own that is an error like any other.
+On a full disk its threads and its transactions (pycolmap.DatabaseTransaction too: the package uses none) end the whole
+process without a word to it. In a process of its own that is an error like any other.
 """
 
 from __future__ import annotations

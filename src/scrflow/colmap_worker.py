@@ -18,6 +18,16 @@ import pycolmap
 from scrflow.colmaplog import quiet_pycolmap
 
 
+def register(
+    database: str, image_root: str, names: Sequence[str], single_camera: bool, camera_model: str, focal_factor: float
+) -> None:
+    """Images and their cameras, by EXIF, or a focal length of ``focal_factor`` times the longer side."""
+    mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.PER_IMAGE
+    reader = pycolmap.ImageReaderOptions(camera_model=camera_model, default_focal_length_factor=focal_factor)
+    pycolmap.Database.open(Path(database)).close()
+    pycolmap.import_images(Path(database), Path(image_root), mode, list(names), reader)
+
+
 def extract(
     database: str, image_root: str, names: Sequence[str], max_features: int, max_image_size: int, threads: int
 ) -> None:
@@ -52,7 +62,7 @@ def verify(database: str, listed: str, seed: int) -> None:
     pycolmap.verify_matches(Path(database), Path(listed), options)
 
 
-_STEPS = {step.__name__: step for step in (extract, match, verify)}
+_STEPS = {step.__name__: step for step in (register, extract, match, verify)}
 
 
 def main() -> int:

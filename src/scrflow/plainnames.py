@@ -17,7 +17,7 @@ def plain_names(database: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[li
         yield list(pairs)
         return
     plain = {}
-    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+    with pycolmap.Database.open(database) as db:
         for image in db.read_all_images():
             plain[image.name] = f"image-{image.image_id}"
             _rename(db, image, plain[image.name])
@@ -25,7 +25,7 @@ def plain_names(database: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[li
         yield [(plain[a], plain[b]) for a, b in pairs]
     finally:
         own = {new: old for old, new in plain.items()}
-        with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+        with pycolmap.Database.open(database) as db:
             for image in db.read_all_images():
                 _rename(db, image, own[image.name])
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scrflow.artifacts import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.codeversion import code_version
+from scrflow.colmap_process import colmap
 from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.errors import ScrflowError
@@ -195,11 +196,16 @@ def _reconstruct(
 ) -> pycolmap.Reconstruction:
     quiet_pycolmap()
     sfm, source = config.sfm, config.source
-    mode = pycolmap.CameraMode.SINGLE if source.single_camera else pycolmap.CameraMode.PER_IMAGE
-    reader = pycolmap.ImageReaderOptions(camera_model=source.camera_model, default_focal_length_factor=FOCAL_FACTOR)
     check_readable(folder, names)
-    pycolmap.Database.open(database).close()
-    pycolmap.import_images(database, folder, mode, names, reader)
+    with colmap(database, f"{database}: cameras of the photos") as process:
+        process(
+            "register",
+            image_root=str(folder),
+            names=names,
+            single_camera=source.single_camera,
+            camera_model=source.camera_model,
+            focal_factor=FOCAL_FACTOR,
+        )
     if sfm.features == "hloc":
         features, matches = Path(sfm.hloc_features), Path(sfm.hloc_matches)
         pairs = import_matches(database, names, features, matches, config.seed, verify=True)

@@ -167,7 +167,7 @@ def _verify_by_pose(database: Path, scene: Scene, model: pycolmap.Reconstruction
     ids = {model.image(i).name: i for i in model.reg_image_ids()}
     views = {ids[v.name]: v for v in scene.mapping}
     verified = 0
-    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+    with pycolmap.Database.open(database) as db:
         rays = {}
         for i, view in views.items():
             keypoints = np.asarray(db.read_keypoints(i), np.float64).reshape(-1, db.read_keypoints(i).shape[1])

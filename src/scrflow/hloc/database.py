@@ -27,7 +27,7 @@ def import_matches(
     """
     keypoints = read_keypoints(features, names)
     found = read_matches(matches, {name: len(k) for name, k in keypoints.items()})
-    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+    with pycolmap.Database.open(database) as db:
         ids = {name: db.read_image_with_name(name).image_id for name in names}
         for name, points in keypoints.items():
             db.write_keypoints(ids[name], points)

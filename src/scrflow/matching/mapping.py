@@ -138,7 +138,7 @@ def _triangulate(
     model = model_of_views(scene.mapping)
     database = work / "database.db"
     write_database(model, database)
-    with pycolmap.Database.open(database) as db, pycolmap.DatabaseTransaction(db):
+    with pycolmap.Database.open(database) as db:
         ids = [db.read_image_with_name(view.name).image_id for view in scene.mapping]
         for i, pixels in zip(ids, features.pixels, strict=True):
             db.write_keypoints(i, pixels)
