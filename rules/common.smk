@@ -1,5 +1,6 @@
 # Config, wildcard constraints, and what is done before a run.
 
+import logging
 import os
 import re
 import sys
@@ -16,7 +17,9 @@ from scrflow.descriptors import descriptor_module
 from scrflow.encoders import encoder_module
 from scrflow.errors import ScrflowError
 from scrflow.slurm import become_own_array_task, check_array_budget
-from scrflow.workflow import file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
+from scrflow.workflow import check_room, file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
+
+logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
 
 # before all else: a task of a SLURM job array may have been started as the Snakemake of another task
 try:
@@ -71,11 +74,13 @@ wildcard_constraints:
 
 
 def hold_lock():
-    """Only the Snakemake that a person started locks: it runs this once before the first job, and not in a dry run."""
+    """Only the Snakemake that a person started locks: it runs this once before the first job, and not in a dry run. It is
+    also the one whose disk must have room."""
     if not workflow.is_main_process:
         return
     try:
         check_arrays()
+        check_room()
         hold_workflow_lock()
     except ScrflowError as error:
         raise WorkflowError(str(error)) from None

@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import resource
+import shutil
 import socket
 import stat
 import sys
@@ -253,6 +254,8 @@ def _logging(path: Path, label: str) -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------- the whole workflow
 
+_LEAST_ROOM = 1 << 20  # measured: a run of 14 jobs leaves 0.3 MB in .snakemake
+
 _held: list[int] = []  # open for the life of the process
 
 
@@ -294,6 +297,17 @@ def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{_this_process()}\n".encode(), 0)
     _held.append(fd)
+
+
+def check_room(folder: Path = Path()) -> None:
+    """ScrflowError where the working directory's disk has no room for what Snakemake itself writes while it runs: its
+    scripts, records and log. It would end at any of them, with a traceback for each line of the log."""
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_ROOM:
+        raise ScrflowError(
+            f"{folder.resolve()}: No space left on device but {free / 1024:.0f} kB, and a run needs "
+            f"{_LEAST_ROOM >> 10} kB for its own records alone; make room and run again"
+        )
 
 
 def tie_local_jobs() -> None:

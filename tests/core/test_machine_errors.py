@@ -14,6 +14,7 @@ import torch
 from scrflow.artifacts import Stamp, create_h5, write_json, write_npz, write_safetensors
 from scrflow.errors import ScrflowError
 from scrflow.machine_errors import told_in_a_line
+from scrflow.workflow import check_room
 
 
 @pytest.fixture
@@ -85,6 +86,12 @@ def test_hdf5_on_a_full_disk_ends_well(small_disk, kind, kilobytes):
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout == f"{path}: No space left on device; make room and run again\n"
     assert not list(small_disk.iterdir())
+
+
+def test_a_run_needs_room_for_its_records(small_disk, tmp_path):
+    with pytest.raises(ScrflowError, match=r"small: No space left on device but 256 kB, .*make room and run again"):
+        check_room(small_disk)
+    check_room(tmp_path)
 
 
 def test_files_are_named():

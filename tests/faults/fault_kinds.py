@@ -82,12 +82,24 @@ def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
     made = [product for name in lab.chain.following(stage) for product in lab.chain.products[name]]
     needed = max(_pages(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
     with _tmpfs(trial.folder / top) as resize:
-        # counted, not estimated: a margin that grows with what is there lets all of a late stage's products fit
-        disk = os.statvfs(trial.folder / top)
-        used = disk.f_blocks - disk.f_bfree
-        resize((used + rng.randrange(max(1, needed // 2))) * disk.f_frsize)
+        resize(_used(trial.folder / top) + 4096 * rng.randrange(max(1, needed // 2)))
         done = trial.run()
         return lab.survived("disk full", trial, done, mend=lambda _: resize(1 << 28))
+
+
+def full_project(lab: Lab, stage: str, rng: Random) -> Outcome:
+    """The whole project is on a tmpfs with next to no room, for Snakemake's own files neither."""
+    trial = lab.trial(stage)
+    with _tmpfs(trial.folder) as resize:
+        resize(_used(trial.folder) + 4096 * rng.choice((0, 1, 2, 4, 8, 16, 240, 260, 270, 280)))
+        done = trial.run()
+        return lab.survived("disk full, of the project", trial, done, mend=lambda _: resize(1 << 28))
+
+
+def _used(folder: Path) -> int:
+    """Bytes of the file system: counted, as a margin that grew with what is there let late products fit."""
+    disk = os.statvfs(folder)
+    return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
 
 def _pages(path: Path) -> int:
@@ -271,6 +283,7 @@ KINDS: dict[str, Kind] = {
     "truncate": _damage("truncate"),
     "zeros": _damage("zeros"),
     "full-disk": full_disk,
+    "full-project": full_project,
     "no-permission": no_permission,
     "photo": photo_changed,
     "transfer-cut": transfer_cut,
@@ -281,6 +294,7 @@ KINDS: dict[str, Kind] = {
 }
 # what there must be before the stage for the kind to have something to break
 NEEDS_A_PRODUCT = {"flip", "truncate", "zeros", "no-permission", "gone", "photo"}
+NEEDS_ROOT = {"full-disk", "full-project"}
 # kinds of one stage alone: the scene of the chain that has it
 ONLY_OF = {"term-training": "tiny", "transfer-cut": "fetched", "other-file": "fetched"}
 EACH_STAGE = {"kill-one", "kill-all", "term-all", "full-disk"}

@@ -22,7 +22,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chains import FETCHED, PHOTOS, POSED, Chain
-from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, ONLY_OF
+from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, NEEDS_ROOT, ONLY_OF
 from fault_lab import Lab, Outcome
 
 CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS, FETCHED)}
@@ -91,9 +91,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     kinds = arguments.kinds
-    if os.geteuid() != 0 and "full-disk" in kinds:
-        kinds = [k for k in kinds if k != "full-disk"]
-        print("full-disk is left out: mounting a file system needs root", file=sys.stderr)
+    if os.geteuid() != 0 and NEEDS_ROOT & set(kinds):
+        kinds = [k for k in kinds if k not in NEEDS_ROOT]
+        print(f"{' and '.join(sorted(NEEDS_ROOT))} are left out: mounting a file system needs root", file=sys.stderr)
     outcomes: list[Outcome] = []
     began = time.monotonic()
     for chain in (CHAINS[scene] for scene in arguments.chains):

@@ -17,6 +17,7 @@ SAMPLE = [
     ("kill-one", "localize_queries", 7),
     ("truncate", "localize_queries", 7),
     ("full-disk", "localize_queries", 7),
+    ("full-disk", "choose_poses", 1),  # not a page is left, for the log neither
     ("no-permission", "evaluate_poses", 2),  # to write: whether a product is read again is a matter of chance
 ]
 
