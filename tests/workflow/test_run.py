@@ -121,9 +121,11 @@ def test_a_scene_that_cannot_be_read_again_keeps_the_old_one_and_is_not_done(pro
 
 
 def test_two_workflows_at_once(project: Project):
+    lock = project.folder / ".snakemake/scrflow.lock"
     first = project.start(POSES)
     try:
-        wait_for(lambda: (project.folder / ".snakemake/scrflow.lock").exists(), first)
+        wait_for(lambda: lock.exists() and lock.read_bytes(), first)  # what is in it is written once it is held
+        os.killpg(first.pid, signal.SIGSTOP)  # so that it is at work for as long as this takes
         assert project.planned("results/tiny/covisibility.npz"), "a dry run is free"
         second = project.snakemake(POSES, check=False)
         assert second.returncode == 1
