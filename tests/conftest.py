@@ -1,9 +1,11 @@
-"""Makes tiny_project.py importable, gives projects to the tests, and deals the tests out to processes (pytest -n)."""
+"""Gives tiny projects and a small disk to the tests, and deals the tests out to processes (pytest -n)."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def copied(finished: Project, tmp_path: Path) -> Project:
     """A copy of it, to be changed."""
     return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB, which can be given another size by a remount."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -32,21 +32,14 @@ def database(tmp_path) -> Path:
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(small_disk):
     """A file system of a megabyte, and what gives it another size."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
 
     def resize(size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
 
-    yield folder, resize
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    resize(1 << 20)
+    return small_disk, resize
 
 
 def imported(database: Path) -> Path:

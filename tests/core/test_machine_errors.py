@@ -17,20 +17,6 @@ from scrflow.machine_errors import told_in_a_line
 from scrflow.workflow import check_room
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 kB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def h5(path: Path, values: np.ndarray) -> None:
     with create_h5(path, Stamp("s")) as f:
         f["x"] = values
