@@ -15,7 +15,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parent
 _NEUTRAL = frozenset(
     {"", "errors", "config", "artifacts", "codeversion", "progress", "cli", "inspection", "lineage", "provenance"}
-    | {"h5files", "npzfiles"}
+    | {"h5files", "npzfiles", "machine_errors"}
 )
 _BESIDE = (".json", ".html", ".css", ".js")
 

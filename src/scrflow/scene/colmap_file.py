@@ -8,7 +8,6 @@ is read for ever, and a count that lies takes gigabytes. So each file is walked 
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import struct
@@ -18,6 +17,7 @@ from pathlib import Path
 import pycolmap
 
 from scrflow.errors import ScrflowError
+from scrflow.machine_errors import no_room
 
 _COUNT = struct.Struct("<Q")
 _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameters
@@ -48,15 +48,16 @@ def check_binary_model(folder: Path) -> None:
 
 
 def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
-    """Write the model's files to the folder. OSError where the disk has no room for them, at which pycolmap 4.2 is
-    silent: it leaves files that are cut off."""
+    """Write the model to the folder. pycolmap 4.2 is silent where it leaves files that are cut off: OSError where
+    the disk is full, ScrflowError where it is not (a quota, say)."""
     model.write_binary(os.fspath(folder))
     for name, (what, end) in _RECORDS.items():
         path = Path(folder) / f"{name}.bin"
         try:
             _check(path, what, end)
-        except ScrflowError:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from None
+        except ScrflowError as error:
+            wrong = ScrflowError(f"{path}: was not written whole ({error}); look at disk and quota, and run again")
+            raise (no_room(path) or wrong) from error
 
 
 def _check(path: Path, what: str, end: Callable[[mmap.mmap, int], int]) -> None:
