@@ -1,4 +1,5 @@
-"""Fit and judge the confidence of a pose (src/scrflow/confidence.py): localize queries of known pose, fit, draw.
+"""Fit and judge the confidence of a pose (src/scrflow/localize/confidence.py): localize queries of known pose, fit,
+draw.
 
     snakemake --cores 2 results/redkitchen/rscore-cpu/poses.txt results/fox/rscore-cpu/poses.txt \\
         results/demo/rscore-cpu/poses.txt
@@ -35,15 +36,15 @@ from scipy.spatial.transform import Rotation
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "demo")]
 
-from scrflow.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
 from scrflow.config import Project  # noqa: E402
-from scrflow.geometry import pose_error  # noqa: E402
-from scrflow.images import read_rgb  # noqa: E402
-from scrflow.localizer import Localizer  # noqa: E402
-from scrflow.progress import track  # noqa: E402
-from scrflow.reliability import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
+from scrflow.core.geometry import pose_error  # noqa: E402
+from scrflow.core.images import read_rgb  # noqa: E402
+from scrflow.core.progress import track  # noqa: E402
+from scrflow.core.seeds import numpy_generator  # noqa: E402
+from scrflow.evaluate.calibration import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
+from scrflow.localize.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
+from scrflow.localize.localizer import Localizer  # noqa: E402
 from scrflow.scene.model import load_scene  # noqa: E402
-from scrflow.seeds import numpy_generator  # noqa: E402
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 RIDGE = 1e-2  # of the standardised weights, a share of the mean log-likelihood
@@ -299,7 +300,8 @@ def left_out(data: Observations) -> np.ndarray:
 @app.command()
 def fit(
     folder: Annotated[Path, typer.Argument(help="What collect wrote.")],
-    out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = ROOT / "src/scrflow/confidence.json",
+    out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = ROOT
+    / "src/scrflow/localize/confidence.json",
     figure: Annotated[Path | None, typer.Option(help="Reliability curve, leave-one-scene-out.")] = None,
 ) -> None:
     """Fit the coefficients to all observations, and print how a model of the other scenes does on each."""

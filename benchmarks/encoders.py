@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from scrflow import encoders, weights  # noqa: E402
 from scrflow.config import EncoderConfig, Project  # noqa: E402
-from scrflow.encoders import build_encoder, checkpoint  # noqa: E402
-from scrflow.errors import ScrflowError  # noqa: E402
-from scrflow.images import read_rgb, to_tensor  # noqa: E402
+from scrflow.core.errors import ScrflowError  # noqa: E402
+from scrflow.core.images import read_rgb, to_tensor  # noqa: E402
+from scrflow.features.encoders import build_encoder, checkpoint  # noqa: E402
 
 REFERENCE = "xfeat"
 MIN_RUNS = 3
@@ -75,7 +75,9 @@ def draw(network: nn.Module) -> None:
 def measure(name: str, config: EncoderConfig, image: torch.Tensor, seconds: float) -> dict:
     """One row: the shortest of at least three runs, by the clock and by the processor time of all threads."""
     loader = Loader()
-    modules = [importlib.import_module(m.name) for m in pkgutil.iter_modules(encoders.__path__, "scrflow.encoders.")]
+    modules = [
+        importlib.import_module(m.name) for m in pkgutil.iter_modules(encoders.__path__, "scrflow.features.encoders.")
+    ]
     loading = [m for m in modules if hasattr(m, "load_published") and m is not checkpoint]
     with contextlib.ExitStack() as stack:
         for module in loading:

@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from scrflow.config import Node2VecConfig  # noqa: E402
-from scrflow.covisibility import point_weights  # noqa: E402
-from scrflow.frustum import Frusta, frustum_overlap, visible_shares  # noqa: E402
-from scrflow.frustum_pairs import frustum_graph  # noqa: E402
+from scrflow.graph.covisibility import point_weights  # noqa: E402
+from scrflow.graph.frustum import Frusta, frustum_overlap, visible_shares  # noqa: E402
+from scrflow.graph.frustum_pairs import frustum_graph  # noqa: E402
 from scrflow.scene.model import View  # noqa: E402
 
 SAMPLES, DEPTHS, MIN_OVERLAP, MIN_POINTS = 1024, (0.1, 50.0), 0.2, 15
@@ -127,8 +127,8 @@ def node2vec(images: int, folder: Path, threads: int, counted: bool, device: str
     """One embedding of the frustum graph without a tenth of its edges, which it is then asked to tell from others."""
     import torch
 
-    from scrflow.node2vec import node_vectors
-    from scrflow.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+    from scrflow.graph.node2vec import node_vectors
+    from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 
     torch.set_num_threads(threads)
     csr = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / f"{images}.npz"))

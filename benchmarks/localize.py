@@ -30,14 +30,14 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from scrflow import localizer as localizer_module  # noqa: E402
 from scrflow.config import LocalizeConfig, Project  # noqa: E402
-from scrflow.errors import ScrflowError  # noqa: E402
-from scrflow.geometry import pose_error  # noqa: E402
-from scrflow.images import read_rgb  # noqa: E402
-from scrflow.localizer import Localization, Localizer  # noqa: E402
-from scrflow.mapfile import Map, load_map  # noqa: E402
-from scrflow.parallel import mapped, one_thread_each  # noqa: E402
+from scrflow.core.errors import ScrflowError  # noqa: E402
+from scrflow.core.geometry import pose_error  # noqa: E402
+from scrflow.core.images import read_rgb  # noqa: E402
+from scrflow.core.parallel import mapped, one_thread_each  # noqa: E402
+from scrflow.core.seeds import derived_seed  # noqa: E402
+from scrflow.localize.localizer import Localization, Localizer  # noqa: E402
+from scrflow.map.file import Map, load_map  # noqa: E402
 from scrflow.scene.model import Query, Scene, load_scene  # noqa: E402
-from scrflow.seeds import derived_seed  # noqa: E402
 
 PARTS = ("encode", "retrieve", "head", "hypotheses", "pose", "total")
 

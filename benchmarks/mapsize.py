@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from scrflow.config import LocalizeStage, MapStage, Project  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
-from scrflow.errors import ScrflowError  # noqa: E402
-from scrflow.geometry import pose_error  # noqa: E402
-from scrflow.localize import localize_queries  # noqa: E402
-from scrflow.mapfile import write_map  # noqa: E402
-from scrflow.mapformat import sizes  # noqa: E402
+from scrflow.core.errors import ScrflowError  # noqa: E402
+from scrflow.core.geometry import pose_error  # noqa: E402
+from scrflow.localize.stage import localize_queries  # noqa: E402
+from scrflow.map.file import write_map  # noqa: E402
+from scrflow.map.format import sizes  # noqa: E402
 from scrflow.scene.model import Scene, load_scene, read_poses  # noqa: E402
 
 PARTS = ("head", "encodings", "PCA", "retrieval describer", "retrieval index", "names and config")

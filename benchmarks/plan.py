@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/plan.py                                          # the three scenes that are recorded
     .venv/bin/python benchmarks/plan.py record results/demo results/redkitchen   # such a file of one's own results
 
-A rate is fixed + value * driver ** exponent (src/scrflow/plan/rates.yaml). Its form, and the share of its fixed part,
+A rate is fixed + value * driver ** exponent (src/scrflow/cli/plan/rates.yaml). Its form, and the share of its fixed
+part,
 were chosen with all three scenes at hand; what is fitted to the other scenes alone is a factor a rule.
 """
 
@@ -21,14 +22,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from scrflow.cli.plan import Rates, Workload, load_rates, stages_of  # noqa: E402
+from scrflow.cli.plan.calibrate import Compared, compare, with_factors  # noqa: E402
+from scrflow.cli.plan.limits import read_limits  # noqa: E402
+from scrflow.cli.plan.schedule import elapsed_s  # noqa: E402
+from scrflow.cli.plan.sizes import Sizes  # noqa: E402
+from scrflow.cli.plan.workload import workload_of  # noqa: E402
 from scrflow.config import Project  # noqa: E402
-from scrflow.costs import StageCost, stage_costs  # noqa: E402
-from scrflow.plan import Rates, Workload, load_rates, stages_of  # noqa: E402
-from scrflow.plan.calibrate import Compared, compare, with_factors  # noqa: E402
-from scrflow.plan.limits import read_limits  # noqa: E402
-from scrflow.plan.schedule import elapsed_s  # noqa: E402
-from scrflow.plan.sizes import Sizes  # noqa: E402
-from scrflow.plan.workload import workload_of  # noqa: E402
+from scrflow.report.costs import StageCost, stage_costs  # noqa: E402
 
 RECORDED = ROOT / "tests/core/plan_costs.yaml"
 METHOD = "rscore-cpu"

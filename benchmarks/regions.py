@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from scrflow.config import Project  # noqa: E402
-from scrflow.geometry import camera_centre, pose_error  # noqa: E402
+from scrflow.core.geometry import camera_centre, pose_error  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 Regions = Annotated[int, typer.Option(min=2)]
@@ -83,8 +83,8 @@ def compare(
     """Print recall of the single map and of the regions' maps, by every rule of choosing between them."""
     import torch
 
-    from scrflow.localizer import Localizer
-    from scrflow.routing import Router
+    from scrflow.localize.localizer import Localizer
+    from scrflow.localize.router import Router
     from scrflow.scene.model import load_scene
 
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def _centres(scene: Any) -> np.ndarray:
 
 
 def _tried(whole: Any, query: Any, router: Any, single: Any, cameras: list[np.ndarray]) -> Tried:
-    from scrflow.queryinput import query_photo
+    from scrflow.localize.query import query_photo
 
     truth = whole.query_poses[query.name]
     place = camera_centre(truth)

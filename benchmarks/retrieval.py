@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/retrieval.py redkitchen fox --features vlad,efficientnet-lite0,fusion
 
 Features are built and queries described as the workflow does it, in a temporary folder. Queries are used for nothing
-but the measures. Recalls are those of scrflow.retrieval.quality. CPU ms is the median over the queries of describing
+but the measures. Recalls are those of scrflow.features.retrieval.quality. CPU ms is the median over the queries of
+describing
 one, of all threads together: what else the machine does hardly counts.
 """
 
@@ -25,15 +26,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow.artifacts import read_safetensors, read_safetensors_metadata  # noqa: E402
 from scrflow.config import ExtractorConfig, Project, RetrievalPart  # noqa: E402
-from scrflow.encoders import build_encoder  # noqa: E402
-from scrflow.images import read_rgb  # noqa: E402
-from scrflow.retrieval import Retriever, build_retrieval, hloc  # noqa: E402
-from scrflow.retrieval.describe import build_describer  # noqa: E402
-from scrflow.retrieval.quality import ANGLE_DEG, measure  # noqa: E402
+from scrflow.core.images import read_rgb  # noqa: E402
+from scrflow.features.encoders import build_encoder  # noqa: E402
+from scrflow.features.retrieval import Retriever, build_retrieval, hloc  # noqa: E402
+from scrflow.features.retrieval.describe import build_describer  # noqa: E402
+from scrflow.features.retrieval.quality import ANGLE_DEG, measure  # noqa: E402
+from scrflow.features.views import encode_view  # noqa: E402
 from scrflow.scene.model import Scene, load_scene  # noqa: E402
-from scrflow.views import encode_view  # noqa: E402
+from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata  # noqa: E402
 
 COLUMNS = ("scene", "feature", "dim", "MB in the map", "CPU ms a query",
            "queries R@1", "R@10", "P@10", "left out R@1", "R@10", "P@10", "PQ = exact @10")  # fmt: skip

@@ -1,4 +1,4 @@
-"""How costs grow where no real scene at hand is large enough, for src/scrflow/plan/rates.yaml and docs/scaling.md.
+"""How costs grow where no real scene at hand is large enough, for src/scrflow/cli/plan/rates.yaml and docs/scaling.md.
 
     OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scale.py photos
     ... benchmarks/scale.py model --images 10000 --images 100000
@@ -43,7 +43,7 @@ def measured(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
 
 
 def _timed(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
-    from scrflow.workflow import peak_kilobytes
+    from scrflow.pipeline.job import peak_kilobytes
 
     began, cpu = time.perf_counter(), time.process_time()
     values = work(*arguments)
@@ -76,8 +76,8 @@ def photos(count: int = 60) -> None:
 def _photos(size: tuple[int, int], count: int) -> dict[str, Any]:
     from PIL import Image
 
-    from scrflow.images import read_rgb, resized_to_short_side
-    from scrflow.scene.validate import check_image
+    from scrflow.core.images import read_rgb, resized_to_short_side
+    from scrflow.scene.checks.validate import check_image
 
     with scratch() as folder:
         paths = []
@@ -158,7 +158,7 @@ def index(images: Images, dim: int = 256, size: int = 64) -> None:
 def _index(count: int, dim: int, size: int) -> dict[str, Any]:
     import torch
 
-    from scrflow.retrieval.search import Retriever
+    from scrflow.features.retrieval.search import Retriever
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -182,8 +182,8 @@ def features(images: Images, dim: int = 2048, kept: int = 128, size: int = 32) -
 def _features(count: int, dim: int, kept: int, size: int) -> dict[str, Any]:
     import torch
 
-    from scrflow.retrieval import pq
-    from scrflow.retrieval.build import _whitened
+    from scrflow.features.retrieval import pq
+    from scrflow.features.retrieval.build import _whitened
 
     rng = np.random.default_rng(0)
     rows = np.stack([rng.standard_normal(dim, np.float32) for _ in range(count)])
@@ -206,8 +206,8 @@ def names(images: Images) -> None:
 
 
 def _names(count: int) -> dict[str, Any]:
-    from scrflow.artifacts import Stamp, create_h5, open_h5
-    from scrflow.retrieval import hloc
+    from scrflow.features.retrieval import hloc
+    from scrflow.storage.artifact import Stamp, create_h5, open_h5
 
     listed = [f"images/street-{i // 1000:04d}/{i:07d}.jpg" for i in range(count)]
     row = np.zeros(128, np.float32)

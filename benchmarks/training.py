@@ -32,19 +32,19 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import plain  # noqa: E402
 
-from scrflow.artifacts import Stamp, create_h5, write_npz  # noqa: E402
-from scrflow.buffer import BufferFiles  # noqa: E402
 from scrflow.config import Project, TrainStage  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
-from scrflow.head import Head  # noqa: E402
-from scrflow.seeds import derived_seed  # noqa: E402
+from scrflow.core.seeds import derived_seed  # noqa: E402
+from scrflow.pipeline.job import peak_kilobytes  # noqa: E402
+from scrflow.storage.artifact import Stamp, create_h5, write_npz  # noqa: E402
+from scrflow.training.buffer import BufferFiles  # noqa: E402
 from scrflow.training.columns import channel_scales  # noqa: E402
 from scrflow.training.distributed import Processes  # noqa: E402
+from scrflow.training.head import Head  # noqa: E402
 from scrflow.training.samples import Samples  # noqa: E402
 from scrflow.training.stage import cluster_centres, column_layout, make_streams, output_unit  # noqa: E402
 from scrflow.training.stream import Stream  # noqa: E402
 from scrflow.training.trainer import Part, Trainer  # noqa: E402
-from scrflow.workflow import peak_kilobytes  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from scrflow.config import Project
-from scrflow.weights import registry
+from scrflow.pipeline.project import Project
+from scrflow.storage.weights import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 _OPEN = {"allowed": "yes", "forbidden": "**no**", "unknown": "**unknown**"}
@@ -44,7 +44,7 @@ def text() -> str:
 
 def weights() -> Iterator[str]:
     yield "## Weights\n"
-    yield "None is part of this project; they are fetched when a method asks for them (`src/scrflow/weights_registry.yaml`).\n"
+    yield "None is part of this project; they are fetched when a method asks for them (`src/scrflow/storage/weights_registry.yaml`).\n"
     yield from (row("weights", "licence", "commercial use"), "|---|---|---|")
     for name, entry in registry().items():
         yield row(f"`{name}`", entry.licence, _OPEN[entry.commercial_use])

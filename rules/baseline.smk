@@ -20,7 +20,7 @@ rule map_baseline:
         runtime=longer(720),
     params:
         config=stage_config("baseline_map"),
-        code=baseline_code("matching.mapping"),
+        code=baseline_code("baseline.mapping"),
     message:
         "{wildcards.scene}: map of {wildcards.baseline}"
     script:
@@ -47,7 +47,7 @@ rule localize_baseline:
         runtime=longer(480),
     params:
         config=stage_config("baseline_localize"),
-        code=baseline_code("matching.localizer"),
+        code=baseline_code("baseline.localizer"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.baseline}"
     script:
@@ -92,7 +92,7 @@ rule evaluate_baseline:
         runtime=longer(30),
     params:
         config=stage_config("evaluate"),
-        code=code_version("evaluate"),
+        code=code_version("evaluate.metrics"),
     message:
         "{wildcards.scene}: evaluation, {wildcards.baseline}"
     script:

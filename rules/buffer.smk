@@ -18,7 +18,7 @@ rule fit_pca:
         runtime=longer(120),
     params:
         config=stage_config("pca"),
-        code=encoder_code("pca"),
+        code=encoder_code("features.pca"),
         key=cache_key,
     message:
         "{wildcards.scene}: PCA of the local descriptors, {wildcards.encoder}"
@@ -45,7 +45,7 @@ rule fill_buffer:
         runtime=longer(480),
     params:
         config=stage_config("buffer"),
-        code=encoder_code("buffer"),
+        code=encoder_code("training.buffer"),
         key=cache_key,
     message:
         "{wildcards.scene}: training samples, {wildcards.encoder}, shard {wildcards.shard}"
@@ -72,7 +72,7 @@ rule triangulate_samples:
         runtime=longer(240),
     params:
         config=stage_config("sample_depth"),
-        code=code_version("sampledepth"),
+        code=code_version("depths.matched"),
     message:
         "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
     script:
@@ -97,7 +97,7 @@ rule find_point_depths:
         runtime=longer(240),
     params:
         config=stage_config("point_depth"),
-        code=code_version("depthpoints"),
+        code=code_version("depths.points"),
     message:
         "{wildcards.scene}: depths of the training samples by 3D points, {wildcards.encoder}"
     script:
@@ -123,7 +123,7 @@ rule read_depth_maps:
         runtime=longer(240),
     params:
         config=stage_config("map_depth"),
-        code=code_version("depthmaps"),
+        code=code_version("depths.maps"),
         root=scene_root,
     message:
         "{wildcards.scene}: depths of the training samples by depth images, {wildcards.encoder}"

@@ -11,13 +11,14 @@ from snakemake.exceptions import WorkflowError
 # the package is used as it lies here, installed or not
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from scrflow.codeversion import code_version
-from scrflow.config import Project, restrictions
-from scrflow.descriptors import descriptor_module
-from scrflow.encoders import encoder_module
-from scrflow.errors import ScrflowError
-from scrflow.slurm import become_own_array_task, check_array_budget
-from scrflow.workflow import check_room, file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
+from scrflow.storage.codeversion import code_version
+from scrflow.pipeline.project import Project
+from scrflow.pipeline.licence import restrictions
+from scrflow.features.descriptors import descriptor_module
+from scrflow.features.encoders import encoder_module
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.slurm import become_own_array_task, check_array_budget
+from scrflow.pipeline.job import check_room, file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
 
 logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
 
@@ -89,7 +90,7 @@ def hold_lock():
 
 
 def check_arrays():
-    """With SLURM's job arrays no limit may hold back a part of the jobs (scrflow.slurm)."""
+    """With SLURM's job arrays no limit may hold back a part of the jobs (scrflow.pipeline.slurm)."""
     names = re.split(r"[\s,;]+", getattr(workflow.executor_settings, "array_jobs", None) or "")
     planned = list(workflow.dag.needrun_jobs())
     in_arrays = [job for job in planned if job.rule.name in names or "all" in names]

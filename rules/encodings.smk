@@ -21,7 +21,7 @@ rule embed_graph:
         runtime=longer(120),
     params:
         config=stage_config("node2vec"),
-        code=code_version("node2vec", "node2vec.reference_worker"),
+        code=code_version("graph.node2vec", "graph.node2vec.reference_worker"),
     message:
         "{wildcards.scene}: Node2Vec, {wildcards.encoding}"
     script:
@@ -50,7 +50,7 @@ rule cluster_features:
         runtime=longer(30),
     params:
         config=stage_config("clusters"),
-        code=code_version("globalencoding_clusters"),
+        code=code_version("features.clusters"),
     message:
         "{wildcards.scene}: clusters of a retrieval feature, {wildcards.encoding}"
     script:

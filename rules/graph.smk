@@ -19,7 +19,7 @@ rule build_graph:
         runtime=longer(120),
     params:
         config=stage_config("covisibility"),
-        code=code_version("covisibility"),
+        code=code_version("graph.covisibility"),
     message:
         "{wildcards.scene}: covisibility graph"
     script:
@@ -39,6 +39,6 @@ use rule build_graph as build_named_graph with:
         "results/{scene}/benchmarks/build_named_graph/{graph}.tsv"
     params:
         config=stage_config("named_graph"),
-        code=code_version("covisibility"),
+        code=code_version("graph.covisibility"),
     message:
         "{wildcards.scene}: covisibility graph {wildcards.graph}"

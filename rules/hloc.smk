@@ -23,7 +23,7 @@ rule list_hloc_images:
         runtime=longer(10),
     params:
         config=hloc_photos,
-        code=code_version("hloc.images"),
+        code=code_version("baseline.hloc_images"),
         root=scene_root,
     message:
         "{wildcards.scene}: photos for hloc"
@@ -49,7 +49,7 @@ rule hloc_global_features:
         gpu=1,
     params:
         configuration=lambda wildcards: wildcards.configuration,
-        code=code_version("hloc.run"),
+        code=code_version("baseline.hloc_run"),
     message:
         "{wildcards.scene}: global descriptors by hloc, {wildcards.configuration}"
     script:
@@ -74,7 +74,7 @@ rule hloc_local_features:
         gpu=1,
     params:
         configuration=project.config.hloc.features,
-        code=code_version("hloc.run"),
+        code=code_version("baseline.hloc_run"),
     message:
         "{wildcards.scene}: local features by hloc"
     script:
@@ -99,7 +99,7 @@ rule hloc_pairs:
         runtime=longer(60),
     params:
         neighbours=project.config.hloc.pairs,
-        code=code_version("hloc.run"),
+        code=code_version("baseline.hloc_run"),
     message:
         "{wildcards.scene}: pairs to match by hloc"
     script:
@@ -125,7 +125,7 @@ rule hloc_match:
         gpu=1,
     params:
         configuration=project.config.hloc.matcher,
-        code=code_version("hloc.run"),
+        code=code_version("baseline.hloc_run"),
     message:
         "{wildcards.scene}: matches by hloc"
     script:
@@ -153,7 +153,7 @@ rule hloc_triangulate:
         mem_mb=growing(6000),
         runtime=longer(720),
     params:
-        code=code_version("hloc.run"),
+        code=code_version("baseline.hloc_run"),
     message:
         "{wildcards.scene}: triangulation by hloc"
     script:

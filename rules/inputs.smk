@@ -280,4 +280,4 @@ def toy_scenes(wildcards):
 
 
 def toy_code(wildcards):
-    return code_version("toytable", encoder_module(project.config.toy.extractor.name))
+    return code_version("report.toytable", encoder_module(project.config.toy.extractor.name))

@@ -71,7 +71,7 @@ rule evaluate_poses:
         runtime=longer(30),
     params:
         config=stage_config("evaluate"),
-        code=code_version("evaluate"),
+        code=code_version("evaluate.metrics"),
     message:
         "{wildcards.scene}: evaluation, {wildcards.method}"
     script:
@@ -98,7 +98,7 @@ rule choose_poses:
         runtime=longer(5),
     params:
         config=stage_config("submission"),
-        code=code_version("submission"),
+        code=code_version("evaluate.submission"),
     message:
         "{wildcards.scene}: poses of the default method"
     script:

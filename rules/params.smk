@@ -50,15 +50,15 @@ def encoder_code(stage):
 
 
 def retrieval_code(wildcards):
-    return code_version("retrieval", *feature_modules(wildcards.feature))
+    return code_version("features.retrieval", *feature_modules(wildcards.feature))
 
 
 def localize_code(wildcards):
-    return code_version("localize", *localizing_modules(wildcards))
+    return code_version("localize.stage", *localizing_modules(wildcards))
 
 
 def report_code(wildcards):
-    return code_version("htmlreport.page", *localizing_modules(wildcards))
+    return code_version("report.page.page", *localizing_modules(wildcards))
 
 
 def localizing_modules(wildcards):
@@ -117,7 +117,7 @@ def cache_key(wildcards, input):
 
 
 def failures(rule_name):
-    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.workflow.stage). Snakemake
+    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.pipeline.job.stage). Snakemake
     takes what it restores after a failure for made with the new params, and would have nothing to do in the next run:
     one more failure makes other params."""
 

@@ -66,7 +66,7 @@ rule write_baseline_report:
         mem_mb=growing(3000),
         runtime=longer(60),
     params:
-        code=baseline_code("htmlreport.page"),
+        code=baseline_code("report.page.page"),
     message:
         "{wildcards.scene}: report, {wildcards.baseline}"
     script:

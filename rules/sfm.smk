@@ -24,7 +24,7 @@ rule reconstruct_scene:
         runtime=longer(720),
     params:
         config=stage_config("sfm"),
-        code=code_version("sfm"),
+        code=code_version("sfm.reconstruct"),
         root=scene_root,
         failures=failures("reconstruct_scene"),
         key=cache_key,
@@ -57,7 +57,7 @@ rule triangulate_points:
         runtime=longer(480),
     params:
         config=stage_config("triangulate"),
-        code=code_version("triangulate"),
+        code=code_version("sfm.triangulate"),
         key=cache_key,
     message:
         "{wildcards.scene}: triangulating 3D points"

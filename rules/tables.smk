@@ -29,7 +29,7 @@ rule write_table:
         runtime=longer(10),
     params:
         config=table_config,
-        code=code_version("tables.build"),
+        code=code_version("report.tables.build"),
         papers=str(project.dir / "papers"),
     message:
         "table {wildcards.table}"

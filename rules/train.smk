@@ -54,7 +54,7 @@ rule write_map:
         runtime=longer(30),
     params:
         config=stage_config("map"),
-        code=code_version("mapfile"),
+        code=code_version("map.file"),
     message:
         "{wildcards.scene}: map file, {wildcards.method}"
     script:

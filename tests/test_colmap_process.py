@@ -12,13 +12,13 @@ from pathlib import Path
 import pycolmap
 import pytest
 
-from scrflow.colmap_process import colmap
-from scrflow.colmaplog import quiet_pycolmap
-from scrflow.errors import ScrflowError
-from scrflow.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import told_in_a_line
 from scrflow.scene.colmap_file import write_binary_model
-from scrflow.sfm_features import extract_sift
-from scrflow.sfm_matching import match_pairs
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.features import extract_sift
+from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.process import colmap
 
 REPO = Path(__file__).resolve().parents[1]
 PHOTOS = REPO / "demo/images/mapping"
@@ -115,8 +115,8 @@ SFM = """
 import sys
 from pathlib import Path
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
-from scrflow.machine_errors import told_in_a_line
-from scrflow.sfm import run_sfm
+from scrflow.core.machine_errors import told_in_a_line
+from scrflow.sfm.reconstruct import run_sfm
 source = PhotosSource(reader="photos", images="photos of a place")
 config = SfmStage(source=source, split=Split(every=5), sfm=SfmConfig(max_features=1024), seed=1)
 try:

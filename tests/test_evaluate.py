@@ -11,12 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
-from scrflow.artifacts import Stamp, read_json, read_stamp, sha256_file, write_json, write_safetensors, write_text
 from scrflow.config import EvaluateStage
-from scrflow.errors import ScrflowError
-from scrflow.evaluate import evaluate
-from scrflow.report import print_summary
+from scrflow.core.errors import ScrflowError
+from scrflow.evaluate.metrics import evaluate
+from scrflow.report.summary import print_summary
 from scrflow.scene.model import Query, View, pose_line, write_scene
+from scrflow.storage.artifact import (
+    Stamp,
+    read_json,
+    read_stamp,
+    sha256_file,
+    write_json,
+    write_safetensors,
+    write_text,
+)
 
 CONFIG = EvaluateStage(thresholds=((0.25, 2.0), (0.5, 5.0), (5.0, 10.0)), unit="m", synthetic=True)
 CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.0, 32.0, 24.0])

@@ -8,10 +8,10 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.artifacts import sha256_file
 from scrflow.config import EvaluateStage
-from scrflow.figures import ERROR_COLOURS, Reprojection, _error_norm, draw_errors, draw_overlay, ground_plane
+from scrflow.evaluate.figures import ERROR_COLOURS, Reprojection, _error_norm, draw_errors, draw_overlay, ground_plane
 from scrflow.scene.model import Query, View, load_scene, model_of_views, write_scene
+from scrflow.storage.artifact import sha256_file
 
 CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.0, 32.0, 24.0])
 CONFIG = EvaluateStage(thresholds=((0.25, 2.0), (5.0, 10.0)), unit="m", synthetic=False)

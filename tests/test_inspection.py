@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from scrflow.artifacts import Stamp, create_h5, sha256_file, write_json, write_npz, write_safetensors
+from scrflow.cli.inspection import inspect_file, ranges
 from scrflow.config import PcaConfig
-from scrflow.errors import ScrflowError
-from scrflow.inspection import inspect_file, ranges
+from scrflow.core.errors import ScrflowError
 from scrflow.scene.model import Query, View, write_scene
+from scrflow.storage.artifact import Stamp, create_h5, sha256_file, write_json, write_npz, write_safetensors
 
 STAMP = Stamp("pca", {"dim": 128}, "abc123", {"scene": "0123456789abcdef"})
 CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.0, 32.0, 24.0])

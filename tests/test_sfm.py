@@ -9,9 +9,6 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.artifacts import read_json
-from scrflow.cameras import rays_from_pixels
-from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import (
     NerfstudioSource,
     PhotosSource,
@@ -22,15 +19,18 @@ from scrflow.config import (
     Split,
     TriangulateStage,
 )
-from scrflow.errors import ScrflowError
+from scrflow.core.cameras import rays_from_pixels
+from scrflow.core.errors import ScrflowError
 from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import model_of_views
-from scrflow.sfm import run_sfm
-from scrflow.sfm_features import extract_sift
-from scrflow.sfm_matching import match_pairs
-from scrflow.sfm_pairs import nearest_pairs, vlad_similarity
-from scrflow.triangulate import epipolar_error_px, pose_pairs, triangulate, write_database
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.features import extract_sift
+from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.pairs import nearest_pairs, vlad_similarity
+from scrflow.sfm.reconstruct import run_sfm
+from scrflow.sfm.triangulate import epipolar_error_px, pose_pairs, triangulate, write_database
+from scrflow.storage.artifact import read_json
 
 DATA = Path("../shared/data")
 PHOTOS = PhotosSource(reader="photos")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from scrflow.config import MapStage, Project, restrictions
-from scrflow.config.licence import encoder_restrictions
-from scrflow.descriptors import descriptor_weights
-from scrflow.weights import registry
+from scrflow.config import MapStage
+from scrflow.features.descriptors import descriptor_weights
+from scrflow.pipeline.licence import encoder_restrictions, restrictions
+from scrflow.pipeline.project import Project
+from scrflow.storage.weights import registry
 
 REPO = Path(__file__).resolve().parents[1]
 

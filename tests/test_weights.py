@@ -14,10 +14,10 @@ import zipfile
 
 import pytest
 
-from scrflow import weights
-from scrflow.errors import ScrflowError
-from scrflow.transfer import HttpsOnly
-from scrflow.weights import Weights, locate, registry
+from scrflow.core.errors import ScrflowError
+from scrflow.storage import weights
+from scrflow.storage.transfer import HttpsOnly
+from scrflow.storage.weights import Weights, locate, registry
 
 CONTENT = b"weights of nothing"
 

@@ -8,7 +8,7 @@ __all__ = ["Localization", "Localizer"]
 def __getattr__(name: str) -> object:
     # torch takes seconds to import: whoever asks for the version is not to wait for it
     if name in __all__:
-        from scrflow import localizer
+        from scrflow.localize import localizer
 
         return getattr(localizer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

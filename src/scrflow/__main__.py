@@ -1,5 +1,5 @@
 """``python -m scrflow``."""
 
-from scrflow.cli import main
+from scrflow.cli.app import main
 
 main()

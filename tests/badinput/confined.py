@@ -71,7 +71,7 @@ def _in_child(reader: str, path: Path, out: int) -> None:
     """Run the reader and write the outcome; does not return."""
     from untrusted_readers import READERS
 
-    from scrflow.errors import ScrflowError
+    from scrflow.core.errors import ScrflowError
 
     with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
         f.write("5")  # the peak of memory begins anew

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from scrflow.config import PoseListSource, SceneStage, Split
-from scrflow.geometry import quaternion_from_rotation
+from scrflow.core.geometry import quaternion_from_rotation
 
 REPO = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)

@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 from untrusted_readers import KEYPOINTS, NAMES
 
-from scrflow import confidence
-from scrflow.artifacts import Stamp, create_h5, write_npz, write_safetensors
+from scrflow.baseline.mapfile import BaselineMap
+from scrflow.baseline.mapfile import write_map as write_baseline_map
 from scrflow.config import (
     BaselineMapStage,
     ExtractorConfig,
@@ -34,17 +34,17 @@ from scrflow.config import (
     SceneStage,
     Split,
 )
-from scrflow.head import Head
-from scrflow.hloc.features import StoredFeatures, write_features
-from scrflow.hloc.matches import write_matches
-from scrflow.mapformat import MAP_FORMAT, pack
-from scrflow.matching.mapfile import BaselineMap
-from scrflow.matching.mapfile import write_map as write_baseline_map
-from scrflow.retrieval import Retriever, hloc
-from scrflow.scene.archives import unpack
-from scrflow.scene.fetched import write_list
+from scrflow.features.retrieval import Retriever, hloc
+from scrflow.interop.hloc_features import StoredFeatures, write_features
+from scrflow.interop.hloc_matches import write_matches
+from scrflow.localize import confidence
+from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.model import Query, View, pose_line, query_line, write_scene
 from scrflow.scene.tracks import model_with_points
+from scrflow.storage.archives import unpack
+from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
+from scrflow.storage.fetched import write_list
+from scrflow.training.head import Head
 
 CAMERA = pycolmap.Camera(model="PINHOLE", width=32, height=24, params=[30, 30, 16, 12])
 POSES = {name: np.c_[np.eye(3), [i, 0, 0]] for i, name in enumerate(NAMES)}

@@ -12,7 +12,7 @@ import pytest
 from bad import Bad, changed, message, written
 from untrusted_readers import NAMES
 
-from scrflow.seal import seal
+from scrflow.storage.checksum import seal
 
 FEATURES, MATCHES, GLOBAL, MAP = "hloc features", "hloc matches", "hloc descriptors", "baseline map"
 KEYPOINTS, FOUND = f"{NAMES[0]}/keypoints", f"{NAMES[0]}/global_descriptor"

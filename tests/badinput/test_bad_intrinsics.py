@@ -17,11 +17,11 @@ import pycolmap
 import pytest
 
 from scrflow.config import NerfstudioSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose
-from scrflow.queryinput import camera_of
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.localize.query import camera_of
 from scrflow.scene.build import build_scene
-from scrflow.scene.intrinsics import check_intrinsics, lost_share
+from scrflow.scene.checks.intrinsics import check_intrinsics, lost_share
 
 FAULTS = {
     "zero focal length": ("PINHOLE", [0, 130, 80, 60], r"focal length \[0\.0, 130\.0\] px, expected a positive number"),

@@ -16,17 +16,18 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.config import ExtractorConfig, PcaConfig, PcaStage, Project, SfmConfig, SfmStage, TriangulateStage
-from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
+from scrflow.config import ExtractorConfig, PcaConfig, PcaStage, SfmConfig, SfmStage, TriangulateStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import read_rgb
+from scrflow.features.pca import fit_pca
+from scrflow.localize.query import query_photo
 from scrflow.newscene import NewScene, draft_scene
-from scrflow.pca import fit_pca
-from scrflow.queryinput import query_photo
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.photo_files import list_photos
-from scrflow.sfm import run_sfm
-from scrflow.triangulate import triangulate
+from scrflow.sfm.reconstruct import run_sfm
+from scrflow.sfm.triangulate import triangulate
 
 
 @pytest.fixture()

@@ -16,8 +16,8 @@ import photo_kinds as kinds
 import pytest
 
 from scrflow.config import NerfstudioSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 

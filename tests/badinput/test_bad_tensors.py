@@ -21,7 +21,7 @@ import pytest
 import torch
 from bad import Bad, changed, message, written
 
-from scrflow.seal import COMMENT, EMPTY, seal
+from scrflow.storage.checksum import COMMENT, EMPTY, seal
 
 MAP, WEIGHTS, GRAPH = "map", "weights", "graph"
 

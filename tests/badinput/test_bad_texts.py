@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bad import Bad, changed, message, written
 
-from scrflow.seal import seal
+from scrflow.storage.checksum import seal
 
 NVM, LIST, POSES, SCENE = "nvm", "query list", "poses", "scene"
 ONE = "a.png 1 0 0 0 0 0 0\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scrflow.localizer import Localizer
+from scrflow.localize.localizer import Localizer
 
 REPO = Path(__file__).resolve().parents[2]
 

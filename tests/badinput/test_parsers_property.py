@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from untrusted_readers import NAMES, READERS
 
-from scrflow.config import Project
 from scrflow.config.base import deep_merge
-from scrflow.errors import ScrflowError
-from scrflow.hloc.matches import read_pairs, write_pairs
+from scrflow.core.errors import ScrflowError
+from scrflow.interop.hloc_matches import read_pairs, write_pairs
+from scrflow.pipeline.project import Project
 from scrflow.scene.model import pose_line, query_line, read_poses, read_query_list
 
 # the same cases in every run: what is found by others becomes an example
@@ -88,7 +88,7 @@ def one_line(read: Callable[[], object]) -> object:
 @steady
 @given(names, st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: math.hypot(*q) > 0.1), st.tuples(*[numbers] * 3))
 def test_a_pose_that_is_written_is_read(tmp_path, name, q, t):
-    from scrflow.geometry import rotation_from_quaternion
+    from scrflow.core.geometry import rotation_from_quaternion
 
     pose = np.column_stack([rotation_from_quaternion(np.array(q)), t])
     path = tmp_path / "poses.txt"

@@ -16,8 +16,8 @@ from pathlib import Path
 import pycolmap
 import torch
 
-from scrflow import confidence, covisibility, published
-from scrflow.buffer import load_buffer
+from scrflow.baseline.mapfile import load_map as load_baseline_map
+from scrflow.cli.inspection import inspect_file
 from scrflow.config import (
     CambridgeSource,
     ColmapSource,
@@ -27,27 +27,30 @@ from scrflow.config import (
     NerfstudioSource,
     NvmSource,
     PoseListSource,
-    Project,
     SevenScenesSource,
     TwelveScenesSource,
 )
-from scrflow.encoders.checkpoint import read_tensors
-from scrflow.globalencoding import read_global_encoding
-from scrflow.hloc import features, matches
-from scrflow.inspection import inspect_file
-from scrflow.journal import Journal
-from scrflow.localize_photos import cameras_of
-from scrflow.localizer import Localizer
-from scrflow.matching.mapfile import load_map as load_baseline_map
-from scrflow.pca import load_pca
-from scrflow.retrieval import Retriever, hloc
+from scrflow.features.encoders.checkpoint import read_tensors
+from scrflow.features.global_encoding import read_global_encoding
+from scrflow.features.pca import load_pca
+from scrflow.features.retrieval import Retriever, hloc
+from scrflow.graph import covisibility
+from scrflow.interop import hloc_features as features
+from scrflow.interop import hloc_matches as matches
+from scrflow.localize import confidence
+from scrflow.localize.batch import cameras_of
+from scrflow.localize.localizer import Localizer
+from scrflow.newscene.video import pick_frames
+from scrflow.pipeline.project import Project
+from scrflow.report import published
+from scrflow.report.tables.read import read_table
 from scrflow.scene import download, model
-from scrflow.scene.archives import unpack
-from scrflow.scene.fetched import check_fetched
 from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers import read_source
-from scrflow.tables.read import read_table
-from scrflow.video import pick_frames
+from scrflow.storage.archives import unpack
+from scrflow.storage.fetched import check_fetched
+from scrflow.storage.journal import Journal
+from scrflow.training.buffer import load_buffer
 
 # images that the files in tests name
 NAMES = ("db/0.png", "db/1.png", "query/0.png")
@@ -81,7 +84,7 @@ def _model(path: Path) -> None:
 
 
 def _retriever(path: Path) -> None:
-    from scrflow.artifacts import read_safetensors, read_safetensors_metadata
+    from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata
 
     Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
 

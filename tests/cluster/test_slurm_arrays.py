@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scrflow.errors import ScrflowError
-from scrflow.slurm import check_array_budget, own_command
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.slurm import check_array_budget, own_command
 
 
 def argument(commands: dict[str, str]) -> str:
@@ -40,9 +40,7 @@ def test_a_command_that_cannot_be_read(given):
 
 def test_the_process_becomes_the_command():
     """After what it was told to clean up, and with the command's exit status."""
-    code = (
-        "import sys; from scrflow.slurm import become_own_array_task as b; b(lambda: print('clean')); print('stayed')"
-    )
+    code = "from scrflow.pipeline.slurm import become_own_array_task as b; b(lambda: print('clean')); print('stayed')"
     done = subprocess.run(
         [sys.executable, "-c", code, argument({"2": "echo own; exit 3"})],
         env={

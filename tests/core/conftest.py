@@ -14,7 +14,7 @@ def inputs(tmp_path_factory) -> dict:
     import synthetic
 
     from scrflow.config import SampleDepthConfig, SampleDepthStage
-    from scrflow.sampledepth import estimate_sample_depths
+    from scrflow.depths.matched import estimate_sample_depths
 
     folder = tmp_path_factory.mktemp("inputs")
     buffer, _, _ = synthetic.scene(0.3)

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.artifacts import Stamp, sha256_file, write_safetensors
 from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, MapStage
-from scrflow.encoders import build_encoder
-from scrflow.head import Head
-from scrflow.mapfile import write_map
+from scrflow.features.encoders import build_encoder
+from scrflow.features.views import encode_view
+from scrflow.map.file import write_map
 from scrflow.scene.model import Query, View, load_scene, write_scene
-from scrflow.views import encode_view
+from scrflow.storage.artifact import Stamp, sha256_file, write_safetensors
+from scrflow.training.head import Head
 
 SIZE, FOCAL = (320, 240), 280.0
 CAMERA = pycolmap.Camera(model="PINHOLE", width=320, height=240, params=[FOCAL, FOCAL, 160.0, 120.0])

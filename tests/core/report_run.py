@@ -10,12 +10,12 @@ import numpy as np
 import plane_map
 from PIL import Image
 
-from scrflow.artifacts import read_stamp, sha256_file
 from scrflow.config import EvaluateStage, LocalizeStage, MapStage
-from scrflow.evaluate import evaluate
-from scrflow.localize import localize_queries
-from scrflow.mapfile import write_map
+from scrflow.evaluate.metrics import evaluate
+from scrflow.localize.stage import localize_queries
+from scrflow.map.file import write_map
 from scrflow.scene.model import Query, load_scene, write_scene
+from scrflow.storage.artifact import read_stamp, sha256_file
 
 SCRIPT, IMAGE = "<script>alert(1)</script>.png", "day/\"'><img/src=x/onerror=alert(2)>.png"
 THRESHOLDS = ((0.02, 1.0), (0.05, 2.0), (0.5, 10.0))

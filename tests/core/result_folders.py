@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from scrflow.artifacts import Stamp, create_h5, read_stamp, write_json, write_npz, write_safetensors
+from scrflow.storage.artifact import Stamp, create_h5, read_stamp, write_json, write_npz, write_safetensors
 
 
 class Results:

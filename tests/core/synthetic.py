@@ -9,8 +9,8 @@ import scipy.sparse
 import torch
 from scipy.spatial.transform import Rotation
 
-from scrflow.artifacts import Stamp, create_h5, write_npz
-from scrflow.buffer import Buffer, shard_range
+from scrflow.storage.artifact import Stamp, create_h5, write_npz
+from scrflow.training.buffer import Buffer, shard_range
 
 IMAGES = 12
 POINTS = 300

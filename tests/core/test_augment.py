@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.augment import Augmentation, inside, rolled_pose, to_photo_pixels, warp
 from scrflow.config import AugmentConfig
-from scrflow.encoders.base import LocalFeatures
-from scrflow.views import encode_view
+from scrflow.features.augment import Augmentation, inside, rolled_pose, to_photo_pixels, warp
+from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.views import encode_view
 
 DRAWS = [(0.0, 1.0), (15.0, 1.0), (-12.0, 0.7), (8.0, 1.45), (0.0, 2 / 3)]
 

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.confidence import (
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre, pose_error
+from scrflow.evaluate.calibration import draw_reliability, reliability
+from scrflow.localize.confidence import (
     FEATURES,
     confidence_of,
     evidence,
@@ -17,9 +20,6 @@ from scrflow.confidence import (
     read_model,
     shipped_model,
 )
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre, pose_error
-from scrflow.reliability import draw_reliability, reliability
 
 K = np.array([[500.0, 0, 320], [0, 520, 240], [0, 0, 1]])
 POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]
@@ -129,9 +129,9 @@ def test_shipped_coefficients_have_the_signs_of_reason():
     "change", [{"features": ["a"]}, {"weights": [1.0]}, {"bias": None}, {"scale": [float("nan")] * len(FEATURES)}]
 )
 def test_damaged_coefficients_are_told(tmp_path, change):
-    import scrflow.confidence
+    import scrflow.localize.confidence
 
-    values = json.loads(scrflow.confidence._COEFFICIENTS.read_text())
+    values = json.loads(scrflow.localize.confidence._COEFFICIENTS.read_text())
     path = tmp_path / "c.json"
     path.write_text(json.dumps({**values, **change}))
     with pytest.raises(ScrflowError, match=r"c\.json: not coefficients"):

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scrflow.config import BufferConfig, HeadConfig, LossConfig, MethodConfig, Project, TrainingConfig
-from scrflow.encoders import encoder_module
-from scrflow.encoders.ace_superpoint import drawn_by_score, joined_cells
-from scrflow.head import Head
-from scrflow.losses import Targets, project, scene_coordinate_loss
+from scrflow.config import BufferConfig, HeadConfig, LossConfig, MethodConfig, TrainingConfig
+from scrflow.features.encoders import encoder_module
+from scrflow.features.encoders.ace_superpoint import drawn_by_score, joined_cells
+from scrflow.pipeline.project import Project
+from scrflow.training.head import Head
+from scrflow.training.losses import Targets, project, scene_coordinate_loss
 from scrflow.training.schedule import one_cycle
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")

@@ -9,10 +9,10 @@ import pytest
 from result_folders import Results
 from typer.testing import CliRunner
 
-from scrflow.cli import app
-from scrflow.costs import costs_of, mapping_seconds, stage_costs
-from scrflow.errors import ScrflowError
-from scrflow.lineage import JOBS, OTHER_RULES
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.lineage import JOBS, OTHER_RULES
+from scrflow.report.costs import costs_of, mapping_seconds, stage_costs
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def rules() -> dict[str, str]:
 
 
 def test_every_rule_is_known():
-    """Whoever adds or renames a rule says in scrflow.lineage whether a map can need it."""
+    """Whoever adds or renames a rule says in scrflow.pipeline.lineage whether a map can need it."""
     known = [job.rule for job in JOBS]
     assert len(set(known)) == len(known) and not OTHER_RULES & set(known)
     assert set(rules()) - set(known) - OTHER_RULES == set(), "rules that are in neither JOBS nor OTHER_RULES"

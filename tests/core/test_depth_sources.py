@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.buffer import Buffer
-from scrflow.cameras import rays_from_pixels
-from scrflow.config import DepthMaps, LossConfig, PointDepthConfig, Project
-from scrflow.depthmaps import DrawnDepth, depths_of_samples, read_depth
-from scrflow.depthpoints import ObservedPoints, _relative_sigma
-from scrflow.depthpoints import depths_of_samples as depths_by_points
-from scrflow.errors import ScrflowError
-from scrflow.losses import Targets, pull_to_depth, scene_coordinate_loss
+from scrflow.config import DepthMaps, LossConfig, PointDepthConfig
+from scrflow.core.cameras import rays_from_pixels
+from scrflow.core.errors import ScrflowError
+from scrflow.depths.maps import DrawnDepth, depths_of_samples, read_depth
+from scrflow.depths.points import ObservedPoints, _relative_sigma
+from scrflow.depths.points import depths_of_samples as depths_by_points
+from scrflow.pipeline.project import Project
 from scrflow.scene.model import Scene, View
+from scrflow.training.buffer import Buffer
+from scrflow.training.losses import Targets, pull_to_depth, scene_coordinate_loss
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 CONFIG = Path(__file__).resolve().parents[2] / "config"

@@ -12,11 +12,11 @@ import pytest
 from result_folders import Results
 from typer.testing import CliRunner
 
-from scrflow.artifacts import read_stamp, write_text
-from scrflow.cli import app
-from scrflow.evaluate import evaluate
+from scrflow.cli.app import app
+from scrflow.evaluate.metrics import evaluate
 from scrflow.scene.model import pose_line
-from scrflow.seal import seal
+from scrflow.storage.artifact import read_stamp, write_text
+from scrflow.storage.checksum import seal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -12,11 +12,11 @@ from kornia.feature.aliked import deform_conv2d
 from PIL import Image
 
 from scrflow.config import ExtractorConfig
-from scrflow.encoders import build_encoder
-from scrflow.errors import ScrflowError
-from scrflow.geometry import rotation_from_quaternion
-from scrflow.images import read_rgb, to_tensor
-from scrflow.views import encode_view
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.core.images import read_rgb, to_tensor
+from scrflow.features.encoders import build_encoder
+from scrflow.features.views import encode_view
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 KITCHEN = DATA / "redkitchen"

@@ -11,13 +11,13 @@ from kornia.feature import LoFTR as KorniaLoftr
 from kornia.feature.dedode.dedode_models import get_descriptor, get_detector
 from kornia.feature.dedode.transformer import vit_large
 
-from scrflow import weights
 from scrflow.config import ExtractorConfig
-from scrflow.encoders import build_encoder
-from scrflow.encoders.checkpoint import read_tensors
-from scrflow.encoders.dedode import _descriptor_g
-from scrflow.encoders.superpoint import SuperPointNetwork, sample_cells
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
+from scrflow.features.encoders import build_encoder
+from scrflow.features.encoders.checkpoint import read_tensors
+from scrflow.features.encoders.dedode import _descriptor_g
+from scrflow.features.encoders.superpoint import SuperPointNetwork, sample_cells
+from scrflow.storage import weights
 
 # name of a convolution in the published file: channels in, out, kernel
 ACE = {

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scrflow.augment import Augmentation, warp
 from scrflow.config import ExtractorConfig
-from scrflow.encoders import build_encoder
-from scrflow.encoders.inference import for_inference, window_max
-from scrflow.node2vec import skipgram
-from scrflow.parallel import mapped
-from scrflow.sampledepth import _mutual
+from scrflow.core.parallel import mapped
+from scrflow.depths.matched import _mutual
+from scrflow.features.augment import Augmentation, warp
+from scrflow.features.encoders import build_encoder
+from scrflow.features.encoders.inference import for_inference, window_max
+from scrflow.graph.node2vec import skipgram
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4, 7])

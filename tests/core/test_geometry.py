@@ -5,8 +5,14 @@ import pycolmap
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scrflow.cameras import pinhole_matrix, pixels_from_rays, rays_from_pixels, rescaled_camera
-from scrflow.geometry import camera_centre, invert_pose, pose_error, quaternion_from_rotation, rotation_from_quaternion
+from scrflow.core.cameras import pinhole_matrix, pixels_from_rays, rays_from_pixels, rescaled_camera
+from scrflow.core.geometry import (
+    camera_centre,
+    invert_pose,
+    pose_error,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+)
 
 
 def test_quaternions_agree_with_scipy():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scrflow.config import HeadConfig
-from scrflow.head import Decoder, Head, HomogeneousOffset, PositionalEncoding
+from scrflow.training.head import Decoder, Head, HomogeneousOffset, PositionalEncoding
 
 
 def offset_by_hand(d: list[float], w_hat: float, s_min: float, s_max: float) -> list[float]:

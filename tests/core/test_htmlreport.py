@@ -15,17 +15,17 @@ import scipy.sparse
 from plane_map import CAMERA, pose
 from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 
-from scrflow.artifacts import read_json
-from scrflow.covisibility import Graph
-from scrflow.errors import ScrflowError
-from scrflow.htmlreport.atwork import Points, render_points
-from scrflow.htmlreport.covisible import strongest_edges
-from scrflow.htmlreport.headline import failures, verdict
-from scrflow.htmlreport.page import page, write_report
-from scrflow.htmlreport.quality import badness, bands, length
-from scrflow.htmlreport.rendering import log_axis
-from scrflow.htmlreport.run import load_run
-from scrflow.htmlreport.space import _until
+from scrflow.core.errors import ScrflowError
+from scrflow.graph.covisibility import Graph
+from scrflow.report.page.atwork import Points, render_points
+from scrflow.report.page.covisible import strongest_edges
+from scrflow.report.page.headline import failures, verdict
+from scrflow.report.page.page import page, write_report
+from scrflow.report.page.quality import badness, bands, length
+from scrflow.report.page.rendering import log_axis
+from scrflow.report.page.run import load_run
+from scrflow.report.page.space import _until
+from scrflow.storage.artifact import read_json
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

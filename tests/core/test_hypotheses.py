@@ -6,8 +6,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig
-from scrflow.head import Head, HeadOutput
-from scrflow.hypotheses import SceneCoordinates, best_hypothesis, spread_order
+from scrflow.localize.hypotheses import SceneCoordinates, best_hypothesis, spread_order
+from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]

@@ -12,16 +12,16 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, LocalizeStage, MapStage
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
-from scrflow.head import Head, HeadOutput
-from scrflow.journal import Journal
-from scrflow.localize import localize_queries, pose_line
-from scrflow.localizer import Localizer
-from scrflow.mapfile import Map, load_map
-from scrflow.pca import Pca
-from scrflow.pose import consensus, estimate_pose, reprojection_error
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.features.pca import Pca
+from scrflow.localize.localizer import Localizer
+from scrflow.localize.pose import consensus, estimate_pose, reprojection_error
+from scrflow.localize.stage import localize_queries, pose_line
+from scrflow.map.file import Map, load_map
 from scrflow.scene.model import read_poses
+from scrflow.storage.journal import Journal
+from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]

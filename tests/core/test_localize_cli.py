@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import scrflow.localize_photos
+import scrflow.localize.batch
 from scrflow import Localizer
-from scrflow.cli import app
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
-from scrflow.localize_photos import cameras_of, photos_of
-from scrflow.queryinput import camera_of, query_photo
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.localize.batch import cameras_of, photos_of
+from scrflow.localize.query import camera_of, query_photo
 from scrflow.scene.model import read_poses
 
 LINE = plane_map.CAMERA_LINE
@@ -139,8 +139,8 @@ def test_folder_to_poses_and_a_stopped_run(made, tmp_path, monkeypatch):
     log.write_bytes(log.read_bytes()[:-40])
     out.unlink()
     localized = []
-    one = scrflow.localize_photos._localized
-    monkeypatch.setattr(scrflow.localize_photos, "_localized", lambda *a: localized.append(a[1].name) or one(*a))
+    one = scrflow.localize.batch._localized
+    monkeypatch.setattr(scrflow.localize.batch, "_localized", lambda *a: localized.append(a[1].name) or one(*a))
     assert run(made.map, made.photos / "query", "--camera", LINE, "--out", out).exit_code == 0
     assert localized == ["02.png"] and out.read_bytes() == first
     # another camera is another query

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scrflow.config import LossConfig
-from scrflow.losses import (
+from scrflow.training.losses import (
     Targets,
     bandwidth,
     depth_adjusted,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from scrflow.artifacts import Stamp, create_h5, write_json, write_npz, write_safetensors
-from scrflow.errors import ScrflowError
-from scrflow.machine_errors import told_in_a_line
-from scrflow.workflow import check_room
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import told_in_a_line
+from scrflow.pipeline.job import check_room
+from scrflow.storage.artifact import Stamp, create_h5, write_json, write_npz, write_safetensors
 
 
 def h5(path: Path, values: np.ndarray) -> None:
@@ -49,8 +49,8 @@ WRITE_H5 = """
 import sys
 from pathlib import Path
 import numpy as np
-from scrflow.artifacts import Stamp, create_h5
-from scrflow.machine_errors import told_in_a_line
+from scrflow.storage.artifact import Stamp, create_h5
+from scrflow.core.machine_errors import told_in_a_line
 try:
     with create_h5(Path(sys.argv[1]), Stamp("s")) as f:
         for name in "abcdefgh":

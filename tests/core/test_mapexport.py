@@ -6,9 +6,9 @@ import pycolmap
 import pytest
 from typer.testing import CliRunner
 
-from scrflow.cli import app
-from scrflow.errors import ScrflowError
-from scrflow.mapexport import ExportOptions, Observations, export_map, merge
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.localize.pointcloud import ExportOptions, Observations, export_map, merge
 
 
 @pytest.fixture(scope="module")

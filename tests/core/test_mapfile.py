@@ -15,14 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 
-from scrflow.artifacts import (
-    Stamp,
-    create_h5,
-    read_safetensors_metadata,
-    read_stamp,
-    write_npz,
-    write_safetensors,
-)
 from scrflow.config import (
     ExtractorConfig,
     GlobalEncodingUse,
@@ -31,19 +23,27 @@ from scrflow.config import (
     MapConfig,
     MapStage,
     PoseListSource,
-    Project,
     RetrievalConfig,
     SceneStage,
     Split,
 )
-from scrflow.errors import ScrflowError
-from scrflow.head import Head
-from scrflow.localizer import Localizer
-from scrflow.mapfile import Map, load_map, write_map
-from scrflow.mapformat import MAP_FORMAT, sizes
-from scrflow.retrieval import Retriever, pq
+from scrflow.core.errors import ScrflowError
+from scrflow.features.retrieval import Retriever, pq
+from scrflow.localize.localizer import Localizer
+from scrflow.map.file import Map, load_map, write_map
+from scrflow.map.format import MAP_FORMAT, sizes
+from scrflow.pipeline.project import Project
 from scrflow.scene.model import View, write_scene
-from scrflow.seal import seal
+from scrflow.storage.artifact import (
+    Stamp,
+    create_h5,
+    read_safetensors_metadata,
+    read_stamp,
+    write_npz,
+    write_safetensors,
+)
+from scrflow.storage.checksum import seal
+from scrflow.training.head import Head
 
 IMAGES, LOCAL, GLOBAL, WORDS, DIM = 6, 16, 8, 4, 5
 SIFT = ExtractorConfig(name="sift", max_keypoints=64)

@@ -18,11 +18,11 @@ from scrflow.config import (
     RetrievalConfig,
     RetrievalPart,
 )
-from scrflow.errors import ScrflowError
-from scrflow.mapformat import dequantise, pack, quantise, unpack
-from scrflow.mapshrink import merge_images, shrink
-from scrflow.retrieval import pq
-from scrflow.retrieval.describe import Whitening, joined
+from scrflow.core.errors import ScrflowError
+from scrflow.features.retrieval import pq
+from scrflow.features.retrieval.describe import Whitening, joined
+from scrflow.map.compress import merge_images, shrink
+from scrflow.map.format import dequantise, pack, quantise, unpack
 
 SIFT = ExtractorConfig(name="sift")
 

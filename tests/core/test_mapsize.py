@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from scrflow.config import HeadConfig, Project
-from scrflow.head import Head
-from scrflow.retrieval.pq import learn_codebooks
+from scrflow.config import HeadConfig
+from scrflow.features.retrieval.pq import learn_codebooks
+from scrflow.pipeline.project import Project
+from scrflow.training.head import Head
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
 MB = 1e6

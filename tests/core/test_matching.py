@@ -13,7 +13,11 @@ import pytest
 import scipy.sparse
 import torch
 
-from scrflow.artifacts import Stamp, write_npz
+from scrflow.baseline.features import PhotoFeatures, photo_features, stored
+from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
+from scrflow.baseline.mapfile import load_map
+from scrflow.baseline.mapping import build_map, neighbour_pairs
+from scrflow.baseline.matchers import LightGlue, Nearest
 from scrflow.config import (
     BaselineConfig,
     BaselineLocalizeStage,
@@ -23,26 +27,22 @@ from scrflow.config import (
     MatcherConfig,
     MatchFeaturesConfig,
     MatchLocalizeConfig,
-    Project,
     RetrievalConfig,
     RetrievalPart,
     RetrievalStage,
 )
-from scrflow.covisibility import Graph
-from scrflow.encoders import build_encoder
-from scrflow.errors import ScrflowError
-from scrflow.evaluate import evaluate
-from scrflow.geometry import pose_error
-from scrflow.images import read_rgb
-from scrflow.matching.features import PhotoFeatures, photo_features, stored
-from scrflow.matching.localizer import MatchLocalizer, localize_baseline
-from scrflow.matching.mapfile import load_map
-from scrflow.matching.mapping import build_map, neighbour_pairs
-from scrflow.matching.matchers import LightGlue, Nearest
-from scrflow.retrieval import build_retrieval
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.core.images import read_rgb
+from scrflow.evaluate.metrics import evaluate
+from scrflow.features.encoders import build_encoder
+from scrflow.features.retrieval import build_retrieval
+from scrflow.graph.covisibility import Graph
+from scrflow.pipeline.project import Project
 from scrflow.scene.model import load_scene, read_poses
-from scrflow.seal import seal
-from scrflow.weights import locate
+from scrflow.storage.artifact import Stamp, write_npz
+from scrflow.storage.checksum import seal
+from scrflow.storage.weights import locate
 
 SIFT = MatchFeaturesConfig(name="sift", max_keypoints=600, descriptors="uint8")
 ALIKED = MatchFeaturesConfig(name="aliked", max_keypoints=256, options={"model": "aliked-n16"})

@@ -11,18 +11,18 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from scrflow.cli import app
-from scrflow.config import Project
-from scrflow.errors import ScrflowError
-from scrflow.plan import PlanRequest, Workload, load_rates, plan, stages_of
-from scrflow.plan.calibrate import compare, with_factors
-from scrflow.plan.limits import check, read_limits
-from scrflow.plan.rates import Amount, RateFile
-from scrflow.plan.schedule import elapsed_s
-from scrflow.plan.show import belief
-from scrflow.plan.sizes import Sizes
-from scrflow.plan.stages import Stage, matched_pairs
-from scrflow.plan.workload import resolution, workload_of
+from scrflow.cli.app import app
+from scrflow.cli.plan import PlanRequest, Workload, load_rates, plan, stages_of
+from scrflow.cli.plan.calibrate import compare, with_factors
+from scrflow.cli.plan.limits import check, read_limits
+from scrflow.cli.plan.rates import Amount, RateFile
+from scrflow.cli.plan.schedule import elapsed_s
+from scrflow.cli.plan.show import belief
+from scrflow.cli.plan.sizes import Sizes
+from scrflow.cli.plan.stages import Stage, matched_pairs
+from scrflow.cli.plan.workload import resolution, workload_of
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "benchmarks"))

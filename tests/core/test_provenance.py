@@ -13,10 +13,10 @@ from result_folders import Results
 from training_cases import stage, train
 
 from scrflow import __version__
-from scrflow.artifacts import Stamp, sha256_file
-from scrflow.codeversion import code_version
-from scrflow.errors import ScrflowError
-from scrflow.provenance import PACKAGES, gather, git_state, note_run, ran_of_history, this_run
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.provenance import PACKAGES, gather, git_state, note_run, ran_of_history, this_run
+from scrflow.storage.artifact import Stamp, sha256_file
+from scrflow.storage.codeversion import code_version
 from scrflow.training.launch import TrainJob, run_training
 
 
@@ -86,7 +86,7 @@ def test_training_notes_what_it_ran_on_beside_a_head_of_the_same_bytes(inputs, t
 
 def test_provenance_is_none_of_a_stages_code():
     """A new key here is no reason to train anew."""
-    assert code_version("training.stage", "provenance", "lineage") == code_version("training.stage")
+    assert code_version("training.stage", "pipeline.provenance", "pipeline.lineage") == code_version("training.stage")
 
 
 # ------------------------------------------------------------------------------------------------------------- gather

@@ -9,9 +9,9 @@ import torch
 from training_cases import RSCORE
 
 from scrflow.config import HeadConfig, LossConfig
-from scrflow.head import Head
-from scrflow.losses import Targets, scene_coordinate_loss
+from scrflow.training.head import Head
 from scrflow.training.linear import use_bf16_backward
+from scrflow.training.losses import Targets, scene_coordinate_loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import plain

@@ -15,14 +15,14 @@ import yaml
 from typer.testing import CliRunner
 
 from scrflow import Localizer
-from scrflow.artifacts import read_safetensors, read_safetensors_metadata, read_stamp, write_safetensors
-from scrflow.cli import app
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre
-from scrflow.localize_photos import LocalizeRequest, localize_photos
-from scrflow.mapfile import load_map
-from scrflow.routing import Router
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.localize.batch import LocalizeRequest, localize_photos
+from scrflow.localize.router import Router
+from scrflow.map.file import load_map
 from scrflow.scene.model import query_line, read_poses
+from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata, read_stamp, write_safetensors
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_search(maps, photos):
     path, camera = next(iter(photos.items()))
     router = Router.open(maps)
     localizer = router.maps[str(maps[0])]
-    from scrflow.queryinput import query_photo
+    from scrflow.localize.query import query_photo
 
     look = localizer.look(*query_photo(path, camera))
     nearest = localizer.similarity(look, 5)

@@ -8,9 +8,9 @@ import synthetic
 import torch
 
 from scrflow.config import SampleDepthConfig, SampleDepthStage
-from scrflow.covisibility import Graph
-from scrflow.errors import ScrflowError
-from scrflow.sampledepth import estimate_sample_depths, load_sample_depth, triangulate_samples
+from scrflow.core.errors import ScrflowError
+from scrflow.depths.matched import estimate_sample_depths, load_sample_depth, triangulate_samples
+from scrflow.graph.covisibility import Graph
 
 CONFIG = SampleDepthConfig()
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from scrflow.artifacts import (
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.artifact import (
     Stamp,
     atomic_path,
     create_h5,
@@ -25,10 +27,8 @@ from scrflow.artifacts import (
     write_safetensors,
     write_text,
 )
-from scrflow.cli import app
-from scrflow.errors import ScrflowError
-from scrflow.npzfiles import read_arrays
-from scrflow.seal import check_seal
+from scrflow.storage.checksum import check_seal
+from scrflow.storage.npz import read_arrays
 
 STAMP = Stamp("thing", {"a": [1, 2]}, "code")
 
@@ -90,7 +90,7 @@ def test_a_file_that_changes_is_looked_at_again(tmp_path):
 
 def test_the_mode_is_that_of_the_umask(tmp_path):
     """safetensors makes its files for their owner alone: no good in a folder that others read."""
-    code = "import sys; from pathlib import Path; from scrflow.artifacts import *; import torch\n"
+    code = "import sys; from pathlib import Path; from scrflow.storage.artifact import *; import torch\n"
     code += "write_safetensors(Path(sys.argv[1]), {'x': torch.zeros(1)}, Stamp('s'))\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
     for mask, mode in ((0o022, 0o644), (0o002, 0o664), (0o077, 0o600)):
@@ -101,7 +101,7 @@ def test_the_mode_is_that_of_the_umask(tmp_path):
 
 def test_what_a_killed_process_left_goes(tmp_path):
     target = tmp_path / "a.b.json"
-    code = "import os, sys, pathlib; from scrflow.artifacts import atomic_path\n"
+    code = "import os, sys, pathlib; from scrflow.storage.artifact import atomic_path\n"
     code += "with atomic_path(pathlib.Path(sys.argv[1])) as t:\n    t.write_text('half'); os.kill(os.getpid(), 9)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
     subprocess.run([sys.executable, "-c", code, str(target)], env=environment)

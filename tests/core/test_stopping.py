@@ -16,7 +16,7 @@ import torch
 from training_cases import known, train
 
 import scrflow
-from scrflow.artifacts import sha256_file
+from scrflow.storage.artifact import sha256_file
 from scrflow.training.checkpoint import load_checkpoint, save_checkpoint
 from scrflow.training.launch import TrainJob
 from scrflow.training.stop import Stopped

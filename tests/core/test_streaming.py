@@ -15,11 +15,11 @@ import torch
 from training_cases import known, stage, train, train_until_killed
 
 import scrflow
-from scrflow.artifacts import read_safetensors, sha256_file
-from scrflow.buffer import BufferFiles
 from scrflow.config import EarlyStopConfig, TrainStage
-from scrflow.errors import ScrflowError
-from scrflow.sampledepth import load_sample_depth
+from scrflow.core.errors import ScrflowError
+from scrflow.depths.matched import load_sample_depth
+from scrflow.storage.artifact import read_safetensors, sha256_file
+from scrflow.training.buffer import BufferFiles
 from scrflow.training.columns import ColumnLayout, channel_scales
 from scrflow.training.holdout import EarlyStop, held_out_views
 from scrflow.training.launch import TrainJob, run_training

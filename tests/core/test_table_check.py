@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scrflow.cli import app
+from scrflow.cli.app import app
 from scrflow.config.table import TableConfig, TableScene, TableStage
-from scrflow.errors import ScrflowError
-from scrflow.published import Published
-from scrflow.tables.cells import FIELDS, Cell, to_csv
-from scrflow.tables.check import parse_tolerances
-from scrflow.tables.read import read_table
+from scrflow.core.errors import ScrflowError
+from scrflow.report.published import Published
+from scrflow.report.tables.cells import FIELDS, Cell, to_csv
+from scrflow.report.tables.check import parse_tolerances
+from scrflow.report.tables.read import read_table
 
 
 def cell(metric: str = "recall@0", values: tuple[float, ...] = (60.0,), row: str = "a", **keys) -> Cell:

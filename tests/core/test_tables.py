@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scrflow.artifacts import Stamp, write_json
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
-from scrflow.errors import ScrflowError
-from scrflow.published import load_papers
-from scrflow.tables.cells import FIELDS, collect, to_csv
-from scrflow.tables.claims import bootstrap, judge
-from scrflow.tables.render import escape_latex, format_value, latex, markdown
+from scrflow.core.errors import ScrflowError
+from scrflow.report.published import load_papers
+from scrflow.report.tables.cells import FIELDS, collect, to_csv
+from scrflow.report.tables.claims import bootstrap, judge
+from scrflow.report.tables.render import escape_latex, format_value, latex, markdown
+from scrflow.storage.artifact import Stamp, write_json
 
 THRESHOLDS = ((0.01, 1.0), (0.05, 5.0))
 

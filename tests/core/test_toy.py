@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from scrflow.config import ExtractorConfig, Project, ToyConfig, ToyStage
-from scrflow.errors import ScrflowError
-from scrflow.published import load_papers
+from scrflow.config import ExtractorConfig, ToyConfig, ToyStage
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project
+from scrflow.report.published import load_papers
+from scrflow.report.tables.read import read_table
+from scrflow.report.toy import WITH, WITHOUT, ToyData, run_toy, spread_photos, toy_data, toy_head
+from scrflow.report.toytable import published_mean, write_toy
 from scrflow.scene.model import load_scene
-from scrflow.tables.read import read_table
-from scrflow.toy import WITH, WITHOUT, ToyData, run_toy, spread_photos, toy_data, toy_head
-from scrflow.toytable import published_mean, write_toy
 
 SMALL = ToyConfig(photos=9, columns=3, width=64, steps=300, batch_size=256, lr_max=6e-3, seeds=(1, 2))
 

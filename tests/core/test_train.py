@@ -4,11 +4,11 @@ import pytest
 import torch
 from training_cases import RSCORE, known, stage, train, train_until_killed
 
-from scrflow.artifacts import read_safetensors, sha256_file
-from scrflow.buffer import load_buffer, shard_range
 from scrflow.config import GlobalEncodingUse, HeadConfig, LossConfig, TrainingConfig
-from scrflow.errors import ScrflowError
-from scrflow.kmeans import kmeans
+from scrflow.core.errors import ScrflowError
+from scrflow.core.kmeans import kmeans
+from scrflow.storage.artifact import read_safetensors, sha256_file
+from scrflow.training.buffer import load_buffer, shard_range
 from scrflow.training.optimizer import Muon, orthogonalised
 from scrflow.training.schedule import Precision, precision_of
 

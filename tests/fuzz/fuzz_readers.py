@@ -30,8 +30,8 @@ with atheris.instrument_imports(include=["scrflow"]):
     from sound_files import write_all
     from untrusted_readers import READERS, settle
 
-    from scrflow.errors import ScrflowError
-    from scrflow.seal import _broken, seal
+    from scrflow.core.errors import ScrflowError
+    from scrflow.storage.checksum import _broken, seal
 
 # target -> (reader, the sound file in its folder that is changed; empty where the reader takes a file)
 TARGETS = {

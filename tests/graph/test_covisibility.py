@@ -10,9 +10,10 @@ import pytest
 import scipy.sparse
 from graph_helpers import camera, look, write_small_scene
 
-from scrflow.cameras import pinhole_matrix
 from scrflow.config import CovisibilityStage, GraphConfig
-from scrflow.covisibility import (
+from scrflow.core.cameras import pinhole_matrix
+from scrflow.core.errors import ScrflowError
+from scrflow.graph.covisibility import (
     Graph,
     build_graph,
     connected_components,
@@ -20,8 +21,7 @@ from scrflow.covisibility import (
     report_components,
     shared_points,
 )
-from scrflow.errors import ScrflowError
-from scrflow.frustum import frustum_overlap, sample_frustum
+from scrflow.graph.frustum import frustum_overlap, sample_frustum
 from scrflow.scene.model import View, model_of_views
 
 DEPTHS = (0.1, 8.0)
@@ -188,7 +188,7 @@ def test_shared_points_of_rooms_and_in_blocks(tmp_path, ring_views, monkeypatch)
     points_model(views, tracks).write_binary(str(tmp_path / "m"))
     names = tuple(v.name for v in views)
     whole = shared_points(tmp_path / "m", names, 15)
-    monkeypatch.setattr("scrflow.covisibility._ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("scrflow.graph.covisibility._ROWS_AT_ONCE", 1)
     assert (shared_points(tmp_path / "m", names, 15) != whole).nnz == 0 and whole.nnz == 8
     rooms = shared_points(tmp_path / "m", names, 15, np.array(["a", "a", "b", "b"]))
     assert {tuple(sorted(pair)) for pair in zip(*rooms.nonzero(), strict=True)} == {(0, 1), (2, 3)}

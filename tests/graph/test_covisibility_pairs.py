@@ -10,9 +10,9 @@ import pytest
 import scipy.sparse
 from graph_helpers import camera, look
 
-from scrflow.frustum import Frusta, frustum_overlap, sample_frustum, visible_shares
-from scrflow.frustum_pairs import _Search, frustum_graph
-from scrflow.geometry import rotation_from_quaternion
+from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.graph.frustum import Frusta, frustum_overlap, sample_frustum, visible_shares
+from scrflow.graph.frustum_pairs import _Search, frustum_graph
 from scrflow.scene.model import View
 
 KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
@@ -98,9 +98,9 @@ def test_most_pairs_are_never_computed():
 def test_chunks_change_no_byte(monkeypatch):
     views = streets(130)
     expected = frustum_graph(views, 200, (0.1, 50.0), 0.2, rng())
-    monkeypatch.setattr("scrflow.frustum._PROJECTIONS_AT_ONCE", 600)
-    monkeypatch.setattr("scrflow.frustum_pairs._CELLS_AT_ONCE", 700)
-    monkeypatch.setattr("scrflow.frustum_pairs._BLOCK", 7)
+    monkeypatch.setattr("scrflow.graph.frustum._PROJECTIONS_AT_ONCE", 600)
+    monkeypatch.setattr("scrflow.graph.frustum_pairs._CELLS_AT_ONCE", 700)
+    monkeypatch.setattr("scrflow.graph.frustum_pairs._BLOCK", 7)
     assert_same(frustum_graph(views, 200, (0.1, 50.0), 0.2, rng()), expected)
 
 

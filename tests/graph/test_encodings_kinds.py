@@ -12,13 +12,13 @@ import yaml
 from graph_helpers import write_small_scene
 from tiny_project import METHOD, Project
 
-from scrflow.artifacts import Stamp, create_h5, read_json
 from scrflow.config import ClustersConfig, ClustersStage, GlobalConfig, Node2VecConfig
 from scrflow.config import Project as Config
-from scrflow.errors import ScrflowError
-from scrflow.globalencoding import nearest_centre, own_encoding, read_centres, read_global_encoding
-from scrflow.globalencoding_clusters import cluster_features
-from scrflow.retrieval import hloc
+from scrflow.core.errors import ScrflowError
+from scrflow.features.clusters import cluster_features
+from scrflow.features.global_encoding import nearest_centre, own_encoding, read_centres, read_global_encoding
+from scrflow.features.retrieval import hloc
+from scrflow.storage.artifact import Stamp, create_h5, read_json
 
 
 def stage(count: int, seed: int = 1) -> ClustersStage:
@@ -119,7 +119,7 @@ def test_from_photos_to_poses(project: Project):
     details = json.loads((results / "grouped/localization.json").read_text())["queries"]
     assert details and {q["hypothesis"] for q in details.values()} == {None}
 
-    from scrflow.mapfile import load_map
+    from scrflow.map.file import load_map
 
     made = load_map(results / "grouped/map.safetensors")
     assert made.encoding is None and made.centres.shape == (3, 8)

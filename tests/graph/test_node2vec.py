@@ -13,22 +13,22 @@ import scipy.sparse
 import torch
 from graph_helpers import camera
 
-from scrflow import node2vec
-from scrflow.artifacts import Stamp, read_json, write_npz
 from scrflow.config import Node2VecConfig, Node2VecStage
-from scrflow.errors import ScrflowError
-from scrflow.frustum import frustum_overlap
-from scrflow.node2vec import embed, load_encodings, node_vectors
-from scrflow.node2vec.quality import (
+from scrflow.core.errors import ScrflowError
+from scrflow.graph import node2vec
+from scrflow.graph.frustum import frustum_overlap
+from scrflow.graph.node2vec import embed, load_encodings, node_vectors
+from scrflow.graph.node2vec.quality import (
     balanced_average_precision,
     held_out_average_precision,
     hold_out_edges,
     normalised,
     separation,
 )
-from scrflow.node2vec.reference import PYTHON_VARIABLE, reference_python
-from scrflow.node2vec.skipgram import count_pairs, loss_and_slope, noise_distribution
-from scrflow.node2vec.walks import Walker
+from scrflow.graph.node2vec.reference import PYTHON_VARIABLE, reference_python
+from scrflow.graph.node2vec.skipgram import count_pairs, loss_and_slope, noise_distribution
+from scrflow.graph.node2vec.walks import Walker
+from scrflow.storage.artifact import Stamp, read_json, write_npz
 
 SMALL = {"dim": 32, "walks": 20, "iterations": 150}
 KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
@@ -51,7 +51,7 @@ def grid(side):
 
 def kitchen():
     """Frustum overlap of every third mapping image of redkitchen, from its poses alone."""
-    from scrflow.geometry import rotation_from_quaternion
+    from scrflow.core.geometry import rotation_from_quaternion
     from scrflow.scene.model import View
 
     names = (KITCHEN / "mapping.txt").read_text().split()[::3]
@@ -232,7 +232,7 @@ def test_reference_failure_is_told(monkeypatch):
     import sys
 
     monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)  # numpy 2 and no node2vec in it, most likely
-    monkeypatch.setattr("scrflow.node2vec.reference._WORKER", Path("no-such-worker.py"))
+    monkeypatch.setattr("scrflow.graph.node2vec.reference._WORKER", Path("no-such-worker.py"))
     with pytest.raises(ScrflowError, match=r"engine node2vec .* failed"):
         node_vectors(Node2VecConfig(engine="node2vec"), ring(10), 1)
 

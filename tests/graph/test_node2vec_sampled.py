@@ -9,12 +9,12 @@ import torch
 from test_node2vec import generator, grid, ring
 
 from scrflow.config import Node2VecConfig
-from scrflow.errors import ScrflowError
-from scrflow.node2vec import node_vectors
-from scrflow.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
-from scrflow.node2vec.sampled import _noise_distribution, _paths, loss_and_slopes, train_sampled, window_weights
-from scrflow.node2vec.skipgram import count_pairs, noise_distribution
-from scrflow.node2vec.walks import Walker
+from scrflow.core.errors import ScrflowError
+from scrflow.graph.node2vec import node_vectors
+from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+from scrflow.graph.node2vec.sampled import _noise_distribution, _paths, loss_and_slopes, train_sampled, window_weights
+from scrflow.graph.node2vec.skipgram import count_pairs, noise_distribution
+from scrflow.graph.node2vec.walks import Walker
 
 
 def test_window_by_hand():

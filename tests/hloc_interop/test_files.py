@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from scrflow.baseline import hloc_run as run
+from scrflow.baseline.hloc_export import stored_features
 from scrflow.config import ExtractorConfig
-from scrflow.encoders import build_encoder
-from scrflow.errors import ScrflowError
-from scrflow.hloc import run
-from scrflow.hloc.export import stored_features
-from scrflow.hloc.features import StoredFeatures, read_features, read_keypoints, write_features
-from scrflow.hloc.matches import read_matches, read_pairs, write_matches, write_pairs
-from scrflow.hloc.poses import read_results
+from scrflow.core.errors import ScrflowError
+from scrflow.evaluate.hloc_poses import read_results
+from scrflow.features.encoders import build_encoder
+from scrflow.interop.hloc_features import StoredFeatures, read_features, read_keypoints, write_features
+from scrflow.interop.hloc_matches import read_matches, read_pairs, write_matches, write_pairs
 
 A, B, C = "db/1/a.jpg", "db/b.jpg", "c_1.jpg"
 

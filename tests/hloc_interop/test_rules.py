@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_project import REPO, SCENE, Project
 
-from scrflow.hloc import run
+from scrflow.baseline import hloc_run as run
 
 HLOC = {"features": "disk", "matcher": "disk+lightglue", "retrieval": "netvlad", "pairs": 5}
 FILES = {"features": "hloc", "hloc_features": "results/{scene}/hloc/features.h5"}

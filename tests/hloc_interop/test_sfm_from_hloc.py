@@ -15,15 +15,15 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.artifacts import read_json, read_stamp
-from scrflow.colmaplog import quiet_pycolmap
 from scrflow.config import PhotosSource, SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 from scrflow.scene.build import build_scene
-from scrflow.sfm import run_sfm
-from scrflow.sfm_features import extract_sift
-from scrflow.sfm_matching import match_pairs
-from scrflow.triangulate import triangulate
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.features import extract_sift
+from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.reconstruct import run_sfm
+from scrflow.sfm.triangulate import triangulate
+from scrflow.storage.artifact import read_json, read_stamp
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 COUNT, WIDTH, FEATURES = 6, 480, 1024

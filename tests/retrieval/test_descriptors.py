@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.io import savemat
 
-from scrflow import weights
-from scrflow.descriptors import build_descriptor, descriptor_module, efficientnet_lite, netvlad, r2former
-from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb, to_tensor
-from scrflow.weights import registry
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import read_rgb, to_tensor
+from scrflow.features.descriptors import build_descriptor, descriptor_module, efficientnet_lite, netvlad, r2former
+from scrflow.storage import weights
+from scrflow.storage.weights import registry
 
 FOX = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "fox"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "images" / "mapping"

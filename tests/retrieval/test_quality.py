@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scrflow.geometry import camera_centre, pose_error
-from scrflow.retrieval import Retriever, pq
-from scrflow.retrieval.quality import ANGLE_DEG, decoded, measure, near_pairs
+from scrflow.core.geometry import camera_centre, pose_error
+from scrflow.features.retrieval import Retriever, pq
+from scrflow.features.retrieval.quality import ANGLE_DEG, decoded, measure, near_pairs
 
 COUNT = 40
 

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from scrflow.artifacts import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 from scrflow.config import (
     ExtractorConfig,
     PoseListSource,
@@ -20,13 +19,14 @@ from scrflow.config import (
     SceneStage,
     Split,
 )
-from scrflow.encoders import build_encoder
-from scrflow.errors import ScrflowError
-from scrflow.images import read_rgb
-from scrflow.retrieval import Retriever, build_retrieval, hloc, pq, vlad
-from scrflow.retrieval.describe import build_describer
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import read_rgb
+from scrflow.features.encoders import build_encoder
+from scrflow.features.retrieval import Retriever, build_retrieval, hloc, pq, vlad
+from scrflow.features.retrieval.describe import build_describer
+from scrflow.features.views import encode_view
 from scrflow.scene.model import Query, View, load_scene, write_scene
-from scrflow.views import encode_view
+from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 
 
 def unit(rows, dim, seed=0):
@@ -317,7 +317,7 @@ def test_search_needs_neither_faiss_nor_hdf5():
 
     code = (
         "import sys; sys.modules['faiss'] = sys.modules['h5py'] = None\n"
-        "from scrflow.retrieval import Retriever; print(Retriever.__name__)"
+        "from scrflow.features.retrieval import Retriever; print(Retriever.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "Retriever", done.stderr

@@ -13,15 +13,16 @@ import pytest
 from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica
 from replicas_aachen import DAY, FOCAL, NIGHT, db, demo_queries, write_queries, write_v10
 
-from scrflow.artifacts import Stamp, sha256_file, write_json
-from scrflow.config import Project, SceneStage, SubmissionStage
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.config import SceneStage, SubmissionStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.evaluate.submission import write_submission
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import View, model_of_views, pose_line, read_model
-from scrflow.seal import seal
-from scrflow.submission import write_submission
+from scrflow.storage.artifact import Stamp, sha256_file, write_json
+from scrflow.storage.checksum import seal
 
 REPO = Path(__file__).resolve().parents[2]
 

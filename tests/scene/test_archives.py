@@ -10,9 +10,9 @@ import pytest
 from test_download import HOST, Server, sha
 
 from scrflow.config import Archive, Download
-from scrflow.errors import ScrflowError
-from scrflow.scene.archives import unpack
-from scrflow.scene.download import download_dataset
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.downloads import download_dataset
+from scrflow.storage.archives import unpack
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

@@ -10,14 +10,14 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.artifacts import sha256_file
 from scrflow.config import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose, pose_error, quaternion_from_rotation
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose, pose_error, quaternion_from_rotation
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.fetched import list_path, write_list
 from scrflow.scene.model import View, model_of_views, query_line
+from scrflow.storage.artifact import sha256_file
+from scrflow.storage.fetched import list_path, write_list
 
 SIZE = (64, 48)
 POSELIST = PoseListSource(reader="poselist", poses="poses.txt")

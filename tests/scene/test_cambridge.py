@@ -11,10 +11,11 @@ import pytest
 from nvm_replica import HEIGHT, WIDTH, Replica, replica
 from replicas_cambridge import COUNT, MAPPING, name, write_cambridge, write_list
 
-from scrflow.cameras import rays_from_pixels
-from scrflow.config import CambridgeSource, Project, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.config import CambridgeSource, SceneStage, Split
+from scrflow.core.cameras import rays_from_pixels
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import read_model

@@ -8,23 +8,15 @@ import numpy as np
 import pytest
 import yaml
 
-from scrflow.config import (
-    ColmapSource,
-    CombinedSource,
-    CovisibilityStage,
-    GraphConfig,
-    Project,
-    SceneConfig,
-    SceneStage,
-    Split,
-)
-from scrflow.covisibility import build_graph, load_graph
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre
+from scrflow.config import ColmapSource, CombinedSource, CovisibilityStage, GraphConfig, SceneConfig, SceneStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.graph.covisibility import build_graph, load_graph
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.seal import seal
-from scrflow.triangulate import pose_pairs
+from scrflow.sfm.triangulate import pose_pairs
+from scrflow.storage.checksum import seal
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scrflow.errors import ScrflowError
-from scrflow.machine_errors import told_in_a_line
-from scrflow.scene.download import download_files, read_table
-from scrflow.transfer import fetch
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import told_in_a_line
+from scrflow.scene.downloads import download_files, read_table
+from scrflow.storage.transfer import fetch
 
 HOST = "https://example.org/"
 

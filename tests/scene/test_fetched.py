@@ -7,9 +7,9 @@ from test_archives import config, zipped
 from test_download import HOST, Server, sha, write_table
 
 from scrflow.config import Download
-from scrflow.errors import ScrflowError
-from scrflow.scene.download import download_dataset
-from scrflow.scene.fetched import check_fetched, list_path
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.downloads import download_dataset
+from scrflow.storage.fetched import check_fetched, list_path
 
 MEND = r"delete .*room/\.scrflow/room\.zip\.sha256 and .*room\.downloaded and run again"
 

@@ -15,9 +15,10 @@ import pytest
 from replicas_kapture import DEMO, FOLDER, MAPPING, TEST, VALIDATION, pose_of, seven, table, write_hyundai
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import KaptureSource, Project, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.config import KaptureSource, SceneStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from replicas_mapfree import DEMO, SEQUENCES, write_mapfree, write_wayspots
 
-from scrflow.config import MapFreeSource, Project, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.config import MapFreeSource, SceneStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 

@@ -14,17 +14,18 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 from typer.testing import CliRunner
 
-from scrflow.artifacts import Stamp, folder_digest, write_json
-from scrflow.cli import app
-from scrflow.config import ColmapSource, PhotosSource, Project, SceneConfig, SceneStage, Split
-from scrflow.errors import ScrflowError
+from scrflow.cli.app import app
+from scrflow.config import ColmapSource, PhotosSource, SceneConfig, SceneStage, Split
+from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.forms import detect
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import MODEL_DIGEST, query_line, read_model, views_of_model
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif
-from scrflow.upright import upright
+from scrflow.scene.upright import upright
+from scrflow.storage.artifact import Stamp, folder_digest, write_json
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))

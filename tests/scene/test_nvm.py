@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
 
-from scrflow.cameras import pixels_from_rays, rays_from_pixels
 from scrflow.config import NvmSource, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.core.cameras import pixels_from_rays, rays_from_pixels
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
 from scrflow.scene import load_scene, nvm_file
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import read_model

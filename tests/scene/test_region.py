@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from scrflow.config import ColmapSource, Project, RegionSource, SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre
+from scrflow.config import ColmapSource, RegionSource, SceneStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.readers.region import bisected, region_members

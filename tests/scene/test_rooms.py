@@ -12,9 +12,10 @@ from PIL import Image
 from replicas_rooms import COLOUR_FROM_DEPTH, LOST, matrix_text, seven_replica, twelve_replica
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import Project, SceneStage, SevenScenesSource, Split, TwelveScenesSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error
+from scrflow.config import SceneStage, SevenScenesSource, Split, TwelveScenesSource
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
-from scrflow.artifacts import read_json
-from scrflow.cli import app
-from scrflow.config import Project
-from scrflow.errors import ScrflowError
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.newscene.video import PickOptions, pick_frames
+from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.sfm import run_sfm
-from scrflow.video import PickOptions, pick_frames
+from scrflow.sfm.reconstruct import run_sfm
+from scrflow.storage.artifact import read_json
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 

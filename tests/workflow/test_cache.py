@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny_project import POSES, Project
 
-from scrflow.costs import costs_of
+from scrflow.report.costs import costs_of
 
 pytestmark = pytest.mark.slow
 

@@ -23,9 +23,9 @@ from replicas_kapture import FOLDER, write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica
 
-from scrflow.artifacts import sha256_file
 from scrflow.config import deep_merge
 from scrflow.scene.model import read_poses
+from scrflow.storage.artifact import sha256_file
 
 pytestmark = pytest.mark.slow
 

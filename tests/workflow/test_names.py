@@ -14,14 +14,14 @@ import pycolmap
 import pytest
 from tiny_project import POSES, REPO, Project
 
-from scrflow.errors import ScrflowError
-from scrflow.hloc.matches import read_pairs, write_pairs
-from scrflow.hloc.run import pairs_from_retrieval
-from scrflow.scene.listfile import listed, read_lines, split_name, split_names
+from scrflow.baseline.hloc_run import pairs_from_retrieval
+from scrflow.core.errors import ScrflowError
+from scrflow.interop.hloc_matches import read_pairs, write_pairs
+from scrflow.scene.checks.validate import check_name
 from scrflow.scene.model import load_scene, query_line, read_model, read_poses, read_query_list
-from scrflow.scene.validate import check_name
-from scrflow.sfm_features import extract_sift
-from scrflow.sfm_matching import match_pairs
+from scrflow.sfm.features import extract_sift
+from scrflow.sfm.matching import match_pairs
+from scrflow.storage.listfile import listed, read_lines, split_name, split_names
 
 NAMES = [
     "with blank.jpg",

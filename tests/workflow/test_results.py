@@ -9,9 +9,9 @@ import pytest
 from tiny_project import POSES, Project
 from typer.testing import CliRunner
 
-from scrflow.artifacts import sha256_file
-from scrflow.cli import app
-from scrflow.costs import costs_of, mapping_seconds
+from scrflow.cli.app import app
+from scrflow.report.costs import costs_of, mapping_seconds
+from scrflow.storage.artifact import sha256_file
 
 pytestmark = pytest.mark.slow
 

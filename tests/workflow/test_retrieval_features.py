@@ -7,8 +7,8 @@ import json
 import pytest
 from tiny_project import POSES, Project
 
-from scrflow.errors import ScrflowError
-from scrflow.weights import locate
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.weights import locate
 
 FEATURES = """retrieval:
   net: {kind: network, network: efficientnet-lite0, options: {short_side: 128}, dim: 8, pq_bytes: 4}

@@ -72,20 +72,22 @@ def test_second_call_does_nothing(finished: Project):
             "src/scrflow/training/stage.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"
         ),
         pytest.param(
-            "src/scrflow/encoders/sift.py",
+            "src/scrflow/features/encoders/sift.py",
             "\nclass ",
             "\nNEW = 1\n\n\nclass ",
             {"fit_pca": 1, "build_retrieval": 1, **BUFFER},
             id="encoders/sift.py",
         ),
         pytest.param(
-            "src/scrflow/evaluate.py",
+            "src/scrflow/evaluate/metrics.py",
             "\ndef ",
             "\nNEW = 1\n\n\ndef ",
             {"evaluate_poses": 1, "choose_poses": 1},
             id="evaluate.py",
         ),
-        pytest.param("src/scrflow/encoders/xfeat.py", "\nclass ", "\nNEW = 1\n\n\nclass ", {}, id="encoders/xfeat.py"),
+        pytest.param(
+            "src/scrflow/features/encoders/xfeat.py", "\nclass ", "\nNEW = 1\n\n\nclass ", {}, id="encoders/xfeat.py"
+        ),
         # data
         pytest.param("data/mapping.txt", "\n", "\n\n", None, id="mapping list"),
     ],

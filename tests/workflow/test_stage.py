@@ -16,8 +16,8 @@ import pytest
 from tiny_project import REPO
 
 from scrflow.config import Project as Config
-from scrflow.errors import ScrflowError
-from scrflow.workflow import hold_workflow_lock, source_files
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.job import hold_workflow_lock, source_files
 
 PRELUDE = """
 import os, sys
@@ -31,7 +31,7 @@ snakemake = SimpleNamespace(
     output=SimpleNamespace(),
     input=SimpleNamespace(scene="results/tiny/scene/scene.json", none=[], one="a", many=["a", "b"]),
 )
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 """
 
 
@@ -51,7 +51,7 @@ def test_user_error_is_one_line(tmp_path):
     done = script(
         tmp_path,
         """
-        from scrflow.errors import ScrflowError
+        from scrflow.core.errors import ScrflowError
         with stage(snakemake) as job:
             raise ScrflowError("a.jpg: image is missing; put it there")
         """,
@@ -152,7 +152,7 @@ def test_job_ends_with_its_workflow(tmp_path):
 def test_lock_is_exclusive_and_never_stale(tmp_path):
     path = tmp_path / "lock"
     code = (
-        "import subprocess, sys, time; from pathlib import Path; from scrflow.workflow import hold_workflow_lock\n"
+        "import subprocess, sys, time; from pathlib import Path; from scrflow.pipeline.job import hold_workflow_lock\n"
         "hold_workflow_lock(Path(sys.argv[1])); print('held', flush=True)\n"
         "subprocess.run(['sh', '-c', 'echo started; exec sleep 5'])"  # a child: it must not keep the lock
     )

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from tiny_project import POSES, REPO, Project
 
-from scrflow.cli import schemas
+from scrflow.cli.app import schemas
 from scrflow.config import Project as Config
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

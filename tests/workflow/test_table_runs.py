@@ -9,7 +9,7 @@ import pytest
 from tiny_project import Project
 
 from scrflow.config import Project as Config
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 
 TABLE = {
     "title": "Tiny | table",

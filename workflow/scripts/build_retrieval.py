@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import RetrievalStage
-    from scrflow.retrieval import build_retrieval
+    from scrflow.features.retrieval import build_retrieval
 
     build_retrieval(
         job.config(RetrievalStage),

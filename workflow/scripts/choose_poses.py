@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import SubmissionStage
-    from scrflow.submission import write_submission
+    from scrflow.evaluate.submission import write_submission
 
     write_submission(
         job.config(SubmissionStage), job.scene, job.input("poses"), job.input("metrics"), job.output("poses")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import EvaluateStage
-    from scrflow.evaluate import evaluate
+    from scrflow.evaluate.metrics import evaluate
 
     evaluate(
         job.config(EvaluateStage),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import PointDepthStage
-    from scrflow.depthpoints import depths_from_points
+    from scrflow.depths.points import depths_from_points
 
     points = job.input("points")
     model = points.parent / "mapping" if points.name == "scene.json" else points.parent

@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import PcaStage
-    from scrflow.pca import fit_pca
+    from scrflow.features.pca import fit_pca
 
     fit_pca(job.config(PcaStage), job.scene, job.output("pca"), job.threads)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
-    from scrflow.hloc.run import pairs_from_retrieval
+    from scrflow.baseline.hloc_run import pairs_from_retrieval
 
     pairs_from_retrieval(job.input("images"), job.input("descriptors"), job.param("neighbours"), job.output("pairs"))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
-    from scrflow.hloc.run import match_features
+    from scrflow.baseline.hloc_run import match_features
 
     match_features(job.input("features"), job.input("pairs"), job.param("configuration"), job.output("matches"))

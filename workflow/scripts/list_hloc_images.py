@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
+    from scrflow.baseline.hloc_images import images_of_photos, images_of_scene, write_images
     from scrflow.config import SfmStage
-    from scrflow.hloc.images import images_of_photos, images_of_scene, write_images
 
     config = job.config(SfmStage) if job.param("config") else None
     if config is not None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
+    from scrflow.baseline.localizer import localize_baseline
     from scrflow.config import BaselineLocalizeStage
-    from scrflow.matching.localizer import localize_baseline
 
     localize_baseline(
         job.config(BaselineLocalizeStage),

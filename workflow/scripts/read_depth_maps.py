@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import MapDepthStage
-    from scrflow.depthmaps import depths_from_maps
+    from scrflow.depths.maps import depths_from_maps
 
     root = Path(job.param("root"))
     depths_from_maps(job.config(MapDepthStage), job.scene, root, job.inputs("shards"), job.output("depth"))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import ToyStage
-    from scrflow.toytable import write_toy
+    from scrflow.report.toytable import write_toy
 
     write_toy(
         job.config(ToyStage),

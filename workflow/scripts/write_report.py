@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
-    from scrflow.htmlreport.page import write_report
+    from scrflow.report.page.page import write_report
 
     write_report(job.input("metrics").parent, job.output("page"), job.threads)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from scrflow.workflow import stage
+from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config.table import TableStage
-    from scrflow.tables.build import write_table
+    from scrflow.report.tables.build import write_table
 
     write_table(
         job.config(TableStage),

@@ -11,7 +11,6 @@ and nothing else does.
 
 from scrflow.config.base import Strict, deep_merge
 from scrflow.config.baseline import BaselineConfig, MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
-from scrflow.config.crosscheck import RESERVED
 from scrflow.config.encoder import AugmentConfig, BufferConfig, EncoderConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
     ClustersConfig,
@@ -24,7 +23,7 @@ from scrflow.config.features import (
     SampleDepthConfig,
     WeightsConfig,
 )
-from scrflow.config.licence import CommercialUse, Restriction, restrictions
+from scrflow.config.licence import CommercialUse, Restriction
 from scrflow.config.method import (
     EarlyStopConfig,
     GlobalEncodingUse,
@@ -36,7 +35,6 @@ from scrflow.config.method import (
     MethodConfig,
     TrainingConfig,
 )
-from scrflow.config.project import Project
 from scrflow.config.scene import Archive, DepthMaps, Download, SceneConfig, SfmConfig, Split
 from scrflow.config.sources import (
     CambridgeSource,
@@ -81,7 +79,6 @@ from scrflow.config.table import TableConfig, TableStage
 from scrflow.config.toy import ToyConfig, ToyStage
 
 __all__ = [
-    "RESERVED",
     "Archive",
     "AugmentConfig",
     "BaselineConfig",
@@ -132,7 +129,6 @@ __all__ = [
     "PointDepthConfig",
     "PointDepthStage",
     "PoseListSource",
-    "Project",
     "RegionSource",
     "Restriction",
     "RetrievalConfig",
@@ -159,5 +155,4 @@ __all__ = [
     "TwelveScenesSource",
     "WeightsConfig",
     "deep_merge",
-    "restrictions",
 ]

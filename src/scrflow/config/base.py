@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 
 
 class Strict(BaseModel):

@@ -24,7 +24,7 @@ class MatchFeaturesConfig(Strict):
 
     @property
     def extractor(self) -> ExtractorConfig:
-        """The extractor as scrflow.encoders takes it."""
+        """The extractor as scrflow.features.encoders takes it."""
         return ExtractorConfig(name=self.name, max_keypoints=self.max_keypoints, options=self.options)
 
 
@@ -65,7 +65,7 @@ class MatchLocalizeConfig(Strict):
 
     @property
     def pose(self) -> LocalizeConfig:
-        """As scrflow.pose takes it."""
+        """As scrflow.localize.pose takes it."""
         return LocalizeConfig(
             hypotheses=1,
             threshold_px=self.threshold_px,

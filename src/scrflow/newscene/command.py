@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scrflow.config import Project
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 from scrflow.newscene.draft import (
     check_free,
     check_scene_name,
@@ -19,6 +18,7 @@ from scrflow.newscene.draft import (
     write_scene_config,
 )
 from scrflow.newscene.options import NewScene
+from scrflow.pipeline.project import Project
 
 
 def new_scene(
@@ -51,7 +51,7 @@ def new_scene(
                 f"{found.root}: a video; up to {max_frames} frames would go to {folder}", soft_wrap=True, markup=False
             )
             return
-        from scrflow.video import PickOptions, pick_frames
+        from scrflow.newscene.video import PickOptions, pick_frames
 
         picked = pick_frames(found.root, folder, PickOptions(max_frames=max_frames))
         console.print(

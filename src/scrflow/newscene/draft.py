@@ -11,19 +11,21 @@ from pathlib import Path
 import pycolmap
 import yaml
 
-from scrflow.artifacts import write_text
-from scrflow.config import RESERVED, PhotosSource, Project, SceneConfig
+from scrflow.config import PhotosSource, SceneConfig
 from scrflow.config.base import validate
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 from scrflow.newscene.forms import Found, detect
 from scrflow.newscene.options import NewScene
 from scrflow.newscene.photos import Photo, check_photos, inspect_photos
 from scrflow.newscene.queries import Queries
 from scrflow.newscene.report import Look, found_rows, missing_lines
 from scrflow.newscene.text import scale_of, scene_text
+from scrflow.pipeline.crosscheck import RESERVED
+from scrflow.pipeline.project import Project
+from scrflow.scene.checks.validate import check_unique, some
 from scrflow.scene.photo_files import list_photos
 from scrflow.scene.readers import Collection, SourceImage, read_source
-from scrflow.scene.validate import check_unique, some
+from scrflow.storage.artifact import write_text
 
 _FOCAL_SPREAD = 1.05  # of EXIF focal lengths of one lens at one zoom
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from scrflow.errors import ScrflowError
-from scrflow.images import check_kind, opened
-from scrflow.progress import track
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import check_kind, opened
+from scrflow.core.progress import track
+from scrflow.scene.checks.validate import check_name, some
 from scrflow.scene.photo_files import Exif, read_exif
 from scrflow.scene.readers import Collection
-from scrflow.scene.validate import check_name, some
 
 
 @dataclass(frozen=True)

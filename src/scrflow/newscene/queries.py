@@ -10,14 +10,14 @@ from typing import Any
 
 import pycolmap
 
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 from scrflow.newscene.forms import Found
 from scrflow.newscene.options import NewScene
-from scrflow.scene.listfile import listed
+from scrflow.scene.checks.validate import some
 from scrflow.scene.model import read_query_list
 from scrflow.scene.photo_files import camera_from_exif, every_nth, list_photos
 from scrflow.scene.readers import Collection
-from scrflow.scene.validate import some
+from scrflow.storage.listfile import listed
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,18 +10,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.codeversion import code_version
 from scrflow.config import SceneStage, Split
-from scrflow.errors import ScrflowError
-from scrflow.images import MIN_SIDE_PX
-from scrflow.scene.consistency import check_poses_by_photos
-from scrflow.scene.fetched import check_fetched
-from scrflow.scene.intrinsics import check_intrinsics
-from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
-from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
-from scrflow.scene.placement import check_placement
-from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
-from scrflow.scene.validate import (
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import MIN_SIDE_PX
+from scrflow.scene.checks.consistency import check_poses_by_photos
+from scrflow.scene.checks.intrinsics import check_intrinsics
+from scrflow.scene.checks.placement import check_placement
+from scrflow.scene.checks.validate import (
     check_images,
     check_name,
     check_split,
@@ -29,6 +24,11 @@ from scrflow.scene.validate import (
     checked_rotation,
     some,
 )
+from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
+from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
+from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
+from scrflow.storage.codeversion import code_version
+from scrflow.storage.fetched import check_fetched
 
 log = logging.getLogger("scrflow")
 

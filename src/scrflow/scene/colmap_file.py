@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pycolmap
 
-from scrflow.errors import ScrflowError
-from scrflow.machine_errors import no_room
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import no_room
 
 _COUNT = struct.Struct("<Q")
 _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameters

@@ -17,15 +17,15 @@ import pycolmap
 from PIL import Image
 from pydantic import BaseModel
 
-from scrflow.artifacts import Stamp, atomic_dir, folder_digest, read_json, read_stamp, require, write_json
-from scrflow.errors import ScrflowError
-from scrflow.geometry import quaternion_from_rotation, rotation_from_quaternion
-from scrflow.images import check_unchanged, read_rgb
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import quaternion_from_rotation, rotation_from_quaternion
+from scrflow.core.images import check_unchanged, read_rgb
+from scrflow.scene.checks.validate import checked_size
 from scrflow.scene.colmap_file import check_binary_model, write_binary_model
-from scrflow.scene.listfile import listed, read_lines, split_name
 from scrflow.scene.textmodel import mend_names
-from scrflow.scene.validate import checked_size
-from scrflow.seal import what_to_delete
+from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, read_json, read_stamp, require, write_json
+from scrflow.storage.checksum import what_to_delete
+from scrflow.storage.listfile import listed, read_lines, split_name
 
 KIND = "scene"
 MODEL_DIGEST = "model"  # the key of folder_digest in what a stage writes beside a COLMAP model

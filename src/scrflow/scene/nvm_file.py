@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from scrflow.errors import ScrflowError
-from scrflow.scene.validate import check_unique
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.checks.validate import check_unique
 
 log = logging.getLogger("scrflow")
 

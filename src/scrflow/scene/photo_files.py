@@ -13,10 +13,10 @@ from typing import Literal
 import pycolmap
 from PIL import Image
 
-from scrflow.errors import ScrflowError
-from scrflow.images import opened
-from scrflow.scene.listfile import SUFFIXES
-from scrflow.scene.validate import some
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import opened
+from scrflow.scene.checks.validate import some
+from scrflow.storage.listfile import SUFFIXES
 
 log = logging.getLogger("scrflow")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.geometry import quaternion_from_rotation
+from scrflow.core.geometry import quaternion_from_rotation
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import View, model_of_views, read_model
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 from scrflow.training.launch import TrainJob
 
 

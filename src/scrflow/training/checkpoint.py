@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from scrflow.artifacts import atomic_path
-from scrflow.progress import log
+from scrflow.core.progress import log
+from scrflow.storage.artifact import atomic_path
 
 _MARK = b"scrflow checkpoint, sha256 "
 _LINE = len(_MARK) + 65

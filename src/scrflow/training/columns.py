@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scrflow.artifacts import open_h5
-from scrflow.buffer import BufferFiles
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.artifact import open_h5
+from scrflow.training.buffer import BufferFiles
 
 _SCALE_ROWS = 1 << 18  # rows that the scales of int8 are taken from
 _GATHER_ROWS = 1 << 13  # of a mapped file that are touched before its pages are given back

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from scrflow.head import Head
+from scrflow.training.head import Head
 
 
 def flatten_parameters(head: Head) -> nn.Parameter:

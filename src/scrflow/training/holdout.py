@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scrflow.buffer import BufferFiles
 from scrflow.config import EarlyStopConfig, TrainStage
-from scrflow.errors import ScrflowError
-from scrflow.head import Head
-from scrflow.losses import project
-from scrflow.seeds import torch_generator
+from scrflow.core.errors import ScrflowError
+from scrflow.core.seeds import torch_generator
+from scrflow.training.buffer import BufferFiles
 from scrflow.training.columns import ColumnLayout, Columns, RowReader
+from scrflow.training.head import Head
+from scrflow.training.losses import project
 from scrflow.training.samples import Samples
 
 _SAMPLES = 8192  # of held-out images, that are looked at

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from scrflow.artifacts import write_text
 from scrflow.config import Strict, TrainStage
-from scrflow.errors import ScrflowError
-from scrflow.progress import log
-from scrflow.provenance import note_run, this_run
+from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import log
+from scrflow.pipeline.provenance import note_run, this_run
+from scrflow.storage.artifact import write_text
 from scrflow.training.stage import train_head
 from scrflow.training.stop import Stopped, forwarding_sigterm
 

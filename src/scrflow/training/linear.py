@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scrflow.head import Head, ReluStack
+from scrflow.training.head import Head, ReluStack
 
 
 class _Bf16Backward(torch.autograd.Function):

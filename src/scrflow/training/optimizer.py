@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scrflow.config import TrainingConfig
-from scrflow.head import Head
+from scrflow.training.head import Head
 from scrflow.training.schedule import cpu_multiplies_bf16
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, singular values end between 0.7 and 1.2

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scrflow.buffer import BufferFiles
 from scrflow.config import TrainStage
-from scrflow.covisibility import load_graph
-from scrflow.errors import ScrflowError
-from scrflow.globalencoding import read_global_encoding, standardised
-from scrflow.losses import Targets
+from scrflow.core.errors import ScrflowError
+from scrflow.features.global_encoding import read_global_encoding, standardised
+from scrflow.graph.covisibility import load_graph
+from scrflow.training.buffer import BufferFiles
 from scrflow.training.columns import Columns
+from scrflow.training.losses import Targets
 
 
 @dataclass(frozen=True)

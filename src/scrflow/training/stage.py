@@ -10,17 +10,17 @@ import h5py
 import numpy as np
 import torch
 
-from scrflow.artifacts import Stamp, open_h5, read_stamp, write_safetensors, write_text
-from scrflow.buffer import BufferFiles
-from scrflow.codeversion import code_version
 from scrflow.config import TrainStage
-from scrflow.errors import ScrflowError
-from scrflow.head import Head
-from scrflow.kmeans import kmeans
-from scrflow.progress import log
-from scrflow.seeds import derived_seed, torch_generator
+from scrflow.core.errors import ScrflowError
+from scrflow.core.kmeans import kmeans
+from scrflow.core.progress import log
+from scrflow.core.seeds import derived_seed, torch_generator
+from scrflow.storage.artifact import Stamp, open_h5, read_stamp, write_safetensors, write_text
+from scrflow.storage.codeversion import code_version
+from scrflow.training.buffer import BufferFiles
 from scrflow.training.columns import ColumnLayout, channel_scales
 from scrflow.training.distributed import Processes
+from scrflow.training.head import Head
 from scrflow.training.holdout import HeldOut, held_out_views
 from scrflow.training.samples import Samples
 from scrflow.training.stream import BlockPlan, Stream

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
 
 
 class StopRequest:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scrflow.buffer import BufferFiles
-from scrflow.errors import ScrflowError
-from scrflow.seeds import derived_seed, torch_generator
+from scrflow.core.errors import ScrflowError
+from scrflow.core.seeds import derived_seed, torch_generator
+from scrflow.training.buffer import BufferFiles
 from scrflow.training.columns import ColumnLayout, Columns, RowReader
 
 _CHUNKS_A_BLOCK = 2048  # where chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from scrflow.config import TrainStage
-from scrflow.errors import ScrflowError
-from scrflow.head import Head
-from scrflow.losses import Targets, scene_coordinate_loss
-from scrflow.progress import log, meter
-from scrflow.seeds import derived_seed
+from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import log, meter
+from scrflow.core.seeds import derived_seed
 from scrflow.training.checkpoint import load_checkpoint, save_checkpoint
 from scrflow.training.distributed import Processes
 from scrflow.training.flat import flatten_parameters, replica_of
+from scrflow.training.head import Head
 from scrflow.training.holdout import EarlyStop, HeldOut
 from scrflow.training.linear import use_bf16_backward
+from scrflow.training.losses import Targets, scene_coordinate_loss
 from scrflow.training.optimizer import HeadOptimizer
 from scrflow.training.samples import Samples
 from scrflow.training.schedule import one_cycle, precision_of

@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from scrflow.config import CambridgeSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import pose_error, rotation_from_quaternion
-from scrflow.scene.listfile import split_name
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error, rotation_from_quaternion
+from scrflow.scene.checks.validate import check_unique, checked_quaternion, some
 from scrflow.scene.model import View
 from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.readers.nvm import image_size, model_of_nvm, poses_of, radial_camera
-from scrflow.scene.validate import check_unique, checked_quaternion, some
+from scrflow.storage.listfile import split_name
 
 log = logging.getLogger("scrflow")
 

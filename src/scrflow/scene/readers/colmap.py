@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from scrflow.config import ColmapSource
+from scrflow.scene.checks.validate import check_unique
 from scrflow.scene.model import read_model, views_of_model
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import check_unique
 
 
 def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Collection:

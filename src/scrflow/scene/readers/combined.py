@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from scrflow.config import CombinedSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.scene.checks.validate import some
 from scrflow.scene.model import Scene, load_scene
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import some
 
 
 def read(

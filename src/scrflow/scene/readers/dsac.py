@@ -12,11 +12,11 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import DsacSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose
-from scrflow.images import image_size
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.core.images import image_size
+from scrflow.scene.checks.validate import checked_pose
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import checked_pose
 
 
 def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.scene.checks.validate import checked_pose, some
 from scrflow.scene.readers.poselist import read_pose_list
-from scrflow.scene.validate import checked_pose, some
 
 log = logging.getLogger("scrflow")
 

@@ -17,11 +17,11 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import KaptureSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import rotation_from_quaternion
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.scene.checks.validate import checked_quaternion
 from scrflow.scene.model import camera_of_fields
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import checked_quaternion
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*(\d+)\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits

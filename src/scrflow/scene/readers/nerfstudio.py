@@ -18,11 +18,11 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import NerfstudioSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import invert_pose
-from scrflow.images import image_size
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.core.images import image_size
+from scrflow.scene.checks.validate import check_name, checked_pose, checked_size, some
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import check_name, checked_pose, checked_size, some
 
 log = logging.getLogger("scrflow")
 

@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.cameras import pixels_from_rays
 from scrflow.config import NvmSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import rotation_from_quaternion
-from scrflow.images import image_size as header_size
+from scrflow.core.cameras import pixels_from_rays
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.core.images import image_size as header_size
+from scrflow.scene.checks.validate import QUATERNION_TOLERANCE, some
 from scrflow.scene.model import View, read_query_list
 from scrflow.scene.nvm_file import NvmModel, read_nvm
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.tracks import model_with_points
-from scrflow.scene.validate import QUATERNION_TOLERANCE, some
 
 log = logging.getLogger("scrflow")
 

@@ -1,4 +1,4 @@
-"""Bare photos, posed by the SfM stage (scrflow/sfm.py)."""
+"""Bare photos, posed by the SfM stage (scrflow/sfm/reconstruct.py)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.artifacts import read_json, read_stamp
 from scrflow.config import PhotosSource
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.checks.validate import some
 from scrflow.scene.model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, list_photos
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import some
+from scrflow.storage.artifact import read_json, read_stamp
 
 log = logging.getLogger("scrflow")
 

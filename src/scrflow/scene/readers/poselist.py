@@ -10,12 +10,12 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import PoseListSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import rotation_from_quaternion
-from scrflow.images import image_size
-from scrflow.scene.listfile import read_lines, split_name
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.core.images import image_size
+from scrflow.scene.checks.validate import checked_quaternion
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.validate import checked_quaternion
+from scrflow.storage.listfile import read_lines, split_name
 
 
 def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> Collection:

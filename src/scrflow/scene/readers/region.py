@@ -15,11 +15,11 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 
 from scrflow.config import RegionSource
-from scrflow.errors import ScrflowError
-from scrflow.geometry import camera_centre
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.core.seeds import numpy_generator
 from scrflow.scene.model import load_scene
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.seeds import numpy_generator
 
 
 def read(

@@ -21,10 +21,10 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import SevenScenesSource
-from scrflow.errors import ScrflowError
-from scrflow.scene.listfile import read_lines
+from scrflow.core.errors import ScrflowError
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
+from scrflow.storage.listfile import read_lines
 
 SIZE = (640, 480)
 DSLAM_FOCAL_PX = 525.0

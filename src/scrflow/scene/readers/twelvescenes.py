@@ -15,10 +15,10 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import TwelveScenesSource
-from scrflow.errors import ScrflowError
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.checks.validate import checked_size
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
-from scrflow.scene.validate import checked_size
 
 _SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")

@@ -1,0 +1,127 @@
+"""The stage that localizes by matching: retrieval, matches with each retrieved image, PoseLib on the points behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import torch
+from PIL import Image
+
+from scrflow.baseline.describe import QueryDescriber
+from scrflow.baseline.features import photo_features
+from scrflow.baseline.mapfile import BaselineMap, load_map
+from scrflow.baseline.matchers import build_matcher
+from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
+from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
+from scrflow.core.seeds import derived_seed
+from scrflow.features.encoders import build_encoder
+from scrflow.features.views import EncodedView
+from scrflow.localize.pose import estimate_pose, reprojection_error
+from scrflow.localize.result import Clock, Localization, localize_scene, query_descriptors
+from scrflow.scene.model import Query, load_scene
+from scrflow.storage.artifact import Stamp
+from scrflow.storage.codeversion import code_version
+from scrflow.storage.weights import expecting
+
+
+def localize_baseline(
+    config: BaselineLocalizeStage,
+    scene: Path,
+    map_path: Path,
+    out: Path,
+    details: Path,
+    threads: int,
+    descriptors: Path | None = None,
+) -> None:
+    """Localize every query of the scene, see scrflow.localize.result.localize_scene.
+
+    Of ``details``, ``keypoints`` and ``inliers`` count keypoints of the query, ``hypothesis`` is the retrieved image
+    with the most inliers, and there is no confidence: its coefficients are those of scene coordinates.
+    ``descriptors`` is an HDF5 in hloc's layout with the queries' global descriptors, where a file provides them.
+    """
+    s = load_scene(scene)
+    inputs = {"scene": scene / "scene.json", "map": map_path}
+    if descriptors is not None:
+        inputs["descriptors"] = descriptors
+    stamp = Stamp.make("localization", config, code_version("baseline.localizer"), **inputs)
+    given = None if descriptors is None else query_descriptors(descriptors, [q.name for q in s.queries])
+    localizer = MatchLocalizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
+
+    def localize(photo: Image.Image, query: Query) -> Localization:
+        return localizer.localize(photo, query.camera, None if given is None else given[query.name])
+
+    localize_scene(s, localize, stamp, map_path, out, details, threads)
+
+
+class MatchLocalizer:
+    """A map of points, ready to localize photos."""
+
+    def __init__(self, map_: BaselineMap, config: MatchLocalizeConfig, seed: int):
+        self._map, self._config, self._seed = map_, config, seed % (1 << 31)
+        c = map_.config
+        with expecting(map_.weights, "the map"):
+            self._encoder = build_encoder(c.features.extractor)
+            self._matcher = build_matcher(c.matcher, map_.descriptors.shape[1])
+            self._describe = QueryDescriber(c, map_.retriever.description)
+
+    @torch.inference_mode()
+    def localize(
+        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
+    ) -> Localization:
+        """Pose of a photo taken by ``camera``; ``descriptor`` [dim] where the retrieval feature comes from a file.
+
+        The result's view and scene coordinates have a row for each keypoint of the photo; scene coordinates of those
+        without a match are NaN. ScrflowError where a descriptor is needed and not given.
+        """
+        clock, map_, config = Clock(), self._map, self._config
+        features = photo_features(photo, self._encoder, map_.config.features)
+        pixels, K = _pinhole_pixels(features.pixels, photo, camera, config.short_side)
+        usable = np.isfinite(pixels).all(1)  # a lens's distortion cannot be undone in every corner
+        features, pixels = features.only(usable), pixels[usable]
+        clock.lap("encode")
+        own = self._describe(photo, camera) if descriptor is None else descriptor
+        rows = map_.retriever.search(own, config.retrieved)[0].tolist()
+        clock.lap("retrieve")
+        keypoint, point, image = [], [], []
+        for row in rows:
+            seen, points = map_.image(row)
+            matches = self._matcher(features, seen)
+            keypoint.append(matches[:, 0])
+            point.append(points[matches[:, 1]])
+            image.append(np.full(len(matches), row))
+        keypoint, point, image = (np.concatenate(part) for part in (keypoint, point, image))
+        # several images may give a keypoint the same point: one correspondence
+        pairs, pair = np.unique(np.stack([keypoint, point], 1), axis=0, return_inverse=True)
+        clock.lap("match")
+        pairs_px, pairs_xyz = pixels[pairs[:, 0]], map_.xyz[pairs[:, 1]].astype(np.float64)
+        found = estimate_pose(pairs_px, pairs_xyz, K, config.pose, config.threshold_px, self._seed)
+        clock.lap("pose")
+        error = np.full(len(pairs), np.inf)
+        if found is not None:
+            error = reprojection_error(pairs_px, pairs_xyz, K, found.cam_from_world)
+        xyz = np.full((len(pixels), 3), np.nan)
+        for_each = np.argsort(-error, kind="stable")  # the best of a keypoint's points is written last
+        xyz[pairs[for_each, 0]] = pairs_xyz[for_each]
+        inside = error < config.threshold_px
+        inliers = np.zeros(len(pixels), bool)
+        inliers[pairs[inside, 0]] = True
+        view = EncodedView(pixels, features.unit_descriptors(), K, 0.0)
+        votes = np.bincount(image[inside[pair.ravel()]], minlength=1)
+        hypothesis = map_.names[int(votes.argmax()) if votes.any() else rows[0]]
+        count = int(inliers.sum())
+        if found is None or count < config.min_inliers:
+            reason = f"{count} inliers of {len(pairs)} matches, {config.min_inliers} are needed"
+            return Localization(None, np.zeros(len(pixels), bool), hypothesis, xyz, view, clock.laps(), reason)
+        return Localization(found.cam_from_world, inliers, hypothesis, xyz, view, clock.laps())
+
+
+def _pinhole_pixels(
+    pixels_N2: np.ndarray, photo: Image.Image, camera: pycolmap.Camera, short_side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Undistorted pixels [N, 2] in the pinhole image of the photo at ``short_side``, and its K; NaN where the
+    distortion cannot be undone."""
+    scale = short_side / min(photo.size)
+    K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
+    return rays_from_pixels(camera, pixels_N2) @ K[:2, :2].T + K[:2, 2], K

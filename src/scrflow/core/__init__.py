@@ -1,0 +1,1 @@
+"""Errors, geometry, cameras, images, seeds, progress and threads: what every folder uses."""

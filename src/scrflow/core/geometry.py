@@ -1,0 +1,67 @@
+"""Poses and rotations, in NumPy alone.
+
+Poses are cam_from_world (R | t), OpenCV axes; quaternions are w x y z. Cameras are in ``scrflow.core.cameras``, so that
+training needs no pycolmap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def rotation_from_quaternion(q_wxyz: np.ndarray) -> np.ndarray:
+    """Rotation matrices [..., 3, 3] of quaternions [..., 4] (w x y z; normalised here; ValueError for a zero one)."""
+    q = np.asarray(q_wxyz, np.float64)
+    norm = np.linalg.norm(q, axis=-1, keepdims=True)
+    if not np.all(norm > 1e-12):
+        raise ValueError("quaternion of length zero")
+    w, x, y, z = np.moveaxis(q / norm, -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(r, -1) for r in rows], -2)
+
+
+def quaternion_from_rotation(R: np.ndarray) -> np.ndarray:
+    """Quaternion [4] (w x y z, w >= 0) of a rotation matrix [3, 3]."""
+    R = np.asarray(R, np.float64)
+    # the largest of 4w^2, 4x^2, 4y^2, 4z^2 is at least 1: dividing by its root loses no digits (Shepperd 1978)
+    trace = np.trace(R)
+    squares = np.array([trace, *(2 * np.diag(R) - trace)]) + 1
+    k = int(np.argmax(squares))
+    off = [R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]]
+    sums = [R[1, 0] + R[0, 1], R[0, 2] + R[2, 0], R[2, 1] + R[1, 2]]
+    row = {
+        0: [squares[0], *off],
+        1: [off[0], squares[1], sums[0], sums[1]],
+        2: [off[1], sums[0], squares[2], sums[2]],
+        3: [off[2], sums[1], sums[2], squares[3]],
+    }[k]
+    q = np.array(row) / (2 * np.sqrt(squares[k]))
+    q /= np.linalg.norm(q)
+    return -q if q[0] < 0 else q
+
+
+def invert_pose(pose: np.ndarray) -> np.ndarray:
+    """Inverse of rigid poses [..., 3, 4]: world_from_cam of cam_from_world, and the other way round."""
+    Rt = np.swapaxes(pose[..., :3], -1, -2)
+    return np.concatenate([Rt, -Rt @ pose[..., 3:]], -1)
+
+
+def camera_centre(cam_from_world: np.ndarray) -> np.ndarray:
+    """Centres [..., 3] in the world of poses [..., 3, 4]."""
+    return invert_pose(cam_from_world)[..., 3]
+
+
+def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """Distance of the camera centres (scene units) and angle between the rotations (degrees) of two poses [3, 4]."""
+    t_error = float(np.linalg.norm(camera_centre(estimate) - camera_centre(reference)))
+    # atan2 form: arccos of the trace loses half the digits near zero
+    relative = estimate[:, :3] @ reference[:, :3].T
+    sine = 0.5 * np.linalg.norm(
+        [relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]]
+    )
+    cosine = 0.5 * (np.trace(relative) - 1)
+    return t_error, float(np.degrees(np.arctan2(sine, cosine)))

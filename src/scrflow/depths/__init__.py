@@ -1,0 +1,1 @@
+"""Depths of training samples: matched and triangulated, from SfM points, or from depth images."""

@@ -1,0 +1,1 @@
+"""Poses against the reference: errors, recall, calibration, pictures, submission files."""

@@ -1,0 +1,420 @@
+"""The two pictures of a run: the map from above with the queries' errors, and one query with its reprojection.
+
+"Above" is the mean of the mapping cameras' -y axes: people hold cameras upright, so it is stable where the plane
+through the camera centres is not (a single straight path has none). It leans where all photos look down one way; a map
+of errors bears that. The picture's right is a world axis where the world's axes are upright, else the main direction of
+the centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.path import Path as MarkerPath
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullLocator
+from PIL import Image
+
+from scrflow.config import EvaluateStage
+from scrflow.core.cameras import pinhole_matrix
+from scrflow.core.geometry import camera_centre
+from scrflow.scene.model import Scene, read_model
+from scrflow.storage.artifact import atomic_path
+
+DPI = 120
+# dark is near, bright is far; monotonic in lightness, so it is read without colour too. The yellow end would be lost on
+# white
+ERROR_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.05, 0.88, 256)))
+MARKERS = {"all": "o", "day": "o", "night": "D"}
+MORE_MARKERS = "s^vPh"
+MISS = "#000000"
+_OUTLIER = "#303030"
+_GREY = "#9aa5ad"
+_WEDGE = MarkerPath([(0, -0.5), (-0.4, 0.5), (0.4, 0.5), (0, -0.5)])
+
+
+# --------------------------------------------------------------------------------------------------------- from above
+
+
+@dataclass(frozen=True)
+class GroundPlane:
+    """``right`` and ``forward`` [3] span the plane, right x forward = up: seen from above, not mirrored."""
+
+    right: np.ndarray
+    forward: np.ndarray
+
+    def project(self, xyz_world: np.ndarray) -> np.ndarray:
+        """Points [..., 3] -> [..., 2] on the plane."""
+        return np.asarray(xyz_world) @ np.stack([self.right, self.forward], -1)
+
+
+def ground_plane(cam_from_world_V34: np.ndarray) -> GroundPlane:
+    """The plane seen from above by the cameras' own idea of up (module docstring); needs one pose at least."""
+    up = -cam_from_world_V34[:, 1, :3].mean(0)
+    centres = camera_centre(cam_from_world_V34)
+    centres = centres - centres.mean(0)
+    if np.linalg.norm(up) < 0.2:  # cameras rolled every way, or an orbit over the poles: the flattest direction then
+        up = np.linalg.svd(centres, full_matrices=True)[2][2]
+    up = up / np.linalg.norm(up)
+    axis = int(np.abs(up).argmax())
+    if abs(up[axis]) > np.cos(np.radians(10)):
+        up = np.sign(up[axis]) * np.eye(3)[axis]
+        extent = np.ptp(centres, axis=0)
+        extent[axis] = -1
+        right = np.eye(3)[extent.argmax()]
+    else:
+        flat = centres - np.outer(centres @ up, up)
+        right = np.linalg.svd(flat, full_matrices=True)[2][0]
+        if np.linalg.norm(flat) < 1e-9:  # all photos from one spot
+            right = np.cross(up, np.eye(3)[np.abs(up).argmin()])
+        right = right - up * (right @ up)
+        right = right / np.linalg.norm(right)
+    # of the two ways to turn the sheet, the one in which the cameras look up it; where they look every way alike,
+    # rounding is not to decide
+    if cam_from_world_V34[:, 2, :3].mean(0) @ np.cross(up, right) < -1e-6:
+        right = -right
+    return GroundPlane(right, np.cross(up, right))
+
+
+def draw_errors(
+    out: Path, scene: Scene, estimates: dict[str, np.ndarray], table: pd.DataFrame, config: EvaluateStage, title: str
+) -> None:
+    """Write the map from above: mapping cameras, and the queries coloured by position error.
+
+    ``estimates`` are cam_from_world [3, 4] by query name; ``table`` is that of scrflow.evaluate.metrics.query_table.
+    Without
+    any reference pose, the queries stand where they were localized and are coloured by their inliers.
+    """
+    mapping = np.stack([v.cam_from_world for v in scene.mapping])
+    plane = ground_plane(mapping)
+    # truth where known, else the estimate: a query without either (not localized, no reference) has no place on the map
+    known = bool(table["reference"].any())
+    placed = {q.name: scene.query_poses.get(q.name, None if known else estimates.get(q.name)) for q in scene.queries}
+    placed = {name: plane.project(camera_centre(pose)) for name, pose in placed.items() if pose is not None}
+    cameras = plane.project(camera_centre(mapping))
+    low, high, size = _view_box(np.vstack([cameras, *placed.values()]))
+
+    fig, ax, colour_ax = _sheet(*(high - low))
+    _draw_points(ax, scene, plane, low, high)
+    _draw_cameras(ax, cameras, plane.project(mapping[:, 2, :3]), _half_widths(scene), size)
+
+    values = table.set_index("name")["t_err" if known else "inliers"].astype(float)
+    norm = _error_norm(config) if known else Normalize(0, max(float(values.max()), 1.0))
+    handles = [
+        Line2D(
+            [],
+            [],
+            marker=_WEDGE,
+            ls="",
+            ms=15,
+            mfc="#dfe5ea",
+            mec=_GREY,
+            mew=0.5,
+            label=f"{len(mapping)} mapping photos, open to where they look",
+        )
+    ]
+    if known:
+        _draw_offsets(ax, plane, placed, estimates, values, norm)
+    shown = None
+    dot = float(np.clip(58 * (40 / len(table)) ** 0.7, 10, 58))  # points^2; hundreds of queries are small ones
+    for condition, marker in _markers(table["condition"]).items():
+        names = [n for n in table["name"][(table["condition"] == condition) & table["localized"]] if n in placed]
+        # worst last, on top: few misses among many good ones are what one looks for
+        names.sort(key=lambda n: values[n], reverse=not known)
+        if names:
+            shown = ax.scatter(
+                *np.stack([placed[n] for n in names]).T,
+                c=values[names],
+                cmap=ERROR_COLOURS,
+                norm=norm,
+                marker=marker,
+                s=dot if marker == "o" else 0.8 * dot,
+                edgecolors="black",
+                linewidths=0.8,
+                zorder=4,
+            )
+        kind = "queries" if condition == "all" else f"{condition} queries"
+        label = f"{len(names)} of {(table['condition'] == condition).sum()} {kind}, localized"
+        handles.append(Line2D([], [], marker=marker, ls="", ms=7.5, mfc="white", mec="black", label=label))
+    missed = [n for n in table["name"][~table["localized"]]]
+    crosses = [placed[n] for n in missed if n in placed]
+    if crosses:
+        ax.scatter(*np.stack(crosses).T, marker="x", s=64, linewidths=2, c=MISS, zorder=5)
+    if missed:
+        of = table.set_index("name").loc[missed, "condition"].value_counts()
+        by = "" if set(of.index) == {"all"} else f" ({', '.join(f'{n} {c}' for c, n in of.items())})"
+        where = "" if crosses else ", not on the map"
+        label = f"{len(missed)} not localized{by}{where}"
+        handles.append(Line2D([], [], marker="x", ls="", ms=7.5, mew=2, color=MISS, label=label))
+    if known and estimates:
+        handles.append(Line2D([], [], color="#555555", lw=1.4, label="from true to estimated position"))
+
+    if shown is not None:
+        bar = fig.colorbar(shown, cax=colour_ax, extend="both" if known else "neither", extendfrac=0.03)
+        if known:
+            ticks = sorted({t for t, _ in config.thresholds} | {norm.vmin, norm.vmax})
+            bar.set_ticks(ticks, labels=[f"{t:.3g} {config.unit}" for t in ticks])
+            bar.ax.yaxis.set_minor_locator(NullLocator())
+            for t, _ in config.thresholds:
+                bar.ax.axhline(t, color="white", lw=1.2)
+        bar.set_label("position error (white: the scene's thresholds)" if known else "inliers of a query")
+    else:
+        colour_ax.remove()
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color("#cccccc")
+    _draw_scale_bar(ax, low, high, config.unit)
+    _legend(ax, handles)
+    _titles(ax, f"{title}: queries on the map, from above", _score(table, config), config.synthetic)
+    _save(fig, out)
+
+
+def _view_box(points_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Corners [2] of what is shown, and the length of a camera's wedge."""
+    low, high = points_N2.min(0), points_N2.max(0)
+    extent = max(float((high - low).max()), 1e-6)
+    # a straight path is a line: give it some width, or the picture is a strip
+    centre, half = (low + high) / 2, np.maximum((high - low) / 2, 0.22 * extent) + 0.07 * extent
+    return centre - half, centre + half, 0.03 * extent
+
+
+def _draw_points(ax: Axes, scene: Scene, plane: GroundPlane, low: np.ndarray, high: np.ndarray) -> None:
+    """3D points of the scene's COLMAP model, where it has some: walls and trees show as faint outlines."""
+    model = read_model(scene.folder / "mapping")
+    if len(model.points3D) < 50:
+        return
+    xyz = np.array([p.xyz for _, p in sorted(model.points3D.items())])
+    xy = plane.project(xyz[:: max(1, len(xyz) // 20_000)])
+    xy = xy[((xy > low) & (xy < high)).all(1)]
+    ax.scatter(*xy.T, s=1.2, c="#b8c4cc", linewidths=0, alpha=0.6, zorder=0, rasterized=True)
+
+
+def _half_widths(scene: Scene) -> np.ndarray:
+    """Tangents [V] of half the horizontal field of view, kept within what still looks like a wedge."""
+    tangents = [v.camera.width / (2 * pinhole_matrix(v.camera)[0, 0]) for v in scene.mapping]
+    return np.clip(tangents, 0.25, 1.0)
+
+
+def _draw_cameras(ax: Axes, centres_V2: np.ndarray, forward_V2: np.ndarray, half_V: np.ndarray, size: float) -> None:
+    """A wedge a camera as wide as its field of view: its point, marked with a dot, is the centre."""
+    length = np.linalg.norm(forward_V2, axis=1, keepdims=True)
+    f = size * forward_V2 / np.maximum(length, 1e-9)
+    side = half_V[:, None] * f[:, ::-1] * [-1, 1]
+    wedges = np.stack([centres_V2, centres_V2 + f + side, centres_V2 + f - side], 1)
+    ax.add_collection(PolyCollection(wedges, facecolors="#c9d6df", alpha=0.45, linewidths=0, zorder=1))
+    ax.add_collection(LineCollection(wedges[:, [1, 0, 2]], colors=_GREY, linewidths=0.5, zorder=1))
+    ax.scatter(*centres_V2.T, s=4, c="#6b7680", linewidths=0, zorder=2)
+
+
+def _draw_offsets(
+    ax: Axes,
+    plane: GroundPlane,
+    placed: dict[str, np.ndarray],
+    estimates: dict[str, np.ndarray],
+    values: pd.Series,
+    norm: Normalize,
+) -> None:
+    """A line from where each query is to where it was localized."""
+    names = [n for n in estimates if n in placed]
+    if not names:
+        return
+    ends = plane.project(camera_centre(np.stack([estimates[n] for n in names])))
+    lines = np.stack([np.stack([placed[n] for n in names]), ends], 1)
+    colours = ERROR_COLOURS(norm(values[names].to_numpy()))
+    ax.add_collection(LineCollection(lines, colors=colours, linewidths=1.4, zorder=3))
+    ax.scatter(*ends.T, s=7, c=colours, linewidths=0, zorder=3)
+
+
+def _error_norm(config: EvaluateStage) -> LogNorm:
+    """The same for every method on a scene, so that their pictures can be laid side by side."""
+    lengths = [t for t, _ in config.thresholds]
+    return LogNorm(min(lengths) / 5, max(lengths) * 5, clip=True)
+
+
+def _markers(conditions: pd.Series) -> dict[str, str]:
+    more = iter(MORE_MARKERS * len(conditions))
+    return {c: MARKERS[c] if c in MARKERS else next(more) for c in sorted(set(conditions))}
+
+
+def _score(table: pd.DataFrame, config: EvaluateStage) -> str:
+    """One line: the share of queries right within each threshold, by condition."""
+    known = table[table["reference"]]
+    if known.empty:
+        return f"{int(table['localized'].sum())} of {len(table)} queries localized; no reference poses, so no errors"
+    within = [(known["t_err"] < t) & (known["r_err"] < r) for t, r in config.thresholds]
+    shares = []
+    for condition, names in known.groupby("condition").groups.items():
+        label = "" if condition == "all" else f"{condition} "
+        shares.append(label + " / ".join(f"{100 * w[names].mean():.0f} %" for w in within))
+    bounds = " / ".join(f"{t:g} {config.unit} {r:g}°" for t, r in config.thresholds)
+    return f"{',  '.join(shares)}  within  {bounds}"
+
+
+def _draw_scale_bar(ax: Axes, low: np.ndarray, high: np.ndarray, unit: str) -> None:
+    extent = high - low
+    length = 0.22 * extent[0]
+    step = 10 ** np.floor(np.log10(length))
+    length = float(step * max(m for m in (1, 2, 5) if m * step <= length * 1.0001))
+    x, y = low[0] + 0.03 * extent[0], low[1] + 0.03 * extent[1]
+    halo = [withStroke(linewidth=4, foreground="white")]
+    ax.plot([x, x + length], [y, y], color="black", lw=2.5, solid_capstyle="butt", zorder=6, path_effects=halo)
+    ax.text(
+        x + length / 2,
+        y + 0.012 * extent[1],
+        f"{length:g} {unit}",
+        ha="center",
+        va="bottom",
+        fontsize=10,
+        zorder=6,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- overlay
+
+
+@dataclass(frozen=True)
+class Reprojection:
+    """Keypoints of a query and where their scene coordinates fall with the estimated pose, px of the photo."""
+
+    pixels: np.ndarray  # [N, 2]
+    reprojected: np.ndarray  # [N, 2], NaN for a point behind the camera
+    inlier: np.ndarray  # [N] bool
+
+
+def draw_overlay(out: Path, photo: Image.Image, points: Reprojection | None, title: str, synthetic: bool) -> None:
+    """Write the photo with its keypoints and their reprojected scene coordinates; a note where ``points`` is None."""
+    w, h = photo.size
+    fig, ax, colour_ax = _sheet(w, h)
+    # greyed and lightened: the marks are to be seen, the photo is to be recognised
+    grey = np.asarray(photo.convert("L"), np.float32)
+    ax.imshow(
+        0.55 * grey + 0.45 * 255,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        extent=(0, w, h, 0),
+        aspect="auto",
+        interpolation="antialiased",
+    )
+    ax.set(xlim=(0, w), ylim=(h, 0))
+    ax.set_axis_off()
+    if points is None:
+        note = "none of the queries was localized: there is no pose to reproject with"
+        colour_ax.remove()
+    else:
+        note = _draw_reprojection(ax, colour_ax, points)
+    _titles(ax, title, note, synthetic)
+    _save(fig, out)
+
+
+def _draw_reprojection(ax: Axes, colour_ax: Axes, points: Reprojection) -> str:
+    """Draw the marks, and give the line that sums them up."""
+    inlier = points.inlier & np.isfinite(points.reprojected).all(1)
+    error = np.linalg.norm(points.reprojected - points.pixels, axis=1)
+    ax.scatter(*points.pixels[~inlier].T, s=12, marker="x", c=_OUTLIER, alpha=0.5, linewidths=0.8, zorder=2)
+    share = f"{inlier.sum()} of {len(inlier)} keypoints agree with the pose"
+    if not inlier.any():
+        colour_ax.remove()
+        return share
+    norm = Normalize(0, max(float(np.quantile(error[inlier], 0.98)), 1e-3), clip=True)
+    # worst first, so that the good ones are not hidden
+    order = np.flatnonzero(inlier)[np.argsort(-error[inlier], kind="stable")]
+    colours = ERROR_COLOURS(norm(error[order]))
+    lines = np.stack([points.pixels[order], points.reprojected[order]], 1)
+    ax.add_collection(LineCollection(lines, colors=colours, linewidths=1.3, zorder=3))
+    style = {"cmap": ERROR_COLOURS, "norm": norm, "linewidths": 0, "zorder": 4}
+    shown = ax.scatter(*points.pixels[order].T, s=9, c=error[order], **style)
+    bar = ax.figure.colorbar(shown, cax=colour_ax, extend="max", extendfrac=0.03)
+    bar.set_label("reprojection error, px")
+    _legend(
+        ax,
+        [
+            Line2D(
+                [],
+                [],
+                marker="o",
+                ls="-",
+                lw=1.3,
+                ms=3.5,
+                color=ERROR_COLOURS(0.4),
+                label="inlier: keypoint, with a line to its reprojected scene coordinate",
+            ),
+            Line2D([], [], marker="x", ls="", ms=4, mew=0.8, color=_OUTLIER, alpha=0.6, label="outlier"),
+        ],
+    )
+    return f"{share}, median error {np.median(error[inlier]):.2g} px"
+
+
+# -------------------------------------------------------------------------------------------------------------- common
+
+
+def _sheet(width: float, height: float) -> tuple[Figure, Axes, Axes]:
+    """A figure, axes of just the shape width : height in it, and narrow axes beside them for the colours."""
+    scale = min(8.4 / width, 6.6 / height)  # inches
+    w, h = width * scale, height * scale
+    left, right, below, above = 0.25, 1.6, 0.85, 0.75
+    total_w, total_h = max(left + w + right, 8.0), below + h + above
+    left = max(left, (total_w - w - right) / 2)
+    fig = Figure(figsize=(total_w, total_h), dpi=DPI)
+    FigureCanvasAgg(fig)
+    ax = fig.add_axes((left / total_w, below / total_h, w / total_w, h / total_h))
+    colour_ax = fig.add_axes(((left + w + 0.2) / total_w, below / total_h, 0.2 / total_w, h / total_h))
+    return fig, ax, colour_ax
+
+
+def _legend(ax: Axes, handles: list[Line2D]) -> None:
+    """Just below the axes, in the middle of the sheet."""
+    fig = ax.figure
+    top = ax.get_position().y0 - 0.08 / fig.get_size_inches()[1]
+    fig.legend(
+        handles=handles,
+        loc="upper center",
+        ncols=2 if len(handles) <= 6 else 3,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.5,
+        columnspacing=2.0,
+        borderpad=0,
+        borderaxespad=0,
+        bbox_to_anchor=(0.5, top),
+    )
+
+
+def _titles(ax: Axes, title: str, note: str, synthetic: bool) -> None:
+    fig = ax.figure
+    height = fig.get_size_inches()[1]
+    fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.12 / height, title, fontsize=12, fontweight="bold", va="top")
+    fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.42 / height, note, fontsize=10, va="top")
+    if synthetic:
+        ax.text(
+            0.99,
+            0.985,
+            "SYNTHETIC",
+            transform=ax.transAxes,
+            fontsize=11,
+            fontweight="bold",
+            ha="right",
+            va="top",
+            zorder=7,
+            color="#b30000",
+            bbox={"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9},
+        )
+
+
+def _save(fig: Figure, out: Path) -> None:
+    with atomic_path(Path(out)) as temporary:
+        # no version of matplotlib in the file: equal input is equal bytes
+        fig.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,0 +1,306 @@
+"""The evaluation stage: estimated poses against the reference, by condition, as numbers and as two pictures.
+
+A query counts as right within a threshold when both its position and its rotation error are below it. A query that was
+not localized has infinite errors: it is a miss at every threshold and pulls the median up. Queries without a reference
+pose are counted, but have no errors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from scrflow.config import EvaluateStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.evaluate.calibration import reliability
+from scrflow.evaluate.figures import Reprojection, draw_errors, draw_overlay
+from scrflow.pipeline.provenance import gather
+from scrflow.scene.model import Scene, load_scene, read_poses
+from scrflow.storage.artifact import Stamp, atomic_path, read_json, require, sha256_file, write_json
+from scrflow.storage.codeversion import code_version
+
+KIND = "metrics"
+OVERALL = "all"  # the name of the group of all queries, and the condition of scenes that tell none apart
+COLUMNS = ("name", "condition", "localized", "t_err", "r_err", "inliers", "confidence", "hypothesis", "ms")
+
+Count = Annotated[int, Field(ge=0)]
+Pixel = tuple[FiniteFloat, FiniteFloat]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(frozen=True)  # further keys are none of this stage's business
+
+
+class QueryDetail(_Form):
+    """What the localizer says of one query."""
+
+    localized: bool
+    inliers: Count
+    keypoints: Count
+    hypothesis: str | None
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    ms: dict[str, FiniteFloat]
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _timed(self) -> QueryDetail:
+        if "total" not in self.ms:
+            raise ValueError("ms has no total")
+        return self
+
+
+class OverlayDetail(_Form):
+    """Keypoints of one query (px of the photo, distorted) and where its scene coordinates fall; null: behind it."""
+
+    name: str
+    pixels: list[Pixel]
+    reprojected: list[Pixel | None]
+    inlier: list[bool]
+
+    @model_validator(mode="after")
+    def _even(self) -> OverlayDetail:
+        if not len(self.pixels) == len(self.reprojected) == len(self.inlier):
+            raise ValueError("pixels, reprojected and inlier differ in length")
+        return self
+
+
+class LocalizationDetails(_Form):
+    """``METHOD/localization.json``."""
+
+    queries: dict[str, QueryDetail]
+    overlay: OverlayDetail | None = None
+    poses_sha256: str
+
+
+def evaluate(
+    config: EvaluateStage,
+    scene: Path,
+    map_path: Path,
+    poses: Path,
+    details: Path,
+    training: Path | None,
+    out_csv: Path,
+    out_metrics: Path,
+    errors_png: Path,
+    overlay_png: Path,
+) -> None:
+    """Write the per-query table, the metrics and the two pictures of one method on one scene.
+
+    ``scene`` is the scene artifact's folder, ``poses`` the lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of the
+    localized queries, ``details`` the localizer's JSON, ``training`` the log of training (None: nothing was trained).
+    Scene and method are named after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the
+    scene's unit and in degrees. ScrflowError, naming the file, for input that is damaged or does not belong together.
+    """
+    loaded = load_scene(scene)
+    said = _details(details)
+    if sha256_file(require(poses, "poses")) != said.poses_sha256:
+        raise ScrflowError(f"{poses}: not the poses that were written with {details}; delete both and localize again")
+    estimates = read_poses(poses)
+    _check_names(loaded, estimates, poses, said, details)
+
+    table = query_table(loaded, estimates, said.queries)
+    folder = Path(out_metrics).resolve().parent
+    metrics = {
+        "scene": folder.parent.name,
+        "method": folder.name,
+        "synthetic": config.synthetic,
+        "unit": config.unit,
+        "thresholds": [list(t) for t in config.thresholds],
+        "reference": _reference_note(loaded),
+        "overall": summarize(table, said.queries, config.thresholds),
+        "conditions": {
+            str(condition): summarize(part, said.queries, config.thresholds)
+            for condition, part in table.groupby("condition", sort=True)
+            if condition != OVERALL
+        },
+        "confidence": _confidence(table, config.thresholds[0]),
+        "map_mb": require(map_path, "map").stat().st_size / 1e6,
+        "training": None if training is None else _training(training),
+        # variants that differ in localization alone share a head
+        "trained_as": None if training is None else Path(training).resolve().parent.name,
+        "queries_without_pose": {n: q.reason or "no reason given" for n, q in said.queries.items() if not q.localized},
+    }
+    trained = {} if training is None else {"training": sha256_file(training)[:16]}
+    stamp = Stamp.make(
+        KIND,
+        config,
+        code_version("evaluate.metrics"),
+        scene=loaded.stamp.digest,
+        map=Path(map_path),
+        details=Path(details),
+        poses=sha256_file(poses)[:16],
+        **trained,
+    )
+    metrics["provenance"] = gather(stamp, Path(map_path), Path(details), training)
+
+    title = f"{metrics['scene']} · {metrics['method']}"
+    draw_errors(errors_png, loaded, estimates, table, config, title)
+    _draw_overlay(overlay_png, loaded, said, config, title, details)
+    with atomic_path(out_csv) as temporary:
+        table.drop(columns="reference").to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    write_json(out_metrics, metrics, stamp)
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+def query_table(scene: Scene, estimates: dict[str, np.ndarray], details: dict[str, QueryDetail]) -> pd.DataFrame:
+    """One row a query, in the scene's order: COLUMNS, and ``reference`` (whether its true pose is known).
+
+    ``t_err`` (scene unit) and ``r_err`` (degrees) are infinite where the query was not localized, NaN where there is no
+    reference. ``ms`` is the wall-clock total.
+    """
+    rows = []
+    for query in scene.queries:
+        name, detail = query.name, details[query.name]
+        known = name in scene.query_poses
+        errors = (math.nan, math.nan)
+        if known:
+            errors = pose_error(estimates[name], scene.query_poses[name]) if name in estimates else (math.inf, math.inf)
+        rows.append(
+            (
+                name,
+                query.condition,
+                detail.localized,
+                *errors,
+                detail.inliers,
+                math.nan if detail.confidence is None else detail.confidence,
+                detail.hypothesis,
+                detail.ms["total"],
+                known,
+            )
+        )
+    return pd.DataFrame(rows, columns=[*COLUMNS, "reference"])
+
+
+def summarize(
+    table: pd.DataFrame, details: dict[str, QueryDetail], thresholds: tuple[tuple[float, float], ...]
+) -> dict[str, Any]:
+    """Counts, recall (fraction of the queries with reference, one a threshold), medians and mean ms of these queries.
+
+    Recall and medians are None without reference; a median is None too when it is infinite (half were not localized).
+    """
+    known = table[table["reference"]]
+    recall = None
+    if len(known):
+        recall = [float(((known["t_err"] < t) & (known["r_err"] < r)).mean()) for t, r in thresholds]
+    parts: dict[str, list[float]] = {}
+    for name in table["name"]:
+        for part, ms in details[name].ms.items():
+            parts.setdefault(part, []).append(ms)
+    return {
+        "queries": len(table),
+        "with_reference": len(known),
+        "localized": int(table["localized"].sum()),
+        "recall": recall,
+        "median_t_err": _median(known["t_err"]),
+        "median_r_err": _median(known["r_err"]),
+        "median_inliers": _median(table["inliers"]),
+        # a part that some queries never reach (no pose without matches) counts zero for them: parts add up to the total
+        "ms": {part: float(np.sum(values)) / len(table) for part, values in parts.items()},
+    }
+
+
+def _confidence(table: pd.DataFrame, within: tuple[float, float]) -> dict[str, float] | None:
+    """How well the queries' confidences foretell which poses are right at the scene's finest threshold; None without
+    confidences or reference poses."""
+    known = table[table["reference"] & table["confidence"].notna()]
+    if known.empty:
+        return None
+    right = ((known["t_err"] < within[0]) & (known["r_err"] < within[1])).to_numpy()
+    curve = reliability(known["confidence"].to_numpy(), right)
+    said = float(known["confidence"].mean())
+    scores = {"calibration_error": curve.calibration_error, "brier": curve.brier}
+    return {"queries": len(known), "mean": said, "right": float(right.mean()), **scores}
+
+
+def _median(values: pd.Series) -> float | None:
+    middle = float(np.median(values)) if len(values) else math.nan
+    return middle if math.isfinite(middle) else None
+
+
+def _reference_note(scene: Scene) -> str:
+    known, total = len(scene.query_poses), len(scene.queries)
+    if known == total:
+        return "all queries have reference poses"
+    if known == 0:
+        return "no reference poses known here: no errors and no recall (hand in poses.txt where they are kept)"
+    return f"{known} of {total} queries have reference poses; recall and medians are over these"
+
+
+# --------------------------------------------------------------------------------------------------------------- input
+
+
+def _details(path: Path) -> LocalizationDetails:
+    try:
+        return LocalizationDetails.model_validate(read_json(path, "localization"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        raise ScrflowError(f"{path}: key {key}: {first['msg']}; delete the file and localize again") from None
+
+
+def _check_names(
+    scene: Scene, estimates: dict[str, np.ndarray], poses: Path, said: LocalizationDetails, details: Path
+) -> None:
+    """Poses, details and the scene's query list must speak of the same queries."""
+    names = {q.name for q in scene.queries}
+    for path, found in ((poses, estimates), (details, said.queries)):
+        for name in found:
+            if name not in names:
+                raise ScrflowError(f"{path}: {name} is no query of {scene.folder}; localize again on this scene")
+    for name in sorted(names - set(said.queries)):
+        raise ScrflowError(f"{details}: says nothing of query {name} of {scene.folder}; localize again on this scene")
+    for name, query in said.queries.items():
+        if query.localized != (name in estimates):
+            has = "no pose, though localized" if query.localized else "a pose, though not localized"
+            raise ScrflowError(f"{poses}: {name} has {has} by {details}; localize again, both come from one run")
+    if said.overlay is not None and said.overlay.name not in names:
+        raise ScrflowError(f"{details}: overlay of {said.overlay.name}, no query of {scene.folder}; localize again")
+
+
+def _training(path: Path) -> dict[str, float | None]:
+    """The last line of the log: seconds, step, median_error_px, inlier_share."""
+    try:
+        lines = require(path, "training log").read_text(encoding="utf-8").split("\n")
+        last = json.loads([line for line in lines if line.strip()][-1])
+        values = {key: float(last[key]) for key in ("seconds", "step")}
+        # these are no numbers after a training that came to nothing: the evaluation is to say so, not to stop
+        for key in ("median_error_px", "inlier_share"):
+            values[key] = math.nan if last[key] is None else float(last[key])
+    except IndexError:
+        raise ScrflowError(f"{path}: training log is empty; train again") from None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        what = f"key {error} is missing" if isinstance(error, KeyError) else error
+        raise ScrflowError(f"{path}: last line of the training log cannot be used ({what}); train again") from None
+    if not (math.isfinite(values["seconds"]) and math.isfinite(values["step"])):
+        raise ScrflowError(f"{path}: seconds or step in the last line of the training log is not finite; train again")
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def _draw_overlay(
+    out: Path, scene: Scene, said: LocalizationDetails, config: EvaluateStage, title: str, details: Path
+) -> None:
+    """The overlay's query, or the first query's photo with a note when none was localized."""
+    overlay = said.overlay
+    name = overlay.name if overlay else scene.queries[0].name
+    photo = scene.photo(name)
+    points = None
+    if overlay is not None and overlay.pixels:
+        missing = (math.nan, math.nan)
+        points = Reprojection(
+            np.array(overlay.pixels, np.float64),
+            np.array([p or missing for p in overlay.reprojected], np.float64),
+            np.array(overlay.inlier, bool),
+        )
+        if not ((points.pixels >= 0) & (points.pixels <= photo.size)).all():
+            size = f"{photo.width} x {photo.height}"
+            raise ScrflowError(f"{details}: overlay of {name} has pixels outside the photo ({size}); localize again")
+    draw_overlay(out, photo, points, f"{title} · {name}", config.synthetic)

@@ -1,0 +1,81 @@
+"""``results/SCENE/poses.txt``: the default method's poses in the form that the scene asks for, checked.
+
+visuallocalization.net takes lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of all conditions in one file, for
+Aachen with the name alone, without its folders (``pose_names: basename``). A query that was not localized has no line:
+the benchmark's own pipeline (tsattler/visuallocalizationbenchmark, local_feature_evaluation) writes the registered
+images alone, and a condition handed in without a line scores 0 / 0 / 0 (issue 53 there), so a missing line counts as
+not localized. (hloc writes the nearest retrieved image's pose there, which scores the same unless it is near enough.)
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from scrflow.config import SubmissionStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import log
+from scrflow.scene.checks.validate import some
+from scrflow.storage.artifact import read_json, read_stamp, require, sha256_file, write_text
+from scrflow.storage.listfile import listed, read_lines, split_name
+
+_UNIT = 1e-6  # poses.txt has 9 digits
+
+
+def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics: Path, out: Path) -> None:
+    """Write ``poses`` of the scene artifact's queries to ``out``, names as ``config.pose_names`` says.
+
+    Every query must have exactly one line in ``poses`` or be listed as not localized in ``metrics``; each line has 8
+    fields, finite numbers and a unit quaternion; no two queries may end up with one name. ScrflowError otherwise.
+    """
+    info = scene / "scene.json"
+    conditions: dict[str, str] = read_json(info, "scene")["conditions"]
+    if sha256_file(require(poses, "poses"))[:16] != read_stamp(metrics, "metrics").inputs.get("poses"):
+        raise ScrflowError(f"{poses}: not the poses that {metrics} is of; delete both and localize again")
+    lost = set(read_json(metrics, "metrics")["queries_without_pose"])
+    lines = _checked_lines(poses, conditions, info)
+    both = sorted(lost & set(lines))
+    if both:
+        raise ScrflowError(f"{poses}: {some(both)} not localized by {metrics}, yet with a pose; localize again")
+    missing = sorted(set(conditions) - set(lines) - lost)
+    if missing:
+        raise ScrflowError(
+            f"{poses}: no line of {some(missing)} ({len(missing)} of {len(conditions)} queries), and {metrics} does "
+            "not say that they were not localized; localize again"
+        )
+    written = {name: name if config.pose_names == "path" else posixpath.basename(name) for name in conditions}
+    double = sorted(name for name, count in Counter(written.values()).items() if count > 1)
+    if double:
+        same = sorted(name for name in written if written[name] == double[0])
+        raise ScrflowError(
+            f"{info}: {same[0]} and {same[1]} both are {double[0]!r} by key pose_names: basename; use pose_names: path"
+        )
+    write_text(out, "".join(f"{' '.join([listed(written[name]), *fields])}\n" for name, fields in lines.items()))
+    for condition, count in sorted(Counter(conditions.values()).items()):
+        found = sum(conditions[name] == condition for name in lines)
+        log.info("%s: %d of %d queries (%s) have a pose", out, found, count, condition)
+
+
+def _checked_lines(path: Path, conditions: dict[str, str], info: Path) -> dict[str, list[str]]:
+    """Query -> its seven numbers as written, in the file's order."""
+    out: dict[str, list[str]] = {}
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
+        where = f"{path}: line {number}: {name}"
+        try:
+            values = np.array([float(v) for v in fields])
+        except ValueError:
+            values = np.empty(0)
+        if values.shape != (7,) or not np.isfinite(values).all():
+            raise ScrflowError(f"{where}: expected 'name qw qx qy qz tx ty tz' with finite numbers; localize again")
+        if abs(np.linalg.norm(values[:4]) - 1) > _UNIT:
+            raise ScrflowError(f"{where}: quaternion is not of length 1; localize again")
+        if name not in conditions:
+            raise ScrflowError(f"{where}: no query of {info}; localize again on this scene")
+        if name in out:
+            raise ScrflowError(f"{where}: second line of this query; localize again")
+        out[name] = fields
+    return out

@@ -1,0 +1,1 @@
+"""From photos to vectors: views, augmentation, PCA, local encoders, global descriptors, retrieval."""

@@ -1,0 +1,72 @@
+"""The scene-agnostic encoder of ACE (Brachmann et al., CVPR 2023; sec. 3.2): written from the paper and the names and
+shapes of the published checkpoint."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders.checkpoint import load_published
+from scrflow.features.encoders.dense import grey, grid_features
+
+_MEAN, _STD = 0.4, 0.25  # of the grey images that the published weights were trained with
+ORIGIN_PX = 4.0
+
+
+class AceNetwork(nn.Module):
+    """Grey image [B, 1, H, W] to features [B, 512, H/8, W/8] (rounded up): four convolutions, two residual blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, 1, 1)
+        self.conv2 = nn.Conv2d(32, 64, 3, 2, 1)
+        self.conv3 = nn.Conv2d(64, 128, 3, 2, 1)
+        self.conv4 = nn.Conv2d(128, 256, 3, 2, 1)
+        self.res1_conv1 = nn.Conv2d(256, 256, 3, 1, 1)
+        self.res1_conv2 = nn.Conv2d(256, 256, 1)
+        self.res1_conv3 = nn.Conv2d(256, 256, 3, 1, 1)
+        self.res2_conv1 = nn.Conv2d(256, 512, 3, 1, 1)
+        self.res2_conv2 = nn.Conv2d(512, 512, 1)
+        self.res2_conv3 = nn.Conv2d(512, 512, 3, 1, 1)
+        self.res2_skip = nn.Conv2d(256, 512, 1)
+
+    def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        x = x_B1HW
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = F.relu(layer(x))
+        x = x + _chain(x, self.res1_conv1, self.res1_conv2, self.res1_conv3)
+        return self.res2_skip(x) + _chain(x, self.res2_conv1, self.res2_conv2, self.res2_conv3)
+
+
+def _chain(x: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
+    for layer in layers:
+        x = F.relu(layer(x))
+    return x
+
+
+class Ace:
+    """A 512-d descriptor for every cell of 8 x 8 px, not brought to unit length.
+
+    A cell stands at the middle of its 8 x 8 px, (4, 4) for the first: so were the published weights trained. The middle
+    of its receptive field is the block's first pixel, (0.5, 0.5) (checked by tests/core).
+    """
+
+    dim = 512
+
+    def __init__(self, max_keypoints: int):
+        self._model = AceNetwork()
+        load_published(self._model, "ace")
+        self._max_keypoints = max_keypoints
+
+    @torch.inference_mode()
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        """See LocalEncoder. All scores are 1; see grid_features for the order."""
+        features = self.map(grey(image_3HW))[0]
+        return grid_features(features, ORIGIN_PX, tuple(image_3HW.shape[1:]), self._max_keypoints)
+
+    def map(self, grey_11HW: torch.Tensor) -> torch.Tensor:
+        """Descriptors [1, 512, H/8, W/8] (rounded up) of a grey image."""
+        return self._model((grey_11HW - _MEAN) / _STD)

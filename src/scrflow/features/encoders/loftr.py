@@ -1,0 +1,47 @@
+"""The backbone of LoFTR (Sun et al., CVPR 2021) as a dense local encoder, as R-SCoRe uses it: kornia's network with
+its published weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from kornia.feature.loftr.backbone.resnet_fpn import ResNetFPN_8_2
+from kornia.feature.loftr.loftr import default_cfg
+
+from scrflow.core.errors import ScrflowError
+from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders.checkpoint import load_published
+from scrflow.features.encoders.dense import CELL, grey, grid_features
+
+_MODELS = ("outdoor", "indoor")
+_PART = ("matcher.backbone.", "backbone.")  # the published files hold the whole matcher
+_ORIGIN_PX = 0.5  # the receptive field of cell 0 is centred on the image's first pixel (checked by tests/core)
+
+
+class Loftr:
+    """A 256-d descriptor for every cell of 8 x 8 px: the last stage of the ResNet, before the feature pyramid.
+
+    As R-SCoRe takes them, the descriptors are not brought to unit length.
+    """
+
+    dim = 256
+
+    def __init__(self, max_keypoints: int, model: str = "outdoor"):
+        if model not in _MODELS:
+            raise ScrflowError(f"encoder loftr: model {model!r}; there are {', '.join(_MODELS)}")
+        self._model = ResNetFPN_8_2(default_cfg["resnetfpn"])
+        load_published(self._model, f"loftr-{model}", key="state_dict", part=_PART)
+        self._max_keypoints = max_keypoints
+
+    @torch.inference_mode()
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        """See LocalEncoder. All scores are 1; see grid_features for the order."""
+        height, width = image_3HW.shape[1:]
+        x = F.pad(grey(image_3HW), (0, -width % CELL, 0, -height % CELL))
+        return grid_features(self.map(x)[0], _ORIGIN_PX, (height, width), self._max_keypoints)
+
+    def map(self, grey_11HW: torch.Tensor) -> torch.Tensor:
+        """Descriptors [1, 256, H/8, W/8] of a grey image whose sides are multiples of 8."""
+        m = self._model
+        x = m.relu(m.bn1(m.conv1(grey_11HW)))
+        return m.layer3(m.layer2(m.layer1(x)))

@@ -1,0 +1,43 @@
+"""SIFT by pycolmap, as RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012). Needs no weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pycolmap
+import torch
+
+from scrflow.features.encoders.base import LocalFeatures
+
+
+class Sift:
+    """DoG keypoints with 128-d RootSIFT descriptors.
+
+    pycolmap's keypoints already have the centre of the top-left pixel at (0.5, 0.5) (checked by tests/encoders).
+    """
+
+    dim = 128
+
+    def __init__(
+        self, max_keypoints: int, upright: bool = False, peak_threshold: float = 0.0067, first_octave: int = -1
+    ):
+        options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
+        options.sift.max_num_features = max_keypoints
+        options.sift.upright = upright
+        options.sift.peak_threshold = peak_threshold
+        options.sift.first_octave = first_octave
+        options.sift.max_num_orientations = 1 if upright else 2
+        self._max_keypoints = max_keypoints
+        self._extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        """See LocalEncoder. The score is the keypoint's scale, as larger blobs are the steadier ones."""
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        grey = ((image_3HW.cpu() * weights).sum(0) * 255).round().clamp(0, 255).byte().numpy()
+        keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
+        keypoints = np.array([[k.x, k.y, k.compute_scale()] for k in keypoints], np.float32).reshape(-1, 3)
+        descriptors = np.asarray(descriptors.data, np.float32)
+        order = np.argsort(-keypoints[:, 2], kind="stable")[: self._max_keypoints]
+        d = torch.from_numpy(descriptors[order])
+        d = torch.nn.functional.normalize(d, dim=1)
+        k = torch.from_numpy(keypoints[order])
+        return LocalFeatures(k[:, :2].contiguous(), d, k[:, 2].contiguous())

@@ -1,0 +1,71 @@
+"""XFeat (Potje et al., CVPR 2024): kornia's network with its published weights, sub-pixel keypoints read here."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from kornia.feature import XFeat as KorniaXFeat
+
+from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders.checkpoint import load_published
+from scrflow.features.encoders.inference import for_inference, window_max
+
+_BORDER = 4  # px: the window of a keypoint must lie inside the heatmap
+_WINDOW = 2  # px: half the window over which a keypoint's position is averaged
+
+
+class XFeat:
+    """64-d descriptors at maxima of the keypoint heatmap.
+
+    The published detector reports whole pixels, which alone costs 0.29 px (uniform over a pixel); here the position is
+    the heatmap's centroid in a 5 x 5 window about the maximum. ``upscale`` enlarges the image first: the descriptor
+    grid has a cell of 8 px, so an enlarged image gives finer descriptors and keypoints at the price of its area.
+    """
+
+    dim = 64
+    sees_colour = False
+
+    def __init__(self, max_keypoints: int, upscale: float = 1.0, detection_threshold: float = 0.05):
+        self._model = KorniaXFeat()
+        load_published(self._model.net, "xfeat")
+        self._model.eval()
+        for_inference(self._model.net)
+        self._max_keypoints = max_keypoints
+        self._upscale = upscale
+        self._threshold = detection_threshold
+
+    @torch.inference_mode()
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        """See LocalEncoder. The score is heatmap times reliability."""
+        height, width = image_3HW.shape[1:]
+        size = [max(32, round(side * self._upscale / 32) * 32) for side in (height, width)]
+        x = F.interpolate(image_3HW[None], size, mode="bilinear", align_corners=False, antialias=True)
+        features, logits, reliability = self._model.net(x)
+        features = F.normalize(features, dim=1)
+        heatmap = F.pixel_shuffle(logits.softmax(1)[:, :64], 8)  # [1, 1, H', W']
+
+        peak = (heatmap == window_max(heatmap, 2)) & (heatmap > self._threshold)
+        peak[..., :_BORDER, :] = peak[..., -_BORDER:, :] = False
+        peak[..., :, :_BORDER] = peak[..., :, -_BORDER:] = False
+        y, x_ = peak[0, 0].nonzero(as_tuple=True)
+        position = torch.stack([x_, y], 1).float()  # [N, 2], whole pixels of the resized image
+
+        # the weights were trained with this sampling: reliability bilinear times nearest heatmap, descriptors bicubic
+        score = heatmap[0, 0, y, x_] * self._model._bilinear(reliability, position[None], *size)[0, :, 0]
+        order = torch.argsort(score, descending=True, stable=True)[: self._max_keypoints]
+        position, score = position[order], score[order]
+        descriptors = self._model.interpolator(features, position[None], *size)[0]
+
+        position = position + _centroid(heatmap[0, 0], position.long())
+        ratio = torch.tensor([width / size[1], height / size[0]])
+        return LocalFeatures((position + 0.5) * ratio, F.normalize(descriptors, dim=1), score)
+
+
+def _centroid(heatmap_HW: torch.Tensor, position_N2: torch.Tensor) -> torch.Tensor:
+    """Offset [N, 2] (px) of the heatmap's centroid in the window about each whole-pixel position [N, 2]."""
+    steps = torch.arange(-_WINDOW, _WINDOW + 1)
+    dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+    dy, dx = dy.reshape(-1), dx.reshape(-1)
+    weight = heatmap_HW[position_N2[:, 1:] + dy, position_N2[:, :1] + dx]  # [N, 25]
+    weight = weight / weight.sum(1, keepdim=True)
+    return torch.stack([(weight * dx).sum(1), (weight * dy).sum(1)], 1)

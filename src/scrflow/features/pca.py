@@ -1,0 +1,95 @@
+"""PCA of local descriptors (DESIGN: Local encodings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from scrflow.config import PcaStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.parallel import mapped
+from scrflow.core.progress import log, track
+from scrflow.core.seeds import numpy_generator
+from scrflow.features.encoders import build_encoder, encoder_module, encodes_side_by_side
+from scrflow.features.views import encode_view
+from scrflow.scene.model import load_scene
+from scrflow.storage.artifact import Stamp, read_safetensors, write_safetensors
+from scrflow.storage.codeversion import code_version
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Projection of descriptors: (d - mean) components, scaled so that an entry has a mean square of 1."""
+
+    mean: torch.Tensor  # [D]
+    components: torch.Tensor  # [D, d], the scale folded in
+
+    def __call__(self, descriptors_ND: torch.Tensor) -> torch.Tensor:
+        """[N, D] -> [N, d]."""
+        return (descriptors_ND - self.mean) @ self.components
+
+    @classmethod
+    def fit(cls, descriptors_ND: torch.Tensor, dim: int) -> Pca:
+        """The ``dim`` leading components of descriptors [N, D], at most D. ValueError for fewer samples than that."""
+        count, full = descriptors_ND.shape
+        dim = min(dim, full)
+        if count <= dim:
+            raise ValueError(f"{count} descriptors are too few for {dim} components")
+        x = descriptors_ND.double()
+        mean = x.mean(0)
+        x = x - mean
+        values, vectors = torch.linalg.eigh(x.T @ x / count)  # ascending
+        components = vectors[:, -dim:].flip(1)
+        # an eigenvector's sign is free: fix it, so that equal data give equal bytes on every LAPACK
+        components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
+        scale = (dim / values[-dim:].sum()).sqrt()
+        return cls(mean.float(), (components * scale).float())
+
+
+def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
+    """Learn the PCA on descriptors of mapping images, an equal share from each of as many images as are needed.
+
+    Writes safetensors ``mean`` [D] and ``components`` [D, d].
+    """
+    torch.set_num_threads(threads)
+    s = load_scene(scene)
+    encoder = build_encoder(config.extractor)
+    rng = numpy_generator(config.seed, "pca")
+    # enough images for the samples asked for, and never fewer than there are up to 64, for variety
+    per_image = config.extractor.max_keypoints
+    count = min(len(s.mapping), max(64, -(-config.pca.samples // per_image)))
+    chosen = sorted(rng.choice(len(s.mapping), count, replace=False))
+
+    def encoded(i: int) -> torch.Tensor:
+        view = s.mapping[i]
+        photo = s.photo(view.name)
+        return encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image).descriptors
+
+    side_by_side = encodes_side_by_side(config.extractor.name)
+    descriptors = torch.cat(list(mapped(encoded, track(chosen, "PCA: encoding"), threads, side_by_side)))
+    if len(descriptors) > config.pca.samples:
+        descriptors = descriptors[torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))]
+    try:
+        pca = Pca.fit(descriptors, config.pca.dim)
+    except ValueError as error:
+        raise ScrflowError(f"{scene}: PCA: {error}; are the mapping images blank?") from None
+    kept = float(pca(descriptors).pow(2).mean())
+    log.info(
+        "PCA: %d descriptors of %d images, %d to %d dimensions (mean square %.3f)",
+        len(descriptors),
+        count,
+        *pca.components.shape,
+        kept,
+    )
+    stamp = Stamp.make(
+        "pca", config, code_version("features.pca", encoder_module(config.extractor.name)), scene=scene / "scene.json"
+    )
+    write_safetensors(out, {"mean": pca.mean, "components": pca.components}, stamp)
+
+
+def load_pca(path: Path) -> Pca:
+    """The PCA of a file that ``fit_pca`` wrote."""
+    tensors = read_safetensors(path, "pca")
+    return Pca(tensors["mean"], tensors["components"])

@@ -1,0 +1,191 @@
+"""The retrieval stage: describe the mapping images, quantise the descriptors, keep what describes a query."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.parallel import mapped
+from scrflow.core.progress import meter, track
+from scrflow.features.descriptors import build_descriptor, describes_side_by_side, descriptor_module
+from scrflow.features.encoders import build_encoder, encoder_module, encodes_side_by_side
+from scrflow.features.retrieval import pq, vlad
+from scrflow.features.retrieval.describe import Whitening, joined, part_tensors
+from scrflow.features.retrieval.quality import measure
+from scrflow.features.retrieval.search import KIND, Retriever
+from scrflow.features.views import encode_view
+from scrflow.interop import hloc_descriptors
+from scrflow.scene.model import Scene, View, load_scene
+from scrflow.storage.artifact import (
+    Stamp,
+    create_h5,
+    read_safetensors,
+    read_safetensors_metadata,
+    read_stamp,
+    sha256_file,
+    write_json,
+    write_safetensors,
+)
+from scrflow.storage.codeversion import code_version
+
+_VOCABULARY_IMAGES = 256  # evenly spaced; their descriptors are held, so that no photo is encoded twice
+
+log = logging.getLogger("scrflow")
+
+
+@dataclass(frozen=True)
+class _Described:
+    """Mapping images in the scene's order."""
+
+    descriptors: np.ndarray  # [images, dim] float32
+    tensors: dict[str, torch.Tensor]  # what describes another photo
+    keypoints: int = 0  # local descriptors of a photo that are aggregated
+    modules: tuple[str, ...] = ()  # code that took part
+    inputs: dict[str, str] | None = None  # digests of files that took part
+    queries: dict[str, np.ndarray] | None = None  # descriptors of the queries, where a file provides them
+
+
+def build(
+    config: RetrievalStage,
+    scene: Path,
+    out: Path,
+    model: Path,
+    quality: Path,
+    threads: int,
+    parts: Sequence[tuple[Path, Path]],
+) -> None:
+    """See scrflow.features.retrieval.build_retrieval."""
+    import faiss
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    loaded = load_scene(scene)
+    names = [v.name for v in loaded.mapping]
+    r = config.retrieval
+    if r.kind == "vlad":
+        found = _vlad(r, config.extractor, config.seed, loaded, threads)
+    elif r.kind == "network":
+        found = _network(r, config.seed, loaded, threads)
+    elif r.kind == "fusion":
+        found = _fusion(r, config.seed, names, parts)
+    else:
+        found = _from_file(r, scene, loaded)
+    codebooks = pq.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
+    codes = pq.encode(torch.from_numpy(found.descriptors), codebooks)
+    retriever = Retriever(tuple(names), codebooks, codes, found.tensors)
+
+    inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
+    stamp = Stamp.make(KIND, config, code_version("features.retrieval.build", *found.modules), **inputs)
+    with create_h5(out, stamp) as f:
+        hloc_descriptors.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
+    write_safetensors(model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)})
+    poses = np.stack([v.cam_from_world for v in loaded.mapping])
+    result = measure(retriever, found.descriptors, poses, config.near, found.queries, loaded.query_poses)
+    write_json(quality, {"unit": loaded.unit, **result}, stamp)
+    log.info("retrieval: %d images, %d dimensions, model of %.2f MB", len(names), result["dim"], result["model_mb"])
+
+
+def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene, threads: int) -> _Described:
+    if extractor is None:
+        raise ScrflowError("retrieval of kind vlad needs the extractor of its encoder")
+    encoder, side_by_side = build_encoder(extractor), encodes_side_by_side(extractor.name)
+
+    def local(i: int) -> torch.Tensor:
+        view = scene.mapping[i]
+        photo = scene.photo(view.name)
+        return encode_view(photo, view.camera, encoder, extractor.short_side, r.keypoints).descriptors
+
+    def aggregated(i: int) -> np.ndarray:
+        return vlad.aggregate(local(i), vocabulary).numpy()
+
+    count = len(scene.mapping)
+    sample = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).round().astype(int)).tolist()
+    with meter("retrieval features", count) as step:
+        held = {}
+        for i, found in zip(sample, mapped(local, sample, threads, side_by_side), strict=True):
+            held[i] = found
+            step("")
+        pooled = torch.cat(list(held.values())).numpy()
+        if len(pooled) == 0:
+            raise ScrflowError(f"encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images")
+        vocabulary = vlad.learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
+        rows = {i: vlad.aggregate(found, vocabulary).numpy() for i, found in held.items()}
+        rest = [i for i in range(count) if i not in rows]
+        for i, row in zip(rest, mapped(aggregated, rest, threads, side_by_side), strict=True):
+            rows[i] = row
+            step("")
+    descriptors, whitening = _whitened(np.stack([rows[i] for i in range(count)]), r.dim, seed)
+    return _Described(
+        descriptors,
+        {"vocabulary": vocabulary, **whitening.tensors()},
+        r.keypoints,
+        (encoder_module(extractor.name),),
+    )
+
+
+def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Described:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = build_descriptor(r.network, r.options, device)
+
+    def described(view: View) -> np.ndarray:
+        return network(scene.photo(view.name)).numpy()
+
+    side_by_side = device == "cpu" and describes_side_by_side(r.network)
+    rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))
+    descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
+    return _Described(descriptors, whitening.tensors(), modules=(descriptor_module(r.network),))
+
+
+def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tuple[Path, Path]]) -> _Described:
+    if len(parts) != len(r.parts):
+        raise ScrflowError(f"fusion of {', '.join(r.parts)}: {len(parts)} parts were given")
+    tensors: dict[str, torch.Tensor] = {}
+    inputs: dict[str, str] = {}
+    rows = []
+    keypoints = 0
+    for i, (descriptors, model) in enumerate(parts):
+        inputs[f"part{i}"] = read_stamp(descriptors, KIND).digest
+        metadata = read_safetensors_metadata(model)
+        part = Retriever.from_tensors(read_safetensors(model, KIND), metadata)
+        keypoints = max(keypoints, int(metadata["keypoints"]))
+        if part.names != tuple(names):
+            raise ScrflowError(f"{model}: of other mapping images than the scene; delete it and run again")
+        tensors |= part_tensors(i, part.description)
+        rows.append(torch.from_numpy(hloc_descriptors.read_descriptors(descriptors, names)))
+    descriptors, whitening = _whitened(joined(rows, r.weights).numpy(), r.dim, seed)
+    return _Described(descriptors, tensors | whitening.tensors(), keypoints, inputs=inputs)
+
+
+def _from_file(r: RetrievalConfig, folder: Path, scene: Scene) -> _Described:
+    # the stage's folder is results/SCENE/scene
+    path = Path(str(r.file).replace("{scene}", Path(folder).resolve().parent.name))
+    count, queries = len(scene.mapping), [q.name for q in scene.queries]
+    rows = hloc_descriptors.read_descriptors(path, [v.name for v in scene.mapping] + queries)
+    return _Described(
+        rows[:count],
+        {},
+        inputs={"file": sha256_file(path)[:16]},
+        queries=dict(zip(queries, rows[count:], strict=True)),
+    )
+
+
+def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarray, Whitening]:
+    """Descriptors [N, d] float32 after a whitening learnt on them; as they are without ``dim``."""
+    if dim is None:
+        return rows_NV, Whitening()
+    mean, matrix = vlad.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
+    whitening = Whitening(mean, matrix)
+    return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed of its own for each use, within the 31 bits that faiss takes."""
+    return (seed * 1_000_003 + zlib.crc32(f"retrieval.{name}".encode())) % (2**31 - 1)

@@ -1,0 +1,182 @@
+"""Covisibility graph over the mapping images: which of them see the same part of the scene.
+
+Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``) of all pairs that can reach
+th
+the
+threshold (``scrflow.graph.frustum_pairs``). ``points`` counts the 3D points that two images share in a model from
+photos.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from scrflow.config import CovisibilityStage
+from scrflow.core.errors import ScrflowError
+from scrflow.graph.frustum_pairs import frustum_graph
+from scrflow.scene.model import load_scene, read_model
+from scrflow.storage.artifact import Stamp, sha256_file, write_npz
+from scrflow.storage.codeversion import code_version
+from scrflow.storage.npz import read_arrays
+
+KIND = "covisibility"
+_ROWS_AT_ONCE = 1 << 10  # images whose shared points are counted together
+_NAMED = 5  # example images in a warning
+
+log = logging.getLogger("scrflow")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A symmetric weighted graph; row i of ``csr`` belongs to image ``names[i]``."""
+
+    csr: scipy.sparse.csr_array  # [N, N] float64, weights in (0, 1], no diagonal, sorted columns
+    names: tuple[str, ...]
+
+
+def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path | None = None) -> None:
+    """Write the covisibility graph of a scene artifact to ``out`` (npz).
+
+    ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` does not read it.
+    Images of different rooms of a combined scene never get an edge: side by side in one world, a frustum reaches
+    through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model is missing or shares
+    no image.
+    """
+    loaded = load_scene(scene)
+    names = tuple(v.name for v in loaded.mapping)
+    parts = np.array([loaded.parts[n] for n in names]) if loaded.parts else None
+    inputs: dict[str, Path | str] = {"scene": loaded.stamp.digest}
+    if config.graph.kind == "frustum":
+        rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
+        g = config.graph
+        csr = frustum_graph(loaded.mapping, g.samples, config.depth_range, g.min_overlap, rng, parts)
+    else:
+        if model is None:
+            raise ScrflowError("key graphs: kind points needs a COLMAP model with 3D points, and none was given")
+        csr = shared_points(Path(model), names, config.graph.min_points, parts)
+        inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
+    graph = Graph(_tidy(csr), names)
+    report_components(graph)
+    arrays = {
+        "data": graph.csr.data.astype(np.float64),
+        "indices": graph.csr.indices.astype(np.int32),
+        "indptr": graph.csr.indptr.astype(np.int64),
+        "shape": np.array(graph.csr.shape, np.int64),
+        "names": np.array(names, dtype=np.str_),
+    }
+    write_npz(out, arrays, Stamp.make(KIND, config, code_version("graph.covisibility"), **inputs))
+
+
+def load_graph(path: Path) -> Graph:
+    """The graph in an artifact; ScrflowError when it is damaged."""
+    arrays = read_arrays(path, KIND)
+    try:
+        shape = tuple(int(s) for s in arrays["shape"])
+        weights = arrays["data"]
+        if weights.dtype.kind != "f" or not np.isfinite(weights).all():
+            raise ValueError("weights that are not finite numbers")
+        csr = scipy.sparse.csr_array((weights, arrays["indices"], arrays["indptr"]), shape=shape)
+        csr.check_format(full_check=True)  # scipy believes an index past the end, and reads there
+        names = tuple(str(n) for n in arrays["names"])
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise ScrflowError(f"{path}: damaged graph ({error}); delete it and run again") from None
+    if csr.shape != (len(names), len(names)):
+        raise ScrflowError(f"{path}: damaged graph (shape {csr.shape}, {len(names)} names); delete it and run again")
+    return Graph(csr, names)
+
+
+def connected_components(graph: Graph) -> list[list[str]]:
+    """Image names of each connected component, the largest first (ties by name)."""
+    count, label = scipy.sparse.csgraph.connected_components(graph.csr, directed=False)
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for name, part in zip(graph.names, label, strict=True):
+        parts[part].append(name)
+    return sorted(parts, key=lambda part: (-len(part), part))
+
+
+def report_components(graph: Graph) -> None:
+    """Log the graph's size; warn, with names, when it is in pieces or images stand alone."""
+    parts = connected_components(graph)
+    edges = graph.csr.nnz // 2
+    log.info("covisibility: %d images, %d edges, %d component(s)", len(graph.names), edges, len(parts))
+    alone = [part[0] for part in parts if len(part) == 1]
+    pieces = [part for part in parts if len(part) > 1]
+    if len(pieces) > 1:
+        listed = "; ".join(f"{len(p)} images ({_some(p)})" for p in pieces[:_NAMED])
+        rest = f"; and {len(pieces) - _NAMED} smaller" if len(pieces) > _NAMED else ""
+        log.warning(
+            "covisibility: the graph is in %d pieces without an edge between them: %s%s", len(pieces), listed, rest
+        )
+    if alone:
+        log.warning("covisibility: %d image(s) see nothing that another sees: %s", len(alone), _some(alone))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+# -------------------------------------------------------------------------------------------------------------- points
+
+
+def shared_points(
+    model: Path, names: tuple[str, ...], min_points: int, parts: np.ndarray | None = None
+) -> scipy.sparse.csr_array:
+    """Graph [N, N] of images that share at least ``min_points`` 3D points of the COLMAP model in a folder.
+
+    With n_ij shared points of n_i and n_j, the weight is the harmonic mean of n_ij / n_i and n_ij / n_j, that is
+    2 n_ij / (n_i + n_j): the share of i that j sees and the share of j that i sees, combined as ``frustum`` does.
+    Images with different ``parts`` [N] have no edge. ScrflowError when the model has no points, or none of the images.
+    """
+    reconstruction = read_model(model)
+    row = {name: i for i, name in enumerate(names)}
+    ids = np.fromiter(reconstruction.point3D_ids(), np.int64)
+    if not len(ids):
+        raise ScrflowError(f"{model}: the model has no 3D points; triangulate it, or use a graph of kind frustum")
+    ids.sort()
+    observed: list[np.ndarray] = [np.empty(0, np.int64)] * len(names)
+    for image_id in reconstruction.reg_image_ids():
+        image = reconstruction.image(image_id)
+        if image.name in row:
+            points = np.fromiter((p.point3D_id for p in image.get_observation_points2D()), np.int64)
+            observed[row[image.name]] = np.searchsorted(ids, np.unique(points))
+    if not any(map(len, observed)):
+        raise ScrflowError(f"{model}: none of the scene's {len(names)} mapping images observes a point of this model")
+    begin = np.cumsum([0, *map(len, observed)])
+    columns = np.concatenate(observed)
+    sees = scipy.sparse.csr_array(
+        (np.ones(len(columns), np.int32), columns, begin), shape=(len(names), len(ids))
+    )  # [N, points]
+    return point_weights(sees, min_points, parts)
+
+
+def point_weights(
+    sees: scipy.sparse.csr_array, min_points: int, parts: np.ndarray | None = None
+) -> scipy.sparse.csr_array:
+    """Graph of ``shared_points`` of the incidence [N, points] (ones), some rows at a time: the product of all holds
+    many pairs that share less than ``min_points``."""
+    seen_by = scipy.sparse.csr_array(sees.T)
+    points_of = np.diff(sees.indptr)
+    edges = []
+    for at in range(0, sees.shape[0], _ROWS_AT_ONCE):
+        shared = (sees[at : at + _ROWS_AT_ONCE] @ seen_by).tocoo()
+        i, j, n = shared.row + at, shared.col, shared.data
+        keep = (n >= min_points) & (i != j)
+        if parts is not None:
+            keep &= parts[i] == parts[j]
+        i, j, n = i[keep], j[keep], n[keep]
+        edges.append((i, j, 2 * n / (points_of[i] + points_of[j])))
+    i, j, weight = (np.concatenate(part) for part in zip(*edges, strict=True))
+    return scipy.sparse.csr_array((weight, (i, j)), shape=(sees.shape[0],) * 2)
+
+
+def _tidy(csr: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    csr = scipy.sparse.csr_array(csr)
+    csr.eliminate_zeros()
+    csr.sort_indices()
+    return csr

@@ -1,0 +1,143 @@
+"""Global encodings by Node2Vec on the covisibility graph (R-SCoRe).
+
+Two engines: ``torch`` (walks and skip-gram here, vectorised) and ``node2vec`` (the named package, in its own
+environment: the reference of a parity test). Of graphs of up to 8 192 images the torch engine counts all pairs of its
+walks and minimises the expected loss (``skipgram``); of larger ones, where both would be quadratic, it learns from the
+walks as they come (``sampled``). On 8 000 nodes of a synthetic city both separate alike (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from scrflow.config import Node2VecConfig, Node2VecStage
+from scrflow.core.errors import ScrflowError
+from scrflow.graph.covisibility import load_graph
+from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+from scrflow.graph.node2vec.reference import reference_vectors
+from scrflow.graph.node2vec.sampled import train_sampled
+from scrflow.graph.node2vec.skipgram import count_pairs, train
+from scrflow.graph.node2vec.walks import Walker
+from scrflow.storage.artifact import Stamp, create_h5, open_h5, write_json
+from scrflow.storage.codeversion import code_version
+
+KIND = "global-encoding"
+METRICS_KIND = "node2vec-metrics"
+_HELD_OUT = 0.1  # share of the edges
+COUNTED_NODES = 8192  # up to so many, pairs are counted
+SAMPLED_WALKS = 25  # a node, above that: 5 000 steps of 256 walks for 50 000 nodes
+
+log = logging.getLogger("scrflow")
+
+
+def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads: int) -> None:
+    """Write the encodings of a covisibility graph to ``out`` (HDF5) and how well they separate to ``metrics`` (JSON).
+
+    ``out`` holds ``encoding`` [images, dim] float32, centred and of mean length 1 (see quality.normalised), and
+    ``names``, in the graph's order. ScrflowError when the graph has no edge, or when the balanced average precision of
+    link prediction is under ``min_average_precision`` (the metrics are written even so).
+    """
+    torch.set_num_threads(threads)
+    c = config.node2vec
+    loaded = load_graph(graph)
+    if loaded.csr.nnz == 0:
+        raise ScrflowError(
+            f"{graph}: the covisibility graph has no edge, so there is nothing to embed; check the poses, "
+            "depth_range of the scene and min_overlap of the graph"
+        )
+    encoding = normalised(node_vectors(c, loaded.csr, config.seed))
+    values = separation(encoding, loaded.csr, _rng(config.seed, "separation"))
+
+    rest, edges = hold_out_edges(loaded.csr, _HELD_OUT, _rng(config.seed, "held out"))
+    held_out = None
+    if len(edges):
+        again = normalised(node_vectors(c, rest, config.seed))
+        held_out = held_out_average_precision(again, loaded.csr, edges, _rng(config.seed, "separation"))
+
+    stamp = Stamp.make(
+        METRICS_KIND, config, code_version("graph.node2vec", "graph.node2vec.reference_worker"), graph=Path(graph)
+    )
+    values = {
+        "engine": c.engine,
+        "images": len(loaded.names),
+        "edges": loaded.csr.nnz // 2,
+        "isolated": int((np.diff(loaded.csr.indptr) == 0).sum()),
+        **values,
+        "held_out_average_precision": held_out,
+    }
+    write_json(metrics, values, stamp)
+    precision = values["average_precision"]
+    log.info(
+        "node2vec: average precision %s (held-out edges %s), mean distance of neighbours %s, of others %s",
+        *(_text(values[k]) for k in
+          ("average_precision", "held_out_average_precision", "neighbour_distance", "other_distance")),
+    )  # fmt: skip
+    if precision is None:
+        log.info("node2vec: every image sees every other, so separation cannot be measured")
+    elif precision < c.min_average_precision:
+        raise ScrflowError(
+            f"node2vec: the embedding does not separate: average precision of link prediction {precision:.3f}, "
+            f"at least {c.min_average_precision} wanted (key encodings: min_average_precision); more walks or "
+            f"iterations, or a graph with fewer weak edges (min_overlap) may help. Metrics: {metrics}"
+        )
+    with create_h5(out, Stamp.make(KIND, config, stamp.code, graph=Path(graph))) as f:
+        f.create_dataset("encoding", data=encoding)
+        f.create_dataset("names", data=np.array([n.encode() for n in loaded.names]))
+
+
+def load_encodings(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """``encoding`` [images, dim] float32 and the image names of an artifact written by ``embed``."""
+    with open_h5(path, KIND) as f:
+        return f["encoding"][:], tuple(n.decode() for n in f["names"][:])
+
+
+def node_vectors(
+    config: Node2VecConfig,
+    csr: scipy.sparse.csr_array,
+    seed: int,
+    device: torch.device | str | None = None,
+    counted_nodes: int = COUNTED_NODES,
+) -> np.ndarray:
+    """Raw vectors [N, dim] of a graph by the configured engine; on a CPU the same seed gives the same bytes.
+
+    ``device`` of the torch engine: that of the config when not given (``auto``: a GPU when there is one and the graph
+    is larger than ``counted_nodes``, as smaller ones take seconds on a CPU). Larger graphs take up to ``walks`` walks a
+    node, but no more than 25, and do not read ``iterations``. ScrflowError when there is no GPU for ``cuda``.
+    """
+    if config.engine == "node2vec":
+        return reference_vectors(config, csr, seed)
+    large = csr.shape[0] > counted_nodes
+    device = torch.device(device or _device(config.device, large))
+    walker = Walker(csr, config.p, config.q, device)
+    walks, rest = _generator(seed, "walks", device), _generator(seed, "skip-gram")
+    if large:
+        count = min(config.walks, SAMPLED_WALKS)
+        return train_sampled(walker, config.dim, count, config.length, config.context, config.negatives, walks, rest)
+    counts = count_pairs(walker, config.walks, config.length, config.context, walks)
+    return train(counts, config.dim, config.negatives, config.iterations, rest, device)
+
+
+def _device(wanted: str, large: bool) -> str:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ScrflowError("key encodings: device cuda, but torch sees no GPU; use auto or cpu")
+    if wanted == "auto":
+        return "cuda" if large and torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(f"node2vec.{name}".encode())])
+
+
+def _generator(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(_rng(seed, name).integers(2**62)))

@@ -1,0 +1,190 @@
+"""How likely a pose is right: a calibrated probability that it is within a threshold (distance, angle) of the truth.
+
+The evidence is a few numbers that mean the same in every scene: how many keypoints agree, what share, how well, how
+spread out, and how far the pose could still move, in units of the threshold. The last is a covariance of the pose from
+its inliers. Neighbouring scene coordinates err together, which the usual s^2 (J^T J)^-1 does not know; so the gradients
+are summed by blocks of the image, and what the blocks disagree by is added (the cluster-robust "sandwich" covariance:
+Liang and Zeger, Biometrika 1986).
+
+A pose is right if the consensus is none of chance, and precise enough: the probability is the product of two logistic
+terms, one a question. (One term alone believes any chance consensus where the threshold is wide.) The coefficients and
+where they are from are in confidence.json beside this module; benchmarks/confidence.py fits them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scrflow.core.errors import ScrflowError
+
+CONSENSUS = ("log_inliers", "logit_share", "log_blocks")  # is it one?
+PRECISION = ("log_error", "room_distance", "room_angle")  # is it precise enough?
+FEATURES = CONSENSUS + PRECISION
+_BLOCKS = 4  # the image is divided in 4 x 4
+_ROOM = 5.0  # logarithms of threshold / sigma beyond +-5 tell nothing more
+_COEFFICIENTS = Path(__file__).with_name("confidence.json")
+
+
+@dataclass(frozen=True)
+class PoseSpread:
+    """Standard deviations of a pose by its inliers: of the camera's centre (scene unit) and of its rotation (deg)."""
+
+    distance: float
+    angle: float
+
+
+@dataclass(frozen=True)
+class ConfidenceModel:
+    """Two logistic terms on standardised features z = (x - mean) / scale, whose product is the probability."""
+
+    bias: np.ndarray  # [2] of the term of CONSENSUS, of that of PRECISION
+    weights: np.ndarray  # [F], of FEATURES
+    mean: np.ndarray  # [F]
+    scale: np.ndarray  # [F]
+
+    def probability(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities [...] of features [..., F]."""
+        parts = (features - self.mean) / self.scale * self.weights
+        cut = len(CONSENSUS)
+        logits = np.stack([parts[..., :cut].sum(-1), parts[..., cut:].sum(-1)], -1) + self.bias
+        return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).prod(-1)
+
+
+def confidence_of(
+    pixels_N2: np.ndarray,
+    xyz_world_N3: np.ndarray,
+    inliers_N: np.ndarray,
+    K: np.ndarray,
+    cam_from_world: np.ndarray | None,
+    threshold_px: float,
+    within: tuple[float, float],
+) -> float:
+    """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one.
+
+    Calibrated for thresholds that are as fine for their scene as a method can hope for; too careful for wide ones.
+    ``pixels_N2`` are undistorted, in the image of ``K``, ``inliers_N`` bool those that agree within ``threshold_px``.
+    0 where there is no pose.
+    """
+    if cam_from_world is None:
+        return 0.0
+    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within)
+    return float(shipped_model().probability(features))
+
+
+def evidence(
+    pixels_N2: np.ndarray,
+    xyz_world_N3: np.ndarray,
+    inliers_N: np.ndarray,
+    K: np.ndarray,
+    cam_from_world: np.ndarray,
+    threshold_px: float,
+    within: tuple[float, float],
+) -> np.ndarray:
+    """FEATURES [F] of a pose, all finite; see confidence_of."""
+    inside = np.asarray(inliers_N, bool)
+    count = int(inside.sum())
+    share = np.clip(count / max(len(inside), 1), 1e-3, 1 - 1e-3)
+    residuals, jacobians = linearised(pixels_N2[inside], xyz_world_N3[inside], K, cam_from_world)
+    blocks = image_blocks(pixels_N2)[inside]
+    spread = pose_spread(residuals, jacobians, blocks)
+    error = float(np.median(np.linalg.norm(residuals, axis=1))) if count else threshold_px
+    filled = np.bincount(blocks, minlength=_BLOCKS**2) / max(count, 1)
+    filled = filled[filled > 0]
+    return np.array(
+        [
+            np.log(max(count, 1)),
+            np.log(share / (1 - share)),
+            -float((filled * np.log(filled)).sum()),  # log of how many blocks the inliers fill, as entropy counts them
+            np.log(max(error, 1e-3 * threshold_px) / threshold_px),
+            *(_room(limit, sigma) for limit, sigma in zip(within, (spread.distance, spread.angle), strict=True)),
+        ]
+    )
+
+
+def _room(limit: float, sigma: float) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.clip(np.log(np.float64(limit) / np.float64(sigma)), -_ROOM, _ROOM))
+
+
+def linearised(
+    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals [N, 2] (px) and their derivatives [N, 2, 6] by a motion of the camera's axes: 3 of shift, 3 of turn.
+
+    Points must be in front of the camera. The shift is in the camera's axes, so its length is that of the centre's.
+    """
+    p = xyz_world_N3 @ cam_from_world[:, :3].T + cam_from_world[:, 3]
+    x, y, z = p.T
+    fx, fy = K[0, 0], K[1, 1]
+    residuals = np.stack([fx * x / z + K[0, 2], fy * y / z + K[1, 2]], 1) - pixels_N2
+    zero = np.zeros_like(z)
+    by_point = np.stack(
+        [np.stack([fx / z, zero, -fx * x / z**2], 1), np.stack([zero, fy / z, -fy * y / z**2], 1)], 1
+    )  # [N, 2, 3]
+    turn = np.stack(
+        [np.stack([zero, z, -y], 1), np.stack([-z, zero, x], 1), np.stack([y, -x, zero], 1)], 1
+    )  # [N, 3, 3]: -[p]x
+    return residuals, np.concatenate([by_point, by_point @ turn], 2)
+
+
+def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
+    """Which of the blocks [N] each pixel is in, of the rectangle that the pixels fill."""
+    if len(pixels_N2) == 0:
+        return np.zeros(0, np.int64)
+    low, high = pixels_N2.min(0), pixels_N2.max(0)
+    cell = np.floor(_BLOCKS * (pixels_N2 - low) / np.maximum(high - low, 1e-9)).astype(np.int64)
+    cell = np.minimum(cell, _BLOCKS - 1)
+    return cell[:, 1] * _BLOCKS + cell[:, 0]
+
+
+def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> PoseSpread:
+    """Standard deviations of the pose from linearised inliers under a Cauchy loss; infinite where it is not held."""
+    if len(residuals_N2) < 4:
+        return PoseSpread(np.inf, np.inf)
+    lengths = np.linalg.norm(residuals_N2, axis=1)
+    sigma = max(float(np.median(lengths)) / 1.1774, 1e-6)  # of one coordinate: the median of a Rayleigh distribution
+    weights = 1 / (1 + (lengths / (2.3849 * sigma)) ** 2)  # 95 % efficient on Gaussian residuals
+    hessian = np.einsum("n,nij,nik->jk", weights, jacobians_N26, jacobians_N26)
+    gradients = np.einsum("n,nij,ni->nj", weights, jacobians_N26, residuals_N2)
+    by_block = np.zeros((_BLOCKS**2, 6))
+    np.add.at(by_block, blocks_N, gradients)
+    by_block = by_block[np.bincount(blocks_N, minlength=len(by_block)) > 0]
+    try:
+        inverse = np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        return PoseSpread(np.inf, np.inf)
+    covariance = sigma**2 * inverse
+    if len(by_block) > 1:
+        by_block -= by_block.mean(0)  # the refinement stops near the minimum, not in it
+        meat = by_block.T @ by_block * len(by_block) / (len(by_block) - 1)
+        covariance += inverse @ meat @ inverse
+    variances = np.diag(covariance)
+    if not (np.isfinite(variances).all() and (variances > 0).all()):
+        return PoseSpread(np.inf, np.inf)
+    return PoseSpread(float(np.sqrt(variances[:3].sum())), float(np.degrees(np.sqrt(variances[3:].sum()))))
+
+
+@functools.cache
+def shipped_model() -> ConfidenceModel:
+    """The coefficients that come with the package."""
+    return read_model(_COEFFICIENTS)
+
+
+def read_model(path: Path) -> ConfidenceModel:
+    """Coefficients that benchmarks/confidence.py wrote; ScrflowError where they are damaged or of other features."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if tuple(values["features"]) != FEATURES:
+            raise ValueError(f"features {values['features']}, expected {list(FEATURES)}")
+        arrays = [np.array(values[key], np.float64) for key in ("bias", "weights", "mean", "scale")]
+        lengths = (2, *[len(FEATURES)] * 3)
+        if [a.shape for a in arrays] != [(n,) for n in lengths] or not np.isfinite(np.concatenate(arrays)).all():
+            raise ValueError(f"expected {', '.join(map(str, lengths))} finite numbers")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ScrflowError(f"{path}: not coefficients of a confidence ({error}); fit it again") from None
+    return ConfidenceModel(*arrays)

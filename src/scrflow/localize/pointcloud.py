@@ -1,0 +1,233 @@
+"""The point cloud that a map implies: its mapping photos' keypoints through the head, coloured, as PLY or COLMAP model.
+
+A map holds no photos and no poses, so both are read from the scene that it was made of. A keypoint counts where its
+scene coordinate falls back onto it (within ``max_error_px`` of the encoded image). Coordinates of one voxel seen by
+several photos are one point, if their mean still falls onto the keypoints; a point that too few photos agree on goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from scrflow.core.cameras import pixels_from_rays
+from scrflow.core.errors import ScrflowError
+from scrflow.core.parallel import mapped
+from scrflow.core.progress import log, track
+from scrflow.localize.localizer import Localizer
+from scrflow.localize.pose import reprojection_error
+from scrflow.scene.colmap_file import write_binary_model
+from scrflow.scene.model import Scene, View, load_scene, model_of_views
+from scrflow.storage.artifact import atomic_dir, atomic_path, read_stamp
+
+_VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which points are kept. ``voxel`` in the scene's unit; None: what ``max_error_px`` are at the median depth."""
+
+    max_error_px: float = 2.0
+    min_views: int = 2
+    voxel: float | None = None
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Keypoints of mapping photos with their scene coordinates; O of them, ordered by photo."""
+
+    image: np.ndarray  # [O] int64, row of the mapping photo
+    xyz: np.ndarray  # [O, 3] scene coordinates by the head
+    pixel: np.ndarray  # [O, 2] undistorted, in the encoded image
+    photo_pixel: np.ndarray  # [O, 2] in the photo as it was taken
+    rgb: np.ndarray  # [O, 3] uint8
+    K: np.ndarray  # [images, 3, 3] of the encoded images
+    cam_from_world: np.ndarray  # [images, 3, 4]
+
+    def errors(self, rows_R: np.ndarray, xyz_R3: np.ndarray) -> np.ndarray:
+        """Distance [R] in px between the keypoints ``rows`` and a point of each; infinite behind the camera."""
+        pose, K = self.cam_from_world[self.image[rows_R]], self.K[self.image[rows_R]]
+        cam = np.einsum("nij,nj->ni", pose[:, :, :3], xyz_R3) + pose[:, :, 3]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seen = cam[:, :2] / cam[:, 2:] * np.stack([K[:, 0, 0], K[:, 1, 1]], 1) + K[:, :2, 2]
+            distance = np.linalg.norm(seen - self.pixel[rows_R], axis=1)
+        return np.where((cam[:, 2] > 0) & np.isfinite(distance), distance, np.inf)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points and which keypoints they were made of."""
+
+    xyz: np.ndarray  # [P, 3]
+    rgb: np.ndarray  # [P, 3] uint8
+    error_px: np.ndarray  # [P] mean over its keypoints
+    observation: np.ndarray  # [T] int64, rows of the observations, ordered by point; no photo twice in a point
+    point: np.ndarray  # [T] int64
+
+
+def export_map(
+    map_path: Path,
+    scene: Path | None,
+    ply: Path | None,
+    colmap: Path | None,
+    options: ExportOptions,
+    device: str | None = None,
+    threads: int = 1,
+) -> int:
+    """Write the points of a map as ``ply``, as ``colmap`` model, or both; how many.
+
+    ``scene`` is the scene artifact that the map was made of; by default ``../scene`` from the map's folder, where the
+    workflow has it. ScrflowError where it is missing or another one.
+    """
+    if ply is None and colmap is None:
+        raise ScrflowError("nothing to write: give --ply FILE, --colmap FOLDER, or both")
+    if colmap is not None:
+        _refuse_to_overwrite(colmap)
+    localizer = Localizer.open(map_path, device)
+    loaded = _scene_of(map_path, scene)
+    seen = observe(localizer, loaded, options.max_error_px, threads)
+    cloud = merge(seen, options)
+    if ply is not None:
+        write_ply(ply, cloud)
+    if colmap is not None:
+        write_colmap(colmap, cloud, seen, loaded.mapping)
+    return len(cloud.xyz)
+
+
+def _scene_of(map_path: Path, folder: Path | None) -> Scene:
+    """The scene artifact in ``folder`` (default: beside the map), which must be the one that the map was made of."""
+    chosen = folder or map_path.resolve().parent.parent / "scene"
+    if not (chosen / "scene.json").is_file():
+        raise ScrflowError(
+            f"{chosen}: no scene, which the export takes photos and poses from; give --scene results/SCENE/scene"
+        )
+    scene = load_scene(chosen)
+    if read_stamp(map_path, "map").inputs.get("scene") != scene.stamp.digest:
+        raise ScrflowError(f"{chosen}: not the scene that {map_path} was made of, or built anew since; give --scene")
+    return scene
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScrflowError(f"{folder}: is there already, and is not overwritten; remove it or name another folder")
+
+
+def observe(localizer: Localizer, scene: Scene, max_error_px: float, threads: int = 1) -> Observations:
+    """All keypoints of the mapping photos whose scene coordinates fall back onto them within ``max_error_px``."""
+
+    def one(row: int) -> tuple[int, dict[str, np.ndarray]]:
+        mapped_photo = scene.mapping[row]
+        photo = scene.photo(mapped_photo.name)
+        view, xyz = localizer.scene_coordinates(photo, mapped_photo.camera, mapped_photo.name)
+        error = reprojection_error(view.pixels, xyz, view.K, mapped_photo.cam_from_world)
+        good = np.flatnonzero(error < max_error_px)
+        rays = (view.pixels[good] - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]]
+        photo_pixel = pixels_from_rays(mapped_photo.camera, rays)
+        column, line = np.clip(photo_pixel.astype(np.int64), 0, np.array(photo.size) - 1).T
+        return len(error), {
+            "image": np.full(len(good), row),
+            "xyz": xyz[good],
+            "pixel": view.pixels[good],
+            "photo_pixel": photo_pixel,
+            "rgb": np.asarray(photo)[line, column],
+            "K": view.K[None],
+        }
+
+    count = len(scene.mapping)
+    counts, parts = zip(*track(mapped(one, range(count), threads), "mapping photos", count), strict=True)
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    log.info("%d of %d keypoints fall back within %g px", len(found["xyz"]), sum(counts), max_error_px)
+    return Observations(cam_from_world=np.stack([v.cam_from_world for v in scene.mapping]), **found)
+
+
+def merge(seen: Observations, options: ExportOptions) -> Cloud:
+    """Points of the observations by voxel; ScrflowError when none is left."""
+    if len(seen.xyz) == 0:
+        raise ScrflowError(
+            f"no scene coordinate falls back within {options.max_error_px:g} px of its keypoint: is this the map's "
+            "scene? otherwise raise --max-error"
+        )
+    voxel = options.voxel or _footprint(seen, options.max_error_px)
+    _, point = np.unique(np.floor(seen.xyz / voxel).astype(np.int64), axis=0, return_inverse=True)
+    point = point.reshape(-1)
+    # of a photo's keypoints in one voxel the one that fits best
+    order = np.lexsort((seen.errors(np.arange(len(point)), seen.xyz), seen.image, point))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(point[order]) != 0) | (np.diff(seen.image[order]) != 0)
+    rows = order[first]
+    for _ in range(2):  # the mean moves when a keypoint that it misses is taken out
+        mean = _means(seen.xyz[rows], point[rows])
+        kept = seen.errors(rows, mean[point[rows]]) < options.max_error_px
+        rows = rows[kept]
+    views = np.bincount(point[rows], minlength=point.max() + 1)
+    rows = rows[(views >= options.min_views)[point[rows]]]
+    if len(rows) == 0:
+        raise ScrflowError(
+            f"no point is seen alike by {options.min_views} photos: lower --min-views, or raise --voxel ({voxel:.3g})"
+        )
+    _, point = np.unique(point[rows], return_inverse=True)
+    xyz = _means(seen.xyz[rows], point)
+    error = _means(seen.errors(rows, xyz[point])[:, None], point)[:, 0]
+    rgb = np.round(_means(seen.rgb[rows].astype(np.float64), point)).astype(np.uint8)
+    log.info("%d points of voxels of %.3g, seen by %.1f photos each", len(xyz), voxel, len(rows) / len(xyz))
+    return Cloud(xyz, rgb, error, rows, point)
+
+
+def _footprint(seen: Observations, px: float) -> float:
+    """What ``px`` pixels are at the median depth of the observations."""
+    pose = seen.cam_from_world[seen.image]
+    depth = (pose[:, 2, :3] * seen.xyz).sum(1) + pose[:, 2, 3]
+    return float(np.median(depth / seen.K[seen.image, 0, 0])) * px
+
+
+def _means(values_NC: np.ndarray, group_N: np.ndarray) -> np.ndarray:
+    """Means [G, C] of rows by group; 0 of a group without rows is never read."""
+    groups = int(group_N.max()) + 1
+    count = np.maximum(np.bincount(group_N, minlength=groups), 1)
+    return np.stack([np.bincount(group_N, column, groups) / count for column in values_NC.T], 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_ply(out: Path, cloud: Cloud) -> None:
+    """Binary PLY (little-endian): x y z float, red green blue uchar."""
+    vertices = np.zeros(len(cloud.xyz), _VERTEX)
+    vertices["xyz"], vertices["rgb"] = cloud.xyz, cloud.rgb
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+    lines += [f"property float {axis}" for axis in "xyz"]
+    lines += [f"property uchar {colour}" for colour in ("red", "green", "blue")]
+    with atomic_path(out) as temporary:
+        temporary.write_bytes("\n".join([*lines, "end_header", ""]).encode("ascii") + vertices.tobytes())
+
+
+def write_colmap(out: Path, cloud: Cloud, seen: Observations, views: tuple[View, ...]) -> None:
+    """COLMAP's binary model in the new folder ``out``: cameras, images with the keypoints used, points with tracks.
+
+    ScrflowError where ``out`` holds something already.
+    """
+    _refuse_to_overwrite(out)
+    model = model_of_views(views)
+    # model_of_views numbers images from 1 in the order of views; a keypoint's number is its place in its image
+    order = np.argsort(seen.image[cloud.observation], kind="stable")
+    images = seen.image[cloud.observation][order]
+    begins = np.searchsorted(images, np.arange(len(views) + 1))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - begins[images]
+    pixels = seen.photo_pixel[cloud.observation][order]
+    for row in range(len(views)):
+        part = pixels[begins[row] : begins[row + 1]]
+        model.image(row + 1).points2D = pycolmap.Point2DList([pycolmap.Point2D(p) for p in part])
+    elements = np.stack([seen.image[cloud.observation] + 1, place], 1).tolist()
+    ends = np.searchsorted(cloud.point, np.arange(len(cloud.xyz)), "right").tolist()
+    begin = 0
+    for xyz, rgb, error, end in zip(cloud.xyz, cloud.rgb, cloud.error_px.tolist(), ends, strict=True):
+        track_elements = [pycolmap.TrackElement(image, point2d) for image, point2d in elements[begin:end]]
+        added = model.add_point3D(xyz, pycolmap.Track(track_elements), rgb)
+        model.point3D(added).error = error
+        begin = end
+    with atomic_dir(out) as temporary:
+        write_binary_model(model, temporary)

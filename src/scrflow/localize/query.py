@@ -1,0 +1,113 @@
+"""A query in the forms that people have: a path, a picture or an array; a camera, its numbers, or EXIF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pycolmap
+from PIL import Image, ImageOps
+
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import opened, rgb
+from scrflow.scene.checks.intrinsics import check_intrinsics
+from scrflow.scene.model import camera_of_fields, copy_camera
+from scrflow.scene.photo_files import camera_from_exif, read_exif
+
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
+CameraLike: TypeAlias = pycolmap.Camera | Mapping[str, Any] | Sequence[Any] | str
+
+_QUARTER_TURNS = (5, 6, 7, 8)
+_HOW = "'MODEL WIDTH HEIGHT PARAMS...' as COLMAP has it, e.g. 'PINHOLE 640 480 525 525 320 240'"
+
+
+def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Image, pycolmap.Camera]:
+    """The photo in RGB, upright, and the camera of its pixels.
+
+    ``image``: a path, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a dict of model, width,
+    height, params; a tuple or string of these in this order; None for a path: from EXIF (SIMPLE_PINHOLE).
+
+    Where EXIF asks viewers to turn the photo, it is turned, and the camera is that of the turned photo; a given camera
+    must show by its size which of the two it is of. ScrflowError for an image or camera that cannot be used, for a
+    camera of another size, and where nothing tells the focal length.
+    """
+    name = str(image) if isinstance(image, str | Path) else "image"
+    photo = _opened(image, name)
+    # mode RGB has no palette and no alpha, but keeps the EXIF
+    orientation = read_exif(photo).orientation
+    if camera is None:
+        if name == "image":
+            raise ScrflowError(f"{name}: a picture in memory tells no focal length; give its camera: {_HOW}")
+        return _turned(photo), _exif_camera(Path(name), photo, orientation)
+    given = camera_of(camera, name)
+    width, height = photo.size
+    if orientation == 1:
+        _check_size(given, (width, height), name)
+        return photo, given
+    if orientation in _QUARTER_TURNS and width != height and (given.width, given.height) == (height, width):
+        return _turned(photo), given
+    raise ScrflowError(
+        f"{name}: EXIF orientation {orientation} asks viewers to turn the image, and the camera "
+        f"({given.width}x{given.height}) may be of the image as stored ({width}x{height}); turn the pixels first "
+        "(scrflow upright), or remove the tag"
+    )
+
+
+def camera_of(camera: CameraLike, where: str) -> pycolmap.Camera:
+    """The camera of any of the forms; ScrflowError beginning with ``where``."""
+    if isinstance(camera, pycolmap.Camera):
+        check_intrinsics(camera, where)
+        return copy_camera(camera)
+    if isinstance(camera, str):
+        fields = camera.split()
+    else:
+        try:
+            if isinstance(camera, Mapping):
+                camera = [camera[key] for key in ("model", "width", "height", "params")]
+            model, width, height, params = camera
+            fields = [str(v) for v in (getattr(model, "name", model), width, height, *np.ravel(params).tolist())]
+        except (KeyError, ValueError, TypeError) as error:
+            what = f"key {error} is missing" if isinstance(error, KeyError) else error
+            raise ScrflowError(f"{where}: not a camera ({what}); expected model, width, height, params") from None
+    if len(fields) < 4:
+        raise ScrflowError(f"{where}: not a camera ({' '.join(fields)!r}); expected {_HOW}")
+    found = camera_of_fields(fields, where)
+    check_intrinsics(found, where)
+    return found
+
+
+def _opened(image: ImageLike, name: str) -> Image.Image:
+    """The stored pixels in RGB."""
+    if isinstance(image, np.ndarray):
+        shape = image.shape
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and shape[2] in (1, 3))) or 0 in shape:
+            raise ScrflowError(f"{name}: array of {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W]")
+        return Image.fromarray(image[..., 0] if image.ndim == 3 and shape[2] == 1 else image).convert("RGB")
+    if isinstance(image, Image.Image):
+        return rgb(image, name)
+    with opened(image) as photo:
+        return rgb(photo, name)
+
+
+def _turned(photo: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(photo)
+
+
+def _exif_camera(path: Path, photo: Image.Image, orientation: int) -> pycolmap.Camera:
+    camera, source = camera_from_exif(path, "SIMPLE_PINHOLE")
+    if source == "guess":
+        raise ScrflowError(f"{path}: EXIF tells no focal length; give the camera: --camera {_HOW}")
+    if orientation in _QUARTER_TURNS:
+        turned = (photo.height, photo.width)
+        camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", camera.mean_focal_length(), *turned)
+    return camera
+
+
+def _check_size(camera: pycolmap.Camera, size: tuple[int, int], name: str) -> None:
+    if (camera.width, camera.height) != size:
+        raise ScrflowError(
+            f"{name}: image is {size[0]}x{size[1]} px, its camera is {camera.width}x{camera.height}; use the image "
+            "that the camera was calibrated for, or rescale the camera"
+        )

@@ -1,0 +1,1 @@
+"""The map: one file with all that localizing a query needs."""

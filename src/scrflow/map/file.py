@@ -1,0 +1,167 @@
+"""map.safetensors: ONE file with all that localizing a query needs. Reading it executes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from scrflow.config import MapStage, RetrievalPart
+from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import log
+from scrflow.features.encoders import build_encoder
+from scrflow.features.global_encoding import read_centres, read_global_encoding, standardised
+from scrflow.features.pca import Pca, load_pca
+from scrflow.features.retrieval import Retriever
+from scrflow.features.retrieval.describe import build_describer
+from scrflow.map.format import BOOKS, CODES, MAP_FORMAT, Tensors, check, pack, read_map, unpack
+from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
+from scrflow.storage.codeversion import code_version
+from scrflow.storage.weights import located
+from scrflow.training.head import Head
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map in memory, in float32. ``config`` also says how to localize: ``localize``, ``thresholds``, ``seed``."""
+
+    config: MapStage
+    names: tuple[str, ...]  # mapping images, in the order of the rows; of merged ones those that stand for the others
+    head: Head
+    pca: Pca
+    encoding: torch.Tensor | None  # [images, D]
+    retriever: Retriever | None
+    retrieval_keypoints: int  # of a photo's best local descriptors, that its retrieval feature aggregates
+    centres: torch.Tensor | None = None  # [K, D]: the clusters one of which is a query's encoding
+    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that it was made with
+
+
+def write_map(
+    config: MapStage,
+    scene: Path,
+    head: Path,
+    pca: Path,
+    encoding: Path | None,
+    retrieval: Path | None,
+    out: Path,
+    graph: Path | None = None,
+) -> None:
+    """Gather head, PCA, global encodings and retrieval model into one file, shrunk as ``config.map`` says.
+
+    ``graph``: the covisibility graph, for ``map.merge`` alone. The networks that a query needs are built once, to
+    record which weights they are. Raises ScrflowError when the parts are of different mapping images or do not fit
+    together.
+    """
+    from scrflow.map.compress import shrink
+    from scrflow.scene.model import load_scene
+
+    names = tuple(v.name for v in load_scene(scene).mapping)
+    inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
+    optional = {"encoding": encoding, "retrieval": retrieval, "graph": graph}
+    inputs |= {name: path for name, path in optional.items() if path is not None}
+    tensors = _gathered(config, names, head, pca, encoding, retrieval)
+    tensors, kept = shrink(config, tensors, names, None if graph is None else _overlap(graph, names))
+    tensors = pack(tensors, config.map)
+    try:
+        check(config, unpack(tensors), len(kept))
+    except ValueError as error:
+        raise ScrflowError(
+            f"{head}: no map can be made of it: {error}; delete what is not of {scene}, run again"
+        ) from None
+    metadata = {
+        "format": str(MAP_FORMAT),
+        "names": json.dumps(kept, ensure_ascii=False, separators=(",", ":")),
+        "output_unit": read_safetensors_metadata(head)["output_unit"],
+        "weights": json.dumps(_weights(config, tensors), sort_keys=True),
+    }
+    write_safetensors(out, tensors, Stamp.make("map", config, code_version("map.file"), **inputs), metadata)
+    log.info("map: %.2f MB", out.stat().st_size / 1e6)
+
+
+def load_map(path: Path) -> Map:
+    """The map of a file. ScrflowError when the file is damaged, of another version, or not a map."""
+    config, names, tensors, unit, weights = read_map(path)
+
+    def part(prefix: str) -> Tensors:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    state = part("head.")
+    head = Head(state["input.layers.0.weight"].shape[1], config.head, state["decoder.centres"], unit)
+    head.load_state_dict(state, strict=True)
+    retriever = None
+    if config.retrieval is not None:
+        described = part("retrieval.")
+        # a map that searches no image has no index
+        books = described.pop("codebooks", torch.zeros(0, 0, 0))
+        codes = described.pop("codes", torch.zeros(0, 0, dtype=torch.uint8))
+        retriever = Retriever(names, books, codes, described)
+    return Map(
+        config,
+        names,
+        head.eval(),
+        Pca(tensors["pca.mean"], tensors["pca.components"]),
+        tensors.get("encoding"),
+        retriever,
+        _keypoints(config),
+        tensors.get("centres"),
+        weights,
+    )
+
+
+def _gathered(
+    config: MapStage, names: tuple[str, ...], head: Path, pca: Path, encoding: Path | None, retrieval: Path | None
+) -> Tensors:
+    """All tensors of the map, as the stages made them."""
+    projection = load_pca(pca)
+    tensors = {f"head.{k}": v for k, v in read_safetensors(head, "head").items()}
+    tensors |= {"pca.mean": projection.mean, "pca.components": projection.components}
+    if encoding is not None and config.clustered:
+        tensors["centres"] = read_centres(encoding)
+    elif encoding is not None and not config.own_encoding:
+        tensors["encoding"] = standardised(read_global_encoding(encoding, names))
+    if retrieval is not None:
+        part, described = read_safetensors(retrieval, "retrieval"), read_safetensors_metadata(retrieval)
+        retriever = Retriever.from_tensors(part, described)
+        if retriever.names != names:
+            raise ScrflowError(f"{retrieval}: of other mapping images than the scene; delete it and run again")
+        searched = {} if config.own_encoding else {BOOKS: retriever.codebooks, CODES: retriever.codes}
+        tensors |= searched | {f"retrieval.{k}": v for k, v in retriever.description.items()}
+    return tensors
+
+
+def _overlap(graph: Path, names: tuple[str, ...]):
+    """The covisibility graph [images, images] as a sparse matrix, in the order of ``names``."""
+    import scipy.sparse
+
+    from scrflow.storage.npz import read_arrays
+
+    arrays = read_arrays(graph, "covisibility")
+    if tuple(arrays["names"].tolist()) != names:
+        raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
+    parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+    return scipy.sparse.csr_array(parts, shape=tuple(arrays["shape"]))
+
+
+def _keypoints(config: MapStage) -> int:
+    """Local descriptors of a photo that its retrieval feature aggregates; 0 where it aggregates none."""
+    features = [f.retrieval for f in config.retrieval_parts]
+    features += [config.retrieval] if config.retrieval is not None else []
+    return max((r.keypoints for r in features if r.kind == "vlad"), default=0)
+
+
+def _weights(config: MapStage, tensors: Tensors) -> dict[str, str]:
+    """Published weights of the networks that a query goes through: name to SHA-256."""
+    described = {k.removeprefix("retrieval."): v for k, v in tensors.items() if k.startswith("retrieval.")}
+    features = [f for f in config.retrieval_parts]
+    if config.retrieval is not None:
+        features.insert(0, RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor))
+    extractors = [config.extractor, *(f.extractor for f in features if f.extractor is not None)]
+    with located() as found:
+        for extractor in {e.model_dump_json(): e for e in extractors}.values():
+            build_encoder(extractor)
+        if features:
+            build_describer(features[0], described, features[1:])
+    return found

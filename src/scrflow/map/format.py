@@ -1,0 +1,356 @@
+"""The form of a map file: its version, the tensors in it and their number formats, and the check of all that is read.
+
+A map may come from anywhere, so nothing in it is believed: names, dtypes, shapes and ranges are compared with what the
+map's own config asks for before a network is built from them. Torch alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from torch import Tensor
+
+from scrflow.config import MapConfig, MapStage, RetrievalConfig, RetrievalPart
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
+from scrflow.training.head import Head
+
+# Raised when a reader of the version before would go wrong: another meaning of a tensor, not one more setting.
+MAP_FORMAT = 1
+SCALE = ".scale"  # of NAME, int8: NAME.scale [rows] float32, and row i is NAME[i] * scale[i]
+BOOKS = "retrieval.codebooks"
+CODES = "retrieval.codes"
+# what numbers of a map's config may be, by the last part of the key that is listed, beyond what the config itself asks
+_BOUNDS = {
+    "short_side": (1, 8192),
+    "max_side": (1, 8192),
+    "size": (1, 8192),
+    "upscale": (0.01, 8),
+    "first_octave": (-2, 8),
+    "keypoints": (0, 1 << 17),
+    "max_keypoints": (0, 1 << 17),
+    "hypotheses": (1, 1 << 17),
+    "iterations": (1, 1_000_000),
+    "thresholds": (1e-9, 1e9),
+}
+_NUMBERS = (-(2**63), 2**63)
+_METADATA = frozenset({"format", "names", "output_unit", "weights", "scrflow", "content"})
+_FLOATS = (torch.float16, torch.float32)
+_LEVELS = 127  # of int8 on either side of zero: symmetric, so that zero stays zero
+# Layers of the head that int8 passes over: 7 % of the weights of rscore-cpu. The demo's median coordinate shifts by
+# 244 mm with all layers in int8, by 47 without the output layers, by 23 without the decoder's last hidden one too.
+_KEPT = (".out.weight", "decoder.layers.1.weight")
+_MEND = "write the map again (rule write_map), or take an undamaged copy"
+
+Tensors = dict[str, Tensor]
+
+
+# ------------------------------------------------------------------------------------------------------ number formats
+
+
+def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 tensor of the shape of ``rows`` [R, ...], and scale [R] float32: the largest magnitude of a row is 127."""
+    flat = rows.float().flatten(1)
+    scale = flat.abs().amax(1) / _LEVELS
+    # a row of zeros has scale 0, and stays zeros
+    steps = torch.where(scale > 0, scale, 1.0)
+    whole = (flat / steps[:, None]).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+    return whole.view(rows.shape), scale
+
+
+def dequantise(whole: Tensor, scale: Tensor) -> Tensor:
+    """float32 of what ``quantise`` gave."""
+    return whole.float() * scale.view(-1, *[1] * (whole.ndim - 1))
+
+
+def pack(tensors: Tensors, config: MapConfig) -> Tensors:
+    """Tensors in the number formats that the config asks for; those that it does not speak of stay as they are.
+
+    ScrflowError for numbers that float16 cannot hold.
+    """
+    out: Tensors = {}
+    for name, tensor in tensors.items():
+        dtype = _stored_as(name, config)
+        if dtype is torch.int8:
+            out[name], out[name + SCALE] = quantise(tensor)
+        else:
+            out[name] = tensor if dtype is None else tensor.to(dtype)
+            if out[name].is_floating_point() and not out[name].isfinite().all():
+                raise ScrflowError(f"map: {name} has numbers that are not finite in {out[name].dtype}; keep it wider")
+    return out
+
+
+def _stored_as(name: str, config: MapConfig) -> torch.dtype | None:
+    part, _, rest = name.partition(".")
+    if part == "head":
+        matrix = rest.endswith(".weight") and not rest.endswith(_KEPT)
+        return torch.int8 if config.head == "int8" and matrix else None
+    if part == "pca":
+        return torch.float16 if config.pca == "fp16" else None
+    if part == "encoding":
+        return torch.int8 if config.encodings == "int8" else torch.float16
+    if part == "retrieval" and config.retrieval == "int8" and name != CODES:
+        return torch.float16 if rest.endswith("whitening_mean") else torch.int8
+    return None
+
+
+def unpack(stored: Mapping[str, Tensor]) -> Tensors:
+    """What ``pack`` was given, in float32 (codes: uint8). ValueError, naming the tensor, for a dtype that none has, a
+    scale without its tensor or of another length, or numbers that are not finite."""
+    out: Tensors = {}
+    for name, tensor in stored.items():
+        if name.endswith(SCALE):
+            whole = stored.get(name.removesuffix(SCALE))
+            if whole is None or whole.dtype is not torch.int8:
+                raise ValueError(f"{name} scales no int8 tensor")
+            continue
+        if name == CODES:
+            if tensor.dtype is not torch.uint8:
+                raise ValueError(f"{name} is {_dtype(tensor)}, not uint8")
+            out[name] = tensor
+        elif tensor.dtype is torch.int8:
+            scale = stored.get(name + SCALE)
+            if scale is None or tensor.ndim < 2 or tuple(scale.shape) != (len(tensor),):
+                raise ValueError(f"{name} is int8 and needs {name}{SCALE}, one number a row")
+            if scale.dtype is not torch.float32 or not (scale.isfinite() & (scale >= 0)).all():
+                raise ValueError(f"{name}{SCALE} is to be float32, finite, and 0 or more")
+            out[name] = dequantise(tensor, scale)
+        elif tensor.dtype in _FLOATS:
+            out[name] = tensor.float()
+        else:
+            raise ValueError(f"{name} is {_dtype(tensor)}; float16, float32 and int8 are known")
+        if out[name].is_floating_point() and not out[name].isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")
+    return out
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dict[str, str]]:
+    """Config, names of images, float32 tensors, output unit and weights (name to SHA-256) of a map file, all checked.
+
+    Nothing in the file is executed. ScrflowError in one line, naming the file and the mend, for a file that is damaged,
+    of another version, of unknown content, or whose parts do not fit together.
+    """
+    path = Path(path)
+    try:
+        stamp = read_stamp(path, "map")
+        metadata = read_safetensors_metadata(path)
+        _check_version(path, metadata)
+        config = _config(path, stamp)
+        unknown = sorted(set(metadata) - _METADATA)
+        if unknown:
+            raise ValueError(f"metadata {_listed(unknown)} is not known")
+        names = _strings(metadata["names"], "names")
+        if len(set(names)) < len(names):
+            raise ValueError("names are not distinct")
+        unit = float(metadata["output_unit"])
+        if not (math.isfinite(unit) and unit > 0):
+            raise ValueError(f"output_unit is {unit}")
+        weights = json.loads(metadata["weights"])
+        if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
+            raise ValueError("weights are not names with digests")
+        tensors = unpack(read_safetensors(path, "map"))
+        check(config, tensors, len(names))
+    except (KeyError, ValueError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise ScrflowError(f"{path}: not a whole map: {reason}; {_MEND}") from None
+    return config, names, tensors, unit, weights
+
+
+def _check_version(path: Path, metadata: dict[str, str]) -> None:
+    found = metadata.get("format")
+    if found is None:
+        raise ScrflowError(
+            f"{path}: a map of before maps had a format version; run the workflow again (rule write_map)"
+        )
+    if found != str(MAP_FORMAT):
+        raise ScrflowError(
+            f"{path}: map format {found[:20]!r}, this scrflow reads {MAP_FORMAT}; use the scrflow that wrote it, or "
+            "write the map again (rule write_map)"
+        )
+
+
+def _config(path: Path, stamp: Stamp) -> MapStage:
+    try:
+        config = MapStage.model_validate(stamp.config)
+        key, reason = _unreasonable(stamp.config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, reason = ".".join(str(p) for p in first["loc"]) or "(all)", first["msg"].lower()
+    if key:
+        raise ScrflowError(
+            f"{path}: its config is not one of this scrflow: key {key[:100]}: {reason}; use the scrflow "
+            "that wrote it, or write the map again (rule write_map)"
+        )
+    return config
+
+
+def _unreasonable(value: object, key: str = "") -> tuple[str, str]:
+    """The first key of a map's config whose number would cost hours or gigabytes at the first photo, or is no number,
+    and why; empty strings where there is none."""
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_unreasonable(inner, f"{key}.{name}".lstrip(".")) for name, inner in named)
+        return next((f for f in found if f[0]), ("", ""))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "", ""
+    least, most = next((_BOUNDS[part] for part in reversed(key.split(".")) if part in _BOUNDS), _NUMBERS)
+    return ("", "") if least <= value <= most else (key, f"{value:.6g} is not within {least:g} and {most:g}")
+
+
+def _strings(text: str, what: str) -> tuple[str, ...]:
+    values = json.loads(text)
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{what} are no list of strings")
+    return tuple(values)
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(n[:60] for n in names[:most]) + more
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def check(config: MapStage, tensors: Tensors, images: int) -> None:
+    """Whether the tensors are those of the config, with shapes that fit together and ``images`` rows; ValueError that
+    names the first that does not."""
+    left = dict(tensors)
+    local = _pca(left)
+    encoding = _encodings(config, left, images)
+    described = _retrieval(config, left, images)
+    own = described if config.own_encoding and not config.clustered else encoding
+    _head(config, left, None if own is None else local + own)
+    if left:
+        raise ValueError(f"tensor {_listed(sorted(left))} is not known")
+
+
+def _take(left: Tensors, name: str, *shape: int | None) -> tuple[int, ...]:
+    """Remove a tensor and give its shape, which must be ``shape``; None stands for any length but 0."""
+    if name not in left:
+        raise ValueError(f"tensor {name} is missing")
+    found = tuple(left.pop(name).shape)
+    fits = len(found) == len(shape) and all(n > 0 and (w is None or n == w) for n, w in zip(found, shape, strict=True))
+    if not fits:
+        wanted = " x ".join("?" if w is None else str(w) for w in shape)
+        raise ValueError(f"{name} is {' x '.join(map(str, found)) or 'a number'}, not {wanted}")
+    return found
+
+
+def _pca(left: Tensors) -> int:
+    (full,) = _take(left, "pca.mean", None)
+    return _take(left, "pca.components", full, None)[1]
+
+
+def _encodings(config: MapStage, left: Tensors, images: int) -> int:
+    """Length of a global encoding; 0 for a method without."""
+    if config.global_encoding.name is None:
+        return 0
+    if config.clustered:
+        return _take(left, "centres", None, None)[1]
+    return 0 if config.own_encoding else _take(left, "encoding", images, None)[1]
+
+
+def _retrieval(config: MapStage, left: Tensors, images: int) -> int | None:
+    """Length of a photo's retrieval feature; None where only its network or file knows."""
+    if config.retrieval is None:
+        if config.global_encoding.name is not None:
+            raise ValueError("there is a global encoding, and no retrieval to choose it by")
+        return None
+    feature = RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor)
+    if config.own_encoding:  # and no index: no image is ever searched
+        return _described(feature, left, "retrieval.", config.retrieval_parts)
+    return check_index(feature, config.retrieval_parts, left, images)
+
+
+def check_index(feature: RetrievalPart, of: tuple[RetrievalPart, ...], left: Tensors, images: int) -> int | None:
+    """Remove the tensors of a retrieval model (``retrieval.`` before their names) and give the length of a feature;
+    None where only its network or file knows. ``of``: the parts of a fusion. ValueError for what does not fit."""
+    dim = _described(feature, left, "retrieval.", of)
+    parts, entries, size = _take(left, BOOKS, None, None, None)
+    codes = left.get(CODES)
+    _take(left, CODES, images, parts)
+    if int(codes.max()) >= entries:
+        raise ValueError(f"{CODES} has entry {int(codes.max())} of {entries}")
+    if dim is not None and size != -(-dim // parts):  # as scrflow.features.retrieval.pq cuts them
+        raise ValueError(f"{BOOKS} of {parts} x {size} numbers do not fit features of {dim}")
+    return dim
+
+
+def _described(feature: RetrievalPart, left: Tensors, prefix: str, parts: tuple[RetrievalPart, ...]) -> int | None:
+    r: RetrievalConfig = feature.retrieval
+    if r.kind == "hloc":
+        return None
+    length: int | None = None
+    if r.kind == "vlad":
+        if feature.extractor is None:
+            raise ValueError("config: a feature of kind vlad without its extractor")
+        words, width = _take(left, f"{prefix}vocabulary", None, None)
+        length = words * width
+    elif r.kind == "fusion":
+        if prefix != "retrieval." or len(parts) != len(r.parts):
+            raise ValueError(f"config: {len(parts)} retrieval_parts of {len(r.parts)}")
+        lengths = [_described(part, left, f"{prefix}part{i}.", ()) for i, part in enumerate(parts)]
+        length = None if None in lengths else sum(lengths)
+    if r.dim is None:
+        return length
+    (length,) = _take(left, f"{prefix}whitening_mean", length)
+    return _take(left, f"{prefix}whitening", None, length)[0]
+
+
+def _head(config: MapStage, left: Tensors, dim_in: int | None) -> None:
+    """``dim_in``: numbers that the rest of the map puts in; None where it does not say."""
+    found = {name.removeprefix("head."): t for name, t in left.items() if name.startswith("head.")}
+    first = found.get("input.layers.0.weight")
+    if first is None or first.ndim != 2:
+        raise ValueError("tensor head.input.layers.0.weight is missing, or no matrix")
+    # an honest head has more tensors than blocks: what follows is not to build a million of them for a crafted number
+    if config.head.blocks + config.head.refine_blocks > len(found):
+        raise ValueError(f"config: more blocks of the head than its {len(found)} tensors could fill")
+    if dim_in is not None and first.shape[1] != dim_in:
+        raise ValueError(f"the head takes {first.shape[1]} numbers, PCA and encodings give {dim_in}")
+    try:
+        with torch.device("meta"):  # shapes alone, no memory
+            wanted = Head(first.shape[1], config.head, torch.zeros(config.head.clusters, 3)).state_dict()
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise ValueError(f"config: no head can be so ({str(error).splitlines()[0][:100]})") from None
+    for name, tensor in wanted.items():
+        _take(left, f"head.{name}", *tensor.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+
+
+def part_of(name: str) -> str:
+    """What a tensor of a map file belongs to, in the words of docs and inspection."""
+    name = name.removesuffix(SCALE)
+    if name in (BOOKS, CODES):
+        return "retrieval index"
+    if name.startswith("retrieval."):
+        return "retrieval describer"
+    return {"head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}.get(
+        name.partition(".")[0], "unknown"
+    )
+
+
+def sizes(path: Path) -> dict[str, int]:
+    """Bytes of a map file by part; they add up to the file."""
+    out: dict[str, int] = {}
+    with safe_open(path, "pt") as f:
+        for name in f.keys():  # noqa: SIM118 - not a dict
+            out[part_of(name)] = out.get(part_of(name), 0) + f.get_tensor(name).nbytes
+    return {**out, "names and config": path.stat().st_size - sum(out.values())}

@@ -1,0 +1,287 @@
+"""Frames of a video for a map: sharp ones, with a baseline between them.
+
+The video is cut into short windows, and the sharpest frame of each is a candidate. From one kept frame the next is the
+first candidate whose keypoints have moved far enough, or a quarter as far where few of them match: a camera that goes
+around a thing keeps it in the middle, and sees another side of it. What moves is the picture: a camera that only turns
+on the spot gives frames too, and no parallax; structure from motion says so later.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from scrflow.config.base import Strict
+from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import meter
+from scrflow.features.encoders.sift import Sift
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.storage.artifact import atomic_dir
+
+log = logging.getLogger("scrflow")
+
+_GREY_SIDE = 480  # px, longer side of the picture that is judged
+_KEYPOINTS = 300
+_MIN_MATCHES = 15
+_RATIO = 0.9  # of match_smnn, on small pictures with few keypoints
+_NEIGHBOURS = 5  # candidates to each side that a candidate's sharpness is held against
+_CANDIDATES_A_FRAME = 8  # windows grow with the video: at most this many candidates for each frame that may be kept
+_JPEG_QUALITY = 95
+
+
+class PickOptions(Strict):
+    """Baselines are medians of keypoint displacement over the diagonal of the picture."""
+
+    max_frames: int = 300
+    window_s: float = 0.2
+    min_baseline: float = 0.02  # a pan by 2.5 % of the width; raised until max_frames holds
+    max_baseline: float = 0.2  # beyond it neighbours may not match: a smaller step is taken where there is one
+    max_shared: float = 0.6  # share of keypoints that match: with fewer a quarter of min_baseline is enough
+    min_sharpness: float = 0.5  # of the median sharpness (variance of the Laplacian) around
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What was kept of a video, and why the rest was not."""
+
+    names: tuple[str, ...]
+    size: tuple[int, int]  # width, height, px, turned upright
+    decoded: int
+    candidates: int
+    blurred: int
+    min_baseline: float
+    gaps: tuple[tuple[float, float], ...]  # seconds: neighbours that few keypoints or a long way connect
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    index: int  # of the frame in the video
+    time: float  # s
+    sharpness: float
+    keypoints: torch.Tensor  # [N, 2], over the diagonal
+    descriptors: torch.Tensor  # [N, 128] f16
+
+
+def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> Picked:
+    """Write the chosen frames of ``video`` as frame-INDEX.jpg, upright, and ``frames.csv`` to the new folder ``out``.
+
+    ScrflowError where the file is no video, is damaged, has fewer than three frames to keep, or where ``out`` has
+    something in it already.
+    """
+    options = options or PickOptions()
+    video, out = Path(video), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ScrflowError(f"{out}: is there already, and is not overwritten; remove it or name another folder")
+    candidates, decoded = _candidates(video, options)
+    blurred = _blurred([c.sharpness for c in candidates], options.min_sharpness)
+    sharp = [c for c, b in zip(candidates, blurred, strict=True) if not b]
+    baseline = options.min_baseline
+    kept, gaps = _walk(sharp, baseline, options)
+    while len(kept) > options.max_frames and baseline < 1:
+        baseline *= max(1.1, (len(kept) / options.max_frames) ** 0.5)
+        kept, gaps = _walk(sharp, baseline, options)
+    if len(kept) > options.max_frames:  # so many frames that have nothing in common
+        kept = [kept[i] for i in np.linspace(0, len(kept) - 1, options.max_frames).astype(int)]
+    if len(kept) < 3:
+        raise ScrflowError(
+            f"{video}: {len(kept)} of {decoded} frames differ enough from each other, expected at least 3; "
+            "move the camera about, not too fast, or lower --min-baseline"
+        )
+    names, size = _write(video, out, kept, decoded)
+    if gaps:
+        log.warning(
+            "%s: %d jumps between kept frames, where SfM may come apart: %s",
+            video,
+            len(gaps),
+            ", ".join(f"{a:.1f}-{b:.1f} s" for a, b in gaps[:8]) + (" ..." if len(gaps) > 8 else ""),
+        )
+    return Picked(names, size, decoded, len(candidates), sum(blurred), baseline, tuple(gaps))
+
+
+# -------------------------------------------------------------------------------------------------------------- choice
+
+
+def _candidates(video: Path, options: PickOptions) -> tuple[list[_Candidate], int]:
+    """The sharpest frame of each window, and how many frames there are."""
+    quiet_pycolmap()
+    sift = Sift(_KEYPOINTS, upright=True, first_octave=0)
+    best: tuple[float, int, float, np.ndarray] | None = None  # sharpness, index, time, grey
+    out: list[_Candidate] = []
+    window, count = -1, 0
+
+    def close() -> None:
+        if best is not None:
+            sharpness, index, time, grey = best
+            features = sift(torch.from_numpy(grey).float().div(255).expand(3, -1, -1))
+            diagonal = math.hypot(*grey.shape)
+            out.append(
+                _Candidate(index, time, sharpness, features.keypoints_px / diagonal, features.descriptors.half())
+            )
+
+    with _Video(video) as source:
+        width_s = max(options.window_s, source.duration / (_CANDIDATES_A_FRAME * options.max_frames))
+        with meter("reading frames", source.frames) as step:
+            for index, time, frame in source:
+                count += 1
+                grey = source.grey(frame)
+                sharpness = float(ndimage.laplace(grey.astype(np.float32)).var())
+                if int(time / width_s) != window:
+                    close()
+                    window, best = int(time / width_s), None
+                if best is None or sharpness > best[0]:
+                    best = (sharpness, index, time, grey)
+                step("")
+            close()
+    return out, count
+
+
+def _blurred(sharpness: Sequence[float], least: float) -> list[bool]:
+    """Whether a candidate is less sharp than ``least`` times the median of those around it."""
+    values = np.pad(np.asarray(sharpness, np.float64), _NEIGHBOURS, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(values, 2 * _NEIGHBOURS + 1)
+    return (np.asarray(sharpness) < least * np.nanmedian(around, axis=1)).tolist()
+
+
+def _walk(
+    candidates: Sequence[_Candidate], shortest: float, options: PickOptions
+) -> tuple[list[_Candidate], list[tuple[float, float]]]:
+    """Kept candidates, and the times of neighbours among them that are further apart than the longest baseline."""
+    longest = max(options.max_baseline, 2 * shortest)
+    least_shared = options.max_shared * options.min_baseline / shortest
+    kept, gaps = list(candidates[:1]), []
+    before: _Candidate | None = None  # the candidate passed over last
+    for candidate in candidates[1:]:
+        moved, shared = _motion(kept[-1], candidate)
+        if moved > longest and before is not None:
+            kept.append(before)
+            before = None
+            moved, shared = _motion(kept[-1], candidate)
+        if moved < shortest and (shared > least_shared or moved < shortest / 4):
+            before = candidate
+            continue
+        if moved > longest:
+            gaps.append((kept[-1].time, candidate.time))
+        kept.append(candidate)
+        before = None
+    return kept, gaps
+
+
+def _motion(a: _Candidate, b: _Candidate) -> tuple[float, float]:
+    """Median displacement of the keypoints that match, over the diagonal (infinite where few do), and their share."""
+    from kornia.feature import match_smnn
+
+    fewer = min(len(a.keypoints), len(b.keypoints))
+    if fewer < 2:
+        return math.inf, 0.0
+    _, pairs = match_smnn(a.descriptors.float(), b.descriptors.float(), _RATIO)
+    if len(pairs) < _MIN_MATCHES:
+        return math.inf, len(pairs) / fewer
+    moved = (a.keypoints[pairs[:, 0]] - b.keypoints[pairs[:, 1]]).norm(dim=1)
+    return float(moved.median()), len(pairs) / fewer
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _write(video: Path, out: Path, kept: Sequence[_Candidate], decoded: int) -> tuple[tuple[str, ...], tuple[int, int]]:
+    by_index = {c.index: c for c in kept}
+    rows, size = ["name,time_s,sharpness"], (0, 0)
+    with atomic_dir(out) as folder, _Video(video) as source, meter("writing frames", len(kept)) as step:
+        for index, _, frame in source:
+            if index not in by_index:
+                continue
+            image = Image.fromarray(source.upright(frame))
+            name, size = f"frame-{index:06d}.jpg", image.size
+            image.save(folder / name, quality=_JPEG_QUALITY)
+            rows.append(f"{name},{by_index[index].time:.3f},{by_index[index].sharpness:.1f}")
+            step("")
+            if len(rows) > len(kept):
+                break
+        (folder / "frames.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tuple(row.split(",")[0] for row in rows[1:]), size
+
+
+class _Video:
+    """An opened video: iteration gives (index, seconds, frame) of every frame that decodes."""
+
+    def __init__(self, path: Path):
+        try:
+            import av
+        except ImportError:
+            raise ScrflowError("reading videos needs PyAV: pip install av (requirements.txt has the version)") from None
+        self._path, self._av = path, av
+        if not path.is_file():
+            raise ScrflowError(f"{path}: no such video file")
+        try:
+            self._container = av.open(str(path))
+        except (av.FFmpegError, OSError) as error:
+            raise ScrflowError(f"{path}: not a video that FFmpeg reads ({_reason(error)})") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise ScrflowError(f"{path}: no video stream in it")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 30)
+        length = self._stream.duration
+        self.duration = float(length * self._stream.time_base) if length else (self._container.duration or 0) / 1e6
+        self.frames = max(1, self._stream.frames or round(self.duration * self.rate))
+
+    def __enter__(self) -> _Video:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[tuple[int, float, Any]]:
+        index, time, damaged = -1, 0.0, 0
+        start = None
+        try:
+            for index, frame in enumerate(self._container.decode(self._stream)):
+                at = frame.time if frame.time is not None else index / self.rate
+                start = at if start is None else start
+                time = at - start
+                if frame.is_corrupt:
+                    damaged += 1
+                    continue
+                yield index, time, frame
+        except (self._av.FFmpegError, OSError) as error:
+            raise ScrflowError(
+                f"{self._path}: damaged after {time:.1f} s ({_reason(error)}); copy it again, or cut it there"
+            ) from None
+        if index < 0:
+            raise ScrflowError(f"{self._path}: no frame in it could be decoded")
+        if damaged:
+            log.warning("%s: %d damaged frames passed over", self._path, damaged)
+        if time < 0.9 * self.duration - 1:
+            log.warning("%s: ends after %.1f of %.1f s; the file is cut off", self._path, time, self.duration)
+
+    def grey(self, frame: Any) -> np.ndarray:
+        """uint8 [h, w], small, as it is stored (not turned)."""
+        scale = min(1.0, _GREY_SIDE / max(frame.width, frame.height))
+        width, height = round(frame.width * scale), round(frame.height * scale)
+        small = frame.reformat(width=width, height=height, format="gray", interpolation="AREA")
+        return np.ascontiguousarray(small.to_ndarray())
+
+    def upright(self, frame: Any) -> np.ndarray:
+        """RGB uint8 [h, w, 3], square pixels, turned as the video's display matrix says."""
+        width = round(frame.width * float(self._stream.sample_aspect_ratio or 1))
+        rgb = frame.reformat(width=width, height=frame.height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        turns, rest = divmod(frame.rotation, 90)
+        if rest:
+            raise ScrflowError(
+                f"{self._path}: to be shown turned by {frame.rotation} degrees; only right angles are known"
+            )
+        return np.ascontiguousarray(np.rot90(rgb, turns))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,381 @@
+"""What Snakefile and workflow scripts share: one job of a stage, and the lock of a running workflow.
+
+Nothing here imports numpy or torch: ``stage`` must set the number of threads before they are loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import functools
+import hashlib
+import io
+import logging
+import os
+import resource
+import shutil
+import socket
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from pydantic import BaseModel
+
+from scrflow.config import SceneConfig
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import told_in_a_line
+
+STATE = Path(".snakemake")  # of the working directory; Snakemake's own
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MAIN_VARIABLE = "SCRFLOW_WORKFLOW"  # host:pid of the Snakemake that a local job belongs to
+_WATCH_EVERY_S = 2.0
+
+C = TypeVar("C", bound=BaseModel)
+log = logging.getLogger("scrflow")
+
+# ---------------------------------------------------------------------------------------------------------- one job
+
+
+class Job:
+    """Typed access to what Snakemake hands a script."""
+
+    def __init__(self, snakemake: Any):
+        self._snakemake = snakemake
+        self.threads: int = snakemake.threads
+
+    def config(self, model: type[C]) -> C:
+        """The config subset of the rule's params, as the stage's model."""
+        return model.model_validate(self._snakemake.params.config)
+
+    def param(self, name: str) -> Any:
+        """A param by name."""
+        return getattr(self._snakemake.params, name)
+
+    def input(self, name: str) -> Path:
+        """An input that is always there."""
+        return Path(getattr(self._snakemake.input, name))
+
+    def optional(self, name: str) -> Path | None:
+        """An input that the rule leaves out (an empty list) where the config has no use for it."""
+        value = getattr(self._snakemake.input, name)
+        return Path(value) if value else None
+
+    def inputs(self, name: str) -> list[Path]:
+        """Several inputs under one name."""
+        value = getattr(self._snakemake.input, name)
+        return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
+
+    def output(self, name: str) -> Path:
+        """An output."""
+        return Path(getattr(self._snakemake.output, name))
+
+    @property
+    def scene(self) -> Path:
+        """Folder of the scene artifact; the rules' input is the scene.json in it."""
+        return self.input("scene").parent
+
+
+@contextlib.contextmanager
+def stage(snakemake: Any) -> Iterator[Job]:
+    """The frame of a workflow script: threads, log, and errors. Import what needs numpy or torch inside the block.
+
+    A ScrflowError becomes one line and exit code 1, and so does a full disk and its like. Any other exception is a bug
+    and keeps its traceback, in the log and on the terminal.
+    """
+    limit_threads(snakemake.threads)
+    _end_with_workflow()
+    label = " ".join((snakemake.rule, *dict(snakemake.wildcards.items()).values()))
+    with _logging(Path(snakemake.log[0]), label):
+        try:
+            with _counting_failures(snakemake):
+                yield Job(snakemake)
+            usage = Usage.of_this_process()
+            log.debug("%s", usage)
+            benchmark = getattr(snakemake.output, "benchmark", None)
+            if benchmark is not None:
+                usage.write(Path(benchmark))
+        except ScrflowError as error:
+            log.error("error: %s", error)
+            sys.exit(1)
+        except Exception as error:
+            line = told_in_a_line(error)
+            log.error("%s", traceback.format_exc() if line is None else f"error: {line}")
+            sys.exit(1)
+
+
+@contextlib.contextmanager
+def _counting_failures(snakemake: Any) -> Iterator[None]:
+    """For rules that ask by the param ``failures``: one more, beside the log, unless the block ends well. It is counted
+    ahead, as a job that is killed counts nothing."""
+    if not hasattr(snakemake.params, "failures"):
+        yield
+        return
+    from scrflow.storage.artifact import writing
+
+    counted, before = Path(snakemake.log[0]).with_suffix(".failures"), snakemake.params.failures
+    with writing(counted):
+        counted.write_text(str(int(before or 0) + 1), encoding="utf-8")
+    yield
+    with writing(counted):
+        counted.write_text(before, encoding="utf-8") if before else counted.unlink()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of a whole job with its child processes; Snakemake's benchmark only samples it, every 30 s in the long run."""
+
+    wall_s: float
+    cpu_s: float
+    max_rss_mb: float  # 2^20 bytes, of the largest process
+    gpu_mb: float | None  # 10^6 bytes, most that torch had allocated at once; None where no GPU was used
+
+    @classmethod
+    def of_this_process(cls) -> Usage:
+        """Since the process began."""
+        import psutil  # Snakemake brings it
+
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(u.ru_utime + u.ru_stime for u in used)
+        largest = max(peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
+        wall = time.time() - psutil.Process().create_time()
+        torch = sys.modules.get("torch")
+        gpu = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_initialized() else None
+        return cls(max(wall, 0.01), cpu, largest / 1024, gpu)
+
+    def __str__(self) -> str:
+        gpu = "" if self.gpu_mb is None else f", GPU at most {self.gpu_mb:.0f} MB"
+        return f"CPU time {self.cpu_s:.2f} s, at most {self.max_rss_mb:.0f} MB{gpu}"
+
+    def write(self, path: Path) -> None:
+        """A benchmark file in the form of Snakemake's, for rules that Snakemake does not measure itself because what
+        they make may come out of a cache: as an output it comes from there with the rest. NA is what is not measured;
+        ``gpu_mb`` is a column more."""
+        from scrflow.storage.artifact import write_text
+
+        minutes, seconds = divmod(int(self.wall_s), 60)
+        values = {
+            "s": f"{self.wall_s:.4f}",
+            "h:m:s": f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}",
+            "max_rss": f"{self.max_rss_mb:.2f}",
+            **dict.fromkeys(("max_vms", "max_uss", "max_pss", "io_in", "io_out"), "NA"),
+            "mean_load": f"{100 * self.cpu_s / self.wall_s:.2f}",
+            "cpu_time": f"{self.cpu_s:.2f}",
+            "gpu_mb": "NA" if self.gpu_mb is None else f"{self.gpu_mb:.0f}",
+        }
+        write_text(path, "\t".join(values) + "\n" + "\t".join(values.values()) + "\n")
+
+
+def peak_kilobytes(fallback: int) -> int:
+    """The most memory this process had. Where /proc does not tell, ``fallback``: the resource usage, which on Linux
+    counts what the process that started this one had."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return fallback
+
+
+def limit_threads(threads: int) -> None:
+    """Let numpy's BLAS, torch, faiss and pycolmap use ``threads``; to be called before they are imported.
+
+    Waiting threads sleep: spinning ones of two jobs on the same cores slow each other down twentyfold.
+    """
+    loaded = [name for name in ("numpy", "torch", "faiss") if name in sys.modules]
+    if loaded:
+        raise RuntimeError(f"{', '.join(loaded)} imported before the number of threads was set")
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+class _Terminal(logging.Handler):
+    """Writes to whatever sys.stderr is at the moment: a progress bar replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The log; a line and exit code 1 where it cannot be opened. What a full disk keeps out of it later is missing from
+    it, and the job goes on: what it makes decides."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+    except OSError as error:
+        print(f"error: log {told_in_a_line(error) or error}", file=sys.stderr)
+        sys.exit(1)
+    try:
+        yield file
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            print(f"log {path} is not whole: {error.strerror}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _logging(path: Path, label: str) -> Iterator[None]:
+    """Log to the file and the terminal. What libraries print from C goes to the file; only one of several jobs that
+    share a terminal shows bars and lines there, the others warnings and errors alone."""
+    logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
+    with _opened(path) as file, contextlib.ExitStack() as stack:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        terminal = io.TextIOWrapper(
+            os.fdopen(os.dup(2), "wb", 0), encoding="utf-8", errors="replace", write_through=True
+        )
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file)
+        level = logging.INFO
+        if terminal.isatty() and (STATE.is_dir() and not stack.enter_context(_try_lock(STATE / "scrflow.terminal"))):
+            level = logging.WARNING
+            terminal.isatty = lambda: False  # type: ignore[method-assign]
+        sys.stderr = terminal
+        to_terminal, to_file = _Terminal(level), logging.StreamHandler(file)
+        to_terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
+        to_file.setLevel(logging.DEBUG)
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+        log.handlers[:] = [to_terminal, to_file]
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").handlers[:] = [to_file]
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- the whole workflow
+
+_LEAST_ROOM = 1 << 20  # measured: a run of 14 jobs leaves 0.3 MB in .snakemake
+
+_held: list[int] = []  # open for the life of the process
+
+
+@contextlib.contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock. The kernel releases it when the process ends, however it ends, so nothing
+    stale is ever left; child processes do not inherit it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except OSError:  # a file system without locks: better unlocked than not at all
+            yield True
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
+    """Make this process the only Snakemake that runs jobs in the working directory, until it ends.
+
+    In place of Snakemake's own lock, which a killed run leaves behind. ScrflowError when another one is at work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 100).decode(errors="replace").strip()
+        os.close(fd)
+        raise ScrflowError(
+            f"{Path.cwd()}: another Snakemake is running here ({holder or 'unknown process'}); wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        log.warning("%s: cannot be locked (%s); make sure that no other Snakemake runs here", path, error.strerror)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{_this_process()}\n".encode(), 0)
+    _held.append(fd)
+
+
+def check_room(folder: Path = Path()) -> None:
+    """ScrflowError where the working directory's disk has no room for what Snakemake itself writes while it runs: its
+    scripts, records and log. It would end at any of them, with a traceback for each line of the log."""
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_ROOM:
+        raise ScrflowError(
+            f"{folder.resolve()}: No space left on device but {free / 1024:.0f} kB, and a run needs "
+            f"{_LEAST_ROOM >> 10} kB for its own records alone; make room and run again"
+        )
+
+
+def tie_local_jobs() -> None:
+    """Let jobs that this process starts on this machine end when it ends, even by SIGKILL: a job that outlives its
+    workflow would write beside the same job of the next one."""
+    os.environ[_MAIN_VARIABLE] = _this_process()
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _end_with_workflow() -> None:
+    host, _, pid = os.environ.get(_MAIN_VARIABLE, "").rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                os._exit(1)
+            except PermissionError:
+                pass
+            time.sleep(_WATCH_EVERY_S)
+
+    threading.Thread(target=watch, daemon=True, name="watch-workflow").start()
+
+
+# -------------------------------------------------------------------------------------------------- files of a dataset
+
+
+def file_digest(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes, counted once a process for a file that does not change; of a folder, of the names
+    and digests of the files in it."""
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        inside = sorted(p for p in Path(path).rglob("*") if p.is_file())
+        text = "".join(f"{p.relative_to(path).as_posix()} {file_digest(p)}\n" for p in inside)
+        return hashlib.sha256(text.encode()).hexdigest()
+    return _digest(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: str, *_identity: int) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def source_files(scene: SceneConfig, root: Path) -> list[str]:
+    """Files of a dataset whose change makes another scene: split lists, poses, models, and for bare photos the photos.
+
+    Only those that are there; the scene stage says what is missing. Photos of the other datasets are known by their
+    checksums in scene.json.
+    """
+    split = scene.split
+    listed = [root / name for name in (split.mapping, *split.queries.values(), split.query_poses) if name]
+    return inputs_of([path for path in [*listed, *scene.source.files(root)] if path.is_file()])
+
+
+def inputs_of(paths: Iterable[Path]) -> list[str]:
+    """The paths as inputs of a rule, each once. Snakemake takes {x} for a wildcard and <x> for a variable, and
+    has no way to write them otherwise: in place of such a file its folder is watched (the photos' checksums tell what
+    changed in it)."""
+    watched = []
+    for path in paths:
+        while any(c in str(path) for c in "{<"):
+            path = path.parent
+        watched.append(str(path))
+    return list(dict.fromkeys(watched))

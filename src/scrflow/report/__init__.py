@@ -1,0 +1,1 @@
+"""What people look at: the HTML page, tables with published numbers, costs, differences of results."""

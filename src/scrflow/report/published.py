@@ -1,0 +1,167 @@
+"""Published numbers: ``config/papers/NAME.yaml``, each with paper, table, row, column and unit.
+
+A table of a paper is kept as it is printed: columns with unit and meaning, rows as lists in the columns' order. A cell
+that the paper leaves out, or that was not at hand, is null; one that the paper marks as approximate is written "~200".
+Two rows, columns or tables of one name are refused, for YAML itself would keep the last of them and say nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from scrflow.config.base import Strict, read_yaml, validate
+from scrflow.core.errors import ScrflowError
+
+Unit = Literal["%", "MB", "m", "cm", "deg", "px", "h", "min", "s", "ms", "GPUs", "samples/s", "times"]
+
+# factor from each unit to the first of its kind
+SAME_KIND: tuple[dict[str, float], ...] = ({"m": 1.0, "cm": 0.01}, {"s": 1.0, "ms": 0.001, "min": 60.0, "h": 3600.0})
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number: ``source`` names paper and table; ``approximate``: the paper prints it with a "~";
+    ``printed``: with the paper's own decimals, "64.0", "~200"."""
+
+    value: float
+    unit: str
+    source: str
+    approximate: bool
+    printed: str
+
+    def to(self, unit: str) -> float:
+        """The value in another unit of the same kind; ScrflowError where there is no such step (percent to metres)."""
+        if unit == self.unit:
+            return self.value
+        for factors in SAME_KIND:
+            if unit in factors and self.unit in factors:
+                return self.value * factors[self.unit] / factors[unit]
+        raise ScrflowError(f"{self.source}: a value in {self.unit} cannot be said in {unit}")
+
+
+class Cell(Strict):
+    """A number of a table, and how it is written: "64.0", "~200"."""
+
+    value: float = Field(ge=0, allow_inf_nan=False)
+    printed: str
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the paper says that it is rough."""
+        return self.printed.startswith("~")
+
+
+def _cell(given: Any) -> Any:
+    """``98.5`` or ``"~200"`` as the fields of a Cell; anything else is passed on for pydantic to refuse."""
+    if isinstance(given, bool):
+        raise ValueError(f"{given} is no number; an empty cell is null")
+    if isinstance(given, int | float):
+        return {"value": given, "printed": str(given)}
+    if isinstance(given, str):
+        try:
+            if given.startswith("~"):
+                return {"value": float(given[1:]), "printed": given}
+        except ValueError:
+            pass
+        raise ValueError(f"{given!r} is no number; a rough one is written ~200, an empty cell null")
+    return given
+
+
+class ColumnConfig(Strict):
+    """A column of a published table."""
+
+    unit: Unit
+    meaning: str = Field(min_length=1, description="what is counted: data, pose set, threshold")
+
+
+class PaperTableConfig(Strict):
+    """A table or figure of a paper, or values of its text that belong together."""
+
+    name: str = Field(min_length=1, description="as cited after the paper's name: Table 1")
+    about: str = Field(min_length=1, description="what it shows, and what was turned or split from how it is printed")
+    read: str = Field(min_length=1, description="where it was read, with page or version if known")
+    columns: dict[str, ColumnConfig] = Field(min_length=1)
+    rows: dict[str, tuple[Annotated[Cell, BeforeValidator(_cell)] | None, ...]] = Field(
+        min_length=1, description="name -> numbers in the columns' order; null: printed nowhere, or not at hand"
+    )
+    notes: dict[str, str] = Field(default_factory=dict, description="row -> what must be known to read it")
+
+    @model_validator(mode="after")
+    def _fits(self) -> PaperTableConfig:
+        for row, cells in self.rows.items():
+            if len(cells) != len(self.columns):
+                raise ValueError(
+                    f"row {row!r} has {len(cells)} cells for {len(self.columns)} columns; empty ones are null"
+                )
+            for (name, column), cell in zip(self.columns.items(), cells, strict=True):
+                if column.unit == "%" and cell is not None and cell.value > 100:
+                    raise ValueError(f"row {row!r}, column {name!r}: {cell.value} %")
+        strangers = [row for row in self.notes if row not in self.rows]
+        if strangers:
+            raise ValueError(f"notes of {', '.join(strangers)}: no such row")
+        return self
+
+
+class PaperConfig(Strict):
+    """config/papers/NAME.yaml."""
+
+    name: str = Field(min_length=1, description="as cited: GLACE")
+    title: str
+    authors: str
+    venue: str
+    arxiv: str | None = Field(None, pattern=r"^\d{4}\.\d{4,5}(v\d+)?$")
+    read: str = Field(min_length=1, description="the text that the numbers were taken from, and which version of it")
+    not_at_hand: tuple[str, ...] = Field((), description="what the paper reports and this file does not hold")
+    tables: dict[str, PaperTableConfig] = Field(default_factory=dict)
+
+
+class Papers:
+    """All published numbers, by paper (the file's name without .yaml), table, row and column."""
+
+    def __init__(self, folder: Path, papers: dict[str, PaperConfig]):
+        self.folder = folder
+        self.papers = papers
+
+    def paper(self, paper: str) -> PaperConfig:
+        """The paper; ScrflowError listing the known ones if there is none."""
+        return self._known(self.papers, paper, f"{self.folder}: no paper")
+
+    def table(self, paper: str, table: str) -> PaperTableConfig:
+        """The paper's table; ScrflowError listing its tables if there is none."""
+        return self._known(self.paper(paper).tables, table, f"{self.folder / paper}.yaml: no table")
+
+    def value(self, paper: str, table: str, row: str, column: str) -> Published | None:
+        """The number, None for an empty cell; ScrflowError naming the known papers, tables, rows or columns."""
+        config = self.table(paper, table)
+        where = f"{self.folder / paper}.yaml: table {table}: no"
+        cells = self._known(config.rows, row, f"{where} row")
+        unit = self._known(config.columns, column, f"{where} column").unit
+        cell = cells[list(config.columns).index(column)]
+        source = f"{self.papers[paper].name} {config.name}"
+        return None if cell is None else Published(cell.value, unit, source, cell.approximate, cell.printed)
+
+    @staticmethod
+    def _known(options: dict[str, Any], name: str, complaint: str) -> Any:
+        if name not in options:
+            raise ScrflowError(f"{complaint} {name!r}; there are {', '.join(options) or 'none'}")
+        return options[name]
+
+
+def load_papers(folder: Path) -> Papers:
+    """Every ``NAME.yaml`` of ``folder``, checked.
+
+    Raises ScrflowError naming file and key: not YAML, a key twice, an unknown key or unit, a row with more or fewer
+    cells than columns, a number that is none, negative, not finite or over 100 %.
+    """
+    if not folder.is_dir():
+        raise ScrflowError(f"{folder}: no such folder of published numbers")
+    return Papers(folder, {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))})
+
+
+def _read(path: Path) -> PaperConfig:
+    values = read_yaml(path)
+    return validate(PaperConfig, values, path)

@@ -1,0 +1,134 @@
+"""The short table at the end of a run: what came out, day and night apart, and where the pictures are."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from scrflow.report.costs import mapping_seconds
+from scrflow.storage.artifact import read_json
+
+PICTURES = {
+    "errors.png": "queries by error on the map, from above",
+    "overlay.png": "one query with its reprojected scene coordinates",
+}
+FILES = {
+    "report.html": "all of it as a page, for a browser",
+    "poses.txt": "name qw qx qy qz tx ty tz, cam_from_world",
+    "queries.csv": "errors of every query",
+    "metrics.json": "the numbers above",
+    "map.safetensors": "all that a query needs",
+}
+_NAMES_SHOWN = 5
+_PLAIN_WIDTH = 200
+_MIN_WIDTH = 112
+
+
+def print_summary(folders: list[Path]) -> None:
+    """Print the metrics of ``folders`` (each results/SCENE/METHOD) to standard output.
+
+    A table a scene: a row a method and condition. Colours and rules on a terminal, plain columns otherwise.
+    ScrflowError where a folder has no metrics.json.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PLAIN_WIDTH, color_system=None, emoji=False)
+    elif console.width < _MIN_WIDTH:
+        # a line that the terminal wraps can be read, a column cut to dots cannot
+        console = Console(highlight=False, width=_MIN_WIDTH)
+    runs = [(Path(folder), read_json(Path(folder) / "metrics.json", "metrics")) for folder in folders]
+    for (_, _), group in groupby(runs, lambda run: (run[1]["scene"], run[1]["thresholds"])):
+        members = list(group)
+        console.print(_table(members, plain=not console.is_terminal))
+        for folder, metrics in members:
+            _print_notes(console, folder, metrics)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
+    first = runs[0][1]
+    synthetic = " (SYNTHETIC scene)" if first["synthetic"] else ""
+    table = Table(
+        title=f"{first['scene']}{synthetic}",
+        title_justify="left",
+        box=None if plain else SIMPLE_HEAD,
+        title_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("method")
+    table.add_column("queries")
+    table.add_column("localized", justify="right")
+    for t, r in first["thresholds"]:
+        table.add_column(f"{_length(t, first['unit'])} {r:g}°", justify="right")
+    for header in ("median error", "map", "a query", "mapping", "training"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for folder, metrics in runs:
+        groups = {"all": metrics["overall"], **metrics["conditions"]}
+        if len(groups) == 2:  # one condition is all there is
+            del groups["all"]
+        for number, (condition, group) in enumerate(groups.items()):
+            # what belongs to the map stands once
+            once = (
+                (
+                    f"{metrics['map_mb']:.2f} MB",
+                    _minutes(mapping_seconds(folder)),
+                    _minutes(metrics["training"] and metrics["training"]["seconds"]),
+                )
+                if number == 0
+                else ("", "", "")
+            )
+            table.add_row(
+                metrics["method"] if number == 0 else "",
+                f"{group['queries']} {condition}",
+                str(group["localized"]),
+                *(_percent(group, i) for i in range(len(metrics["thresholds"]))),
+                _medians(group, metrics["unit"]),
+                once[0],
+                f"{group['ms']['total']:.0f} ms",
+                once[1],
+                once[2],
+            )
+    return table
+
+
+def _print_notes(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
+    if metrics["overall"]["with_reference"] < metrics["overall"]["queries"]:
+        console.print(f"{metrics['reference']}", soft_wrap=True)
+    missed = metrics["queries_without_pose"]
+    if missed:
+        shown = [f"{name} ({reason})" for name, reason in list(missed.items())[:_NAMES_SHOWN]]
+        more = f" and {len(missed) - _NAMES_SHOWN} more" if len(missed) > _NAMES_SHOWN else ""
+        console.print(f"not localized: {', '.join(shown)}{more}", soft_wrap=True, markup=False)
+    for title, names in (("pictures", PICTURES), ("files", FILES)):
+        there = [(folder / name, what) for name, what in names.items() if (folder / name).exists()]
+        if there:
+            console.print(f"{title}:", style="bold")
+            width = max(len(str(path)) for path, _ in there)
+            for path, what in there:
+                console.print(f"  {path!s:{width}}  {what}", soft_wrap=True, markup=False)
+
+
+def _percent(group: dict[str, Any], index: int) -> str:
+    return "-" if group["recall"] is None else f"{100 * group['recall'][index]:.1f} %"
+
+
+def _medians(group: dict[str, Any], unit: str) -> str:
+    if not group["with_reference"]:
+        return "-"
+    t, r = group["median_t_err"], group["median_r_err"]
+    return "infinite" if t is None or r is None else f"{_length(t, unit)} {r:.2f}°"
+
+
+def _length(value: float, unit: str) -> str:
+    return f"{100 * value:.3g} cm" if unit == "m" and value < 1 else f"{value:.3g} {unit}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.1f} min"

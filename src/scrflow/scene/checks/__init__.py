@@ -1,0 +1,1 @@
+"""Checks of a scene before anything is built on it."""

@@ -1,0 +1,1 @@
+"""Everything that calls COLMAP: structure from motion, and triangulation on known poses."""

@@ -1,0 +1,283 @@
+"""Structure from motion on bare photos: poses and intrinsics where none are given.
+
+The output folder is a COLMAP model (the largest component) with ``sfm.json``. An SfM model has no scale of its own; the
+config may fix the median depth of its points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from PIL import Image
+
+from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.core.machine_errors import full_disk_told
+from scrflow.core.progress import meter
+from scrflow.scene.checks.validate import check_images, check_name, check_unique, some
+from scrflow.scene.colmap_file import write_binary_model
+from scrflow.scene.model import MODEL_DIGEST, read_query_list
+from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.features import check_readable, extract_sift
+from scrflow.sfm.hloc_database import import_matches
+from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.pairs import all_pairs, retrieval_pairs
+from scrflow.sfm.process import colmap
+from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
+from scrflow.storage.codeversion import code_version
+
+log = logging.getLogger("scrflow")
+
+PRINCIPAL_POINT_FROM = 10  # registered images a camera
+MAX_PRINCIPAL_SHIFT = 0.05  # of width or height
+
+
+def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
+    """Register the photos under ``root`` and write the model and ``sfm.json`` to the folder ``out``.
+
+    The same seed gives the same bytes, whatever ``threads`` is. ScrflowError where a photo is damaged, where photos of
+    one camera differ in size, or where fewer than ``sfm.min_registered`` of the photos register (it names the others).
+    """
+    root = Path(root)
+    folder = root / config.source.images
+    names = photos_to_register(config.source, config.split, root)
+    for name in names:
+        check_name(name, str(folder))
+    sha256 = check_images(folder, dict.fromkeys(names), threads)
+    if config.source.single_camera:
+        _check_one_size(folder, names)
+    with atomic_dir(out) as temporary, full_disk_told(out):
+        database = temporary / "database.db"
+        model = _reconstruct(config, folder, names, database, temporary, threads)
+        _check_registered(model, names, config.sfm, folder)
+        model = refine_principal_points(model)
+        if config.sfm.median_depth is not None:
+            rescale_to_median_depth(model, config.sfm.median_depth)
+        _leave_only(temporary)
+        write_binary_model(model, temporary)
+        images = hashlib.sha256("".join(f"{n} {s}\n" for n, s in sorted(sha256.items())).encode()).hexdigest()[:16]
+        inputs = {"images": images}
+        if config.sfm.features == "hloc":
+            inputs |= {
+                key: sha256_file(Path(getattr(config.sfm, key)))[:16] for key in ("hloc_features", "hloc_matches")
+            }
+        stamp = Stamp.make("sfm", config, code_version("sfm.reconstruct"), **inputs)
+        registered = sorted(model.image(i).name for i in model.reg_image_ids())
+        # the scene stage compares them: a model that came out of a cache must be of these photos
+        report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}
+        write_json(temporary / "sfm.json", {**report, MODEL_DIGEST: folder_digest(temporary)}, stamp)
+    log.info(
+        "sfm: %d of %d photos registered, %d points, mean reprojection error %.2f px, mean track %.1f",
+        report["registered"],
+        report["images"],
+        report["points"],
+        report["mean_reprojection_error_px"],
+        report["mean_track_length"],
+    )
+
+
+def summary(model: pycolmap.Reconstruction, names: list[str]) -> dict:
+    """What sfm.json says of the model: registered and all images, points, errors, names that did not register."""
+    registered = {model.image(i).name for i in model.reg_image_ids()}
+    return {
+        "images": len(names),
+        "registered": len(registered),
+        "not_registered": [n for n in names if n not in registered],
+        "cameras": len({model.image(i).camera_id for i in model.reg_image_ids()}),
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+        "median_depth": round(median_depth(model), 6),
+    }
+
+
+def median_depth(model: pycolmap.Reconstruction) -> float:
+    """Median over all observations of the depth of the point in the camera; 0 without points."""
+    depths = []
+    for image_id in model.reg_image_ids():
+        image = model.image(image_id)
+        ids = [p.point3D_id for p in image.points2D if p.has_point3D()]
+        if ids:
+            xyz = np.array([model.point3D(i).xyz for i in ids])
+            pose = image.cam_from_world().matrix()
+            depths.append(xyz @ pose[2, :3] + pose[2, 3])
+    return float(np.median(np.concatenate(depths))) if depths else 0.0
+
+
+def rescale_to_median_depth(model: pycolmap.Reconstruction, depth: float) -> None:
+    """Scale the model about its origin, in place."""
+    model.transform(pycolmap.Sim3d(depth / median_depth(model), pycolmap.Rotation3d(), np.zeros(3)))
+
+
+def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """The model after a last bundle adjustment with the principal point free, where many images share each camera.
+
+    The mapper holds it at the image centre, as a few images cannot tell it from a rotation. With many they can, and the
+    difference is not small: on Strecha's Herz-Jesus-P25 (7 px off centre at 1536x1024) rotations against the laser
+    ground truth go from 0.34 to 0.045 degrees, positions from 1.3 to 0.6 cm. Where the point leaves the middle of the
+    image by more than MAX_PRINCIPAL_SHIFT of its side the images do not tell it after all, and the model stays.
+    """
+    shared: dict[int, int] = {}
+    for image_id in model.reg_image_ids():
+        camera_id = model.image(image_id).camera_id
+        shared[camera_id] = shared.get(camera_id, 0) + 1
+    if min(shared.values()) < PRINCIPAL_POINT_FROM:
+        return model
+    refined = pycolmap.Reconstruction(model)
+    options = pycolmap.BundleAdjustmentOptions(refine_principal_point=True, print_summary=False)
+    options.ceres.solver_options.num_threads = 1
+    problem = pycolmap.BundleAdjustmentConfig()
+    for image_id in refined.reg_image_ids():
+        problem.add_image(image_id)
+    problem.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, problem, refined).solve()
+    refined.update_point_3d_errors()
+    for camera in refined.cameras.values():
+        x, y = camera.principal_point_x, camera.principal_point_y
+        shift = max(abs(x / camera.width - 0.5), abs(y / camera.height - 0.5))
+        log.info("sfm: principal point %.1f, %.1f px", x, y)
+        if shift > MAX_PRINCIPAL_SHIFT:
+            log.warning("sfm: a principal point %.0f %% off the centre is not believed; it stays there", 100 * shift)
+            return model
+    return refined
+
+
+# -------------------------------------------------------------------------------------------------------------- photos
+
+
+def photos_to_register(source: PhotosSource, split: Split, root: Path) -> list[str]:
+    """All photos, or those that are not queries where queries stay out of SfM."""
+    folder = root / source.images
+    names = list_photos(folder)
+    if split.every is not None:
+        mapping, _ = every_nth(names, split.every)
+        return names if source.queries_in_sfm else mapping
+    if split.mapping is None and not split.queries:
+        return names
+    queries = [name for listed in split.queries.values() for name in read_query_list(root / listed)]
+    check_unique(queries, f"{root}: lists of split.queries")
+    if split.mapping is not None:
+        mapping = list(read_query_list(root / split.mapping))
+    else:
+        mapping = [name for name in names if name not in set(queries)]
+    wanted = sorted({*mapping, *queries} if source.queries_in_sfm else mapping)
+    gone = [name for name in wanted if name not in set(names)]
+    if gone:
+        raise ScrflowError(f"{folder / gone[0]}: image is missing; a list of the split names it")
+    return wanted
+
+
+def _check_one_size(folder: Path, names: list[str]) -> None:
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for name in names:
+        with Image.open(folder / name) as image:
+            sizes.setdefault(image.size, []).append(name)
+    if len(sizes) > 1:
+        common = max(sizes, key=lambda s: len(sizes[s]))
+        odd = next(n for size, listed in sizes.items() if size != common for n in listed)
+        raise ScrflowError(
+            f"{folder / odd}: size differs from the {common[0]}x{common[1]} px of most photos; photos of one camera "
+            "have one size: set source.single_camera: false, or leave it out"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------ reconstruction
+
+
+def _reconstruct(
+    config: SfmStage, folder: Path, names: list[str], database: Path, scratch: Path, threads: int
+) -> pycolmap.Reconstruction:
+    quiet_pycolmap()
+    sfm, source = config.sfm, config.source
+    check_readable(folder, names)
+    with colmap(database, f"{database}: cameras of the photos") as process:
+        process(
+            "register",
+            image_root=str(folder),
+            names=names,
+            single_camera=source.single_camera,
+            camera_model=source.camera_model,
+            focal_factor=FOCAL_FACTOR,
+        )
+    if sfm.features == "hloc":
+        features, matches = Path(sfm.hloc_features), Path(sfm.hloc_matches)
+        pairs = import_matches(database, names, features, matches, config.seed, verify=True)
+    else:
+        pairs = _match_sift(config, folder, names, database, threads)
+    models = _map(sfm, config.seed, database, folder, scratch / "models", len(names))
+    if not models:
+        raise ScrflowError(
+            f"{folder}: no two photos could be registered; they need overlap, texture and parallax "
+            f"({len(pairs)} pairs matched; key sfm.max_features, sfm.mapper)"
+        )
+    sizes = sorted((m.num_reg_images() for m in models), reverse=True)
+    if len(sizes) > 1:
+        log.warning("sfm: the photos fall into %d models of %s images; the largest is kept", len(sizes), sizes)
+    return max(models, key=lambda m: (m.num_reg_images(), m.num_points3D()))
+
+
+def _match_sift(
+    config: SfmStage, folder: Path, names: list[str], database: Path, threads: int
+) -> list[tuple[str, str]]:
+    """SIFT features and verified matches; the pairs that were tried."""
+    sfm = config.sfm
+    extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
+    if len(names) <= sfm.exhaustive_up_to:
+        pairs = all_pairs(names)
+    else:
+        pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
+    log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))
+    match_pairs(database, pairs, threads, config.seed, verify=True)
+    return pairs
+
+
+def _map(
+    sfm: SfmConfig, seed: int, database: Path, folder: Path, out: Path, total: int
+) -> list[pycolmap.Reconstruction]:
+    """Components found by the mapper. One thread and a fixed seed: more threads give other bytes every time."""
+    out.mkdir()
+    if sfm.mapper == "global":
+        options = pycolmap.GlobalPipelineOptions(random_seed=seed, num_threads=1)
+        options.mapper.random_seed = seed
+        options.mapper.num_threads = 1
+        log.info("sfm: global mapping")
+        found = pycolmap.global_mapping(database, folder, out, options)
+        return [found[k] for k in sorted(found)]
+    options = pycolmap.IncrementalPipelineOptions(random_seed=seed, num_threads=1)
+    options.min_model_size = min(options.min_model_size, max(3, total // 2))  # small sets are models too
+    with meter("registering photos", total) as step:
+
+        def first_two() -> None:
+            step("")
+            step("")
+
+        found = pycolmap.incremental_mapping(
+            database, folder, out, options, initial_image_pair_callback=first_two, next_image_callback=lambda: step("")
+        )
+    return [found[k] for k in sorted(found)]
+
+
+def _check_registered(model: pycolmap.Reconstruction, names: list[str], sfm: SfmConfig, folder: Path) -> None:
+    registered = {model.image(i).name for i in model.reg_image_ids()}
+    missing = [n for n in names if n not in registered]
+    if len(registered) < sfm.min_registered * len(names):
+        raise ScrflowError(
+            f"{folder}: SfM registered {len(registered)} of {len(names)} photos, expected {sfm.min_registered:.0%} "
+            f"(key sfm.min_registered); not registered: {some(missing, 20)}; add photos between them, leave them out, "
+            "or raise sfm.max_features"
+        )
+    if missing:
+        log.warning("sfm: not registered: %s", some(missing, 20))
+
+
+def _leave_only(folder: Path) -> None:
+    """Empty the scratch folder: database and the mapper's own output are no part of the artifact."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

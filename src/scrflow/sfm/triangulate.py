@@ -1,0 +1,194 @@
+"""3D points of a posed scene: SIFT on the mapping images, or hloc's features and matches; matches held against the
+known poses, tracks triangulated.
+
+Poses and cameras stay as they are. The output folder is a COLMAP model with ``triangulation.json``; the graph of shared
+points is made from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from scrflow.config import TriangulateStage
+from scrflow.core.cameras import rays_from_pixels
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre
+from scrflow.core.machine_errors import full_disk_told
+from scrflow.scene.colmap_file import write_binary_model
+from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
+from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.features import extract_sift
+from scrflow.sfm.hloc_database import import_matches
+from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.pairs import all_pairs, nearest_pairs
+from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
+from scrflow.storage.codeversion import code_version
+
+log = logging.getLogger("scrflow")
+
+EXHAUSTIVE_UP_TO = 60
+NEIGHBOURS = 20
+MAX_ANGLE_DEG = 75.0  # between viewing directions; SIFT rarely matches beyond it
+MAX_ERROR_PX = 4.0
+MIN_MATCHES = 15
+_MAX_IMAGE_SIZE = 1600
+
+
+def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) -> None:
+    """Write the model of the mapping images of the scene artifact ``scene`` with points to the folder ``out``.
+
+    The same seed gives the same bytes, whatever ``threads`` is. ScrflowError where no point comes out.
+    """
+    loaded = load_scene(scene)
+    quiet_pycolmap()
+    with atomic_dir(out) as folder, full_disk_told(out):
+        work = folder / "work"
+        work.mkdir()
+        database = work / "database.db"
+        model = model_of_views(loaded.mapping)
+        write_database(model, database)
+        names = [v.name for v in loaded.mapping]
+        inputs: dict[str, Path | str] = {"scene": scene / "scene.json"}
+        if config.hloc_features is not None:
+            features, matches = Path(config.hloc_features), Path(config.hloc_matches)
+            pairs = import_matches(database, names, features, matches, config.seed, verify=False)
+            inputs |= {"hloc_features": sha256_file(features)[:16], "hloc_matches": sha256_file(matches)[:16]}
+        else:
+            loaded.check_photos(names)
+            extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
+            if len(names) <= EXHAUSTIVE_UP_TO and not loaded.parts:
+                pairs = all_pairs(names)
+            else:
+                pairs = pose_pairs(loaded.mapping, NEIGHBOURS, loaded.same_part())
+            match_pairs(database, pairs, threads, config.seed, verify=False)
+        model, verified = triangulate_matches(database, loaded, model, work, len(pairs), config.seed)
+        shutil.rmtree(work)
+        write_binary_model(model, folder)
+        stamp = Stamp.make("triangulation", config, code_version("sfm.triangulate"), **inputs)
+        report = {**summary(model, len(pairs), verified), MODEL_DIGEST: folder_digest(folder)}
+        write_json(folder / "triangulation.json", report, stamp)
+
+
+def triangulate_matches(
+    database: Path, scene: Scene, model: pycolmap.Reconstruction, work: Path, pairs: int, seed: int
+) -> tuple[pycolmap.Reconstruction, int]:
+    """The model with 3D points from the keypoints and matches of a COLMAP database, and the number of pairs of images
+    that agree with the poses; these and the cameras stay as they are.
+
+    ``pairs``: how many were matched, to be told. ``work``: a folder for COLMAP's own files. ScrflowError where no point
+    comes out.
+    """
+    verified = _verify_by_pose(database, scene, model)
+    options = pycolmap.IncrementalPipelineOptions(random_seed=seed, num_threads=1)
+    model = pycolmap.triangulate_points(
+        model, database, scene.image_root, work, clear_points=True, options=options, refine_intrinsics=False
+    )
+    if model.num_points3D() == 0:
+        raise ScrflowError(
+            f"{scene.folder}: no point could be triangulated from {pairs} pairs of mapping images ({verified} agree "
+            "with the poses); check that poses and intrinsics belong to these images"
+        )
+    return model, verified
+
+
+def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[str, int | float]:
+    """What triangulation.json says of a model of which so many pairs of images were matched; told in the log too."""
+    report = {
+        "images": model.num_reg_images(),
+        "pairs": pairs,
+        "verified_pairs": verified,
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+    }
+    log.info(
+        "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "
+        "%(pairs)d pairs agree with the poses",
+        report,
+    )
+    return report
+
+
+def pose_pairs(views: tuple[View, ...], count: int, allowed: np.ndarray | None = None) -> list[tuple[str, str]]:
+    """Each image with its ``count`` nearest in position and viewing direction, every pair once; of those ``allowed``
+    [N, N] (bool), where given.
+
+    A distance of the median gap to the ``count``-th nearest camera weighs as much as 30 degrees.
+    """
+    poses = np.stack([v.cam_from_world for v in views])
+    centres = camera_centre(poses)
+    gap = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    directions = poses[:, 2, :3]  # the camera's z axis in the world
+    angle = np.degrees(np.arccos(np.clip(directions @ directions.T, -1, 1)))
+    unit = np.median(np.sort(gap, axis=1)[:, min(count, len(views) - 1)])
+    distance = gap / max(unit, 1e-12) + angle / 30.0
+    distance[angle > MAX_ANGLE_DEG] = np.inf
+    if allowed is not None:
+        distance[~allowed] = np.inf
+    return nearest_pairs([v.name for v in views], distance, count)
+
+
+def epipolar_error_px(
+    rays1_N2: np.ndarray, rays2_N2: np.ndarray, pose1: np.ndarray, pose2: np.ndarray, focal_px: float
+) -> np.ndarray:
+    """Sampson error [N], px, of matched undistorted rays on the plane z = 1, under two poses cam_from_world [3, 4]."""
+    R = pose2[:, :3] @ pose1[:, :3].T
+    t = pose2[:, 3] - R @ pose1[:, 3]
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    E = cross @ R
+    x1 = np.column_stack([rays1_N2, np.ones(len(rays1_N2))])
+    x2 = np.column_stack([rays2_N2, np.ones(len(rays2_N2))])
+    line2, line1 = x1 @ E.T, x2 @ E
+    scale = np.sqrt((line2[:, :2] ** 2).sum(1) + (line1[:, :2] ** 2).sum(1))
+    return np.abs((x2 * line2).sum(1)) / np.maximum(scale, 1e-12) * focal_px
+
+
+def write_database(model: pycolmap.Reconstruction, path: Path) -> None:
+    """Cameras and images of the model under their own ids."""
+    with pycolmap.Database.open(path) as db:
+        for camera in model.cameras.values():
+            db.write_camera(camera, use_camera_id=True)
+        for rig in model.rigs.values():
+            db.write_rig(rig, use_rig_id=True)
+        for frame in model.frames.values():
+            db.write_frame(frame, use_frame_id=True)
+        for image in model.images.values():
+            db.write_image(image, use_image_id=True)
+
+
+def _verify_by_pose(database: Path, scene: Scene, model: pycolmap.Reconstruction) -> int:
+    """Keep the matches that agree with the known poses; the number of pairs that have enough of them."""
+    ids = {model.image(i).name: i for i in model.reg_image_ids()}
+    views = {ids[v.name]: v for v in scene.mapping}
+    verified = 0
+    with pycolmap.Database.open(database) as db:
+        rays = {}
+        for i, view in views.items():
+            keypoints = np.asarray(db.read_keypoints(i), np.float64).reshape(-1, db.read_keypoints(i).shape[1])
+            rays[i] = rays_from_pixels(view.camera, keypoints[:, :2])
+        pair_ids, all_matches = db.read_all_matches()
+        for pair_id, matches in zip(pair_ids, all_matches, strict=True):
+            i, j = pycolmap.pair_id_to_image_pair(pair_id)
+            matches = np.asarray(matches)
+            if len(matches) < MIN_MATCHES:
+                continue
+            focal = 0.5 * (views[i].camera.mean_focal_length() + views[j].camera.mean_focal_length())
+            error = epipolar_error_px(
+                rays[i][matches[:, 0]], rays[j][matches[:, 1]], views[i].cam_from_world, views[j].cam_from_world, focal
+            )
+            good = matches[error < MAX_ERROR_PX]
+            if len(good) < MIN_MATCHES:
+                continue
+            # COLMAP passes over a geometry without a configuration, and then triangulates nothing
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            geometry.inlier_matches = good
+            db.write_two_view_geometry(i, j, geometry)
+            verified += 1
+    return verified

@@ -1,0 +1,86 @@
+"""The results of a long work on disk as they come, so that a run that was killed goes on where it was.
+
+One JSON object a line, which ends with the CRC-32 of what is before. The first line holds the key of the work (its
+recipe and inputs): what another work left is begun anew. A line that a kill cut off, and what comes after a damaged
+one, is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, TextIO
+
+from scrflow.core.progress import log
+
+_KEY = "journal of"
+_CRC, _END = ', "crc": "', '"}\n'
+
+
+class Journal:
+    """``with Journal(path, key) as journal``: ``done`` has the records of before by name, ``add`` appends one."""
+
+    def __init__(self, path: Path, key: str):
+        self.path, self._key = path, key
+        self.done: dict[str, dict[str, Any]] = {}
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Journal:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        length = self._read()
+        if self.done:
+            log.info("%s: %d done before, going on from there", self.path, len(self.done))
+        self._file = open(self.path, "a", encoding="utf-8")
+        self._file.truncate(length)
+        if length == 0:
+            self._write({_KEY: self._key})
+        return self
+
+    def _read(self) -> int:
+        """Fill ``done``; the length in bytes of what is sound, 0 where it is of another work."""
+        if not self.path.exists():
+            return 0
+        length = 0
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    record = _record(line)
+                    if length == 0 and record != {_KEY: self._key}:
+                        return 0
+                    if length:
+                        self.done[record["name"]] = record
+                except (ValueError, KeyError, TypeError):
+                    break
+                length += len(line)
+        return length
+
+    def add(self, name: str, record: dict[str, Any]) -> None:
+        """Append a record; it is in the hands of the operating system when this returns."""
+        self._write({"name": name, **record})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(line_of(line))
+        self._file.flush()
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """The work is over and its results are where they belong."""
+        os.unlink(self.path)
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """The line of a record."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)[:-1]
+    return f"{text}{_CRC}{zlib.crc32(text.encode()):08x}{_END}"
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """ValueError where the line is damaged, or its end is missing."""
+    text, mark, crc = line.rpartition(_CRC.encode())
+    if not mark or crc != b"%08x" % zlib.crc32(text) + _END.encode():
+        raise ValueError("damaged line")
+    return json.loads(text + b"}")

@@ -1,0 +1,57 @@
+"""Lines of list files, each beginning with the name of an image: what tells the name from what follows it.
+
+The forms (hloc's lists, visuallocalization.net's poses, pose lists) separate fields by blanks and say nothing of names
+that hold some. Such a name is read to the last field of its line that ends in a photo's suffix: no number and no camera
+model does. A name that begins with #, which begins a comment, is written as a path in the folder itself, ``./#1.jpg``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from scrflow.core.errors import ScrflowError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+_HERE = "./"
+
+
+def has_suffix(name: str) -> bool:
+    """Whether it ends as a photo's name does."""
+    return "." + name.rpartition(".")[2].lower() in SUFFIXES
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(line number, line) of a text file without empty lines and comments (#), blanks at both ends cut."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ScrflowError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
+    # str.splitlines would also part lines at characters that names may be damaged by
+    lines = [(n, line.strip()) for n, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1)]
+    return [(n, line) for n, line in lines if line and not line.startswith("#")]
+
+
+def split_name(line: str) -> tuple[str, list[str]]:
+    """The name that a line begins with, and the fields after it."""
+    fields = list(re.finditer(r"\S+", line))
+    end = max((field.end() for field in fields if has_suffix(field[0])), default=fields[0].end())
+    return line[:end].removeprefix(_HERE), line[end:].split()
+
+
+def split_names(line: str) -> list[tuple[str, str]]:
+    """All ways to read a line as two names: one for a line that is sound, none or several otherwise."""
+    fields = list(re.finditer(r"\S+", line))
+    if len(fields) == 2:
+        cuts = [0]
+    else:
+        cuts = [i for i, field in enumerate(fields[:-1]) if has_suffix(field[0]) and has_suffix(fields[-1][0])]
+    pairs = [(line[: fields[i].end()], line[fields[i + 1].start() :]) for i in cuts]
+    return [(a.removeprefix(_HERE), b.removeprefix(_HERE)) for a, b in pairs]
+
+
+def listed(name: str) -> str:
+    """The name as a line of a list has it."""
+    return _HERE + name if name.startswith(("#", _HERE)) else name

