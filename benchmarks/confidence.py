@@ -36,7 +36,6 @@ from scipy.spatial.transform import Rotation
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "demo")]
 
-from scrflow.config import Project  # noqa: E402
 from scrflow.core.geometry import pose_error  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.core.progress import track  # noqa: E402
@@ -44,6 +43,7 @@ from scrflow.core.seeds import numpy_generator  # noqa: E402
 from scrflow.evaluate.calibration import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
 from scrflow.localize.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
 from scrflow.localize.localizer import Localizer  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import load_scene  # noqa: E402
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

@@ -28,7 +28,7 @@ from scrflow.cli.plan.limits import read_limits  # noqa: E402
 from scrflow.cli.plan.schedule import elapsed_s  # noqa: E402
 from scrflow.cli.plan.sizes import Sizes  # noqa: E402
 from scrflow.cli.plan.workload import workload_of  # noqa: E402
-from scrflow.config import Project  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.report.costs import StageCost, stage_costs  # noqa: E402
 
 RECORDED = ROOT / "tests/core/plan_costs.yaml"

@@ -23,8 +23,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow.config import Project  # noqa: E402
 from scrflow.core.geometry import camera_centre, pose_error  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 Regions = Annotated[int, typer.Option(min=2)]

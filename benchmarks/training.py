@@ -32,10 +32,10 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import plain  # noqa: E402
 
-from scrflow.config import Project, TrainStage  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
 from scrflow.core.seeds import derived_seed  # noqa: E402
 from scrflow.pipeline.job import peak_kilobytes  # noqa: E402
+from scrflow.pipeline.project import Project, TrainStage  # noqa: E402
 from scrflow.storage.artifact import Stamp, create_h5, write_npz  # noqa: E402
 from scrflow.training.buffer import BufferFiles  # noqa: E402
 from scrflow.training.columns import channel_scales  # noqa: E402

@@ -22,8 +22,8 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
-from scrflow.scene import consistency
 from scrflow.scene.build import build_scene
+from scrflow.scene.checks import consistency
 from scrflow.scene.checks.consistency import check_poses_by_photos
 from scrflow.scene.model import View, read_model, views_of_model
 from scrflow.scene.readers import read_source

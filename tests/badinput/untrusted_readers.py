@@ -33,8 +33,9 @@ from scrflow.config import (
 from scrflow.features.encoders.checkpoint import read_tensors
 from scrflow.features.global_encoding import read_global_encoding
 from scrflow.features.pca import load_pca
-from scrflow.features.retrieval import Retriever, hloc
+from scrflow.features.retrieval import Retriever
 from scrflow.graph import covisibility
+from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop import hloc_features as features
 from scrflow.interop import hloc_matches as matches
 from scrflow.localize import confidence
@@ -44,7 +45,8 @@ from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
 from scrflow.report import published
 from scrflow.report.tables.read import read_table
-from scrflow.scene import download, model
+from scrflow.scene import downloads as download
+from scrflow.scene import model
 from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers import read_source
 from scrflow.storage.archives import unpack

@@ -94,7 +94,7 @@ def test_cpu_methods_keep_their_own_head():
 
 @pytest.mark.parametrize("name", PROJECT.encoders)
 def test_encoder_is_known(name):
-    assert encoder_module(PROJECT.encoders[name].extractor.name).startswith("encoders.")
+    assert encoder_module(PROJECT.encoders[name].extractor.name).startswith("features.encoders.")
 
 
 def test_copies_fill_a_buffer():

@@ -22,9 +22,10 @@ from scrflow.config import (
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import Retriever, build_retrieval, hloc, pq, vlad
+from scrflow.features.retrieval import Retriever, build_retrieval, pq, vlad
 from scrflow.features.retrieval.describe import build_describer
 from scrflow.features.views import encode_view
+from scrflow.interop import hloc_descriptors as hloc
 from scrflow.scene.model import Query, View, load_scene, write_scene
 from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 

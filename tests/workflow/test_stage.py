@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from tiny_project import REPO
 
-from scrflow.config import Project as Config
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.job import hold_workflow_lock, source_files
+from scrflow.pipeline.project import Project as Config
 
 PRELUDE = """
 import os, sys

@@ -12,8 +12,8 @@ import yaml
 from tiny_project import POSES, REPO, Project
 
 from scrflow.cli.app import schemas
-from scrflow.config import Project as Config
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project as Config
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ import json
 import pytest
 from tiny_project import Project
 
-from scrflow.config import Project as Config
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project as Config
 
 TABLE = {
     "title": "Tiny | table",

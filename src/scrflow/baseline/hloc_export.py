@@ -17,10 +17,11 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.core.progress import track
 from scrflow.features.encoders import LocalEncoder, build_encoder
-from scrflow.features.retrieval import Retriever, hloc
+from scrflow.features.retrieval import Retriever
 from scrflow.features.retrieval.describe import build_describer
 from scrflow.features.views import encode_view
 from scrflow.graph.covisibility import load_graph
+from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features
 from scrflow.interop.hloc_matches import write_pairs
 from scrflow.scene.model import Scene, load_scene

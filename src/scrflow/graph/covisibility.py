@@ -1,9 +1,7 @@
 """Covisibility graph over the mapping images: which of them see the same part of the scene.
 
 Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``) of all pairs that can reach
-th
-the
-threshold (``scrflow.graph.frustum_pairs``). ``points`` counts the 3D points that two images share in a model from
+the threshold (``scrflow.graph.frustum_pairs``). ``points`` counts the 3D points that two images share in a model from
 photos.
 """
 
