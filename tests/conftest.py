@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confined import Confined
 from filelock import FileLock
-
-sys.path.insert(0, str(Path(__file__).parent / "workflow"))
-
+from graph_helpers import ring_views  # noqa: F401
 from tiny_project import POSES, REPO, Project
 
 # folders whose files take minutes: begun last, one of them would be waited for by the other processes
@@ -76,3 +74,36 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> dict:
+    """Artifacts of the synthetic scene that training reads."""
+    import synthetic
+
+    from scrflow.config import SampleDepthConfig, SampleDepthStage
+    from scrflow.depths.matched import estimate_sample_depths
+
+    folder = tmp_path_factory.mktemp("inputs")
+    buffer, _, _ = synthetic.scene(0.3)
+    shards = synthetic.write_shards(buffer, folder)
+    graph = synthetic.write_graph(folder)
+    depth = folder / "depth.h5"
+    estimate_sample_depths(SampleDepthStage(depth=SampleDepthConfig(), seed=1), graph, shards, depth, 1)
+    return {"shards": shards, "graph": graph, "encoding": synthetic.write_encoding(folder), "depth": depth}
+
+
+@pytest.fixture(scope="session")
+def confined() -> Iterator[Confined]:
+    """Readers, each call in a process of its own."""
+    found = Confined()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small file that is right, by reader."""
+    from sound_files import write_all
+
+    return write_all(tmp_path_factory.mktemp("sound"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ def test_photos_of_another_place_are_not_believed(tmp_path):
     Measured on the demo's map with 12 photos of fox, herzjesu and redkitchen: 0.0003 to 0.0095; four of its own: 0.26
     to 0.42 (docs/bad-input.md).
     """
-    sys.path.insert(0, str(REPO / "tests/core"))
     from plane_map import CAMERA_LINE, build
 
     made = build(tmp_path)

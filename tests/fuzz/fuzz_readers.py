@@ -22,7 +22,7 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests/badinput")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests/helpers")]
 
 import atheris  # noqa: E402
 

@@ -6,22 +6,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from tiny_project import ENCODER, METHOD, REPO, Project
-
-sys.path.insert(0, str(REPO / "tests/scene"))
 from nvm_replica import replica
 from replicas_aachen import DAY, NIGHT, write_v10
 from replicas_cambridge import COUNT, write_cambridge
 from replicas_kapture import FOLDER, write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica
+from tiny_project import ENCODER, METHOD, REPO, Project
 
 from scrflow.config import deep_merge
 from scrflow.scene.model import read_poses

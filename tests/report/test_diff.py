@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from result_folders import Results
+from test_evaluate import CENTRES, CONFIG, ESTIMATES, pose, write_inputs
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
@@ -17,10 +17,6 @@ from scrflow.evaluate.metrics import evaluate
 from scrflow.scene.model import pose_line
 from scrflow.storage.artifact import read_stamp, write_text
 from scrflow.storage.checksum import seal
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from test_evaluate import CENTRES, CONFIG, ESTIMATES, pose, write_inputs
 
 GRAPH = {"graph": {"kind": "frustum", "min_overlap": 0.2}, "seed": 1}
 METHOD = "results/square/tiny"

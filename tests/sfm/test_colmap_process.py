@@ -20,7 +20,7 @@ from scrflow.sfm.features import extract_sift
 from scrflow.sfm.matching import match_pairs
 from scrflow.sfm.process import colmap
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 PHOTOS = REPO / "demo/images/mapping"
 NAMES = sorted(p.name for p in PHOTOS.iterdir())[:8]
 FULL = "No space left on device; make room and run again"
