@@ -23,7 +23,7 @@ READY_TOOLS := .venv-tools/.ready
 READY_CLUSTER := .venv-cluster/.ready
 READY_STORAGE := .venv-storage/.ready
 
-.PHONY: help setup demo test test-slurm test-faults lint format schema node2vec-env cluster-plugins storage-plugins test-storage lock sbom bench bench-gpu fuzz clean
+.PHONY: help setup demo test test-all test-faults lint format schema node2vec-env cluster-plugins storage-plugins lock sbom bench bench-gpu fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,18 +59,20 @@ demo: $(READY) ## the embedded scene: photos to poses, a table and two pictures
 	$(BIN)/snakemake --cores $(CORES) demo
 	$(BIN)/scrflow summary results/demo
 
-# processes side by side: each test has a project of its own, and most of its time is Snakemake's, which takes one core
+# Processes side by side: most of a test's time is Snakemake's, which takes one core.
 TEST_PROCESSES ?= 2
-test: $(READY_DEV) lint node2vec-env cluster-plugins ## all checks and tests
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+
+test: $(READY_DEV) lint ## all checks, and the tests that take seconds: some ten minutes
+	$(PYTEST) -m "not long"
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
-test-slurm: $(READY_DEV) cluster-plugins ## the demo and every fault on a SLURM of one node; as root it installs Debian's
+test-all: $(READY_DEV) lint node2vec-env cluster-plugins storage-plugins ## the long ones too: faults, SLURM, object store, node2vec
 	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld > /dev/null; then \
 		apt-get update -qq && apt-get install -y --no-install-recommends -qq $(SLURM_PACKAGES); \
 	fi
-	SCRFLOW_TEST_SLURM=1 $(BIN)/python -m pytest -rs tests/cluster
+	$(PYTEST) -rs
 
 TRIALS ?= 1
 SEED ?= 1
@@ -109,9 +111,6 @@ storage-plugins: $(READY_STORAGE) ## .venv-storage: Snakemake's plugins for obje
 $(READY_STORAGE): requirements-storage.lock $(READY)
 	$(PIP_INSTALL) --quiet $(LOCKED) --upgrade --target .venv-storage -r requirements-storage.lock
 	@touch $@
-
-test-storage: $(READY_DEV) storage-plugins ## photos from and results to an object store, a local one
-	$(BIN)/python -m pytest -rs tests/workflow/test_storage.py
 
 $(READY_TOOLS): envs/tools.lock | $(BIN)/python
 	$(BIN)/python -m venv .venv-tools
