@@ -31,7 +31,7 @@ from scrflow.cli.plan.workload import workload_of  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.report.costs import StageCost, stage_costs  # noqa: E402
 
-RECORDED = ROOT / "tests/core/plan_costs.yaml"
+RECORDED = ROOT / "tests/cli/plan_costs.yaml"
 METHOD = "rscore-cpu"
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
@@ -128,7 +128,7 @@ def _cell(pair: tuple[float, float], digits: int) -> str:
 
 @app.command()
 def record(folders: Annotated[list[Path], typer.Argument()]) -> None:
-    """Print the costs of results/SCENE of finished runs, as tests/core/plan_costs.yaml has them."""
+    """Print the costs of results/SCENE of finished runs, as tests/cli/plan_costs.yaml has them."""
     project = Project(ROOT / "config")
     for folder in folders:
         work = workload_of(project, folder.name, folder.parent)
