@@ -18,9 +18,8 @@ from PIL import Image
 from scrflow.config import PhotosSource, SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.build import build_scene
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.colmap_process import quiet_pycolmap
+from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.sfm.triangulate import triangulate
 from scrflow.storage.artifact import read_json, read_stamp

@@ -15,10 +15,8 @@ import pytest
 from scrflow.core.errors import ScrflowError
 from scrflow.core.machine_errors import told_in_a_line
 from scrflow.scene.colmap_file import write_binary_model
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.matching import match_pairs
-from scrflow.sfm.process import colmap
+from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
+from scrflow.sfm.matching import extract_sift, match_pairs
 
 REPO = Path(__file__).resolve().parents[2]
 PHOTOS = REPO / "demo/images/mapping"

@@ -24,9 +24,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import model_of_views
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.colmap_process import quiet_pycolmap
+from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.sfm.pairs import nearest_pairs, vlad_similarity
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.sfm.triangulate import epipolar_error_px, pose_pairs, triangulate, write_database

@@ -17,9 +17,8 @@ import pytest
 from PIL import Image
 
 from scrflow.core.errors import ScrflowError
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.matching import PAIRS_A_STEP, match_pairs
+from scrflow.sfm.colmap_process import quiet_pycolmap
+from scrflow.sfm.matching import PAIRS_A_STEP, extract_sift, match_pairs
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "herzjesu/images"
 PHOTOS = 18
@@ -137,7 +136,6 @@ ASKING = """
 import itertools, sys
 from pathlib import Path
 import pycolmap
-from scrflow.sfm.matching import match_pairs
 with pycolmap.Database.open(sys.argv[1]) as db:
     names = sorted(image.name for image in db.read_all_images())
 match_pairs(Path(sys.argv[1]), list(itertools.combinations(names, 2)), 3, 7, verify=True)

@@ -19,8 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.interop.hloc_matches import read_pairs, write_pairs
 from scrflow.scene.checks.validate import check_name
 from scrflow.scene.model import load_scene, query_line, read_model, read_poses, read_query_list
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.storage.listfile import listed, read_lines, split_name, split_names
 
 NAMES = [

@@ -26,7 +26,7 @@ from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import Retriever
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.scene.model import Scene, load_scene, model_of_views
-from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
 from scrflow.storage.artifact import Stamp, h5_file, read_safetensors, read_safetensors_metadata, writing
 from scrflow.storage.codeversion import code_version

@@ -24,7 +24,7 @@ from scrflow.config.base import Strict
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
 from scrflow.features.encoders.sift import Sift
-from scrflow.sfm.colmap_log import quiet_pycolmap
+from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.storage.artifact import atomic_dir
 
 log = logging.getLogger("scrflow")

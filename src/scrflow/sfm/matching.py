@@ -1,33 +1,82 @@
-"""Matches of image pairs in a COLMAP database, for SfM and for triangulation.
+"""Features and matches in a COLMAP database, for SfM and for triangulation: SIFT, or hloc's files.
 
-COLMAP's matcher may not have several threads (colmap_worker tells why), so several processes take its place, each with
+COLMAP's matcher cannot use several threads (see ``colmap_process.match``), so several processes match instead, each in
 a copy of the database.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scrflow.core.progress import meter
-from scrflow.sfm.plain_names import plain_names
-from scrflow.sfm.process import Colmap, colmap
+import pycolmap
 
-PAIRS_A_STEP = 64  # of which COLMAP keeps the photos' search trees in memory
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import opened
+from scrflow.core.progress import meter
+from scrflow.interop.hloc_features import read_keypoints
+from scrflow.interop.hloc_matches import read_matches, write_pairs
+from scrflow.sfm.colmap_process import Colmap, colmap
+
+log = logging.getLogger("scrflow")
+
+PAIRS_A_STEP = 64  # COLMAP keeps the search trees of the photos of one step in memory
+_IMAGES_A_STEP = 4
+_UNREAD = ("WEBP", "GIF")
 _TABLES = ("matches", "two_view_geometries")
 
 
-def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, verify: bool) -> None:
-    """Mutual nearest neighbours with the ratio test for each pair of image names, and with ``verify`` RANSAC of a
-    two-view geometry. Up to ``threads`` processes, each with one thread; the bytes do not depend on their number.
+# ---------------------------------------------------------------------------------------------------------------- SIFT
 
-    ScrflowError where one of the processes is killed, OSError where the disk is full.
+
+def extract_sift(
+    database: Path, image_root: Path, names: Sequence[str], max_features: int, max_image_size: int, threads: int
+) -> None:
+    """Extract RootSIFT (L1 root) of images that are in the database; keypoints in pixels of the stored image.
+
+    The result does not depend on ``threads``: each image is a task of its own. ScrflowError when COLMAP cannot read an
+    image, OSError when the disk is full.
+    """
+    check_readable(image_root, names)
+    with colmap(database, f"{database}: SIFT features") as process, meter("SIFT features", len(names)) as step:
+        for at in range(0, len(names), _IMAGES_A_STEP):
+            some = list(names[at : at + _IMAGES_A_STEP])
+            process(
+                "extract",
+                image_root=str(image_root),
+                names=some,
+                max_features=max_features,
+                max_image_size=max_image_size,
+                threads=threads,
+            )
+            for name in some:
+                step(name)
+
+
+def check_readable(image_root: Path, names: Sequence[str]) -> None:
+    """ScrflowError for a format that pycolmap's wheel cannot read: it would skip the image with a line in the log."""
+    for name in names:
+        with opened(image_root / name) as image:
+            form = image.format
+        if form in _UNREAD:
+            raise ScrflowError(
+                f"{image_root / name}: COLMAP does not read {form}, and structure from motion and triangulation need "
+                "its SIFT; save the photos as JPEG or PNG"
+            )
+
+
+def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, verify: bool) -> None:
+    """Match each pair of image names by mutual nearest neighbours with the ratio test; with ``verify`` estimate the
+    two-view geometries by RANSAC. Up to ``threads`` processes run; the result does not depend on their number.
+
+    ScrflowError when one of the processes is killed, OSError when the disk is full.
     """
     with (
         tempfile.TemporaryDirectory(dir=database.parent) as folder,
@@ -43,11 +92,11 @@ def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, 
         copies = [Path(folder, f"{k}.db") for k in range(processes)] if processes > 1 else []
         for copy in copies:
             shutil.copyfile(database, copy)
-        # processes are left first: where one fails the others are ended, and no thread waits for them
+        # the processes are left before the pool: when one fails, the others end and no thread waits for them
         with ThreadPoolExecutor(processes) as pool, contextlib.ExitStack() as stack:
             idle: queue.SimpleQueue[Colmap] = queue.SimpleQueue()
-            for of in copies or [database]:
-                idle.put(stack.enter_context(colmap(of, f"{database}: matching pairs")))
+            for each in copies or [database]:
+                idle.put(stack.enter_context(colmap(each, f"{database}: matching pairs")))
 
             def matched(listed: Path, count: int) -> int:
                 process = idle.get()
@@ -60,20 +109,16 @@ def match_pairs(database: Path, pairs: Sequence[tuple[str, str]], threads: int, 
             futures = [pool.submit(matched, *some) for some in lists]
             try:
                 for future in futures:
-                    _tell(step, future.result())
+                    for _ in range(future.result()):
+                        step("")
             finally:
                 for future in futures:
                     future.cancel()
         _collect(database, copies)
 
 
-def _tell(step: Callable[[str], None], count: int) -> None:
-    for _ in range(count):
-        step("")
-
-
 def _collect(database: Path, copies: Sequence[Path]) -> None:
-    """Take over what the processes wrote."""
+    """Take over what the processes wrote to their copies."""
     with contextlib.closing(sqlite3.connect(database)) as whole:
         for copy in copies:
             whole.execute("ATTACH DATABASE ? AS part", (str(copy),))
@@ -81,3 +126,69 @@ def _collect(database: Path, copies: Sequence[Path]) -> None:
                 for table in _TABLES:
                     whole.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM part.{table}")
             whole.execute("DETACH DATABASE part")
+
+
+# ---------------------------------------------------------------------------------------------------------------- hloc
+
+
+def import_matches(
+    database: Path, names: Sequence[str], features: Path, matches: Path, seed: int, verify: bool
+) -> list[tuple[str, str]]:
+    """Write hloc's keypoints and matches of images that are in the database; with ``verify`` two-view geometries too.
+
+    Keypoints are moved by half a pixel to COLMAP's origin. Without ``verify`` the caller checks the matches. Returns
+    the pairs, sorted. ScrflowError when a file is damaged, lacks an image, or holds no pair of these images.
+    """
+    keypoints = read_keypoints(features, names)
+    found = read_matches(matches, {name: len(k) for name, k in keypoints.items()})
+    with pycolmap.Database.open(database) as db:
+        ids = {name: db.read_image_with_name(name).image_id for name in names}
+        for name, points in keypoints.items():
+            db.write_keypoints(ids[name], points)
+        for (a, b), indices in found.items():
+            db.write_matches(ids[a], ids[b], indices)
+    pairs = sorted(found)
+    log.info("hloc: %d images, %d pairs, %d matches", len(names), len(pairs), sum(map(len, found.values())))
+    if verify:
+        # COLMAP's mapper skips a pair whose two-view geometry has no configuration
+        with (
+            tempfile.TemporaryDirectory(dir=database.parent) as folder,
+            plain_names(database, pairs) as plain,
+            colmap(database, f"{database}: verifying matches") as process,
+        ):
+            listed = Path(folder) / "pairs.txt"
+            write_pairs(listed, plain)
+            process("verify", listed=str(listed), seed=seed)
+    return pairs
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+@contextlib.contextmanager
+def plain_names(database: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """The pairs under names that COLMAP's lists of pairs can hold: COLMAP reads a name up to the first blank.
+
+    Inside the block, images with other names are renamed in the database.
+    """
+    names = {name for pair in pairs for name in pair}
+    if not any(any(c.isspace() for c in name) or name.startswith("#") for name in names):
+        yield list(pairs)
+        return
+    plain = {}
+    with pycolmap.Database.open(database) as db:
+        for image in db.read_all_images():
+            plain[image.name] = f"image-{image.image_id}"
+            _rename(db, image, plain[image.name])
+    try:
+        yield [(plain[a], plain[b]) for a, b in pairs]
+    finally:
+        own = {new: old for old, new in plain.items()}
+        with pycolmap.Database.open(database) as db:
+            for image in db.read_all_images():
+                _rename(db, image, own[image.name])
+
+
+def _rename(db: pycolmap.Database, image: pycolmap.Image, name: str) -> None:
+    image.name = name
+    db.update_image(image)

@@ -23,12 +23,9 @@ from scrflow.scene.checks.validate import check_images, check_name, check_unique
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import MODEL_DIGEST, read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import check_readable, extract_sift
-from scrflow.sfm.hloc_database import import_matches
-from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
+from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs
 from scrflow.sfm.pairs import all_pairs, retrieval_pairs
-from scrflow.sfm.process import colmap
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.storage.codeversion import code_version
 

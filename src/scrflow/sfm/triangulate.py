@@ -21,10 +21,8 @@ from scrflow.core.geometry import camera_centre
 from scrflow.core.machine_errors import full_disk_told
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
-from scrflow.sfm.colmap_log import quiet_pycolmap
-from scrflow.sfm.features import extract_sift
-from scrflow.sfm.hloc_database import import_matches
-from scrflow.sfm.matching import match_pairs
+from scrflow.sfm.colmap_process import quiet_pycolmap
+from scrflow.sfm.matching import extract_sift, import_matches, match_pairs
 from scrflow.sfm.pairs import all_pairs, nearest_pairs
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 from scrflow.storage.codeversion import code_version
