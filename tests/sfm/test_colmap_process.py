@@ -12,8 +12,7 @@ from pathlib import Path
 import pycolmap
 import pytest
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError, error_line
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
@@ -95,7 +94,7 @@ def test_cameras_on_a_full_disk(disk, pages):
     resize(4096 * pages)
     with pytest.raises(OSError) as caught, colmap(folder / "database.db", "cameras") as process:
         process("register", **REGISTER)
-    assert told_in_a_line(caught.value).endswith(FULL)
+    assert error_line(caught.value).endswith(FULL)
 
 
 def test_the_same_database_as_in_this_process(database, tmp_path):
@@ -113,14 +112,14 @@ SFM = """
 import sys
 from pathlib import Path
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import error_line
 from scrflow.sfm.reconstruct import run_sfm
 source = PhotosSource(reader="photos", images="photos of a place")
 config = SfmStage(source=source, split=Split(every=5), sfm=SfmConfig(max_features=1024), seed=1)
 try:
     run_sfm(config, Path(sys.argv[1]), Path(sys.argv[2]), 2)
 except Exception as error:
-    print(told_in_a_line(error))
+    print(error_line(error))
 """
 
 
@@ -154,7 +153,7 @@ def test_features_on_a_full_disk(disk, room):
     resize((state.f_blocks - state.f_bfree) * state.f_frsize + room)
     with pytest.raises(Exception) as caught:
         extract_sift(database, PHOTOS, NAMES, 2048, 640, 2)
-    assert told_in_a_line(caught.value).endswith(FULL)
+    assert error_line(caught.value).endswith(FULL)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -168,7 +167,7 @@ def test_matches_on_a_full_disk(disk, threads):
     pairs = [(a, b) for a in NAMES for b in NAMES if a < b] * 3
     with pytest.raises(Exception) as caught:
         match_pairs(database, pairs, threads, 1, verify=True)
-    assert told_in_a_line(caught.value).endswith(FULL)
+    assert error_line(caught.value).endswith(FULL)
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 5, 8])
@@ -185,5 +184,5 @@ def test_a_model_on_a_full_disk(disk, pages):
     resize(4096 * (1 + pages))
     with pytest.raises(Exception) as caught:
         write_binary_model(model, folder)
-    line = told_in_a_line(caught.value)
+    line = error_line(caught.value)
     assert line.endswith(FULL) and str(folder) in line

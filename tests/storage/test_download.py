@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError, error_line
 from scrflow.scene.downloads import download_files, read_table
 from scrflow.storage.transfer import fetch
 
@@ -78,7 +77,7 @@ def test_a_full_disk_is_not_the_server_s(tmp_path):
     server = Server({HOST + "a": b"photo"})
     with pytest.raises(OSError) as found:
         fetch(HOST + "a", part, server)
-    assert told_in_a_line(found.value) == f"{part}: No space left on device; make room and run again"
+    assert error_line(found.value) == f"{part}: No space left on device; make room and run again"
     assert len(server.ranges) == 1
 
 

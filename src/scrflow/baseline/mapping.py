@@ -18,8 +18,7 @@ from scrflow.baseline.features import PhotoFeatures, photo_features
 from scrflow.baseline.mapfile import KIND, BaselineMap, write_map
 from scrflow.baseline.matchers import build_matcher
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import full_disk_told
+from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
@@ -55,7 +54,7 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
         located() as weights,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".matching-") as folder,
         writing(out),
-        full_disk_told(out),
+        full_disk_reported(out),
     ):
         features = _extract(config.features, loaded, Path(folder) / "features.h5", threads)
         QueryDescriber(config, retriever.description)  # to record which weights it is

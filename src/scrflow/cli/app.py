@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError, exit_on_error
 
 app = typer.Typer(
     name="scrflow",
@@ -131,7 +127,7 @@ def diff(
     """
     from scrflow.report.diff import print_difference
 
-    with _status_2_on_error():
+    with exit_on_error(2):
         differ = print_difference(a, b, queries)
     raise typer.Exit(int(differ))
 
@@ -158,7 +154,7 @@ def table(
     from scrflow.report.tables.check import check_table, parse_tolerances, print_check
     from scrflow.report.tables.read import print_table, read_table
 
-    with _status_2_on_error():
+    with exit_on_error(2):
         new = read_table(file)
         if check is None:
             if tolerance:
@@ -167,16 +163,6 @@ def table(
             return
         agrees = print_check(check_table(new, read_table(check), parse_tolerances(tolerance or [])), new.path, check)
     raise typer.Exit(0 if agrees else 1)
-
-
-@contextlib.contextmanager
-def _status_2_on_error() -> Iterator[None]:
-    """Commands whose exit status 1 is an answer tell of mistakes by 2."""
-    try:
-        yield
-    except ScrflowError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 def _method_folder(folder: Path, config: Path) -> Path:
@@ -402,7 +388,7 @@ def plan(
     from scrflow.cli.plan import PlanRequest
     from scrflow.cli.plan import plan as command
 
-    with _status_2_on_error():
+    with exit_on_error(2):
         fits = command(
             PlanRequest(
                 scene=scene,
@@ -554,15 +540,6 @@ def schemas() -> dict[str, str]:
 
 
 def main() -> None:
-    """The console script: a mistake of the user's is one line."""
-    try:
+    """The console script: errors that the user can fix are one line."""
+    with exit_on_error():
         app()
-    except ScrflowError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (OSError, MemoryError) as error:
-        line = told_in_a_line(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)

@@ -29,8 +29,7 @@ from typing import Any, TextIO, TypeVar
 from pydantic import BaseModel
 
 from scrflow.config import SceneConfig
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError, error_line
 
 STATE = Path(".snakemake")  # of the working directory; Snakemake's own
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -101,11 +100,8 @@ def stage(snakemake: Any) -> Iterator[Job]:
             benchmark = getattr(snakemake.output, "benchmark", None)
             if benchmark is not None:
                 usage.write(Path(benchmark))
-        except ScrflowError as error:
-            log.error("error: %s", error)
-            sys.exit(1)
         except Exception as error:
-            line = told_in_a_line(error)
+            line = error_line(error)
             log.error("%s", traceback.format_exc() if line is None else f"error: {line}")
             sys.exit(1)
 
@@ -210,7 +206,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
     except OSError as error:
-        print(f"error: log {told_in_a_line(error) or error}", file=sys.stderr)
+        print(f"error: log {error_line(error) or error}", file=sys.stderr)
         sys.exit(1)
     try:
         yield file

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pycolmap
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import no_room
+from scrflow.core.errors import ScrflowError, full_disk_error
 
 _COUNT = struct.Struct("<Q")
 _CAMERA = struct.Struct("<IiQQ")  # id, model, width, height; then the parameters
@@ -57,7 +56,7 @@ def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
             _check(path, what, end)
         except ScrflowError as error:
             wrong = ScrflowError(f"{path}: was not written whole ({error}); look at disk and quota, and run again")
-            raise (no_room(path) or wrong) from error
+            raise (full_disk_error(path) or wrong) from error
 
 
 def _check(path: Path, what: str, end: Callable[[mmap.mmap, int], int]) -> None:

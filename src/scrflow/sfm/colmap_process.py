@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pycolmap
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import full_disk_told, no_room
+from scrflow.core.errors import ScrflowError, full_disk_error, full_disk_reported
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WARNING = 1
@@ -54,7 +53,7 @@ class Colmap:
             raise self._ended(self.process.wait())
         error = json.loads(answer)
         if error is not None:
-            with full_disk_told(self.database):
+            with full_disk_reported(self.database):
                 raise RuntimeError(f"{self.what}: {error}")
 
     def _write(self, data: bytes) -> None:
@@ -63,7 +62,7 @@ class Colmap:
             view = view[self.process.stdin.write(view) :]
 
     def _ended(self, status: int) -> Exception:
-        full = no_room(self.database) if status == -signal.SIGABRT else None
+        full = full_disk_error(self.database) if status == -signal.SIGABRT else None
         if full is not None:
             return full
         if status < 0:

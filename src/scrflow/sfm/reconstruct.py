@@ -16,8 +16,7 @@ import pycolmap
 from PIL import Image
 
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import full_disk_told
+from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
 from scrflow.scene.checks.validate import check_images, check_name, check_unique, some
 from scrflow.scene.colmap_file import write_binary_model
@@ -49,7 +48,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
     sha256 = check_images(folder, dict.fromkeys(names), threads)
     if config.source.single_camera:
         _check_one_size(folder, names)
-    with atomic_dir(out) as temporary, full_disk_told(out):
+    with atomic_dir(out) as temporary, full_disk_reported(out):
         database = temporary / "database.db"
         model = _reconstruct(config, folder, names, database, temporary, threads)
         _check_registered(model, names, config.sfm, folder)

@@ -16,9 +16,8 @@ import pycolmap
 
 from scrflow.config import TriangulateStage
 from scrflow.core.cameras import rays_from_pixels
-from scrflow.core.errors import ScrflowError
+from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.geometry import camera_centre
-from scrflow.core.machine_errors import full_disk_told
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
 from scrflow.sfm.colmap_process import quiet_pycolmap
@@ -44,7 +43,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
     """
     loaded = load_scene(scene)
     quiet_pycolmap()
-    with atomic_dir(out) as folder, full_disk_told(out):
+    with atomic_dir(out) as folder, full_disk_reported(out):
         work = folder / "work"
         work.mkdir()
         database = work / "database.db"

@@ -27,8 +27,7 @@ import h5py
 import numpy as np
 from pydantic import BaseModel
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import WRITING
+from scrflow.core.errors import WRITING, ScrflowError
 from scrflow.storage import checksum as seal
 from scrflow.storage.checksum import check_seal
 
@@ -85,7 +84,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the block bear the name of the file that is written, for machine_errors."""
+    """Errors of the block bear the name of the file that is written, for core.errors."""
     try:
         yield
     except Exception as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 # modules, and folders with all that is in them
 _NEUTRAL = (
-    *("core.errors", "core.machine_errors", "core.progress", "config", "pipeline", "cli"),
+    *("core.errors", "core.progress", "config", "pipeline", "cli"),
     *("storage.artifact", "storage.codeversion", "storage.h5", "storage.npz"),
 )
 _BESIDE = (".json", ".html", ".css", ".js")

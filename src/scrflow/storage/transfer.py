@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from scrflow.core.machine_errors import WRITING
+from scrflow.core.errors import WRITING
 
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 3

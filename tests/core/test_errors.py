@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from scrflow.core.errors import ScrflowError
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import ScrflowError, error_line
 from scrflow.pipeline.job import check_room
 from scrflow.storage.artifact import Stamp, create_h5, write_json, write_npz, write_safetensors
 
@@ -38,7 +37,7 @@ def test_a_full_disk(small_disk, name):
     with pytest.raises(Exception) as caught:
         WRITERS[name](small_disk / name, values)
     assert not isinstance(caught.value, ScrflowError)
-    line = told_in_a_line(caught.value)
+    line = error_line(caught.value)
     assert line is not None and name in line and line.endswith(": No space left on device; make room and run again")
     # what was there stays, and nothing half is left beside it
     assert (small_disk / name).read_bytes() == before
@@ -50,14 +49,14 @@ import sys
 from pathlib import Path
 import numpy as np
 from scrflow.storage.artifact import Stamp, create_h5
-from scrflow.core.machine_errors import told_in_a_line
+from scrflow.core.errors import error_line
 try:
     with create_h5(Path(sys.argv[1]), Stamp("s")) as f:
         for name in "abcdefgh":
             values = np.random.default_rng(0).random(1000 if sys.argv[2] == "small" else 40_000)
             f.create_dataset(name, data=values, chunks=(500,) if sys.argv[2] == "chunked" else None)
 except Exception as error:
-    print(told_in_a_line(error))
+    print(error_line(error))
 """
 
 
@@ -83,33 +82,33 @@ def test_a_run_needs_room_for_its_records(small_disk, tmp_path):
 def test_files_are_named():
     with pytest.raises(OSError) as caught:
         Path("/proc/none/of/these").write_text("")
-    assert told_in_a_line(caught.value) is None, "a missing folder is the program's own business"
+    assert error_line(caught.value) is None, "a missing folder is the program's own business"
     error = PermissionError(13, os.strerror(13), "results/a.h5")
-    assert told_in_a_line(error) == "results/a.h5: Permission denied; mend the permissions and run again"
+    assert error_line(error) == "results/a.h5: Permission denied; fix the permissions and run again"
     error = RuntimeError("a library: No space left on device (os error 28)")
     error.add_note("while writing r/b.h5")
-    assert told_in_a_line(error) == "r/b.h5: No space left on device; make room and run again"
+    assert error_line(error) == "r/b.h5: No space left on device; make room and run again"
     # of a file in a folder that is written beside its place the folder is named; an input that may not be read is
     error = OSError(28, os.strerror(28), "r/.sfm.host-1.tmp/.sfm.host-1.tmp.json")
     error.add_note("while writing r/.sfm.host-1.tmp/sfm.json")
     error.add_note("while writing r/sfm")
-    assert told_in_a_line(error) == "r/sfm: No space left on device; make room and run again"
+    assert error_line(error) == "r/sfm: No space left on device; make room and run again"
     error = PermissionError(13, os.strerror(13), "photos/a.jpg")
     error.add_note("while writing r/sfm")
-    assert told_in_a_line(error) == "photos/a.jpg: Permission denied; mend the permissions and run again"
+    assert error_line(error) == "photos/a.jpg: Permission denied; fix the permissions and run again"
 
 
 def test_memory():
     with pytest.raises(MemoryError) as caught:
         np.empty(1 << 55)
-    assert told_in_a_line(caught.value).startswith("memory ran out (Unable to allocate")
+    assert error_line(caught.value).startswith("memory ran out (Unable to allocate")
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 55)
-    assert "give the job more" in told_in_a_line(caught.value)
+    assert "give the job more" in error_line(caught.value)
 
 
 def test_bugs_are_not_told():
-    assert told_in_a_line(ValueError("no")) is None and told_in_a_line(KeyError("x")) is None
+    assert error_line(ValueError("no")) is None and error_line(KeyError("x")) is None
 
 
 def test_an_artifact_that_may_not_be_read_is_not_to_be_deleted(tmp_path):
