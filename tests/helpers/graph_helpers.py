@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from scrflow.config import PoseListSource, SceneStage, Split
+from scrflow.graph.frustum import Frusta, harmonic_mean, visible_shares
 from scrflow.scene.model import View, write_scene
 
 
@@ -22,6 +23,25 @@ def look(centre, forward, up=(0, -1, 0)):
     x /= np.linalg.norm(x)
     R = np.stack([x, np.cross(z, x), z])
     return np.column_stack([R, -R @ np.asarray(centre, float)])
+
+
+def frustum_overlap(views, samples, depth_range, rng):
+    """Overlap [N, N] of all pairs of views, each pair computed: what frustum_graph must equal to the last bit."""
+    frusta = Frusta.of(views, samples, depth_range, rng)
+    count = len(frusta)
+    seen = np.zeros((count, count))  # [i, j]: weighted share of i's samples that j sees
+    for i in range(count):
+        others = np.delete(np.arange(count), i)
+        seen[i, others] = visible_shares(frusta, frusta.world_samples(i), i, others)
+    return harmonic_mean(seen, seen.T)
+
+
+def sample_frustum(camera, depth_range, count, rng):
+    """Points [count, 3] in the camera's frame: pixel uniform over the image, depth (z) uniform."""
+    unit = rng.random((count, 3))
+    depth = depth_range[0] + unit[:, 2] * (depth_range[1] - depth_range[0])
+    pixels = np.column_stack([unit[:, 0] * camera.width, unit[:, 1] * camera.height, np.ones(count)])
+    return (pixels @ np.linalg.inv(camera.calibration_matrix()).T) * depth[:, None]
 
 
 def write_small_scene(folder, views, model=None):

@@ -1,8 +1,7 @@
 """Covisibility graph over the mapping images: which of them see the same part of the scene.
 
-Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``) of all pairs that can reach
-the threshold (``scrflow.graph.frustum_pairs``). ``points`` counts the 3D points that two images share in a model from
-photos.
+Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``). ``points`` counts the 3D
+points that two images share in a model from photos.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import scipy.sparse
 
 from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
-from scrflow.graph.frustum_pairs import frustum_graph
+from scrflow.graph.frustum import frustum_graph
 from scrflow.scene.model import load_scene, read_model
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.codeversion import code_version

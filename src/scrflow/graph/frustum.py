@@ -1,20 +1,50 @@
-"""Frustum overlap of posed images (R-SCoRe, arXiv 2501.01421): its definition, and the plain quadratic form.
+"""Frustum overlap of posed images (R-SCoRe, arXiv 2501.01421), computed only for pairs that can reach the threshold.
 
-Pixels and depths are sampled in image i and projected into image j; the score is the visible fraction, each sample
-weighted by (1 + cos of the angle between the two viewing directions) / 2; the harmonic mean combines both directions.
+Definition. Pixels and depths are sampled in image i and projected into image j; the score is the visible fraction, each
+sample weighted by (1 + cos of the angle between the two viewing directions) / 2; the harmonic mean combines both
+directions. The viewing direction of a sample is the ray from the camera's centre to it, not the optical axis: the paper
+weights each sample, which only rays can do, and rays decide whether two photos show the same surface. Cameras that face
+each other across a square see its middle from opposite sides (weight near 0); cameras side by side that are turned
+outwards still see one facade from one side.
 
-The viewing direction of a sample is the ray from the camera's centre to it, not the optical axis. The paper weights
-each sample, which only rays can do, and rays are what decides whether two photos show the same surface: cameras that
-face each other across a square see its middle from opposite sides (weight near 0), cameras side by side that are
-turned outwards still see one facade from one side.
+Bounds. Let a be the share of i's samples that j sees, b that of j's samples that i sees, and t the threshold of
+their harmonic mean h(a, b), which grows with both. With upper bounds A >= a and B >= b, a pair with h(A, B) < t has no
+edge. Three rounds of bounds follow, each on the pairs that the round before leaves:
+
+1. Distance. Let d be the distance of the two centres, e the direction from i to j, and r v a sample of i seen from its
+   centre (v of unit length, r <= R). In the triangle of both centres and the sample, with c = e.v and p = r / d < 1,
+   the cosine of the angle at the sample is (p - c) / s with s^2 = 1 - 2 p c + p^2 = (1 - p c)^2 + p^2 (1 - c^2).
+   From s >= 1 - p c and s <= 1 - p c + p^2 (1 - c^2) / (2 (1 - p c)) follows
+
+       (p - c) / s <= -c + p (1 - c^2) k(R / d),    k(x) = (1 - x / 2) / (1 - x)^2,
+
+   and the mean of the weights (1 + cosine) / 2 over all samples, seen or not, bounds a from above:
+
+       A(e, d) = (1 - e.m) / 2 + k(R / d) (q - e.M e) / (2 d),    m = mean v,  q = mean r,  M = mean r v v^T.
+
+   (The far pairs that this rejects face each other: with their backs turned they see nothing of each other.) For b > 0,
+   i sees a sample of j, so e lies within asin(R_j / d) of a ray of i's image; the largest A(e, d) over such e falls
+   with d, and where it is below t is i's reach (infinite for lenses so wide that it never is). As h(A, B) <= max(A, B),
+   a pair farther apart than both reaches has no edge. A k-d tree's order cuts the centres into blocks, and blocks
+   farther apart than their reaches are skipped whole.
+2. Balls. Some sample of i must lie inside j's pyramid, and the reverse: the ball around each bounded frustum against
+   the five planes of the other's pyramid; then h(A, B) of this pair's own e and d.
+3. Cells. The frustum is cut into 60 cells, each in a ball, with the number of samples in it. A cell counts nothing
+   when its ball is behind a plane of j, and otherwise at most with the weight at the ball's middle, plus half the
+   angles by which the two rays can turn within the ball (the weight's slope is at most 1/2).
+
+The pairs that are left are computed exactly, so the result equals that of all pairs bit by bit; b is not computed where
+h(a, B) < t.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
+from scipy.spatial import cKDTree
 
 from scrflow.core.cameras import pinhole_matrix
 from scrflow.core.geometry import camera_centre
@@ -22,11 +52,20 @@ from scrflow.core.progress import track
 from scrflow.scene.model import View
 
 _PROJECTIONS_AT_ONCE = 1 << 13  # 64 KB temporaries stay in the cache and on the heap: 4 times as fast as 1 << 20
+_BLOCK = 64  # images that are processed together
+_CELLS_AT_ONCE = 1 << 14  # cell-plane distances, times 5: temporaries stay in the cache
+_ACROSS = (1, 1, 2, 2, 3, 3, 4, 4)  # cells across (and down) of each slab of depth, near to far: of similar size
+# Rounding of a bound, relative and absolute: far above the last digits of float64, far below what decides
+_SLACK = 1e-9
 
 
 @dataclass(frozen=True)
 class Frusta:
-    """Views as arrays, with the recipe of their samples."""
+    """Views as arrays, with what their random samples are drawn from.
+
+    A frustum is that of the pinhole matrix and the image's bounds: lens distortion moves its edge by a few pixels, and
+    is left out here (and only here). Pixels are uniform over the image, depth (z) is uniform in ``depth_range``.
+    """
 
     poses: np.ndarray  # [N, 3, 4] cam_from_world
     K: np.ndarray  # [N, 3, 3]
@@ -67,40 +106,12 @@ class Frusta:
         return (points - self.poses[i, :, 3]) @ self.poses[i, :, :3]  # R^T (x - t), row by row
 
 
-def sample_frustum(
-    K: np.ndarray, width: int, height: int, depth_range: tuple[float, float], count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Points [count, 3] in the camera's frame: pixel uniform over the image, depth (z) uniform in ``depth_range``.
-
-    The frustum is that of the pinhole matrix ``K`` and the image's bounds: lens distortion moves its edge by a few
-    pixels and is left out here (and only here).
-    """
-    return _in_camera(rng.random((count, 3)), K, width, height, depth_range)
-
-
 def _in_camera(
     unit_S3: np.ndarray, K: np.ndarray, width: float, height: float, depth_range: tuple[float, float]
 ) -> np.ndarray:
     depth = depth_range[0] + unit_S3[:, 2] * (depth_range[1] - depth_range[0])
     pixels = np.column_stack([unit_S3[:, 0] * width, unit_S3[:, 1] * height, np.ones(len(unit_S3))])
     return (pixels @ np.linalg.inv(K).T) * depth[:, None]
-
-
-def frustum_overlap(
-    views: Sequence[View], samples: int, depth_range: tuple[float, float], rng: np.random.Generator
-) -> np.ndarray:
-    """Overlap [N, N] (float64, symmetric, 0..1, zero diagonal) of all pairs of posed views, each pair computed.
-
-    A sample counts as visible in j when it lies in front of j and inside its image. The reference that
-    ``frustum_pairs.frustum_graph`` equals to the last bit: use that one, this one is quadratic in the images.
-    """
-    frusta = Frusta.of(views, samples, depth_range, rng)
-    count = len(frusta)
-    seen = np.zeros((count, count))  # [i, j]: weighted share of i's samples that j sees
-    for i in track(range(count), "frustum overlap", count):
-        others = np.delete(np.arange(count), i)
-        seen[i, others] = visible_shares(frusta, frusta.world_samples(i), i, others)
-    return harmonic_mean(seen, seen.T)
 
 
 def harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -133,3 +144,320 @@ def visible_shares(frusta: Frusta, world_S3: np.ndarray, i: int, others: np.ndar
         weight = (1 + np.clip(cosine, -1, 1)) / 2
         out[at : at + chunk] = (weight * visible).mean(1)
     return out
+
+
+# -------------------------------------------------------------------------------------------------------------- pairs
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """How many pairs each round left."""
+
+    near: int  # in blocks within reach
+    candidates: int  # after the balls
+    computed: int  # after the cells
+    edges: int
+
+
+def frustum_graph(
+    views: Sequence[View],
+    samples: int,
+    depth_range: tuple[float, float],
+    min_overlap: float,
+    rng: np.random.Generator,
+    parts: np.ndarray | None = None,
+    counted: Callable[[PairCounts], None] | None = None,
+) -> scipy.sparse.csr_array:
+    """The overlaps [N, N] of at least ``min_overlap``, and above 0: symmetric, sorted, without a diagonal.
+
+    Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
+    ``parts`` [N] have no edge. Memory grows with the images and the edges: of images with some 8 edges each, 2.5 KB an
+    image with all. One thread: two were no faster, as the arrays that fit the cache are too small for them. ``counted``
+    is told how many pairs each round left.
+    """
+    frusta = Frusta.of(views, samples, depth_range, rng)
+    search = _Search(frusta, min_overlap, parts)
+    rows, columns, values = [], [], []
+    counts = np.zeros(4, np.int64)
+    for number in track(range(search.blocks), "frustum overlap"):
+        i, j, overlap, left = search.edges_of_block(number)
+        rows.append(i)
+        columns.append(j)
+        values.append(overlap)
+        counts += left
+    if counted is not None:
+        counted(PairCounts(*counts.tolist()))
+    i, j, overlap = np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
+    n = len(frusta)
+    half = scipy.sparse.csr_array((overlap, (i, j)), shape=(n, n))
+    whole = scipy.sparse.csr_array(half + half.T)  # no pair comes twice: nothing is added up
+    whole.sort_indices()
+    return whole
+
+
+class _Search:
+    """The bounds of all images, and the rounds over one block of them."""
+
+    def __init__(self, frusta: Frusta, threshold: float, parts: np.ndarray | None):
+        self.frusta, self.threshold, self.parts = frusta, threshold, parts
+        # rounding of a position, where world coordinates are large
+        self._grain = 1e-12 * (1 + np.abs(frusta.poses[:, :, 3]).max())
+        self._cells = _CellBalls(frusta, self._grain)
+        self._statistics()
+        self._planes()
+        self._reach = self._reaches()
+        order = cKDTree(frusta.centres, leafsize=_BLOCK).indices.astype(np.int64)
+        self._blocks = [order[at : at + _BLOCK] for at in range(0, len(order), _BLOCK)]
+        middle = np.stack([frusta.centres[b].mean(0) for b in self._blocks])
+        self._middles = middle
+        self._radii = np.array(
+            [np.linalg.norm(frusta.centres[b] - m, axis=1).max() for b, m in zip(self._blocks, middle, strict=True)]
+        )
+        self._block_reach = np.array([self._reach[b].max() for b in self._blocks])
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; each holds up to 64 images, together all of them, once."""
+        return len(self._blocks)
+
+    # ---- what is known of an image
+
+    def _statistics(self) -> None:
+        """m, q, M, mean of r v, the largest r, and the samples in each cell, for every image."""
+        f, n = self.frusta, len(self.frusta)
+        self._m, self._n = np.empty((n, 3)), np.empty((n, 3))
+        self._q, self._M = np.empty(n), np.empty((n, 3, 3))
+        self._counts = np.empty((n, self._cells.count), np.float32)
+        corners = _points(f, slice(None), _CORNERS)  # [N, 8, 3]
+        self._farthest = np.linalg.norm(corners, axis=2).max(1)
+        self._corners = corners
+        for begin in range(0, n, _BLOCK):
+            block = slice(begin, min(begin + _BLOCK, n))
+            unit = f.unit_samples(block.start, block.stop)
+            self._counts[block] = self._cells.histogram(unit)
+            points = _points(f, block, unit)
+            r = np.linalg.norm(points, axis=2)
+            v = np.divide(points, r[..., None], out=np.zeros_like(points), where=r[..., None] > 0)
+            R = f.poses[block, :, :3]
+            self._m[block] = np.einsum("bji,bj->bi", R, v.mean(1))
+            self._n[block] = np.einsum("bji,bj->bi", R, points.mean(1))
+            self._q[block] = r.mean(1)
+            local = np.einsum("bsi,bsj->bij", points, v, optimize=True) / f.samples
+            self._M[block] = np.einsum("bki,bkl,blj->bij", R, local, R)
+
+    def _planes(self) -> None:
+        """The pyramids' five planes and the balls around the bounded frusta, in the world."""
+        f = self.frusta
+        middle = self._corners.mean(1)
+        self._radius = np.linalg.norm(self._corners - middle[:, None], axis=2).max(1) * (1 + _SLACK) + self._grain
+        R, t = f.poses[:, :, :3], f.poses[:, :, 3]
+        self._balls = np.einsum("nji,nj->ni", R, middle - t)  # [N, 3]
+        # inward normals: rows of K and of the bounds, as x_px >= 0 <=> k0 . p >= 0 and so on (for z > 0)
+        k0, k1, k2 = f.K[:, 0], f.K[:, 1], f.K[:, 2]
+        planes = np.stack([k0, f.sizes[:, :1] * k2 - k0, k1, f.sizes[:, 1:] * k2 - k1, k2], 1)  # [N, 5, 3]
+        planes /= np.linalg.norm(planes, axis=2, keepdims=True)
+        self._normals = planes @ R  # [N, 5, 3]
+        self._offsets = np.einsum("npk,nk->np", planes, t)  # [N, 5]
+
+    def _reaches(self) -> np.ndarray:
+        """[N] distance beyond which the bound of round 1 is below the threshold for every direction."""
+        f = self.frusta
+        largest = self._farthest.max()
+        rays = np.einsum("nji,nkj->nki", f.poses[:, :, :3], self._corners[:, 4:])  # of the image's corners
+        rays /= np.linalg.norm(rays, axis=2, keepdims=True)
+
+        def widest(direction_N3: np.ndarray) -> np.ndarray:
+            unit = direction_N3 / np.linalg.norm(direction_N3, axis=1, keepdims=True)
+            cosine = np.einsum("nki,ni->nk", rays, unit).min(1)
+            # of a cone on one side of a plane, the ray farthest from a direction is a corner's
+            return np.where(cosine > 0, np.arccos(np.clip(cosine, 0, 1)), np.pi)
+
+        def bound(distance: np.ndarray) -> np.ndarray:
+            beyond = np.arcsin(np.minimum(1, largest / distance))
+            cosine = np.cos(np.minimum(np.pi, angle_m + beyond))
+            along = np.maximum(0, np.cos(np.minimum(np.pi, angle_n + beyond))) * np.linalg.norm(self._n, axis=1)
+            # e.M e = mean r (e.v)^2 >= (mean r e.v)^2 / mean r
+            across = self._q - along**2 / self._q
+            return (1 - np.linalg.norm(self._m, axis=1) * cosine) / 2 + _k(
+                self._farthest / distance
+            ) * across / 2 / distance
+
+        angle_m, angle_n = widest(self._m), widest(self._n)
+        limit = self.threshold * (1 - _SLACK) - 1e-12
+        low, high = np.full(len(f), largest * (1 + 1e-6)), np.full(len(f), largest * 1e6)
+        never = bound(high) >= limit
+        for _ in range(60):
+            middle = np.sqrt(low * high)
+            open_ = bound(middle) >= limit
+            low, high = np.where(open_, middle, low), np.where(open_, high, middle)
+        return np.where(never, np.inf, high)
+
+    # ---- the rounds
+
+    def edges_of_block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Edges i, j, overlap of block ``number`` with itself and later blocks; pairs left by each round [4]."""
+        i, j, near = self._candidates(number)
+        candidates = len(i)
+        forth = self._cell_bounds(i, j)
+        keep = self._reaches_threshold(forth, np.ones(len(i)))
+        i, j, forth = i[keep], j[keep], forth[keep]
+        back = self._cell_bounds(j, i)
+        keep = self._reaches_threshold(forth, back)
+        i, j, back = i[keep], j[keep], back[keep]
+        computed = len(i)
+        a = self._shares(i, j)
+        keep = self._reaches_threshold(a, back)
+        i, j, a = i[keep], j[keep], a[keep]
+        overlap = harmonic_mean(a, self._shares(j, i))
+        keep = (overlap >= self.threshold) & (overlap > 0)
+        return i[keep], j[keep], overlap[keep], np.array([near, candidates, computed, keep.sum()])
+
+    def _reaches_threshold(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a > 0) & (b > 0) & (harmonic_mean(a, b) >= self.threshold * (1 - _SLACK))
+
+    def _candidates(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Pairs i, j that rounds 1 and 2 leave, and how many there were in blocks within reach."""
+        mine = self._blocks[number]
+        apart = np.linalg.norm(self._middles - self._middles[number], axis=1)
+        reach = np.maximum(self._block_reach, self._block_reach[number])
+        close = apart * (1 - _SLACK) <= self._radii + self._radii[number] + reach
+        near = 0
+        rows, columns = [], []
+        for at in _runs(np.flatnonzero(close[number:]) + number):
+            others = np.concatenate([self._blocks[b] for b in at])
+            near += len(mine) * len(others)
+            meets = self._meets(mine, others)
+            if at[0] == number:  # the block with itself: each pair once
+                meets[:, : len(mine)] &= np.triu(np.ones((len(mine), len(mine)), bool), 1)
+                near -= len(mine) * (len(mine) + 1) // 2
+            r, c = np.nonzero(meets)
+            rows.append(mine[r])
+            columns.append(others[c])
+        i, j = np.concatenate(rows), np.concatenate(columns)
+        if self.parts is not None:
+            same = self.parts[i] == self.parts[j]
+            i, j = i[same], j[same]
+        keep = self._reaches_threshold(self._far_bound(i, j), self._far_bound(j, i))
+        return i[keep], j[keep], near
+
+    def _meets(self, mine: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """[mine, others] bool: the ball of each against the pyramid of the other."""
+        meets = np.ones((len(mine), len(others)), bool)
+        for plane in range(5):
+            # ball of others against a plane of mine, and the reverse
+            distance = self._normals[mine, plane] @ self._balls[others].T + self._offsets[mine, plane, None]
+            meets &= distance >= -self._radius[others]
+            distance = self._balls[mine] @ self._normals[others, plane].T + self._offsets[others, plane]
+            meets &= distance >= -self._radius[mine, None]
+        return meets
+
+    def _far_bound(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """A(e, d) of round 1 for pairs i, j; 1 where j is nearer than i's farthest sample."""
+        e = self.frusta.centres[j] - self.frusta.centres[i]
+        d = np.linalg.norm(e, axis=1)
+        far = d > self._farthest[i] * (1 + 1e-6)
+        e, d, i_far = e[far] / d[far, None], d[far], i[far]
+        across = self._q[i_far] - np.einsum("pi,pij,pj->p", e, self._M[i_far], e)
+        bound = np.ones(len(i))
+        bound[far] = (1 - np.einsum("pi,pi->p", e, self._m[i_far])) / 2 + _k(self._farthest[i_far] / d) * across / 2 / d
+        return np.minimum(bound + _SLACK, 1.0)
+
+    def _cell_bounds(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """[P]: upper bounds of round 3 for the share of i's samples that j sees."""
+        out = np.empty(len(i))
+        chunk = max(1, _CELLS_AT_ONCE // self._cells.count)
+        for at in range(0, len(i), chunk):
+            out[at : at + chunk] = self._cell_bound(i[at : at + chunk], j[at : at + chunk])
+        return out
+
+    def _cell_bound(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        f, (middle, radius, turn_i) = self.frusta, self._cells.of(i)
+        # the balls' middles as seen from i's centre and from j's, in the axes of the world
+        from_i = middle @ f.poses[i, :, :3]  # [P, G, 3]
+        from_j = from_i + (f.centres[i] - f.centres[j])[:, None]
+        margin = (from_j @ np.swapaxes(self._normals[j], 1, 2)).min(2)  # the pyramid's planes go through j's centre
+        p, g = np.nonzero((margin >= -radius) & (self._counts[i] > 0))  # [V]: the balls that j may see something of
+        from_i, from_j, radius, turn_i = from_i[p, g], from_j[p, g], radius[p, g], turn_i[p, g]
+        length_i, length_j = (np.sqrt(np.einsum("vi,vi->v", x, x)) for x in (from_i, from_j))
+        outside = length_j > radius  # otherwise j stands in the ball and the weight can be anything
+        cosine = np.divide(
+            np.einsum("vi,vi->v", from_i, from_j), length_i * length_j, out=np.ones(len(p)), where=outside
+        )
+        turn_j = np.arcsin(np.divide(radius, length_j, out=np.ones(len(p)), where=outside))
+        weight = np.where(outside, np.minimum(1, (1 + cosine + turn_i + turn_j) / 2), 1.0)
+        share = np.bincount(p, weight * self._counts[i[p], g], len(i)) / f.samples
+        return np.minimum(share * (1 + _SLACK), 1.0)
+
+    def _shares(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Share [P] of i's samples that j sees, for pairs i, j; the samples of each i are made once."""
+        out = np.empty(len(i))
+        order = np.argsort(i, kind="stable")
+        for pairs in np.split(order, np.flatnonzero(np.diff(i[order])) + 1):
+            if len(pairs):
+                source = int(i[pairs[0]])
+                out[pairs] = visible_shares(self.frusta, self.frusta.world_samples(source), source, j[pairs])
+        return out
+
+
+class _CellBalls:
+    """The cells of every camera's frustum as balls in its frame; images with the same camera share them."""
+
+    def __init__(self, frusta: Frusta, grain: float):
+        boxes = []
+        slabs = len(_ACROSS)
+        for k, across in enumerate(_ACROSS):
+            x, y = np.meshgrid(np.arange(across), np.arange(across), indexing="ij")
+            low = np.stack([x.ravel() / across, y.ravel() / across, np.full(across**2, k / slabs)], 1)
+            boxes.append(low[:, None] + _CORNERS * [1 / across, 1 / across, 1 / slabs])
+        corners = np.concatenate(boxes)  # [G, 8, 3] in 0..1
+        self.count = len(corners)
+        self._first = np.cumsum([0, *(across**2 for across in _ACROSS)])
+        key = np.concatenate([frusta.K.reshape(-1, 9), frusta.sizes], 1)
+        _, first, self._camera = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        self._middle = np.empty((len(first), self.count, 3))
+        self._radius = np.empty((len(first), self.count))
+        for at in range(0, len(first), _BLOCK):
+            rows = first[at : at + _BLOCK]
+            points = _points(frusta, rows, corners.reshape(-1, 3)).reshape(len(rows), self.count, 8, 3)
+            middle = points.mean(2)
+            self._middle[at : at + _BLOCK] = middle
+            radius = np.linalg.norm(points - middle[:, :, None], axis=3).max(2)
+            self._radius[at : at + _BLOCK] = radius * (1 + _SLACK) + grain
+        distance = np.linalg.norm(self._middle, axis=2)
+        # a ball around the centre itself can turn its ray anywhere
+        self._turn = np.where(distance > self._radius, np.arcsin(np.minimum(1, self._radius / distance)), np.pi)
+
+    def of(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Middles [P, G, 3], radii [P, G] and the largest turn of a ray from the centre within each ball [P, G]."""
+        camera = self._camera[i]
+        return self._middle[camera], self._radius[camera], self._turn[camera]
+
+    def histogram(self, unit_BS3: np.ndarray) -> np.ndarray:
+        """[B, G]: samples of each image in each cell."""
+        slab = np.minimum((unit_BS3[..., 2] * len(_ACROSS)).astype(np.int64), len(_ACROSS) - 1)
+        across = np.array(_ACROSS)[slab]
+        x, y = (np.minimum((unit_BS3[..., k] * across).astype(np.int64), across - 1) for k in (0, 1))
+        cell = self._first[slab] + x * across + y
+        images = np.arange(len(unit_BS3))[:, None] * self.count
+        return np.bincount((images + cell).ravel(), minlength=len(unit_BS3) * self.count).reshape(-1, self.count)
+
+
+_CORNERS = np.array([(x, y, z) for z in (0, 1) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))], float)  # near, then far
+
+
+def _points(frusta: Frusta, images: slice | np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Points [B, S, 3] in each camera's frame of ``unit`` ([S, 3] or [B, S, 3]; across, down, depth in 0..1)."""
+    sizes, (near, far) = frusta.sizes[images], frusta.depth_range
+    unit = np.broadcast_to(unit, (len(sizes), *unit.shape[-2:]))
+    pixels = np.concatenate([unit[..., :2] * sizes[:, None], np.ones((*unit.shape[:2], 1))], 2)
+    inverse = np.linalg.inv(frusta.K[images])
+    return (pixels @ np.swapaxes(inverse, 1, 2)) * (near + unit[..., 2:] * (far - near))
+
+
+def _k(x: np.ndarray) -> np.ndarray:
+    return (1 - x / 2) / (1 - x) ** 2
+
+
+def _runs(blocks: np.ndarray) -> list[np.ndarray]:
+    """Block numbers in runs of up to 128: 64 x 8 192 pairs are looked at together."""
+    return np.split(blocks, range(128, len(blocks), 128))

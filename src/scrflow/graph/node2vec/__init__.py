@@ -2,8 +2,8 @@
 
 Two engines: ``torch`` (walks and skip-gram here, vectorised) and ``node2vec`` (the named package, in its own
 environment: the reference of a parity test). Of graphs of up to 8 192 images the torch engine counts all pairs of its
-walks and minimises the expected loss (``skipgram``); of larger ones, where both would be quadratic, it learns from the
-walks as they come (``sampled``). On 8 000 nodes of a synthetic city both separate alike (docs/performance.md).
+walks and minimises the expected loss; of larger ones, where both would be quadratic, it learns from the walks as they
+come (``skipgram``). On 8 000 nodes of a synthetic city both separate alike (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import load_graph
 from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 from scrflow.graph.node2vec.reference import reference_vectors
-from scrflow.graph.node2vec.sampled import train_sampled
-from scrflow.graph.node2vec.skipgram import count_pairs, train
-from scrflow.graph.node2vec.walks import Walker
+from scrflow.graph.node2vec.skipgram import Walker, count_pairs, train, train_sampled
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, write_json
 from scrflow.storage.codeversion import code_version
 

@@ -1,4 +1,4 @@
-"""The frustum graph of indexed pairs against all pairs, to the last bit; its bounds against what they bound."""
+"""The frustum graph: the overlap against a plain loop and hand-computed cases; pruned pairs against all pairs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,104 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from graph_helpers import camera, look
+from graph_helpers import camera, frustum_overlap, look, sample_frustum
 
 from scrflow.core.geometry import rotation_from_quaternion
-from scrflow.graph.frustum import Frusta, frustum_overlap, sample_frustum, visible_shares
-from scrflow.graph.frustum_pairs import _Search, frustum_graph
+from scrflow.graph.frustum import Frusta, _Search, frustum_graph, visible_shares
 from scrflow.scene.model import View
 
 KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
+DEPTHS = (0.1, 8.0)
 
 
-def rng():
-    return np.random.default_rng(11)
+def rng(seed=11):
+    return np.random.default_rng(seed)
+
+
+# ------------------------------------------------------------------------------------------------------------- overlap
+
+
+def plain_overlap(views, count, depths, generator):
+    """R-SCoRe's overlap, one sample at a time."""
+    n = len(views)
+    share = [[0.0] * n for _ in range(n)]
+    for i, a in enumerate(views):
+        samples = sample_frustum(a.camera, depths, count, generator)
+        R_i, t_i = a.cam_from_world[:, :3], a.cam_from_world[:, 3]
+        for j, b in enumerate(views):
+            if i == j:
+                continue
+            R_j, t_j = b.cam_from_world[:, :3], b.cam_from_world[:, 3]
+            f, cx, cy = b.camera.params
+            for s in samples:
+                world = R_i.T @ (s - t_i)
+                X, Y, Z = R_j @ world + t_j
+                if Z <= 0:
+                    continue
+                u, v = f * X / Z + cx, f * Y / Z + cy
+                if 0 <= u < b.camera.width and 0 <= v < b.camera.height:
+                    to_i = world + R_i.T @ t_i  # world - centre_i
+                    to_j = world + R_j.T @ t_j
+                    cosine = to_i @ to_j / (np.linalg.norm(to_i) * np.linalg.norm(to_j))
+                    share[i][j] += (1 + cosine) / 2 / count
+    out = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if share[i][j] + share[j][i] > 0:
+                out[i, j] = 2 * share[i][j] * share[j][i] / (share[i][j] + share[j][i])
+    return out
+
+
+def test_overlap_is_the_plain_loop(ring_views):
+    generator = np.random.default_rng(3)
+    views = list(ring_views)
+    for k in range(4):  # unordered views too, with another focal length
+        forward = generator.normal(size=3)
+        views.append(View(f"r{k}", camera(40, 60, 35.0), look(generator.normal(size=3), forward)))
+    fast = frustum_overlap(tuple(views), 200, DEPTHS, rng(7))
+    plain = plain_overlap(views, 200, DEPTHS, rng(7))
+    assert (plain > 0).sum() > 40
+    np.testing.assert_allclose(fast, plain, atol=1e-6)
+    np.testing.assert_array_equal(fast, fast.T)
+
+
+def pair(a, b, samples=40_000):
+    return frustum_overlap((View("a", camera(), a), View("b", camera(), b)), samples, DEPTHS, rng(7))[0, 1]
+
+
+ORIGIN = look([0, 0, 0], [0, 0, 1])
+ROLLED = np.column_stack([np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]), np.zeros(3)])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "low", "high"),
+    [
+        pytest.param(look([1, 2, 3], [0.3, 0.1, 1]), look([1, 2, 3], [0.3, 0.1, 1]), 1 - 1e-12, 1, id="identical"),
+        pytest.param(ORIGIN, look([0, 0, 0], [0, 0, -1]), 0, 0, id="opposite"),
+        pytest.param(ORIGIN, look([0, 0, -5], [0, 0, -1]), 0, 0, id="opposite, apart"),
+        # all rays meet from opposite sides near the axis; with optical axes as directions the weight would be 0
+        pytest.param(ORIGIN, look([0, 0, 8], [0, 0, -1]), 1e-9, 0.2, id="face to face"),
+        # 64 x 48 turned by 90 degrees shares a 48 x 48 square with itself: 48 / 64 of each
+        pytest.param(np.eye(3, 4), ROLLED, 0.74, 0.76, id="quarter roll"),
+    ],
+)
+def test_overlap_of_two_cameras(a, b, low, high):
+    assert low <= pair(a, b) <= high
+
+
+def test_rotation_by_a_known_angle():
+    # About the vertical through the centre: rays coincide (weight 1). A pixel at x = tan(phi) is seen in the other at
+    # tan(phi - angle), and the height |y| <= b of the other image is |y| <= b (cos + x sin) here.
+    angle, a = np.radians(20), 32 / 50
+    x = np.linspace(-a, a, 200_001)
+    seen = np.tan(np.arctan(x) - angle) >= -a
+    height = np.minimum(1, np.cos(angle) + x * np.sin(angle))
+    expected = np.trapezoid(np.where(seen, height, 0), x) / (2 * a)
+    turned = look([0, 0, 0], [np.sin(angle), 0, np.cos(angle)])
+    assert pair(np.eye(3, 4), turned, 200_000) == pytest.approx(expected, abs=5e-3)
+
+
+# -------------------------------------------------------------------------------------------------------------- pairs
 
 
 def random_views(count, spread, seed=0, focal=(20.0, 70.0)):
@@ -99,17 +185,16 @@ def test_chunks_change_no_byte(monkeypatch):
     views = streets(130)
     expected = frustum_graph(views, 200, (0.1, 50.0), 0.2, rng())
     monkeypatch.setattr("scrflow.graph.frustum._PROJECTIONS_AT_ONCE", 600)
-    monkeypatch.setattr("scrflow.graph.frustum_pairs._CELLS_AT_ONCE", 700)
-    monkeypatch.setattr("scrflow.graph.frustum_pairs._BLOCK", 7)
+    monkeypatch.setattr("scrflow.graph.frustum._CELLS_AT_ONCE", 700)
+    monkeypatch.setattr("scrflow.graph.frustum._BLOCK", 7)
     assert_same(frustum_graph(views, 200, (0.1, 50.0), 0.2, rng()), expected)
 
 
 def test_samples_are_one_stream():
     views, a, b = random_views(5, 1.0), rng(), rng()
-    frusta = Frusta.of(views, 64, (0.1, 8.0), a)
+    frusta = Frusta.of(views, 64, DEPTHS, a)
     for i, v in enumerate(views):
-        points = sample_frustum(frusta.K[i], v.camera.width, v.camera.height, (0.1, 8.0), 64, b)
-        world = (points - v.cam_from_world[:, 3]) @ v.cam_from_world[:, :3]
+        world = (sample_frustum(v.camera, DEPTHS, 64, b) - v.cam_from_world[:, 3]) @ v.cam_from_world[:, :3]
         np.testing.assert_array_equal(frusta.world_samples(i), world)
     assert a.random() == b.random()  # and the generator stands behind it
 
