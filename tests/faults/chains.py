@@ -1,18 +1,22 @@
-"""The chains of stages that faults strike, each a scene of a tiny project with all that is made of it.
+"""The chains of stages that faults strike. Each chain is a scene of a tiny project with all that is made of it.
 
-POSED is a scene with poses, whose graph counts triangulated points. PHOTOS is bare photos, whose poses are made.
-FETCHED comes over https, and has what the others leave out: the baseline of feature matching, depths by points and by
-depth images, clusters for an encoding, tables, the toy example, and the pages of the report.
+POSED is a scene with poses, whose graph counts triangulated points. PHOTOS is bare photos, posed by SfM. FETCHED comes
+over https and has what the others leave out: the baseline of feature matching, depths by points and by depth images,
+clusters as encodings, tables, the toy example, and the report pages. Snakemake itself says which stages a chain has,
+what each makes, and which stage reads which.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import re
 import shutil
 import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +28,43 @@ from PIL import Image
 from tiny_project import CONFIG, METHOD, REPO, SCENE, Project
 from web import Site
 
-Stages = dict[str, tuple[str, ...]]
-
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages in their order: what each makes (relative to the project), and which of them read it.
-
-    ``targets`` are asked for; of ``answers`` an undisturbed run always makes the same bytes. ``struck`` are the stages
-    that faults are tried at, and ``photos`` is the folder that the images are in. ``prepare`` makes the scene of a tiny
-    project, and gives the site that it is fetched from, if it is.
-    """
+    """What is asked of a scene. An undisturbed run always makes the same bytes of ``answers``. Faults are tried at the
+    stages ``struck`` (none named: at all). ``photos`` is the folder of the images. ``prepare`` makes the scene of a
+    tiny project, and returns the site that it is fetched from, if it is."""
 
     scene: str
-    products: Stages
-    after: Stages
-    struck: tuple[str, ...]
     targets: tuple[str, ...]
     answers: tuple[str, ...]
     photos: str
     prepare: Callable[[Project], Site | None]
-    names: dict[str, str]  # what the log of a stage is called where it is not its own name
+    struck: tuple[str, ...] = ()
+
+
+# folders whose whole content is one stage's, beside the files that the stage declares
+_OWN_FOLDERS = ("sfm", "scene", "triangulated", "encodings", "retrieval")
+
+
+class Stages:
+    """The stages of a chain in their order, as Snakemake plans them in a project."""
+
+    def __init__(self, project: Project, targets: tuple[str, ...]):
+        text = project.snakemake(*targets, "--summary").stdout
+        lines = text[text.index("output_file\t") :].splitlines()
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["rule"]]
+        reads = _reads(project.snakemake(*targets, "--rulegraph").stdout)
+        made = {row["rule"] for row in rows}
+        self.order = [name for name in TopologicalSorter(reads).static_order() if name in made]
+        self._readers = {name: [reader for reader, read in reads.items() if name in read] for name in self.order}
+        self.products: dict[str, list[str]] = {name: [] for name in self.order}
+        self._logs: dict[str, set[str]] = {name: set() for name in self.order}
+        for row in rows:
+            self._logs[row["rule"]].add(row["log-file(s)"])
+            self.products[row["rule"]] += [
+                p for p in _products(row["output_file"]) if p not in self.products[row["rule"]]
+            ]
 
     def following(self, stage: str) -> list[str]:
         """The stage and all that depends on it."""
@@ -53,59 +73,38 @@ class Chain:
             name = todo.pop()
             if name not in found:
                 found.add(name)
-                todo.extend(self.after[name])
-        return [name for name in self.products if name in found]
+                todo.extend(self._readers[name])
+        return [name for name in self.order if name in found]
 
-    def logs(self, folder: Path, stage: str, kind: str = "logs", suffix: str = ".log") -> list[Path]:
-        """The logs (or benchmarks) of a stage that are there."""
-        name = self.names.get(stage, stage)
-        places = ("resources", f"results/*/{kind}", f"results/*/{kind}/{stage}")
-        found = [path for place in places for path in folder.glob(f"{place}/*{suffix}")]
-        return sorted(path for path in found if path.stem == name or path.parent.name == stage)
+    def logs(self, folder: Path, stage: str) -> list[Path]:
+        """The stage's logs that are there."""
+        return [folder / log for log in sorted(self._logs[stage]) if (folder / log).exists()]
 
-
-def _after(products: Stages, reads: Stages) -> Stages:
-    """Which stages read a stage's products, from what each reads."""
-    return {name: tuple(reader for reader, read in reads.items() if name in read) for name in products}
+    def seconds(self, folder: Path, stage: str) -> float:
+        """How long the stage's longest job took, by its benchmark."""
+        names = [log.replace("/logs/", "/benchmarks/").removesuffix(".log") + ".tsv" for log in self._logs[stage]]
+        return max(float((folder / name).read_text().splitlines()[1].split("\t")[0]) for name in names)
 
 
-def _of_scene(scene: str, products: Stages) -> Stages:
-    return {name: tuple(f"results/{scene}/{path}" for path in paths) for name, paths in products.items()}
+def _reads(dot: str) -> dict[str, set[str]]:
+    """rule -> the rules that it reads from, by Snakemake's graph of rules."""
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
+    reads: dict[str, set[str]] = {name: set() for name in names.values()}
+    for source, reader in re.findall(r"(\d+) -> (\d+)", dot):
+        reads[names[reader]].add(names[source])
+    return reads
+
+
+def _products(output: str) -> list[str]:
+    top, scene, *below = Path(output).parts if "/" in output else (output, "")
+    if "benchmarks" in below:
+        return []
+    if top == "resources":  # the marker of a download, and what was downloaded
+        return [output.removesuffix(".downloaded"), output]
+    return [f"{top}/{scene}/{below[0]}"] if below and below[0] in _OWN_FOLDERS else [output]
 
 
 # --------------------------------------------------------------------------------------------------- poses of a method
-
-_PRODUCTS: Stages = {
-    "reconstruct_scene": ("sfm",),
-    "build_scene": ("scene",),
-    "triangulate_points": ("triangulated",),
-    "build_graph": ("covisibility.npz",),
-    "embed_graph": ("encodings",),
-    "build_retrieval": ("retrieval",),
-    "fit_pca": ("local/small/pca.safetensors",),
-    "fill_buffer": ("local/small/buffer-0.h5", "local/small/buffer-1.h5"),
-    "triangulate_samples": ("local/small/depth-matched.h5",),
-    "train_head": ("quick/head.safetensors", "quick/train.jsonl"),
-    "write_map": ("quick/map.safetensors",),
-    "localize_queries": ("quick/poses.txt", "quick/localization.json"),
-    "evaluate_poses": ("quick/queries.csv", "quick/metrics.json", "quick/errors.png", "quick/overlay.png"),
-    "choose_poses": ("poses.txt",),
-}
-_OF_SCENE = ("triangulate_points", "build_graph", "build_retrieval", "fit_pca", "fill_buffer", "triangulate_samples")
-_READS: Stages = {
-    "build_scene": ("reconstruct_scene",),
-    **dict.fromkeys(_OF_SCENE, ("build_scene",)),
-    "build_graph": ("build_scene", "reconstruct_scene", "triangulate_points"),
-    "embed_graph": ("build_scene", "build_graph"),
-    "fill_buffer": ("build_scene", "fit_pca"),
-    "triangulate_samples": ("build_scene", "build_graph", "fill_buffer"),
-    "train_head": ("build_scene", "build_graph", "embed_graph", "fill_buffer", "triangulate_samples"),
-    "write_map": ("build_scene", "train_head", "embed_graph", "build_retrieval", "fit_pca"),
-    "localize_queries": ("build_scene", "write_map"),
-    "evaluate_poses": ("build_scene", "localize_queries", "write_map"),
-    "choose_poses": ("evaluate_poses", "localize_queries"),
-}
-
 
 _GRAPHS = {**CONFIG["graphs"], "points": {"kind": "points"}}
 
@@ -138,23 +137,15 @@ def _bare(project: Project) -> None:
     project.write("config/scenes/bare.yaml", {**SCENE, **bare, "graph": "points"})
 
 
-def _poses_chain(
-    scene: str, without: tuple[str, ...], struck: tuple[str, ...], photos: str, prepare: Callable[[Project], None]
-) -> Chain:
-    products = _of_scene(scene, {name: paths for name, paths in _PRODUCTS.items() if name not in without})
-    reads = {name: tuple(r for r in read if r not in without) for name, read in _READS.items() if name not in without}
+def _poses_chain(scene: str, photos: str, prepare: Callable[[Project], None], struck: tuple[str, ...] = ()) -> Chain:
     poses = (f"results/{scene}/poses.txt",)
-    return Chain(scene, products, _after(products, reads), struck or tuple(products), poses, poses, photos, prepare, {})
+    return Chain(scene, poses, poses, photos, prepare, struck)
 
 
-POSED = _poses_chain("tiny", ("reconstruct_scene",), (), "data/images", _posed)
-PHOTOS = _poses_chain(
-    "bare", ("triangulate_points",), ("reconstruct_scene", "build_scene", "build_graph"), "bare/photos", _bare
-)
+POSED = _poses_chain("tiny", "data/images", _posed)
+PHOTOS = _poses_chain("bare", "bare/photos", _bare, ("reconstruct_scene", "build_scene", "build_graph"))
 # a tiny project as it is, of which the tests have a finished one
-PLAIN = _poses_chain(
-    "tiny", ("reconstruct_scene", "triangulate_points", "triangulate_samples"), (), "data/images", lambda project: None
-)
+PLAIN = _poses_chain("tiny", "data/images", lambda project: None)
 
 # ---------------------------------------------------------------------------------------------------- and all the rest
 
@@ -176,53 +167,7 @@ _BASELINE = {
     "retrieval": "vlad",
     "localize": {"retrieved": 24},
 }
-_EVALUATED = ("queries.csv", "metrics.json", "errors.png", "overlay.png")
 _TABLES = "results/tables"
-_FETCHED: Stages = {
-    "download_dataset": ("resources/fetched", "resources/fetched.downloaded"),
-    **_of_scene(
-        "fetched",
-        {
-            **{name: _PRODUCTS[name] for name in ("build_scene", "triangulate_points", "build_graph")},
-            "build_retrieval": ("retrieval",),
-            "cluster_features": ("encodings",),
-            "fit_pca": _PRODUCTS["fit_pca"],
-            "fill_buffer": _PRODUCTS["fill_buffer"],
-            "find_point_depths": ("local/small/depth-points.h5",),
-            "read_depth_maps": ("local/small/depth-maps.h5",),
-            **{name: _PRODUCTS[name] for name in ("train_head", "write_map", "localize_queries", "evaluate_poses")},
-            "map_baseline": ("match/map.h5",),
-            "localize_baseline": ("match/poses.txt", "match/localization.json"),
-            "evaluate_baseline": tuple(f"match/{name}" for name in _EVALUATED),
-            "write_report": ("quick/report.html",),
-            "write_baseline_report": ("match/report.html",),
-        },
-    ),
-    "write_table": tuple(f"{_TABLES}/mini.{suffix}" for suffix in ("md", "csv", "tex")),
-    "toy_example": tuple(f"{_TABLES}/glace-figure-8.{suffix}" for suffix in ("md", "csv", "tex", "png")),
-}
-_FETCHED_READS: Stages = {
-    "build_scene": ("download_dataset",),
-    **dict.fromkeys(("triangulate_points", "build_retrieval", "fit_pca"), ("build_scene",)),
-    "build_graph": ("build_scene", "triangulate_points"),
-    "cluster_features": ("build_scene", "build_retrieval"),
-    "fill_buffer": ("build_scene", "fit_pca"),
-    "find_point_depths": ("triangulate_points", "fill_buffer"),
-    "read_depth_maps": ("build_scene", "fill_buffer"),
-    "train_head": ("build_scene", "cluster_features", "fill_buffer", "find_point_depths"),
-    "write_map": ("build_scene", "train_head", "cluster_features", "build_retrieval", "fit_pca"),
-    "localize_queries": ("build_scene", "write_map"),
-    "evaluate_poses": ("build_scene", "localize_queries", "write_map"),
-    "map_baseline": ("build_scene", "build_graph", "build_retrieval"),
-    "localize_baseline": ("build_scene", "map_baseline"),
-    "evaluate_baseline": ("build_scene", "localize_baseline", "map_baseline"),
-    "write_report": ("build_scene", "evaluate_poses", "localize_queries", "write_map", "train_head"),
-    "write_baseline_report": ("build_scene", "evaluate_baseline", "localize_baseline", "map_baseline", "build_graph"),
-    "write_table": ("evaluate_poses", "evaluate_baseline"),
-    "toy_example": ("build_scene",),
-}
-_ELSEWHERE = ("build_scene", "triangulate_points", "build_graph", "build_retrieval", "fit_pca", "fill_buffer",
-              "train_head", "write_map", "localize_queries", "evaluate_poses")  # fmt: skip
 
 
 def _fetched(project: Project) -> Site:
@@ -301,17 +246,15 @@ def _sha256(path: Path) -> str:
 
 
 _QUICK, _MATCH = "results/fetched/quick", "results/fetched/match"
+_DEPTHS = "results/fetched/local/small/depth-maps.h5"
 FETCHED = Chain(
     scene="fetched",
-    products=_FETCHED,
-    after=_after(_FETCHED, _FETCHED_READS),
-    struck=tuple(name for name in _FETCHED if name not in _ELSEWHERE),
     targets=(
         f"{_TABLES}/mini.md",
         f"{_TABLES}/glace-figure-8.md",
         f"{_QUICK}/report.html",
         f"{_MATCH}/report.html",
-        *_FETCHED["read_depth_maps"],
+        _DEPTHS,
     ),
     answers=(
         f"{_QUICK}/poses.txt",
@@ -320,9 +263,13 @@ FETCHED = Chain(
         f"{_TABLES}/mini.csv",
         f"{_TABLES}/mini.md",
         f"{_TABLES}/glace-figure-8.csv",
-        *_FETCHED["read_depth_maps"],
+        _DEPTHS,
     ),
     photos="resources/fetched/images",
     prepare=_fetched,
-    names={"write_table": "mini", "toy_example": "glace-figure-8", "download_dataset": "fetched"},
+    struck=(
+        *("download_dataset", "cluster_features", "find_point_depths", "read_depth_maps", "map_baseline"),
+        *("localize_baseline", "evaluate_baseline", "write_report", "write_baseline_report", "write_table"),
+        "toy_example",
+    ),
 )

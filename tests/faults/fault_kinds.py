@@ -62,8 +62,8 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
     checkpoint = trial.folder / "results" / lab.chain.scene / "quick/checkpoint.pt"
     while not checkpoint.exists():
         assert run.poll() is None, "the training was over before it could be stopped"
-    jobs = [p for p in processes_of(run) if any("train_head.py" in part for part in p.cmdline())]
-    for process in jobs:
+    log = str(lab.stages.logs(trial.folder, "train_head")[0])
+    for process in [p for p in processes_of(run) if log in _opened(p)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
     done = Trial.finish(run)
@@ -72,14 +72,20 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
     return lab.survived("SIGTERM to training, retried", trial, done)
 
 
+def _opened(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [file.path for file in process.open_files()]
+    return []
+
+
 # ---------------------------------------------------------------------------------------------------------------- disk
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
     """Results (or downloads) are on a tmpfs, too small by a random amount for the largest product of what follows."""
     trial = lab.trial(stage)
-    top = lab.chain.products[stage][0].split("/")[0]
-    made = [product for name in lab.chain.following(stage) for product in lab.chain.products[name]]
+    top = lab.stages.products[stage][0].split("/")[0]
+    made = [product for name in lab.stages.following(stage) for product in lab.stages.products[name]]
     needed = max(_pages(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
     with _tmpfs(trial.folder / top) as resize:
         resize(_used(trial.folder / top) + 4096 * rng.randrange(max(1, needed // 2)))
@@ -160,7 +166,7 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
         target = trial.folder / rng.choice(sorted(trial.before))
         mode, kind = 0o000, "no permission to read"
     else:
-        product = trial.folder / lab.chain.products[stage][0]
+        product = trial.folder / lab.stages.products[stage][0]
         product.parent.mkdir(parents=True, exist_ok=True)
         target, mode, kind = product.parent, 0o555, "no permission to write"
     old = target.stat().st_mode

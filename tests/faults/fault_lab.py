@@ -23,7 +23,7 @@ from random import Random
 from typing import Literal
 
 import psutil
-from chains import POSED, Chain
+from chains import POSED, Chain, Stages
 from tiny_project import Project
 
 Result = Literal["unharmed", "goes on", "told"]
@@ -58,12 +58,12 @@ class Trial:
     """A copy of the project without the products of ``stage`` and of what follows; the undisturbed ones beside it."""
 
     def __init__(self, lab: Lab, folder: Path, stage: str):
-        self.lab, self.stage, self.chain = lab, stage, lab.chain
+        self.lab, self.stage, self.chain, self.stages = lab, stage, lab.chain, lab.stages
         self.project, self.folder = lab.finished.copy(folder), folder
-        for name in self.chain.following(stage):
-            for product in self.chain.products[name]:
+        for name in self.stages.following(stage):
+            for product in self.stages.products[name]:
                 self.remove(product)
-        for log in [log for name in self.chain.products for log in self.chain.logs(folder, name)]:
+        for log in [log for name in self.stages.products for log in self.stages.logs(folder, name)]:
             log.unlink()
         self.before = self._content()
 
@@ -73,8 +73,8 @@ class Trial:
 
     def _content(self) -> dict[str, bytes]:
         """Every product that is there; what later stages are made of."""
-        gone = self.chain.following(self.stage)
-        kept = [p for name, products in self.chain.products.items() if name not in gone for p in products]
+        gone = self.stages.following(self.stage)
+        kept = [p for name, products in self.stages.products.items() if name not in gone for p in products]
         files = [f for p in kept for f in sorted((self.folder / p).rglob("*")) or [self.folder / p] if f.is_file()]
         return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
 
@@ -103,7 +103,7 @@ class Trial:
 
     def wait_for_stage(self, run: subprocess.Popen[str], share: float) -> bool:
         """Wait for the stage's log, and on to a share of the time that the stage takes; False if all was over."""
-        while not self.chain.logs(self.folder, self.stage):
+        while not self.stages.logs(self.folder, self.stage):
             if run.poll() is not None:
                 return False
             time.sleep(0.005)
@@ -131,7 +131,7 @@ class Trial:
     def differences(self, most: int = 6) -> str:
         """Products that are not those of the undisturbed run, the first stage's first: where it began."""
         found = []
-        for products in self.chain.products.values():
+        for products in self.stages.products.values():
             for product in products:
                 mine, theirs = self.folder / product, self.lab.finished.folder / product
                 for file in sorted(theirs.rglob("*")) or [theirs]:
@@ -156,13 +156,9 @@ class Lab:
         self.site = None if finished else chain.prepare(self.finished)
         self.finished.snakemake(*chain.targets)
         self.answers = {name: self.finished.read(name) for name in chain.answers}
-        self.seconds = {name: self._seconds(name) for name in chain.products}
+        self.stages = Stages(self.finished, chain.targets)
+        self.seconds = {name: self.stages.seconds(self.finished.folder, name) for name in self.stages.order}
         self._trials = 0
-
-    def _seconds(self, stage: str) -> float:
-        files = self.chain.logs(self.finished.folder, stage, "benchmarks", ".tsv")
-        assert files, f"no benchmark of {stage}"
-        return max(float(file.read_text().splitlines()[1].split("\t")[0]) for file in files)
 
     def trial(self, stage: str) -> Trial:
         self._trials += 1

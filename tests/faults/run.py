@@ -21,27 +21,28 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chains import FETCHED, PHOTOS, POSED, Chain
+from chains import FETCHED, PHOTOS, POSED
 from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, NEEDS_ROOT, ONLY_OF
 from fault_lab import Lab, Outcome
 
 CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS, FETCHED)}
 
 
-def stages_of(kind: str, chain: Chain) -> list[str]:
+def stages_of(kind: str, lab: Lab) -> list[str]:
     """Where the kind can strike."""
-    first = next(iter(chain.products))
-    return [stage for stage in chain.struck if stage != first or kind not in NEEDS_A_PRODUCT]
+    first, *_ = lab.stages.order
+    struck = lab.chain.struck or lab.stages.order
+    return [stage for stage in struck if stage != first or kind not in NEEDS_A_PRODUCT]
 
 
-def plan(kinds: list[str], chain: Chain, trials: int, seed: int) -> list[tuple[str, str, int]]:
+def plan(kinds: list[str], lab: Lab, trials: int, seed: int) -> list[tuple[str, str, int]]:
     """(kind, stage, seed of the trial): ``trials`` of a kind, or of each stage for kinds that strike at every one."""
     found = []
     for kind in kinds:
-        if ONLY_OF.get(kind, chain.scene) != chain.scene:
+        if ONLY_OF.get(kind, lab.chain.scene) != lab.chain.scene:
             continue
-        rng = Random(f"{seed} {chain.scene} {kind}")
-        stages = stages_of(kind, chain)
+        rng = Random(f"{seed} {lab.chain.scene} {kind}")
+        stages = stages_of(kind, lab)
         chosen = stages * trials if kind in EACH_STAGE else [rng.choice(stages) for _ in range(trials)]
         found += [(kind, stage, rng.randrange(1 << 30)) for stage in chosen]
     return found
@@ -62,20 +63,18 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def inject(chain: Chain, folder: Path, steps: list[tuple[str, str, int]]) -> list[Outcome]:
-    """Outcomes of the trials, each told as it ends."""
-    if not steps:
-        return []
-    began = time.monotonic()
-    lab = Lab(folder, chain)
-    print(f"{chain.scene}, undisturbed: {time.monotonic() - began:.0f} s", file=sys.stderr)
+def inject(lab: Lab, steps: list[tuple[str, str, int]]) -> list[Outcome]:
+    """Outcomes of the trials; each is printed as it ends."""
     outcomes = []
     for number, (kind, stage, seed) in enumerate(steps, 1):
         outcome = KINDS[kind](lab, stage, Random(seed))
         outcomes.append(outcome)
         said = outcome.result or f"FAILED: {outcome.failure}"
-        print(f"{number}/{len(steps)} {outcome.kind}, {outcome.where} (seed {seed}): {said}  {outcome.line[:200]}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{number}/{len(steps)} {outcome.kind}, {outcome.where} (seed {seed}): {said}  {outcome.line[:200]}",
+            file=sys.stderr,
+            flush=True,
+        )
     return outcomes
 
 
@@ -85,10 +84,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--chains", nargs="+", choices=sorted(CHAINS), default=list(CHAINS), help="by their scenes")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=list(KINDS))
-    known = sorted({stage for chain in CHAINS.values() for stage in chain.struck})
-    parser.add_argument(
-        "--stages", nargs="+", choices=known, default=known, metavar="RULE", help="strike at these alone"
-    )
+    parser.add_argument("--stages", nargs="+", metavar="RULE", help="strike at these alone")
     arguments = parser.parse_args()
     kinds = arguments.kinds
     if os.geteuid() != 0 and NEEDS_ROOT & set(kinds):
@@ -98,8 +94,11 @@ def main() -> int:
     began = time.monotonic()
     for chain in (CHAINS[scene] for scene in arguments.chains):
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            steps = plan(kinds, chain, arguments.trials, arguments.seed)
-            outcomes += inject(chain, Path(folder), [step for step in steps if step[1] in arguments.stages])
+            undisturbed = time.monotonic()
+            lab = Lab(Path(folder), chain)
+            print(f"{chain.scene}, undisturbed: {time.monotonic() - undisturbed:.0f} s", file=sys.stderr)
+            steps = plan(kinds, lab, arguments.trials, arguments.seed)
+            outcomes += inject(lab, [step for step in steps if step[1] in (arguments.stages or lab.stages.order)])
     print(f"{(time.monotonic() - began) / 60:.0f} min", file=sys.stderr)
     print(table(outcomes))
     return int(any(o.failure for o in outcomes))

@@ -6,11 +6,11 @@ import os
 from random import Random
 
 import pytest
-from chains import PLAIN, POSED
+from chains import PLAIN
 from fault_kinds import KINDS
 from fault_lab import Lab, damaged
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # (kind, stage, seed): what ends the work, what stops it, what damages it, and what refuses to write
 SAMPLE = [
@@ -38,9 +38,10 @@ def test_it_is_survived(lab, kind, stage, seed):
         assert outcome.result == "told" and outcome.line
 
 
-def test_what_follows_from_a_stage():
-    assert POSED.following("write_map") == ["write_map", "localize_queries", "evaluate_poses", "choose_poses"]
-    assert "build_graph" not in POSED.following("fit_pca") and "train_head" in POSED.following("fit_pca")
+def test_what_follows_from_a_stage(lab):
+    assert lab.stages.following("write_map") == ["write_map", "localize_queries", "evaluate_poses", "choose_poses"]
+    assert "build_graph" not in lab.stages.following("fit_pca")
+    assert "train_head" in lab.stages.following("fit_pca")
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "zeros"])
