@@ -17,20 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 _OPEN = {"allowed": "yes", "forbidden": "**no**", "unknown": "**unknown**"}
 _HEAD = """# Licences
 
-Made by `make sbom` (envs/licences.py): nothing here is written by hand, and nothing is advice. "Commercial use" is what the
-licence that the publisher states says of it; *unknown* where none is stated or its text was not at hand.
+Made by `make sbom` (envs/licences.py); do not edit. Nothing here is legal advice. "Commercial use" is what the stated licence says of it;
+*unknown* where none is stated or its text was not at hand.
 
-scrflow itself is Apache-2.0. What a method brings that may not be used commercially is told when a workflow with it starts,
-listed by `scrflow validate`, and written into the map (`restrictions` in its stamp), for whoever gets the map alone.
+scrflow itself is Apache-2.0. Parts of a method that forbid commercial use are reported when a workflow starts and by `scrflow validate`, and
+written into the map (`restrictions` in its stamp).
 """
 _PACKAGES = """## Python packages
 
-What `requirements.txt` pins, as the packages declare it (`envs/sbom.json`, CycloneDX); where one declares nothing, the title of
-the licence file in it. Wheels hold libraries of others beside the package's own code. Of these two are to be known:
+What `requirements.txt` pins, as the packages declare it; versions are in `envs/sbom.json` (CycloneDX). Wheels contain libraries of others too:
 
-- `av` (PyAV, for videos alone): its wheels hold FFmpeg, which calls itself LGPL version 3 or later there, linked to libx264 and
-  libx265, which their publishers give under the GPL (version 2 or later) or for money. Whoever ships the package on looks there.
-- `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's own licences; the CPU builds bring none.
+- `av` (PyAV, for videos alone) contains FFmpeg (LGPL version 3 or later), linked to libx264 and libx265 (GPL version 2 or later, or
+  commercial). Check this before you redistribute the package.
+- `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's licences; the CPU builds bring none.
 """
 
 
@@ -44,7 +43,7 @@ def text() -> str:
 
 def weights() -> Iterator[str]:
     yield "## Weights\n"
-    yield "None is part of this project; they are fetched when a method asks for them (`src/scrflow/storage/weights_registry.yaml`).\n"
+    yield "None is part of this project; a method fetches what it needs (`src/scrflow/storage/weights_registry.yaml`).\n"
     yield from (row("weights", "licence", "commercial use"), "|---|---|---|")
     for name, entry in registry().items():
         yield row(f"`{name}`", entry.licence, _OPEN[entry.commercial_use])
@@ -52,7 +51,7 @@ def weights() -> Iterator[str]:
 
 def scenes() -> Iterator[str]:
     yield "## Photos and poses\n"
-    yield "Only the demo scene is part of this project. A map is made from photos: their licence holds for it too.\n"
+    yield "Only the demo scene is part of this project. The photos' licence holds for a map made from them.\n"
     yield from (row("scenes (`config/scenes`)", "licence", "commercial use"), "|---|---|---|")
     found: dict[tuple[str, str], list[str]] = {}
     for name, scene in Project(ROOT / "config").scenes.items():
@@ -62,9 +61,12 @@ def scenes() -> Iterator[str]:
 
 
 def packages() -> Iterator[str]:
-    yield from (row("package", "version", "licence"), "|---|---|---|")
+    yield from (row("licence", "packages"), "|---|---|")
+    found: dict[str, list[str]] = {}
     for component in json.loads((ROOT / "envs/sbom.json").read_text(encoding="utf-8"))["components"]:
-        yield row(f"`{component['name']}`", component["version"], licence_of(component))
+        found.setdefault(licence_of(component), []).append(component["name"])
+    for licence in sorted(found):
+        yield row(licence, ", ".join(found[licence]))
 
 
 def licence_of(component: dict) -> str:

@@ -345,19 +345,3 @@ def test_tables_of_units_that_compare(name):
 def test_yaml_keeps_no_second_key():
     """What the loader is there for: YAML's own takes the last of two rows."""
     assert yaml.safe_load("{A: 1, A: 2}") == {"A": 2}
-
-
-def test_the_page_lists_every_table():
-    """docs/published.md: papers, tables, and how many of their cells are empty."""
-    page = (ROOT / "docs/published.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `([a-z-]+)` \| `([\w-]+)` \| .* \| (\d+ x \d+) \| (\d+) \| (\d+) \|$", page, re.M)
-    found = []
-    for paper, config in PAPERS.papers.items():
-        for name, table in config.tables.items():
-            cells = [cell for row in table.rows.values() for cell in row]
-            empty = cells.count(None)
-            size = f"{len(table.rows)} x {len(table.columns)}"
-            found.append((paper, name, size, str(len(cells) - empty), str(empty)))
-    assert listed == found
-    papers_tables = [name for name in PROJECT.tables if name.startswith(("glace", "rscore"))]
-    assert [name for name in papers_tables if f"`{name}`" not in page] == []

@@ -39,7 +39,7 @@ class Split(Strict):
 class Archive(Strict):
     """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz), or with ``unpack: false`` a single file."""
 
-    url: str = Field(pattern=r"^(https|s3)://", description="https://..., or s3://BUCKET/KEY (docs/storage.md)")
+    url: str = Field(pattern=r"^(https|s3)://", description="https://..., or s3://BUCKET/KEY (docs/reproducibility.md)")
     sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="not given: recorded at the first download, checked from then on"
     )

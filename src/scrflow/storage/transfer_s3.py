@@ -47,7 +47,7 @@ def open_s3(request: urllib.request.Request, timeout: float) -> Response:
         )
     except ImportError:
         raise ScrflowError(
-            f"{request.full_url}: addresses s3:// need boto3: make storage-plugins (docs/storage.md)"
+            f"{request.full_url}: addresses s3:// need boto3: make storage-plugins (docs/reproducibility.md)"
         ) from None
     parts = urlsplit(request.full_url)
     options = {"Bucket": parts.netloc, "Key": unquote(parts.path).removeprefix("/")}
