@@ -17,19 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 _OPEN = {"allowed": "yes", "forbidden": "**no**", "unknown": "**unknown**"}
 _HEAD = """# Licences
 
-Made by `make sbom` (envs/licences.py); do not edit. Nothing here is legal advice. "Commercial use" is what the stated licence says of it;
-*unknown* where none is stated or its text was not at hand.
+Made by `make sbom` (envs/licences.py); do not edit. Nothing here is legal advice. "Commercial use" is what the stated
+licence says of it; *unknown* where none is stated or its text was not at hand.
 
-scrflow itself is Apache-2.0. Parts of a method that forbid commercial use are reported when a workflow starts and by `scrflow validate`, and
-written into the map (`restrictions` in its stamp).
+scrflow itself is Apache-2.0. Parts of a method that forbid commercial use are reported when a workflow starts and by
+`scrflow validate`, and written into the map (`restrictions` in its stamp).
 """
 _PACKAGES = """## Python packages
 
-What `requirements.txt` pins, as the packages declare it; versions are in `envs/sbom.json` (CycloneDX). Wheels contain libraries of others too:
+What `requirements.txt` pins, as the packages declare it; versions are in `envs/sbom.json` (CycloneDX). Wheels contain
+libraries of others too:
 
-- `av` (PyAV, for videos alone) contains FFmpeg (LGPL version 3 or later), linked to libx264 and libx265 (GPL version 2 or later, or
-  commercial). Check this before you redistribute the package.
-- `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's licences; the CPU builds bring none.
+- `av` (PyAV, for videos alone) contains FFmpeg (LGPL version 3 or later), linked to libx264 and libx265 (GPL version 2
+  or later, or commercial). Check this before you redistribute the package.
+- `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's licences; the CPU builds bring
+  none.
 """
 
 
