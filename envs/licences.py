@@ -57,9 +57,15 @@ def scenes() -> Iterator[str]:
     yield from (row("scenes (`config/scenes`)", "licence", "commercial use"), "|---|---|---|")
     found: dict[tuple[str, str], list[str]] = {}
     for name, scene in Project(ROOT / "config").scenes.items():
-        found.setdefault((scene.licence, scene.commercial_use), []).append(f"`{name}`")
+        found.setdefault((scene.licence, scene.commercial_use), []).append(name)
     for (licence, use), names in found.items():
-        yield row(", ".join(names), licence, _OPEN[use])
+        yield row(", ".join(f"`{name}`" for name in in_short(names)), licence, _OPEN[use])
+
+
+def in_short(names: list[str]) -> list[str]:
+    """Three names or more of one dataset (``7scenes-chess``, ...) as one pattern (``7scenes-*``)."""
+    datasets = [name.partition("-")[0] for name in names]
+    return list(dict.fromkeys(f"{d}-*" if datasets.count(d) > 2 else n for d, n in zip(datasets, names, strict=True)))
 
 
 def packages() -> Iterator[str]:
