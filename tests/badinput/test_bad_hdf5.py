@@ -12,7 +12,7 @@ import pytest
 from bad import Bad, changed, message, written
 from untrusted_readers import NAMES
 
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 
 FEATURES, MATCHES, GLOBAL, MAP = "hloc features", "hloc matches", "hloc descriptors", "baseline map"
 KEYPOINTS, FOUND = f"{NAMES[0]}/keypoints", f"{NAMES[0]}/global_descriptor"
@@ -27,7 +27,7 @@ def edited(reader: str, edit: Callable[[h5py.File, Path], object]):
         shutil.copy(sound[reader], path)
         with h5py.File(path, "r+") as f:
             edit(f, folder)
-        seal(path)  # whoever makes a bad file can do that too
+        write_checksum(path)  # whoever makes a bad file can do that too
         return path
 
     return make

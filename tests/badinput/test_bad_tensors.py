@@ -21,7 +21,7 @@ import pytest
 import torch
 from bad import Bad, changed, message, written
 
-from scrflow.storage.checksum import COMMENT, EMPTY, seal
+from scrflow.storage.checksum import COMMENT, EMPTY, write_checksum
 
 MAP, WEIGHTS, GRAPH = "map", "weights", "graph"
 
@@ -49,7 +49,7 @@ def with_header(change: Callable[[dict], object]):
         change(header)
         text = json.dumps(header, separators=(",", ":")).encode()
         path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + int.from_bytes(data[:8], "little") :])
-        seal(path)
+        write_checksum(path)
         return path
 
     return make
@@ -100,7 +100,7 @@ def npz(members: dict[str, bytes], sealed: bool = True):
             for name, data in members.items():
                 new.writestr(name, data)
             new.comment = COMMENT + EMPTY.encode()
-        seal(path)
+        write_checksum(path)
         return path
 
     return make

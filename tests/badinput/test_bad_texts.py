@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bad import Bad, changed, message, written
 
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 
 NVM, LIST, POSES, SCENE = "nvm", "query list", "poses", "scene"
 ONE = "a.png 1 0 0 0 0 0 0\n"
@@ -40,7 +40,7 @@ def scene(change: Callable[[dict], object]):
         values = json.loads(path.read_text())
         change(values)
         path.write_text(json.dumps(values, indent=1) + "\n")
-        seal(path)
+        write_checksum(path)
         return folder / "scene"
 
     return make

@@ -41,7 +41,7 @@ from scrflow.graph.covisibility import Graph
 from scrflow.pipeline.project import Project
 from scrflow.scene.model import load_scene, read_poses
 from scrflow.storage.artifact import Stamp, write_npz
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 from scrflow.storage.weights import locate
 
 SIFT = MatchFeaturesConfig(name="sift", max_keypoints=600, descriptors="uint8")
@@ -267,7 +267,7 @@ def test_a_damaged_map_is_told(wall, tmp_path, name, change, told):
         del f[name]
         if change is not None:
             f[name] = change(values)
-    seal(path)
+    write_checksum(path)
     with pytest.raises(ScrflowError, match=rf"map\.h5: not a whole map: .*{told}"):
         load_map(path)
 

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["scrflow"]):
     from untrusted_readers import READERS, settle
 
     from scrflow.core.errors import ScrflowError
-    from scrflow.storage.checksum import _broken, seal
+    from scrflow.storage.checksum import _fault, write_checksum
 
 # target -> (reader, the sound file in its folder that is changed; empty where the reader takes a file)
 TARGETS = {
@@ -98,8 +98,8 @@ def _fuzz(options: argparse.Namespace) -> None:
         changed.write_bytes(data)
         if changed.suffix in _SEALED:
             with contextlib.suppress(ValueError):  # no place left for the seal
-                seal(changed)
-        _broken.cache_clear()  # it goes by the time of the last change, and this loop is faster than clocks of files
+                write_checksum(changed)
+        _fault.cache_clear()  # it goes by the time of the last change, and this loop is faster than clocks of files
         try:
             READERS[reader](path)
         except ScrflowError as error:

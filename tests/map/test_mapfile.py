@@ -42,7 +42,7 @@ from scrflow.storage.artifact import (
     write_npz,
     write_safetensors,
 )
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 from scrflow.training.head import Head
 
 IMAGES, LOCAL, GLOBAL, WORDS, DIM = 6, 16, 8, 4, 5
@@ -264,7 +264,7 @@ def crafted(source: Path, out: Path, tensors=None, metadata=None, config=None, d
         said["scrflow"] = dataclasses.replace(read_stamp(source), config=config(read_stamp(source).config)).to_json()
     save(held, out, said)
     if "content" in said:
-        seal(out)  # a crafted map comes with the right digest of what is in it
+        write_checksum(out)  # a crafted map comes with the right digest of what is in it
     return out
 
 

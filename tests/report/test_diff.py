@@ -16,7 +16,7 @@ from scrflow.cli.app import app
 from scrflow.evaluate.metrics import evaluate
 from scrflow.scene.model import pose_line
 from scrflow.storage.artifact import read_stamp, write_text
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 
 GRAPH = {"graph": {"kind": "frustum", "min_overlap": 0.2}, "seed": 1}
 METHOD = "results/square/tiny"
@@ -35,7 +35,7 @@ def write_result(root: Path, graph: dict = GRAPH, code: str = "c", estimates: di
     details["scrflow"]["inputs"] = {"scene": read_stamp(root / "results/square/scene/scene.json").digest}
     details["scrflow"]["inputs"]["map"] = map_digest
     write_text(arguments["details"], json.dumps(details))
-    seal(arguments["details"])
+    write_checksum(arguments["details"])
     evaluate(CONFIG, **arguments)
     return root / METHOD
 
@@ -68,7 +68,7 @@ def edited(folder: Path, **keys: object) -> None:
             place = place[name]
         place[last] = value
     path.write_text(json.dumps(metrics))
-    seal(path)
+    write_checksum(path)
 
 
 def test_equal_results(first, tmp_path):
@@ -143,7 +143,7 @@ def test_another_device_is_told_and_is_no_difference_by_itself(first, tmp_path):
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["scrflow"]["inputs"]["poses"] = "e" * 16
     (other / "metrics.json").write_text(json.dumps(metrics))
-    seal(other / "metrics.json")
+    write_checksum(other / "metrics.json")
     out = diff(first, other, status=1)
     assert "config, code and data are the same" in out and "see what it ran on" in out
     assert "poses differ, but no query changes sides" in out
@@ -165,7 +165,7 @@ def test_results_of_before_provenance_was_written(first, tmp_path):
     metrics = json.loads((other / "metrics.json").read_text())
     del metrics["provenance"]
     (other / "metrics.json").write_text(json.dumps(metrics))
-    seal(other / "metrics.json")
+    write_checksum(other / "metrics.json")
     out = diff(first, other, status=0)
     assert f"noted in {first} alone" in out
 

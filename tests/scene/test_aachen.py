@@ -22,7 +22,7 @@ from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.model import View, model_of_views, pose_line, read_model
 from scrflow.storage.artifact import Stamp, sha256_file, write_json
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -254,7 +254,7 @@ def test_two_queries_of_one_name_cannot_lose_their_folders(results):
     info = json.loads((results / "scene/scene.json").read_text())
     info["conditions"]["b/1.jpg"] = "night"
     (results / "scene/scene.json").write_text(json.dumps(info))
-    seal(results / "scene/scene.json")
+    write_checksum(results / "scene/scene.json")
     with open(results / "poses.txt", "a") as f:
         f.write(f"b/1.jpg {NUMBERS}\n")
     evaluated(results)

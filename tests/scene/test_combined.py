@@ -16,7 +16,7 @@ from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.sfm.triangulate import pose_pairs
-from scrflow.storage.checksum import seal
+from scrflow.storage.checksum import write_checksum
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data"))
@@ -126,7 +126,7 @@ def test_no_edge_between_rooms(rooms, tmp_path):
     info = json.loads((scene.folder / "scene.json").read_text())
     del info["parts"]
     (scene.folder / "scene.json").write_text(json.dumps(info))
-    seal(scene.folder / "scene.json")
+    write_checksum(scene.folder / "scene.json")
     build_graph(config, scene.folder, tmp_path / "one.npz")
     one = load_graph(tmp_path / "one.npz").csr
     a, b = one.nonzero()
@@ -146,7 +146,7 @@ def test_a_scene_json_that_names_other_images_is_damaged(rooms, tmp_path):
     info = json.loads((scene.folder / "scene.json").read_text())
     info["parts"].popitem()
     (scene.folder / "scene.json").write_text(json.dumps(info))
-    seal(scene.folder / "scene.json")
+    write_checksum(scene.folder / "scene.json")
     with pytest.raises(ScrflowError, match="key parts does not name the mapping images"):
         load_scene(scene.folder)
 
@@ -161,7 +161,7 @@ def with_unit(scene: Path, out: Path, unit: str) -> Path:
             (out / file.relative_to(scene)).parent.mkdir(parents=True, exist_ok=True)
             (out / file.relative_to(scene)).write_bytes(file.read_bytes())
     (out / "scene.json").write_text(json.dumps(info | {"unit": unit}))
-    seal(out / "scene.json")
+    write_checksum(out / "scene.json")
     return out
 
 

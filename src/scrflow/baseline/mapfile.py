@@ -25,7 +25,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.features.retrieval import Retriever
 from scrflow.map.format import check_index
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
-from scrflow.storage.h5 import check_whole
+from scrflow.storage.untrusted import check_whole
 
 KIND = "baseline-map"
 FORMAT = 1

@@ -86,6 +86,20 @@ def exit_on_error(status: int = 1) -> Iterator[None]:
         sys.exit(status)
 
 
+@contextlib.contextmanager
+def damage_reported(path: Path, otherwise: str, fix: str = "delete it and run again") -> Iterator[None]:
+    """ScrflowError for whatever a library raises when it reads a damaged file; errors of the machine pass.
+
+    ``otherwise`` is what the file may be instead, such as "not an HDF5 file"."""
+    try:
+        yield
+    except Exception as error:
+        if error_line(error) is not None:
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ScrflowError(f"{path}: damaged, or {otherwise} ({reason}); {fix}") from None
+
+
 def _first_line(text: str, most: int = 200) -> str:
     return text.splitlines()[0][:most] if text.strip() else ""
 

@@ -20,7 +20,7 @@ from scrflow.graph.frustum import frustum_graph
 from scrflow.scene.model import load_scene, read_model
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.codeversion import code_version
-from scrflow.storage.npz import read_arrays
+from scrflow.storage.untrusted import read_arrays
 
 KIND = "covisibility"
 _ROWS_AT_ONCE = 1 << 10  # images whose shared points are counted together

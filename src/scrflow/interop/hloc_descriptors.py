@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.h5 import array_of, opened_h5
+from scrflow.storage.untrusted import array_of, opened_h5
 
 DATASET = "global_descriptor"
 

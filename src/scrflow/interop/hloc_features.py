@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.h5 import array_of, held, opened_h5
+from scrflow.storage.untrusted import array_of, held, opened_h5
 
 ORIGIN = 0.5  # px, added to hloc's keypoints to make them COLMAP's
 
@@ -55,7 +55,7 @@ def write_features(file: h5py.File, name: str, features: StoredFeatures) -> None
 def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Keypoints [N, 2] float32, COLMAP's pixels, of each of ``names``.
 
-    ScrflowError when the file cannot be read, leads to other files (scrflow.storage.h5), photos are missing (the
+    ScrflowError when the file cannot be read, leads to other files (scrflow.storage.untrusted), photos are missing (the
     first and
     how many), or keypoints are not finite.
     """

@@ -16,8 +16,8 @@ import numpy as np
 from scrflow.core.errors import ScrflowError
 from scrflow.interop.hloc_features import opened
 from scrflow.storage.artifact import write_text
-from scrflow.storage.h5 import array_of, held
 from scrflow.storage.listfile import listed, read_lines, split_names
+from scrflow.storage.untrusted import array_of, held
 
 NONE = -1  # in matches0
 

@@ -136,7 +136,7 @@ def _overlap(graph: Path, names: tuple[str, ...]):
     """The covisibility graph [images, images] as a sparse matrix, in the order of ``names``."""
     import scipy.sparse
 
-    from scrflow.storage.npz import read_arrays
+    from scrflow.storage.untrusted import read_arrays
 
     arrays = read_arrays(graph, "covisibility")
     if tuple(arrays["names"].tolist()) != names:

@@ -1,9 +1,8 @@
-"""Reading and writing artifacts: atomic, stamped, validated.
+"""Artifacts: stamped, checksummed, and written in one step.
 
-Every artifact carries a stamp: schema version, kind, digest of the config subset that made it, version of the stage's
-code and digests of its inputs; and a seal (scrflow.storage.checksum), which is checked whenever its content is read.
-It is written
-beside its place and renamed, so no half file ever has a final name.
+A stamp holds the schema version, the kind, the config subset, the version of the stage's code, and digests of the
+inputs. A checksum (scrflow.storage.checksum) is verified whenever the content is read. A file is written beside its
+final place and renamed, so that no half-written file has a final name.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import shutil
 import socket
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,21 +25,22 @@ import h5py
 import numpy as np
 from pydantic import BaseModel
 
-from scrflow.core.errors import WRITING, ScrflowError
-from scrflow.storage import checksum as seal
-from scrflow.storage.checksum import check_seal
+from scrflow.core.errors import WRITING, ScrflowError, damage_reported
+from scrflow.storage import checksum
+from scrflow.storage.checksum import verify_checksum, write_checksum
 
 SCHEMA_VERSION = 1
-_KEY = "scrflow"
+STAMP_KEY = "scrflow"
+FORMS = (".h5", ".npz", ".safetensors", ".json")
 _MAX_STAMP = 1 << 20  # bytes
-_STALE_S = 86400.0  # age of another machine's temporary file that nobody can be writing any more
+_STALE_S = 86400.0  # age at which another machine's temporary file is abandoned
 
-os.umask(_UMASK := os.umask(0o077))  # it can only be read by setting it
+os.umask(_UMASK := os.umask(0o077))  # the only way to read it is to set it
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """Provenance of an artifact. ``digest`` identifies it: equal digests mean the same recipe on the same inputs."""
+    """How an artifact was made. Equal digests mean the same recipe on the same inputs."""
 
     kind: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +83,7 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Errors of the block bear the name of the file that is written, for core.errors."""
+    """Note the file that the block writes on its errors, for core.errors.error_line."""
     try:
         yield
     except Exception as error:
@@ -94,71 +93,65 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` (same suffix), renamed onto it when the block ends well, removed otherwise.
-
-    What a killed process left of the same file is removed. The file's mode is that of the umask.
-    """
+    """A temporary path beside ``path`` (same suffix), renamed to it when the block ends well and removed otherwise."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path, path.suffix)
-    try:
-        with writing(path):
-            yield temporary
-            # safetensors and temporary files of libraries are for their owner alone
-            os.chmod(temporary, 0o666 & ~_UMASK)
-            with open(temporary, "rb") as f:
-                os.fsync(f.fileno())
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary(path, path.suffix) as temporary:
+        yield temporary
+        # libraries make temporary files for their owner alone: give the file the mode of the umask
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Like atomic_path for a folder: an existing folder is replaced as a whole when the block ends well."""
     path = Path(path)
+    with _temporary(path, "") as temporary:
+        temporary.mkdir()
+        yield temporary
+        _remove(path)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, suffix: str) -> Iterator[Path]:
+    """``.STEM.HOST-PID.tmp`` and suffix, removed with the block. First remove what processes that are gone left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path, "")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with writing(path):
-            temporary.mkdir()
-            yield temporary
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary(path: Path, suffix: str) -> Path:
-    """``.STEM.HOST-PID.tmp`` and suffix, after those of processes that are no more were removed."""
     stem, host = path.name.removesuffix(suffix), socket.gethostname()
     for other in path.parent.glob(f".{glob.escape(stem)}.*.tmp{glob.escape(suffix)}"):
         where, _, pid = other.name.removesuffix(f".tmp{suffix}").removeprefix(f".{stem}.").rpartition("-")
-        if not pid.isdigit():
-            continue
-        gone = not _is_alive(int(pid)) if where == host else time.time() - other.lstat().st_mtime > _STALE_S
-        if gone:
-            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(missing_ok=True)
-    return path.with_name(f".{stem}.{host}-{os.getpid()}.tmp{suffix}")
+        old = where != host and time.time() - other.lstat().st_mtime > _STALE_S
+        if pid.isdigit() and (old or (where == host and not _is_another_process(int(pid)))):
+            _remove(other)
+    temporary = path.with_name(f".{stem}.{host}-{os.getpid()}.tmp{suffix}")
+    try:
+        with writing(path):
+            yield temporary
+    finally:
+        _remove(temporary)
 
 
-def _is_alive(pid: int) -> bool:
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
-    return True
+        return True
+    return pid != os.getpid()
 
 
 def folder_digest(folder: Path, *but: str) -> str:
-    """Digest of the names and contents of all files in a folder, ``but`` some names in it; hidden ones do not count."""
+    """Digest of names and contents of all files in a folder, except the names ``but`` and hidden files."""
     found = sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith("."))
-    lines = ((p.relative_to(folder).as_posix(), p) for p in found)
-    text = "".join(f"{name} {sha256_file(p)}\n" for name, p in lines if name not in but)
+    names = [(p.relative_to(folder).as_posix(), p) for p in found]
+    text = "".join(f"{name} {sha256_file(p)}\n" for name, p in names if name not in but)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -166,40 +159,40 @@ def folder_digest(folder: Path, *but: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text without a stamp (forms fixed by others, such as poses.txt)."""
+    """Text without a stamp, in a format that others fixed (poses.txt)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: dict[str, Any], stamp: Stamp) -> None:
-    """JSON object; the stamp under the key ``scrflow``, with the seal at its end."""
-    sealed = {**json.loads(stamp.to_json()), seal.KEY: seal.EMPTY}
+    """JSON object; the stamp under the key ``scrflow``, with the checksum at its end."""
+    values = {**values, STAMP_KEY: {**json.loads(stamp.to_json()), checksum.KEY: checksum.EMPTY}}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**values, _KEY: sealed}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        seal.seal(temporary)
+        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_checksum(temporary)
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray], stamp: Stamp) -> None:
     """Arrays plus the stamp; zip entries carry a fixed date, so equal content is equal bytes."""
     with atomic_path(path) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as z:
-            for name, array in {**arrays, _KEY: np.frombuffer(stamp.to_json().encode(), np.uint8)}.items():
+            for name, array in {**arrays, STAMP_KEY: np.frombuffer(stamp.to_json().encode(), np.uint8)}.items():
                 with z.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as f:
                     np.lib.format.write_array(f, np.asarray(array), allow_pickle=False)
-            z.comment = seal.COMMENT + seal.EMPTY.encode()
-        seal.seal(temporary)
+            z.comment = checksum.COMMENT + checksum.EMPTY.encode()
+        write_checksum(temporary)
 
 
 @contextlib.contextmanager
 def create_h5(path: Path, stamp: Stamp) -> Iterator[h5py.File]:
     """A new HDF5 file with the stamp in its user block."""
-    block = seal.user_block(stamp.to_json())
+    block = checksum.user_block(stamp.to_json())
     with atomic_path(path) as temporary:
         with h5_file(temporary, userblock_size=len(block)) as f:
             yield f
         with open(temporary, "r+b") as f:
             f.write(block)
-        seal.seal(temporary)
+        write_checksum(temporary)
 
 
 def _unbuffered(plist: h5py.h5p.PropFAID) -> None:
@@ -212,11 +205,10 @@ h5py.register_driver("scrflow-unbuffered", _unbuffered)
 
 @contextlib.contextmanager
 def h5_file(path: Path, **options: Any) -> Iterator[h5py.File]:
-    """A new HDF5 file, which fails as a file does.
+    """A new HDF5 file that raises when the disk is full.
 
-    What HDF5 keeps back of a dataset it writes when the dataset is closed, where h5py prints a failure and goes on, and
-    after one HDF5 crashes at the next flush or at the end of the process (h5py 3.16, a full disk). So nothing is kept
-    back, and where the block fails the rest goes to memory, and from there nowhere.
+    HDF5 buffers a dataset until it is closed; h5py only prints a failure there, and HDF5 crashes at the next flush or
+    at the end of the process (h5py 3.16). So nothing is buffered, and after an error the rest is written to memory.
     """
     with h5py.File(path, "w", driver="scrflow-unbuffered", libver="latest", rdcc_nbytes=0, **options) as f:
         try:
@@ -237,9 +229,11 @@ def write_safetensors(
 
     with atomic_path(path) as temporary:
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(tensors, temporary, metadata={**(metadata or {}), _KEY: stamp.to_json(), seal.KEY: seal.EMPTY})
+        save_file(
+            tensors, temporary, metadata={**(metadata or {}), STAMP_KEY: stamp.to_json(), checksum.KEY: checksum.EMPTY}
+        )
         _sort_safetensors_metadata(temporary)
-        seal.seal(temporary)
+        write_checksum(temporary)
 
 
 def _sort_safetensors_metadata(path: Path) -> None:
@@ -266,70 +260,55 @@ def require(path: Path, what: str) -> Path:
 
 
 def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp:
-    """The stamp of any artifact; ScrflowError when there is none, or when it is of another kind.
+    """The stamp of any artifact; ScrflowError if it has none, is of another kind, or is damaged.
 
-    With ``whole`` the file's seal is checked before anything of it is believed, which reads all of it: once a process.
+    With ``whole`` the checksum is verified first, which reads the whole file (once a process).
     """
     path = Path(path)
     require(path, kind or "artifact")
-    try:
+    with damage_reported(path, "not an artifact of scrflow"):
         if whole:
-            check_seal(path)
-        text = _stamp_text(path)
-    except PermissionError:
-        raise  # the file may be sound: it is not to be deleted
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RecursionError,
-            RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        message = _first_line(error)
-        raise ScrflowError(
-            f"{path}: damaged or not an artifact of scrflow ({message}); delete it and run again"
-        ) from None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ScrflowError(f"{path}: damaged safetensors file ({error}); delete it and run again") from None
+            verify_checksum(path)
+        text = stamp_text(path)
+        if text is None:
+            raise ValueError("it has no stamp")
     stamp = Stamp.from_json(text, path)
     if kind is not None and stamp.kind != kind:
         raise ScrflowError(f"{path}: expected a {kind}, found a {stamp.kind}")
     return stamp
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _stamp_text(path: Path) -> str:
+def stamp_text(path: Path) -> str | None:
+    """The stamp as JSON text, not checked; None if the file has none."""
     if path.suffix == ".json":
-        stamp = json.loads(path.read_text(encoding="utf-8"))[_KEY]
-        return json.dumps({k: v for k, v in stamp.items() if k != seal.KEY})
+        values = json.loads(path.read_text(encoding="utf-8"))
+        stamp = values.get(STAMP_KEY) if isinstance(values, dict) else None
+        return None if stamp is None else json.dumps({k: v for k, v in stamp.items() if k != checksum.KEY})
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as z:
-            if z.zip.getinfo(f"{_KEY}.npy").file_size > _MAX_STAMP:
+            if STAMP_KEY not in z.files:
+                return None
+            if z.zip.getinfo(f"{STAMP_KEY}.npy").file_size > _MAX_STAMP:
                 raise ValueError("a stamp of over a megabyte")
-            return z[_KEY].tobytes().decode()
+            return z[STAMP_KEY].tobytes().decode()
     if path.suffix == ".safetensors":
-        return read_safetensors_metadata(path)[_KEY]
-    text = seal.stamp_in_user_block(path)
-    if text is None:
-        raise KeyError(_KEY)
-    return text
+        return read_safetensors_metadata(path).get(STAMP_KEY)
+    return checksum.stamp_in_user_block(path)
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """The object without its stamp. ScrflowError where the file is damaged, as with the functions below."""
+    """The object without its stamp. ScrflowError for a damaged file, as in the functions below."""
     read_stamp(path, kind)
     values = json.loads(Path(path).read_text(encoding="utf-8"))
-    del values[_KEY]
+    del values[STAMP_KEY]
     return values
 
 
 def open_h5(path: Path, kind: str) -> h5py.File:
-    """The file, open for reading, after its seal and stamp were checked."""
+    """The file, open for reading, after its checksum and stamp were verified."""
     read_stamp(path, kind)
-    try:
+    with damage_reported(path, "not an HDF5 file"):
         return h5py.File(path, "r")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ScrflowError(f"{path}: damaged HDF5 file ({_first_line(error)}); delete it and run again") from None
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:

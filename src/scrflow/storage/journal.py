@@ -1,14 +1,12 @@
-"""The results of a long work on disk as they come, so that a run that was killed goes on where it was.
+"""The results of a long job on disk as they come, so that a killed job continues where it was.
 
-One JSON object a line, which ends with the CRC-32 of what is before. The first line holds the key of the work (its
-recipe and inputs): what another work left is begun anew. A line that a kill cut off, and what comes after a damaged
-one, is dropped.
+One JSON object a line, which ends with the CRC-32 of the rest of the line. The first line holds the key of the job
+(its recipe and inputs): a journal with another key is started anew. A damaged line and all after it are dropped.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +18,7 @@ _CRC, _END = ', "crc": "', '"}\n'
 
 
 class Journal:
-    """``with Journal(path, key) as journal``: ``done`` has the records of before by name, ``add`` appends one."""
+    """``with Journal(path, key) as journal``: ``done`` has the earlier records by name, ``add`` appends one."""
 
     def __init__(self, path: Path, key: str):
         self.path, self._key = path, key
@@ -29,9 +27,9 @@ class Journal:
 
     def __enter__(self) -> Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        length = self._read()
+        length = self._read() if self.path.exists() else 0
         if self.done:
-            log.info("%s: %d done before, going on from there", self.path, len(self.done))
+            log.info("%s: continuing after %d that are done", self.path, len(self.done))
         self._file = open(self.path, "a", encoding="utf-8")
         self._file.truncate(length)
         if length == 0:
@@ -39,9 +37,7 @@ class Journal:
         return self
 
     def _read(self) -> int:
-        """Fill ``done``; the length in bytes of what is sound, 0 where it is of another work."""
-        if not self.path.exists():
-            return 0
+        """Fill ``done``; the length in bytes of the sound lines, 0 for another job's journal."""
         length = 0
         with open(self.path, "rb") as file:
             for line in file:
@@ -57,7 +53,7 @@ class Journal:
         return length
 
     def add(self, name: str, record: dict[str, Any]) -> None:
-        """Append a record; it is in the hands of the operating system when this returns."""
+        """Append a record; the operating system has it when this returns."""
         self._write({"name": name, **record})
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -68,8 +64,8 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """The work is over and its results are where they belong."""
-        os.unlink(self.path)
+        """Call when the job is done and its results are written."""
+        self.path.unlink()
 
 
 def line_of(record: dict[str, Any]) -> str:
@@ -79,7 +75,7 @@ def line_of(record: dict[str, Any]) -> str:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """ValueError where the line is damaged, or its end is missing."""
+    """ValueError for a line that is damaged or cut off."""
     text, mark, crc = line.rpartition(_CRC.encode())
     if not mark or crc != b"%08x" % zlib.crc32(text) + _END.encode():
         raise ValueError("damaged line")

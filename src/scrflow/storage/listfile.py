@@ -1,8 +1,8 @@
-"""Lines of list files, each beginning with the name of an image: what tells the name from what follows it.
+"""Lines of list files, each of which begins with an image name.
 
-The forms (hloc's lists, visuallocalization.net's poses, pose lists) separate fields by blanks and say nothing of names
-that hold some. Such a name is read to the last field of its line that ends in a photo's suffix: no number and no camera
-model does. A name that begins with #, which begins a comment, is written as a path in the folder itself, ``./#1.jpg``.
+The formats (hloc's lists, visuallocalization.net's poses, pose lists) separate fields by blanks and do not say how to
+write names that hold some. Such a name extends to the last field of its line that ends in a photo's suffix: no number
+and no camera model does. A name that begins with #, as comments do, is written as a path in the folder: ``./#1.jpg``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def has_suffix(name: str) -> bool:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, line) of a text file without empty lines and comments (#), blanks at both ends cut."""
+    """(line number, stripped line) of a text file, without empty lines and comments (#)."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ScrflowError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
         raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
-    # str.splitlines would also part lines at characters that names may be damaged by
+    # str.splitlines would also split at characters that names can hold
     lines = [(n, line.strip()) for n, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1)]
     return [(n, line) for n, line in lines if line and not line.startswith("#")]
 
@@ -42,7 +42,7 @@ def split_name(line: str) -> tuple[str, list[str]]:
 
 
 def split_names(line: str) -> list[tuple[str, str]]:
-    """All ways to read a line as two names: one for a line that is sound, none or several otherwise."""
+    """All ways to read a line as two names: exactly one for a sound line."""
     fields = list(re.finditer(r"\S+", line))
     if len(fields) == 2:
         cuts = [0]
@@ -53,5 +53,5 @@ def split_names(line: str) -> list[tuple[str, str]]:
 
 
 def listed(name: str) -> str:
-    """The name as a line of a list has it."""
+    """The name as a list writes it."""
     return _HERE + name if name.startswith(("#", _HERE)) else name

@@ -107,7 +107,7 @@ def _degree(folder: Path | None) -> tuple[float, int] | None:
         return None
     import numpy as np
 
-    from scrflow.storage.npz import read_arrays
+    from scrflow.storage.untrusted import read_arrays
 
     degrees = np.diff(read_arrays(path, "covisibility")["indptr"])
     return float(degrees.mean()), int(degrees.max())
