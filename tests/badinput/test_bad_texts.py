@@ -304,7 +304,7 @@ CASES = [
     Bad("video: text with its name", "video", written("a.mp4", "this is no film"), "a.mp4"),
     Bad("video: empty", "video", written("a.mp4", b""), "a.mp4"),
     Bad("inspect: 100 000 brackets", "inspect", written("a.json", "[" * 100_000), "damaged"),
-    Bad("inspect: no known ending", "inspect", written("a.exe", b"MZ"), "no known kind of file"),
+    Bad("inspect: no known ending", "inspect", written("a.exe", b"MZ"), "unknown kind of file"),
 ]
 
 
