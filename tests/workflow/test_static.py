@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny_project import POSES, REPO, Project
 
-from scrflow.cli.app import schemas
+from scrflow.cli.prepare import schemas
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Config
 

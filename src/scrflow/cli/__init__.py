@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: one module for each group of commands, put together in app."""
 
 from scrflow.cli.app import main
 

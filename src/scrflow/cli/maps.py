@@ -1,0 +1,141 @@
+"""Commands that use a map: localize, export, export-hloc, score-poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scrflow.cli.options import ConfigDir, Device, Threads
+
+
+def localize(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors; nothing else of a scene is needed.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option(help="File of poses; the details go beside it, with the suffix .jsonl.")],
+    camera: Annotated[
+        str | None,
+        typer.Option(
+            help="'MODEL WIDTH HEIGHT PARAMS...' of all photos, as COLMAP has it; or a file of lines NAME MODEL WIDTH "
+            "HEIGHT PARAMS... of each photo (hloc's list). Without: from EXIF."
+        ),
+    ] = None,
+    more: Annotated[
+        list[Path] | None,
+        typer.Option("--map", metavar="MAP", help="A further map of the same frame; may be repeated."),
+    ] = None,
+    tried: Annotated[
+        int, typer.Option(min=1, help="With --map: the number of maps, most like the photo, to localize with.")
+    ] = 2,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out poses that are less likely within the scene's finest threshold. Default: 0.02; photos of "
+            "other places are below it. 0 keeps all."
+        ),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Localize photos with a map.
+
+    Writes a line name qw qx qy qz tx ty tz (cam_from_world) for each photo with a pose. OUT with the suffix .jsonl has
+    a line for each photo: pose, inliers, confidence, ms and, without a pose, the reason. A stopped run goes on where it
+    was. Exit status 1 if a photo could not be used; the others' poses are written.
+
+    Example: scrflow localize map.safetensors photos/ --out poses.txt
+
+    Example: scrflow localize map.safetensors a.png b.png --camera "PINHOLE 640 480 525 525 320 240" --out poses.txt
+
+    Example: scrflow localize west.safetensors photos/ --map east.safetensors --map north.safetensors --out poses.txt
+    """
+    import os
+
+    from scrflow.localize.batch import LocalizeRequest, localize_photos, summary_of
+
+    threads = threads or os.cpu_count() or 1
+    further = tuple(more or ())
+    request = LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads, further, tried)
+    outcome = localize_photos(request)
+    print(summary_of(outcome, out))
+    if outcome.broken:
+        raise typer.Exit(1)
+
+
+def export(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors.")],
+    ply: Annotated[Path | None, typer.Option(help="The coloured points, as binary PLY.")] = None,
+    colmap: Annotated[
+        Path | None, typer.Option(help="A new folder: COLMAP's binary model, points with tracks.")
+    ] = None,
+    scene: Annotated[
+        Path | None, typer.Option(help="results/SCENE/scene of the map; default: ../scene from the map's folder.")
+    ] = None,
+    max_error: Annotated[
+        float, typer.Option(min=0.01, help="Largest reprojection error, px of the encoded photo.")
+    ] = 2.0,
+    min_views: Annotated[int, typer.Option(min=1, help="Least number of photos that agree on a point.")] = 2,
+    voxel: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="Edge of a cell with one point; default: max-error at the median depth."),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Write the point cloud of a map, as PLY or COLMAP model.
+
+    The points are the scene coordinates of the mapping photos' keypoints. A map holds no photos and no poses, so the
+    scene that it was made of must be at hand, with its photos.
+
+    Example: scrflow export results/redkitchen/rscore-cpu/map.safetensors --ply redkitchen.ply --colmap redkitchen-model
+    """
+    import os
+
+    from scrflow.localize.pointcloud import ExportOptions, export_map
+
+    options = ExportOptions(max_error_px=max_error, min_views=min_views, voxel=voxel)
+    threads = threads or os.cpu_count() or 1
+    points = export_map(map_, scene, ply, colmap, options, device, threads)
+    print(f"{points} points: {', '.join(str(path) for path in (ply, colmap) if path is not None)}")
+
+
+def export_hloc(
+    scene: Annotated[str, typer.Argument(help="A scene of config/scenes, with its covisibility graph made.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    encoder: Annotated[str, typer.Option(help="A local encoder of config/encoders.")] = "xfeat",
+    retrieval: Annotated[str | None, typer.Option(help="A retrieval feature of config.yaml, made already.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs an image.")] = 20,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Write a scene in hloc's files: features, descriptors, pairs, lists and the COLMAP model.
+
+    Example: scrflow export-hloc redkitchen --encoder xfeat --retrieval vlad --out redkitchen-hloc
+    """
+    from scrflow.baseline.hloc_export import export_scene
+    from scrflow.pipeline.project import Project
+
+    project = Project(config)
+    project.scene(scene)
+    export_scene(project.hloc_export_stage(encoder, retrieval, pairs), Path("results") / scene, out, threads)
+    print(f"written: {out}")
+
+
+def score_poses(
+    scene: Annotated[str, typer.Argument(help="A scene of config/scenes that is built, with reference poses.")],
+    poses: Annotated[Path, typer.Argument(help="Lines name qw qx qy qz tx ty tz, as hloc writes its results.")],
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Print the recall of poses that another tool found for the scene's queries, at the scene's thresholds.
+
+    Example: scrflow score-poses redkitchen redkitchen-hloc/results.txt
+    """
+    from scrflow.evaluate.hloc_poses import recall_of_results
+    from scrflow.pipeline.project import Project
+
+    settings = Project(config).scene(scene)
+    recall, (t, r), count = recall_of_results(poses, Path("results") / scene / "scene", settings.thresholds)
+    for (distance, angle), share in zip(settings.thresholds, recall, strict=True):
+        print(f"{distance:g} {settings.unit} {angle:g}°  {100 * share:.1f} %")
+    print(f"median {t:.4g} {settings.unit}, {r:.3g}° of {count} queries")

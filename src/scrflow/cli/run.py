@@ -1,0 +1,158 @@
+"""``scrflow run``: call Snakemake for a scene and a method, show its progress, and end with the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project
+
+_OWN_CORES = ("-c", "--cores", "-j", "--jobs", "--profile", "--workflow-profile", "-e", "--executor")
+_DRY = ("-n", "--dry-run", "--dryrun")
+
+
+def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequence[str]) -> None:
+    """Make poses and report of the scene by the method (default: the scene's), and print the summary.
+
+    ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method, outside a project's folder,
+    and, with the failing job's error and the path of the log, when Snakemake fails.
+    """
+    if not (Path("Snakefile").is_file() and Path("config/config.yaml").is_file()):
+        raise ScrflowError(f"{Path.cwd()}: no Snakefile and config here; change to the folder of the scrflow project")
+    project = Project("config")
+    default = project.scene(scene).method
+    known = [*project.methods, *project.baselines]
+    if method is not None and method not in (*known, *project.variants):
+        raise ScrflowError(
+            f"no method {method!r} under config/methods or config/baselines; there are {', '.join(known)}"
+        )
+    folder = Path("results", scene, method or default)
+    targets = [str(folder / "report.html"), *([] if method not in (None, default) else [f"results/{scene}/poses.txt"])]
+    command = [sys.executable, "-m", "snakemake", *targets]
+    own = [argument.partition("=")[0] for argument in arguments]
+    if cores is not None or not any(name in _OWN_CORES for name in own):
+        command += ["--cores", str(cores or default_cores())]
+    command += arguments
+    if any(name in _DRY for name in own):
+        sys.exit(subprocess.run(command).returncode)
+    log = Path("results", scene, "logs/run.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        status, error = _run_snakemake(command, file)
+    if status:
+        raise ScrflowError(f"{error} (full log: {log})")
+    if (folder / "metrics.json").is_file():
+        from scrflow.report.summary import print_summary
+
+        print_summary([folder])
+    print(f"report: {folder / 'report.html'}")
+
+
+def default_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Output:
+    """What Snakemake's output says: the jobs that run and that are done, and what went wrong."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total: int | None = None
+        self._running: dict[str, str] = {}  # job id -> message
+        self._job_error = self._job_log = ""
+        self._exception: list[str] | None = None  # lines of Snakemake's first exception
+
+    def read(self, line: str) -> str | None:
+        """Take a line; return what the user should see of it."""
+        if self._exception and self._exception[-1]:  # goes on to the next blank line, or to the code that raised it
+            self._exception.append("" if line.startswith("  File ") else line.strip())
+        if found := re.fullmatch(r"Job (\d+): (.*)", line):
+            self._running[found[1]] = found[2]
+        elif found := re.match(r"Finished jobid: (\d+)", line):
+            self.done += 1
+            return f"{self.done}/{self.total} {self._running.pop(found[1], '')}"
+        elif found := re.fullmatch(r"total +(\d+)", line):
+            self.total = int(found[1])
+        elif found := re.fullmatch(r"\[([^]]+)\] error: (.*)", line):
+            self._job_error = f"{found[1]}: {found[2]}"
+        elif found := re.match(r" +log: (\S.*) \(check log", line):
+            self._job_log = found[1]
+        elif self._exception is None and re.match(r"\w+(Error|Exception)\b.*:$", line):
+            self._exception = [line]
+        return line if line.startswith("licence: ") else None
+
+    def now(self) -> str:
+        """The jobs that run."""
+        return "; ".join(self._running.values()) or "Snakemake works out the jobs"
+
+    def error(self) -> str:
+        """The error line of the last job that failed, or the last line of its log, or Snakemake's own exception."""
+        if self._job_error:
+            return self._job_error
+        log = Path(self._job_log)
+        if self._job_log and log.is_file():
+            lines = log.read_text("utf-8", errors="replace").split("\n")
+            return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'empty')}"
+        return " ".join((self._exception or ["", "Snakemake failed"])[1:]).strip()
+
+
+def _run_snakemake(command: Sequence[str], log: TextIO) -> tuple[int, str]:
+    """Run Snakemake, and show a bar on a terminal, elsewhere a line a finished job; its exit status and its error."""
+    console, output = Console(stderr=True, highlight=False), _Output()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        _started(command) as process,
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar,
+    ):
+        task = bar.add_task("", total=None)
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            told = output.read(line.rstrip("\n"))
+            if told and not (console.is_terminal and told[0].isdigit()):
+                console.print(told, markup=False, soft_wrap=True)
+            now = output.now()[: max(20, console.width - 42)]
+            bar.update(task, description=now, completed=output.done, total=output.total)
+    return process.returncode, output.error()
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Snakemake in a process group of its own: when this process is stopped, the whole group is."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+        process.wait()
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+        if isinstance(error, KeyboardInterrupt):
+            raise ScrflowError("stopped; run the same command again to go on") from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

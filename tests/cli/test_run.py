@@ -1,0 +1,123 @@
+"""``scrflow run`` on a real small workflow, what it reads of Snakemake's output, and the list of commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_project import METHOD, REPO, Project
+from typer.testing import CliRunner
+
+from scrflow.cli.app import GROUPS, HIDDEN, app, name_of
+from scrflow.cli.run import _Output, run_scene
+from scrflow.core.errors import ScrflowError
+
+COMMAND = "from scrflow.cli.app import main; main()"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """Its method needs few stages: no graph and no retrieval."""
+    made = Project(tmp_path_factory.mktemp("run") / "project")
+    made.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 1")
+    few = {**METHOD, "global_encoding": {}, "localize": {**METHOD["localize"], "hypotheses": 1}}
+    few["training"] = {**METHOD["training"], "steps": 20}
+    made.write("config/methods/quick.yaml", {k: v for k, v in few.items() if k != "retrieval"})
+    return made
+
+
+def run(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**project.environment(), "PYTHONPATH": str(project.folder / "src")}
+    command = [sys.executable, "-c", COMMAND, "run", *arguments]
+    return subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_run_goes_from_photos_to_the_report_and_goes_on(project):
+    planned = run(project, "tiny", "--", "--dry-run")
+    assert planned.returncode == 0 and "build_scene" in planned.stdout and not (project.folder / "results").exists()
+
+    done = run(project, "tiny", "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    assert "1/9 tiny: reading the scene" in done.stderr and "9/9 " in done.stderr
+    assert "localized" in done.stdout and done.stdout.endswith("report: results/tiny/quick/report.html\n")
+    assert (project.folder / "results/tiny/quick/report.html").is_file()
+    assert (project.folder / "results/tiny/poses.txt").is_file()
+
+    again = run(project, "tiny", "--method", "quick")
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert "Nothing to be done" in (project.folder / "results/tiny/logs/run.log").read_text()
+
+    project.edit("data/mapping.txt", "mapping/000.jpg", "mapping/nothing.jpg")
+    failed = run(project, "tiny")
+    assert failed.returncode == 1 and failed.stdout == ""
+    error = failed.stderr.splitlines()[-1]
+    assert error.startswith("error: build_scene tiny: ") and "nothing.jpg" in error
+    assert error.endswith("(full log: results/tiny/logs/run.log)")
+
+
+def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(REPO)
+    with pytest.raises(ScrflowError, match=r"no scene 'nowhere' .*there are .*demo"):
+        run_scene("nowhere", None, None, [])
+    with pytest.raises(ScrflowError, match=r"no method 'best' .*there are .*rscore-cpu.*sift-matching"):
+        run_scene("demo", "best", None, [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScrflowError, match=r"no Snakefile and config here; change to the folder"):
+        run_scene("demo", None, None, [])
+
+
+def read(text: str) -> tuple[_Output, list[str]]:
+    output = _Output()
+    return output, [shown for line in text.splitlines() if (shown := output.read(line))]
+
+
+def test_jobs_side_by_side():
+    output, shown = read(
+        "Job stats:\njob   count\ntotal        3\n\nlicence: no selling\nJob 5: tiny: PCA\nJob 7: tiny: graph\n"
+        "[graph tiny] edges: 79\nFinished jobid: 7 (Rule: build_graph)\n1 of 3 steps (33%) done\n"
+    )
+    assert shown == ["licence: no selling", "1/3 tiny: graph"]
+    assert (output.done, output.total, output.now()) == (1, 3, "tiny: PCA")
+
+
+def test_the_error_is_the_jobs_own_or_the_end_of_its_log_or_snakemakes(tmp_path):
+    log = tmp_path / "a job.log"
+    log.write_text("12:00 INFO begins\n12:01 INFO half\n\n")
+    killed = (
+        "RuleException:\nCalledProcessError in file \"rules/train.smk\", line 9:\nCommand 'x' died with SIGKILL.\n"
+        f"Error in rule train_head:\n    message: None\n    log: {log} (check log file(s) for error details)\n"
+        "WorkflowError:\nAt least one job did not complete successfully.\n"
+    )
+    assert read(killed)[0].error() == f"{log}: 12:01 INFO half"
+    assert read(f"[train_head tiny] error: no samples\n{killed}")[0].error() == "train_head tiny: no samples"
+    log.unlink()
+    assert "died with SIGKILL" in read(killed)[0].error()
+    missing = "MissingInputException in rule x in file x.smk, line 3:\nMissing input files for rule x:\n    a.txt\n"
+    assert read(missing)[0].error() == "Missing input files for rule x: a.txt"
+    config = 'WorkflowError in file "common.smk", line 3:\nconfig/x.yaml: key a: wrong\n  File "common.smk", line 1\n'
+    assert read(config)[0].error() == "config/x.yaml: key a: wrong"
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def test_help_lists_nine_commands_in_groups_and_names_the_others():
+    shown = CliRunner().invoke(app, ["--help"]).output
+    visible = [name_of(command) for group in GROUPS.values() for command in group]
+    assert len(visible) == 9
+    for name in visible:
+        assert f"\n  {name} " in shown
+    for name in map(name_of, HIDDEN):
+        assert f"\n  {name} " not in shown and name in shown
+        assert "Example: scrflow" in CliRunner().invoke(app, [name, "--help"]).output
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "numpy", "pydantic", "snakemake", "pycolmap", "rich", "yaml")
+    code = f"import sys; from scrflow.cli.app import main; sys.exit(', '.join({heavy} & sys.modules.keys()))"
+    code = code.replace(str(heavy), str(set(heavy)))
+    env = {"PYTHONPATH": str(Path(REPO, "src"))}
+    assert subprocess.run([sys.executable, "-c", code], env=env, text=True, capture_output=True).stderr == "\n"
