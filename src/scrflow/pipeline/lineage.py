@@ -1,7 +1,7 @@
-"""What a result came from: the artifacts upstream of it, by the digests in their stamps, and the job that made each.
+"""The artifacts that a result came from, found by the digests in their stamps, and the job that made each.
 
-A stamp names the inputs of its artifact by their digests, so the chain from a map back to the photos needs neither the
-config nor Snakemake. Where an input is of another tool's making and bears no stamp, the edge is in this module.
+A stamp names the inputs of its artifact by their digests, so neither the config nor Snakemake is needed to walk from a
+map back to the photos. Files that hloc or COLMAP wrote have no stamp: the edges to them are in this module.
 """
 
 from __future__ import annotations
@@ -11,112 +11,36 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.artifact import Stamp, read_stamp
-
-
-@dataclass(frozen=True)
-class Job:
-    """A rule of the workflow, by what it makes. Files are below results/, wildcards in braces."""
-
-    rule: str
-    makes: tuple[str, ...]
-    of: str | None = None  # key of the stamp's config, or name of an input file, where two rules make the same file
-    last: bool = False  # nothing but localization is made from it: looked for beside the result alone
-
-    def wildcards(self, path: str) -> dict[str, str] | None:
-        """The wildcards with which the rule makes ``path``; None where it does not."""
-        for pattern in self.makes:
-            found = _regex(pattern).fullmatch(path)
-            if found:
-                return found.groupdict()
-        return None
-
-
-@functools.cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    parts = []
-    for text, name, _, _ in Formatter().parse(pattern):
-        parts.append(re.escape(text) + (f"(?P<{name}>[^/]+?)" if name else ""))
-    return re.compile("".join(parts))
-
-
-# every rule whose job a map can need, or that localizes with it; tests/core/test_costs.py holds it against rules/*.smk
-JOBS = (
-    Job("reconstruct_scene", ("{scene}/sfm/sfm.json",)),
-    Job("build_scene", ("{scene}/scene/scene.json",)),
-    Job("triangulate_points", ("{scene}/triangulated/triangulation.json",)),
-    Job("build_graph", ("{scene}/covisibility.npz",)),
-    Job("build_named_graph", ("{scene}/graphs/{graph}.npz",)),
-    Job("embed_graph", ("{scene}/encodings/{encoding}.h5",), of="node2vec"),
-    Job("cluster_features", ("{scene}/encodings/{encoding}.h5",), of="clusters"),
-    Job("build_retrieval", ("{scene}/retrieval/{feature}.h5", "{scene}/retrieval/{feature}.safetensors")),
-    Job("list_hloc_images", ("{scene}/hloc/images.json",)),
-    Job("hloc_global_features", ("{scene}/hloc/global-feats-{configuration}.h5",)),
-    Job("hloc_local_features", ("{scene}/hloc/features.h5",)),
-    Job("hloc_pairs", ("{scene}/hloc/pairs.txt",)),
-    Job("hloc_match", ("{scene}/hloc/matches.h5",)),
-    Job("fit_pca", ("{scene}/local/{encoder}/pca.safetensors",)),
-    Job("fill_buffer", ("{scene}/local/{encoder}/buffer-{shard}.h5",)),
-    Job("triangulate_samples", ("{scene}/local/{encoder}/depth-matched.h5",)),
-    Job("find_point_depths", ("{scene}/local/{encoder}/depth-points.h5",)),
-    Job("read_depth_maps", ("{scene}/local/{encoder}/depth-maps.h5",)),
-    Job("train_head", ("{scene}/{method}/head.safetensors",)),
-    Job("write_map", ("{scene}/{method}/map.safetensors",), last=True),
-    Job("map_baseline", ("{scene}/{baseline}/map.h5",), last=True),
-    Job("localize_queries", ("{scene}/{method}/localization.json",), of="map.safetensors", last=True),
-    Job("localize_baseline", ("{scene}/{baseline}/localization.json",), of="map.h5", last=True),
-)
-# rules that no map needs: what follows localization, the fetching of photos, tables, reports, targets by name
-OTHER_RULES = frozenset(
-    {
-        *("all", "demo", "tables", "tables_demo", "tables_real"),
-        *("download_dataset", "hloc_triangulate"),
-        *("evaluate_poses", "evaluate_baseline", "choose_poses", "write_table", "write_table_of_set"),
-        *("write_report", "write_baseline_report", "toy_example", "toy_example_of_set"),
-    }
-)
+from scrflow.storage.artifact import FORMS, Stamp, read_stamp
 
 MAPS = ("map.safetensors", "map.h5")  # of a head, of feature matching
 DETAILS = "localization.json"
 
-# input names of stamps that are digests of plain files and texts, not of artifacts
+# of two rules with the same output: a key of the stamp's config, or an input file, that only one of them has
+_MARKS = {
+    "embed_graph": "node2vec",
+    "cluster_features": "clusters",
+    "localize_queries": "map.safetensors",
+    "localize_baseline": "map.h5",
+}
+# inputs in stamps that are digests of plain files and texts, not of artifacts
 _PLAIN = frozenset(
     {
-        "images",
-        "content",
-        "names",
-        "shard",
-        "maps",
-        "model",
-        "file",
-        "hloc_features",
-        "hloc_matches",
-        "poses",
-        "training",
+        *("images", "content", "names", "shard", "maps", "model", "file"),
+        *("hloc_features", "hloc_matches", "poses", "training"),
     }
 )
-# (kind, input) of plain files -> the files of the scene's folder that they belong to, the first that is there
-_BELONGS = {("covisibility", "model"): ("sfm/sfm.json", "triangulated/triangulation.json")}
-# (kind, input) of hloc's files -> where the config names them
-_NAMED = {
-    ("retrieval", "file"): ("retrieval", "file"),
-    ("sfm", "hloc_features"): ("sfm", "hloc_features"),
-    ("sfm", "hloc_matches"): ("sfm", "hloc_matches"),
-    ("triangulation", "hloc_features"): ("hloc_features",),
-    ("triangulation", "hloc_matches"): ("hloc_matches",),
-}
-# what hloc made bears no stamp at all: file of the scene's folder -> what it was made from
+_MODELS = ("sfm/sfm.json", "triangulated/triangulation.json")  # reports of the models that a graph is built from
+# file of hloc in the scene's folder -> the files that it was made from
 _HLOC = {
     "hloc/matches.h5": ("hloc/features.h5", "hloc/pairs.txt"),
     "hloc/pairs.txt": ("hloc/images.json", "hloc/global-feats-*.h5"),
     "hloc/features.h5": ("hloc/images.json",),
     "hloc/global-feats-*.h5": ("hloc/images.json",),
 }
-_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -124,135 +48,133 @@ class Artifact:
     """A file that a result came from."""
 
     path: str  # below results/: demo/covisibility.npz
-    stamp: Stamp | None  # None: of another tool's making
+    stamp: Stamp | None  # None: another tool wrote it
     inputs: dict[str, str] = field(default_factory=dict)  # name -> path of the artifact
-    lost: tuple[str, ...] = ()  # inputs of which no file bears the digest any more
+    lost: tuple[str, ...] = ()  # inputs whose digest no file has any more
 
     @property
     def scene(self) -> str:
         return self.path.split("/")[0]
 
     @property
-    def job(self) -> tuple[Job, dict[str, str]] | None:
-        """The rule that makes such a file, and its wildcards; None where JOBS has none."""
-        for job in JOBS:
-            wildcards = job.wildcards(self.path)
-            if wildcards is not None and (job.of is None or job.of in self._marks()):
-                return job, wildcards
+    def job(self) -> tuple[str, dict[str, str]] | None:
+        """The rule that makes the file and its wildcards; None if no rule does."""
+        config = {} if self.stamp is None else self.stamp.config
+        marks = {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
+        for rule, pattern in _outputs():
+            found = _regex(pattern).fullmatch(f"results/{self.path}")
+            if found and _MARKS.get(rule) in {None, *marks}:
+                return rule, found.groupdict()
         return None
 
-    def _marks(self) -> set[str]:
-        """What tells rules apart that make the same file."""
-        config = () if self.stamp is None else self.stamp.config
-        return {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
+
+@functools.cache
+def _outputs() -> tuple[tuple[str, str], ...]:
+    """(rule, pattern) of every output in a scene's folder that can be an artifact, or an input of one."""
+    from scrflow.pipeline.stages import STAGES
+
+    every = ((rule, pattern) for rule, stage in STAGES.items() for pattern in stage.outputs.values())
+    return tuple((rule, pattern) for rule, pattern in every if pattern.startswith("results/{scene}/"))
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+?)", re.escape(pattern)))
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The artifacts of results/SCENE/METHOD from which all others are found: the map, and localization, if there."""
+    """The artifacts of results/SCENE/METHOD that all others are upstream of: map and localization, if they exist."""
     return [folder / name for name in (*MAPS, DETAILS) if (folder / name).exists()]
 
 
 def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
-    """Everything that the artifacts ``roots`` (results/SCENE/METHOD/FILE) came from, themselves included; path below
+    """Everything that the artifacts ``roots`` (results/SCENE/METHOD/FILE) came from, and they themselves: path below
     results/ -> artifact, inputs before what was made from them.
 
-    ScrflowError where a root is missing or bears no stamp.
+    ScrflowError if a root is missing or has no stamp.
     """
-    roots = [Path(root).absolute() for root in roots]
-    if not roots:
-        return {}
-    walk = _Walk({root: read_stamp(root, whole=False) for root in roots})
-    for root in roots:
-        walk.visit(root, walk.roots[root])
+    walk = _Walk([Path(root).absolute() for root in roots])
+    for root, stamp in walk.roots.items():
+        walk.visit(root, stamp)
     return walk.found
 
 
 class _Walk:
-    def __init__(self, roots: dict[Path, Stamp]):
-        self.roots = roots
-        self._results = next(iter(roots)).parents[2]
-        self._stamps: dict[str, dict[str, list[Path]]] = {}  # scene -> digest -> files
+    def __init__(self, roots: list[Path]):
+        self.roots = {root: read_stamp(root, whole=False) for root in roots}
+        self._results = roots[0].parents[2] if roots else Path()
+        self._by_digest: dict[str, dict[str, list[Path]]] = {}  # scene -> digest -> files
         self.found: dict[str, Artifact] = {}
 
     def visit(self, path: Path, stamp: Stamp | None) -> str:
-        """Enter the artifact after all that it came from; its path below results/."""
+        """Add the artifact after all that it came from; its path below results/."""
         name = path.relative_to(self._results).as_posix()
         if name in self.found:
             return name
         inputs, lost = {}, []
         for key, digest in (stamp.inputs if stamp else {}).items():
-            source = self._source(path, stamp, key)
+            source = self._plain(path, stamp, key) if key in _PLAIN else self._artifact(path, key, digest)
             if source is not None:
-                inputs[key] = self.visit(*source)
-            elif key not in _PLAIN and _DIGEST.fullmatch(digest):
+                inputs[key] = self.visit(source, _stamp_of(source))
+            elif key not in _PLAIN and re.fullmatch("[0-9a-f]{16}", digest):
                 lost.append(key)
         if stamp is None:
-            for i, (source, its_stamp) in enumerate(self._behind_hloc(path, name.split("/")[0])):
-                inputs[f"file{i}"] = self.visit(source, its_stamp)
+            for i, source in enumerate(self._behind_hloc(path)):
+                inputs[f"file{i}"] = self.visit(source, _stamp_of(source))
         self.found[name] = Artifact(name, stamp, inputs, tuple(lost))
         return name
 
-    def _source(self, path: Path, stamp: Stamp, key: str) -> tuple[Path, Stamp | None] | None:
-        """The file that is the input ``key`` of an artifact, and its stamp; None where there is none, or none left."""
-        scene = path.relative_to(self._results).parts[0]
-        if key in _PLAIN:
-            source = self._plain(scene, stamp, key)
-            return None if source is None else (source, _stamp_of(source))
-        for root, its_stamp in self.roots.items():
-            if its_stamp.digest == stamp.inputs[key]:
-                return root, its_stamp
-        for where in self._scenes(scene, key):
-            files = self._known(where).get(stamp.inputs[key], [])
-            beside = [file for file in files if file.parent == path.parent]
-            for source in (*beside, *files):
-                return source, read_stamp(source, whole=False)
-        return None
+    def _folder(self, path: Path) -> Path:
+        """Of the scene."""
+        return self._results / path.relative_to(self._results).parts[0]
 
-    def _plain(self, scene: str, stamp: Stamp, key: str) -> Path | None:
-        """The file of the scene's folder that an input without a stamp is, or belongs to."""
-        folder = self._results / scene
-        names = _BELONGS.get((stamp.kind, key), ())
-        if (stamp.kind, key) in _NAMED:
-            named: Any = stamp.config
-            for part in _NAMED[stamp.kind, key]:
-                named = named[part]
-            *_, its_scene, its_folder, name = ("", "", *Path(named.format(scene=scene)).parts)
-            names = (f"hloc/{name}",) if (its_scene, its_folder) == (scene, "hloc") else ()
-        return next((folder / name for name in names if (folder / name).exists()), None)
-
-    def _scenes(self, scene: str, key: str) -> Iterator[str]:
-        """Where an input is looked for: in the scene's own folder; a part of a combined scene in the part's."""
-        yield scene
-        if key.startswith("part_"):
-            yield key.removeprefix("part_")
+    def _artifact(self, path: Path, key: str, digest: str) -> Path | None:
+        """The file with the digest: a root, or in the scene; a part of a combined scene is in the part's folder."""
+        same = [root for root, stamp in self.roots.items() if stamp.digest == digest]
+        for scene in (self._folder(path).name, *([key.removeprefix("part_")] if key.startswith("part_") else [])):
+            same += sorted(self._known(scene).get(digest, []), key=lambda file: file.parent != path.parent)
+        return next(iter(same), None)
 
     def _known(self, scene: str) -> dict[str, list[Path]]:
-        if scene not in self._stamps:
-            known: dict[str, list[Path]] = {}
-            for pattern in sorted({_glob(p, scene) for job in JOBS if not job.last for p in job.makes}):
-                for path in sorted(self._results.glob(pattern)):
+        if scene not in self._by_digest:
+            known = self._by_digest[scene] = {}
+            patterns = {re.sub(r"\{\w+\}", "*", p.removeprefix("results/{scene}/")) for _, p in _outputs()}
+            for pattern in sorted(p for p in patterns if p.endswith(FORMS)):
+                for path in sorted((self._results / scene).glob(pattern)):
                     stamp = _stamp_of(path)
-                    if stamp is not None and path not in known.get(stamp.digest, ()):
-                        known.setdefault(stamp.digest, []).append(path)
-            self._stamps[scene] = known
-        return self._stamps[scene]
+                    if stamp is not None and path not in known.setdefault(stamp.digest, []):
+                        known[stamp.digest].append(path)
+        return self._by_digest[scene]
 
-    def _behind_hloc(self, path: Path, scene: str) -> Iterator[tuple[Path, Stamp | None]]:
-        folder = self._results / scene
+    def _plain(self, path: Path, stamp: Stamp, key: str) -> Path | None:
+        """The file in the scene's folder that an input without a stamp is, or belongs to."""
+        folder = self._folder(path)
+        if (stamp.kind, key) == ("covisibility", "model"):
+            files = [folder / name for name in _MODELS]
+        else:  # hloc's files are named by the config
+            named = [Path(value.format(scene=folder.name)) for value in _values(stamp.config, key)]
+            files = [folder / "hloc" / file.name for file in named if file.parts[-3:-1] == (folder.name, "hloc")]
+        return next((file for file in files if file.exists()), None)
+
+    def _behind_hloc(self, path: Path) -> Iterator[Path]:
+        folder = self._folder(path)
         for made, sources in _HLOC.items():
             if path in folder.glob(made):
                 for pattern in sources:
-                    for source in sorted(folder.glob(pattern)):
-                        yield source, _stamp_of(source)
+                    yield from sorted(folder.glob(pattern))
 
 
-def _glob(pattern: str, scene: str) -> str:
-    names = [name for _, name, _, _ in Formatter().parse(pattern) if name]
-    return pattern.format(**{name: scene if name == "scene" else "*" for name in names})
+def _values(config: dict[str, Any], key: str) -> Iterator[str]:
+    """The texts under a key of a config, at any depth."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _values(value, key)
+        elif name == key and isinstance(value, str):
+            yield value
 
 
 def _stamp_of(path: Path) -> Stamp | None:
-    """None for a file without a stamp, or with one of another schema: it is no input of what this version made."""
+    """None for a file without a stamp, or with one of another schema, which no artifact of this version came from."""
     try:
         return read_stamp(path, whole=False)
     except ScrflowError:

@@ -1,0 +1,276 @@
+"""``scrflow diff``: what differs between two results, and the first stage that is the reason."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.provenance import stages_of
+from scrflow.report.costs import mapping_seconds
+from scrflow.storage.artifact import Stamp, read_json, require, sha256_file
+
+METRICS = "metrics.json"
+_RAN = ("training", "localization", "evaluation")
+_NO_CAUSE = ("gpu_mb", "commit", "clean")  # figures, and names of the same code
+# inputs that are results, not recipe: they are compared as outcome
+_OUTCOME = {"metrics": ("poses", "training")}
+_INPUTS = {"images": "photos (checksums)", "content": "poses, intrinsics and lists (checksums)"}
+# files of these kinds hold times, or the place of the photos, whose checksums are in the stamp
+_VARYING = ("scene", "hloc-images", "localization", "metrics")
+
+
+@dataclass(frozen=True)
+class Result:
+    """results/SCENE/METHOD."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    stages: dict[str, Stamp]  # path below results/ -> stamp, inputs before what was made from them
+    errors: dict[str, tuple[float, float]]  # query -> translation, rotation; infinite: no pose; NaN: no reference
+    mapping_s: float | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Result:
+        """ScrflowError if metrics.json or queries.csv is missing or damaged."""
+        metrics = read_json(folder / METRICS, "metrics")
+        stages = {p: s for p, s in stages_of(folder / METRICS, metrics).items() if s is not None}
+        return cls(folder, metrics, stages, _errors(folder / "queries.csv"), mapping_seconds(folder))
+
+    @property
+    def poses(self) -> str:
+        """Digest of poses.txt."""
+        return self.stages[METRICS].inputs["poses"]
+
+    def ran(self, what: str) -> dict[str, Any]:
+        """What training, localization or evaluation ran on, packages included; empty if unknown."""
+        ran = (self.metrics.get("provenance") or {}).get(what) or {"packages": {}}
+        return {key: value for key, value in ran.items() if key != "packages"} | ran["packages"]
+
+
+def _errors(path: Path) -> dict[str, tuple[float, float]]:
+    try:
+        with open(require(path, "table of queries"), encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+        return {row["name"]: tuple(float(row[k]) if row[k] else math.nan for k in ("t_err", "r_err")) for row in rows}
+    except (KeyError, TypeError, ValueError):
+        raise ScrflowError(f"{path}: expected columns name, t_err, r_err; evaluate again") from None
+
+
+def print_difference(a: Path, b: Path, queries: int) -> bool:
+    """Print what differs between two results/SCENE/METHOD, or between all that two results/SCENE or two results hold,
+    with at most ``queries`` names in each list of queries. Whether anything but times, packages and device differs.
+
+    ScrflowError if a folder holds no results, the two are not of one kind, or a file is damaged.
+    """
+    if (a / METRICS).exists() and (b / METRICS).exists():
+        return _print_pair(Result.read(a), Result.read(b), queries)
+    found = [_results_in(folder) for folder in (a, b)]
+    differ = False
+    for name in sorted(found[0].keys() | found[1].keys()):
+        if name in found[0] and name in found[1]:
+            differ |= _print_pair(Result.read(found[0][name]), Result.read(found[1][name]), queries)
+        else:
+            print(f"{name}: only in {a if name in found[0] else b}")
+            differ = True
+    return differ
+
+
+def _results_in(folder: Path) -> dict[str, Path]:
+    """Name -> folder of every result: METHOD in results/SCENE, SCENE/METHOD in results."""
+    if not folder.is_dir():
+        raise ScrflowError(f"{folder}: no such folder; give results/SCENE/METHOD, results/SCENE or results")
+    if (folder / METRICS).exists():
+        raise ScrflowError(f"{folder}: one result, and the other folder is not one; give two of a kind")
+    for depth in ("*", "*/*"):
+        found = {path.parent.relative_to(folder).as_posix(): path.parent for path in folder.glob(f"{depth}/{METRICS}")}
+        if found:
+            return found
+    raise ScrflowError(f"{folder}: no {METRICS} of a finished run; give results/SCENE/METHOD, results/SCENE or results")
+
+
+def _print_pair(a: Result, b: Result, queries: int) -> bool:
+    stages, ran, same = list(_recipe_differences(a, b)), list(_ran_differences(a, b)), _same_outcome(a, b)
+    if not stages and same:
+        print(f"{a.folder} -> {b.folder}: equal (recipe, poses and map size)")
+        for line in ran:
+            print(f"  all the same, {line}")
+        return False
+    print(f"{a.folder} -> {b.folder}")
+    if stages:
+        first, *others = stages
+        follows = "Later stages also differ, as listed." if others else "All later differences follow from it."
+        print(f"  the first difference is in {first}. {follows}")
+        for line in others:
+            print(f"  {line}")
+    else:
+        file = _first_other_bytes(a, b)
+        where = f"bytes differ first in {file}" if file else "no file at hand has other bytes"
+        if ran:
+            why = "see what it ran on"
+        elif a.ran("localization") and b.ran("localization"):
+            why = "packages and device are the same: sums on a GPU are not repeatable, on a CPU they should be"
+        else:
+            why = "what it ran on is unknown"
+        print(f"  config, code and data are the same; {where}; {why}")
+    for line in ran:
+        print(f"  {line}")
+    _print_outcome(a, b, same, queries)
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------------- recipe
+
+
+def _recipe_differences(a: Result, b: Result) -> Iterator[str]:
+    """Stages that differ in themselves, not only by their inputs, the earliest first."""
+    digests = [{stamp.digest for stamp in side.stages.values()} for side in (a, b)]
+    for title, one, other in _paired(a, b):
+        if one is None or other is None:
+            yield f"{title}: only in {a.folder if one else b.folder}"
+        elif lines := list(_stage_differences(one[1], other[1], *digests)):
+            yield f"{title}: {'; '.join(lines)}"
+
+
+def _paired(a: Result, b: Result) -> Iterator[tuple[str, Any, Any]]:
+    """(title, (path, stamp) in a, the same in b) of stages of one kind, and of one name if a kind has several."""
+    counts = [Counter(stamp.kind for stamp in side.stages.values()) for side in (a, b)]
+    keyed = []
+    for side in (a, b):
+        titles = [_title(path, s.kind, max(c[s.kind] for c in counts) > 1) for path, s in side.stages.items()]
+        keyed.append(dict(zip(titles, side.stages.items(), strict=True)))
+    for title in dict.fromkeys((*keyed[0], *keyed[1])):
+        yield title, keyed[0].get(title), keyed[1].get(title)
+
+
+def _title(path: str, kind: str, several: bool) -> str:
+    """The kind; if there are several, with the file's name, or the scene's."""
+    parts = PurePosixPath(path)
+    return f"{kind} ({parts.parts[0] if parts.name == 'scene.json' else parts.stem})" if several else kind
+
+
+def _stage_differences(one: Stamp, other: Stamp, digests: set[str], other_digests: set[str]) -> Iterator[str]:
+    yield from _changes(_flat(one.config), _flat(other.config))
+    if one.code != other.code:
+        yield f"code version {one.code} -> {other.code}"
+    for key in dict.fromkeys((*one.inputs, *other.inputs)):
+        before, after = one.inputs.get(key, "absent"), other.inputs.get(key, "absent")
+        # other artifacts are compared themselves
+        artifact = before in digests | {"absent"} and after in other_digests | {"absent"}
+        if before != after and not artifact and key not in _OUTCOME.get(one.kind, ()):
+            yield f"{_INPUTS.get(key, f'input {key}')} {before} -> {after}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of a config; lists are values."""
+    found = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], colon: str = "") -> Iterator[str]:
+    for key in dict.fromkeys((*before, *after)):
+        one, other = (side.get(key, "absent") for side in (before, after))
+        if one != other:
+            yield f"{key}{colon} {_shown(one)} -> {_shown(other)}"
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_other_bytes(a: Result, b: Result) -> str | None:
+    """The first file of the same recipe with other bytes in ``b``, below results/; None if no file at hand has any."""
+    for _, one, other in _paired(a, b):
+        if one and other and one[1].digest == other[1].digest and one[1].kind not in _VARYING:
+            files = [Path(side.folder).absolute().parents[1] / path for side, (path, _) in ((a, one), (b, other))]
+            if all(file.exists() for file in files) and sha256_file(files[0]) != sha256_file(files[1]):
+                return one[0]
+    return None
+
+
+def _ran_differences(a: Result, b: Result) -> Iterator[str]:
+    """Packages, processor and threads that differ, each difference once."""
+    stages: dict[str, list[str]] = {}
+    for what in _RAN:
+        one, other = a.ran(what), b.ran(what)
+        if bool(one) != bool(other):
+            stages.setdefault(f"what it ran on is known in {a.folder if one else b.folder} only", []).append(what)
+        else:
+            for line in _changes(*({k: v for k, v in ran.items() if k not in _NO_CAUSE} for ran in (one, other))):
+                stages.setdefault(line, []).append(what)
+    yield from (f"{', '.join(names)}: {line}" for line, names in stages.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- outcome
+
+
+def _same_outcome(a: Result, b: Result) -> bool:
+    """The same poses to the last written digit, the same metrics but for times, and a map of the same size."""
+    keys = ("thresholds", "unit", "map_mb", "overall", "conditions")
+    return a.poses == b.poses and all(_timeless(a.metrics[key]) == _timeless(b.metrics[key]) for key in keys)
+
+
+def _timeless(value: Any) -> Any:
+    return {k: _timeless(v) for k, v in value.items() if k != "ms"} if isinstance(value, dict) else value
+
+
+def _print_outcome(a: Result, b: Result, same: bool, queries: int) -> None:
+    print("  outcome: the same poses and map size" if same else "  outcome:")
+    alike = a.metrics["thresholds"] == b.metrics["thresholds"]
+    crossings = list(_crossings(a, b)) if alike else []
+    if alike and a.errors.keys() == b.errors.keys() and a.poses != b.poses and not crossings:
+        print("    poses differ, but no query changes sides of a threshold")
+    for line in _changes(_figures(a), _figures(b), ":"):
+        print(f"    {line}")
+    for title, names in crossings:
+        shown = [f"{name} ({_error(a, name)} -> {_error(b, name)})" for name in names[:queries]]
+        more = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []
+        print(f"    {title}: {' and '.join([*([', '.join(shown)] if shown else []), *more])}")
+
+
+def _figures(result: Result) -> dict[str, str]:
+    """Name -> value of every figure, times last."""
+    metrics, found = result.metrics, {}
+    for condition, group in {"": metrics["overall"], **metrics["conditions"]}.items():
+        of = f" ({condition})" if condition else ""
+        found |= {f"queries{of}": str(group["queries"]), f"localized{of}": str(group["localized"])}
+        for title, share in zip(_thresholds(result), group["recall"] or (), strict=False):
+            found[f"recall {title}{of}"] = f"{100 * share:.1f} %"
+        for name, key, digits, unit in (
+            ("median error", "median_t_err", 4, metrics["unit"]),
+            ("median rotation error", "median_r_err", 3, "degrees"),
+        ):
+            found[f"{name}{of}"] = "-" if group[key] is None else f"{group[key]:.{digits}g} {unit}"
+    training = (metrics["training"] or {}).get("seconds")
+    times = {"mapping time": result.mapping_s, "training time": training}
+    found["map"] = f"{metrics['map_mb']:.3f} MB"
+    found |= {name: "-" if seconds is None else f"{seconds:.1f} s" for name, seconds in times.items()}
+    return found | {"a query": f"{metrics['overall']['ms']['total']:.0f} ms"}
+
+
+def _thresholds(result: Result) -> list[str]:
+    return [f"{t:g} {result.metrics['unit']} {r:g}°" for t, r in result.metrics["thresholds"]]
+
+
+def _crossings(a: Result, b: Result) -> Iterator[tuple[str, list[str]]]:
+    """(title, queries that are within a threshold on one side only), finest threshold first."""
+    both = [name for name in a.errors if name in b.errors]
+    for (t, r), title in zip(a.metrics["thresholds"], _thresholds(a), strict=True):
+        # NaN (no reference) is within on neither side
+        within = [{n for n in both if side.errors[n][0] < t and side.errors[n][1] < r} for side in (a, b)]
+        for side, what in ((1, "within in the second only"), (0, "no longer within")):
+            names = [n for n in both if n in within[side] - within[1 - side]]
+            if names:
+                yield f"{title}, {what}", names
+
+
+def _error(result: Result, query: str) -> str:
+    t, r = result.errors[query]
+    return "no pose" if math.isinf(t) else f"{t:.3g} {result.metrics['unit']} {r:.3g}°"
