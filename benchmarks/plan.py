@@ -29,7 +29,7 @@ from scrflow.cli.plan.schedule import elapsed_s  # noqa: E402
 from scrflow.cli.plan.sizes import Sizes  # noqa: E402
 from scrflow.cli.plan.workload import workload_of  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.report.costs import StageCost, stage_costs  # noqa: E402
+from scrflow.report.costs import StageCost, costs_of  # noqa: E402
 
 RECORDED = ROOT / "tests/cli/plan_costs.yaml"
 METHOD = "rscore-cpu"
@@ -148,7 +148,7 @@ def record(folders: Annotated[list[Path], typer.Argument()]) -> None:
         for key, value in values.items():
             print(f"  {key}: {json.dumps(value)}")
         print("  jobs:")
-        for cost in stage_costs(folder / METHOD):
+        for cost in costs_of(folder / METHOD).stages:
             print("    - " + json.dumps([cost.rule, cost.wildcards, cost.wall_s, cost.cpu_s, cost.max_rss_mb]))
 
 

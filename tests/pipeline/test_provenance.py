@@ -14,7 +14,7 @@ from training_cases import stage, train
 
 from scrflow import __version__
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.provenance import PACKAGES, gather, git_state, note_run, ran_of_history, this_run
+from scrflow.pipeline.provenance import PACKAGES, gather, git_state, last_of_history, note_run, this_run
 from scrflow.storage.artifact import Stamp, sha256_file
 from scrflow.storage.codeversion import code_version
 from scrflow.training.launch import TrainJob, run_training
@@ -79,7 +79,7 @@ def test_training_notes_what_it_ran_on_beside_a_head_of_the_same_bytes(inputs, t
     assert sha256_file(paths["out"]) == sha256_file(plain)
     lines = [json.loads(line) for line in paths["history"].read_text().splitlines()]
     assert len(lines) == len(history) and not any("ran" in line for line in lines[:-1])
-    ran = ran_of_history(paths["history"])
+    ran = last_of_history(paths["history"])["ran"]
     assert (ran["threads"], ran["processes"], ran["gpu"], ran["gpu_mb"]) == (1, 1, None, None)
     assert lines[-1]["step"] == 10
 
@@ -142,4 +142,4 @@ def test_damaged_history(tmp_path):
     for text in ("", "{", "[]\n"):
         (tmp_path / "train.jsonl").write_text(text)
         with pytest.raises(ScrflowError, match=r"train\.jsonl: last line"):
-            ran_of_history(tmp_path / "train.jsonl")
+            last_of_history(tmp_path / "train.jsonl")

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 from result_folders import Results
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.lineage import JOBS, OTHER_RULES
-from scrflow.report.costs import costs_of, mapping_seconds, stage_costs
-
-REPO = Path(__file__).resolve().parents[2]
+from scrflow.report.costs import StageCost, costs_of, mapping_seconds
 
 
-def rules() -> dict[str, str]:
-    """Text of every rule of the workflow, by name."""
-    found = {}
-    for path in (REPO / "Snakefile", *sorted((REPO / "rules").glob("*.smk"))):
-        text = path.read_text(encoding="utf-8")
-        _, *parts = re.split(r"^(?:rule (\w+):|use rule \w+ as (\w+) with:)$", text, flags=re.M)
-        for name, name_of_use, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-            found[name or name_of_use] = body
-    return found
-
-
-def test_every_rule_is_known():
-    """Whoever adds or renames a rule says in scrflow.pipeline.lineage whether a map can need it."""
-    known = [job.rule for job in JOBS]
-    assert len(set(known)) == len(known) and not OTHER_RULES & set(known)
-    assert set(rules()) - set(known) - OTHER_RULES == set(), "rules that are in neither JOBS nor OTHER_RULES"
-    assert {*known, *OTHER_RULES} - set(rules()) == set(), "JOBS and OTHER_RULES name rules that are no more"
-
-
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.rule)
-def test_files_and_benchmarks_are_those_of_the_rule(job):
-    text = rules()[job.rule].partition("output:")[2]
-    outputs = text.partition("log:")[0]
-    for pattern in job.makes:
-        assert f'"results/{pattern}"' in outputs
-    wildcards = [name for name in re.findall(r"\{(\w+)\}", job.makes[0]) if name != "scene"]
-    name = "-".join(f"{{{wildcard}}}" for wildcard in wildcards)
-    assert f'"results/{{scene}}/benchmarks/{job.rule}{"/" if name else ""}{name}.tsv"' in text
-    assert f'"results/{{scene}}/logs/{job.rule}{"/" if name else ""}{name}.log"' in text
-
-
-# ------------------------------------------------------------------------------------------------ a folder of results
+def stages_of(folder) -> tuple[StageCost, ...]:
+    return costs_of(folder).stages
 
 
 def encoder(results: Results, scene: str, name: str) -> str:
@@ -131,7 +95,7 @@ def test_a_map_counts_what_it_needed(results):
 
 
 def test_phases(results):
-    stages = stage_costs(results.root / "s/big")
+    stages = stages_of(results.root / "s/big")
     phases = {f"{stage.rule} {stage.wildcards}".strip(): stage.phase for stage in stages}
     assert phases.pop("build_scene") == "scene"
     assert phases.pop("localize_queries big") == "localization"
@@ -159,7 +123,7 @@ def test_structure_from_motion_and_its_points_count(results):
     results.artifact("s/covisibility.npz", "covisibility", scene="s/scene/scene.json", model="a:b")
     results.artifact("s/encodings/node2vec.h5", "global-encoding", {"node2vec": 1}, graph="s/covisibility.npz")
     method(results, "photos", encoder(results, "s", "disk"), encoding="s/encodings/node2vec.h5")
-    phases = {stage.rule: stage.phase for stage in stage_costs(results.root / "s/photos")}
+    phases = {stage.rule: stage.phase for stage in stages_of(results.root / "s/photos")}
     assert (phases["reconstruct_scene"], phases["build_scene"], phases["build_graph"]) == ("scene", "scene", "mapping")
 
 
@@ -172,13 +136,13 @@ def test_files_of_hloc_count_with_what_made_them(results):
     sources = {"scene": "s/scene/scene.json", "file": "9" * 16}
     results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
     method(results, "hloc", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
-    rules_of = [stage.rule for stage in stage_costs(results.root / "s/hloc")]
+    rules_of = [stage.rule for stage in stages_of(results.root / "s/hloc")]
     assert rules_of.index("list_hloc_images") < rules_of.index("hloc_global_features")
     # a file of one's own is of no job
     config["retrieval"]["file"] = "features/{scene}.h5"
     results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
     method(results, "own", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
-    assert "hloc_global_features" not in {stage.rule for stage in stage_costs(results.root / "s/own")}
+    assert "hloc_global_features" not in {stage.rule for stage in stages_of(results.root / "s/own")}
 
 
 def test_feature_matching(results):
@@ -190,7 +154,7 @@ def test_feature_matching(results):
         results.job(name)
     jobs = ("build_scene", "build_graph", "build_retrieval/vlad", "map_baseline/matching")
     assert mapping_seconds(results.root / "s/matching") == results.of(*jobs)
-    assert stage_costs(results.root / "s/matching")[-1].rule == "localize_baseline"
+    assert stages_of(results.root / "s/matching")[-1].rule == "localize_baseline"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +178,7 @@ def test_an_input_that_was_made_anew_is_not_counted(results):
     """The head is of the graph of before, whose cost is no longer on disk."""
     results.artifact("s/covisibility.npz", "covisibility", {"graph": "another"}, scene="s/scene/scene.json")
     assert mapping_seconds(results.root / "s/big") is None
-    assert any("input graph is gone, or was made anew" in line for line in costs_of(results.root / "s/big").unknown)
+    assert any("input graph is gone, or was made again" in line for line in costs_of(results.root / "s/big").unknown)
 
 
 def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
@@ -222,7 +186,7 @@ def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
     results.job("fit_pca/sift", log="x\n" + log, cpu="12.5")
     results.job("build_graph", log="2026 DEBUG CPU time 1.50 s, at most 64 MB\n")
     results.job("embed_graph/node2vec", cpu="7.25")
-    found = {stage.rule: stage for stage in stage_costs(results.root / "s/big")}
+    found = {stage.rule: stage for stage in stages_of(results.root / "s/big")}
     pca, graph, node2vec = (found[rule] for rule in ("fit_pca", "build_graph", "embed_graph"))
     assert (pca.cpu_s, pca.max_rss_mb, pca.gpu_mb, pca.cpu_is_bound) == (60, 512, 2048, False)
     assert (graph.cpu_s, graph.max_rss_mb, graph.gpu_mb) == (1.5, 64, None)
@@ -234,20 +198,20 @@ def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
 def test_a_training_that_was_gone_on_with_counts_whole(results):
     history = results.root / "s/big/train.jsonl"
     history.write_text('{"step": 1, "seconds": 1}\n{"step": 9, "seconds": 1e7, "ran": {"gpu_mb": 3000.5}}\n')
-    found = {stage.rule: stage for stage in stage_costs(results.root / "s/big")}
+    found = {stage.rule: stage for stage in stages_of(results.root / "s/big")}
     assert (found["train_head"].wall_s, found["train_head"].gpu_mb) == (1e7, 3000.5)
     history.write_text('{"step": 9, "seconds": 0.5}\n')
-    found = {stage.rule: stage for stage in stage_costs(results.root / "s/variant")}
+    found = {stage.rule: stage for stage in stages_of(results.root / "s/variant")}
     assert (found["train_head"].wall_s, found["train_head"].gpu_mb) == (results.of("train_head/big"), None)
     history.write_text("[]\n")
     with pytest.raises(ScrflowError, match=r"train\.jsonl: last line"):
-        stage_costs(results.root / "s/big")
+        stages_of(results.root / "s/big")
 
 
 def test_without_a_map_nothing_is_known(tmp_path):
     (tmp_path / "results/s/m").mkdir(parents=True)
     assert mapping_seconds(tmp_path / "results/s/m") is None
-    assert stage_costs(tmp_path / "results/s/m") == ()
+    assert stages_of(tmp_path / "results/s/m") == ()
 
 
 def test_damaged_benchmark(results):

@@ -91,12 +91,12 @@ def test_the_first_stage_that_differs_is_named_and_what_follows_is_not_blamed(fi
     out = diff(first, write_result(tmp_path / "b", graph, estimates=estimates), status=1)
     lines = [line.strip() for line in out.splitlines()]
     assert lines[1] == (
-        "the first difference is in covisibility: graph.min_overlap 0.2 -> 0.1 (all that follows differs by it alone)"
+        "the first difference is in covisibility: graph.min_overlap 0.2 -> 0.1. All later differences follow from it."
     )
     assert lines[2] == "outcome:"
     assert "recall 0.25 m 2°: 20.0 % -> 20.0 %" not in out
     assert "recall 0.5 m 5°: 40.0 % -> 60.0 %" in lines
-    assert "0.25 m 2°, within in the second alone: night/0.png (3 m 0° -> 0.1 m 0°)" in lines
+    assert "0.25 m 2°, within in the second only: night/0.png (3 m 0° -> 0.1 m 0°)" in lines
     assert "0.25 m 2°, no longer within: day/0.png (0.1 m 0° -> 0.4 m 0°)" in lines
     assert "5 m 10°, " not in out
 
@@ -106,17 +106,17 @@ def test_at_most_so_many_queries_are_named(first, tmp_path):
     other = write_result(tmp_path / "b", estimates=far)
     out = diff(first, other, "--queries", "1", status=1)
     # the recipe is the same, and no artifact upstream of the poses has other bytes
-    assert "config, code and data are the same; no file of those at hand has other bytes" in out
-    assert "5 m 10°, no longer within: day/0.png (0.1 m 0° -> 100 m 0°), and 2 more" in out
-    assert "5 m 10°, no longer within: 3 queries" in diff(first, other, "--queries", "0", status=1)
+    assert "config, code and data are the same; no file at hand has other bytes" in out
+    assert "5 m 10°, no longer within: day/0.png (0.1 m 0° -> 100 m 0°) and 2 more" in out
+    assert "5 m 10°, no longer within: 3 more" in diff(first, other, "--queries", "0", status=1)
 
 
 def test_several_differences_come_in_the_order_of_the_stages(first, tmp_path):
     graph = {"graph": {"kind": "frustum", "min_overlap": 0.2, "samples": 64}, "seed": 2}
     out = diff(first, write_result(tmp_path / "b", graph, code="d"), status=1).splitlines()
     assert out[1].strip() == (
-        "the first difference is in covisibility: seed 1 -> 2; graph.samples absent -> 64 "
-        "(what follows differs by it, and by the below)"
+        "the first difference is in covisibility: seed 1 -> 2; graph.samples absent -> 64. "
+        "Later stages also differ, as listed."
     )
     assert out[2].strip() == "map: code version c -> d"
     assert out[3].strip() == "outcome: the same poses and map size"
@@ -156,7 +156,7 @@ def test_the_first_file_with_other_bytes_is_named(first, tmp_path):
     config = read_stamp(other / "head.safetensors").config
     changed = {"graph": "square/covisibility.npz", "weight": 1.0}
     Results(other.parents[1]).artifact("square/tiny/head.safetensors", "head", config, **changed)
-    assert "bytes part at square/tiny/head.safetensors" in diff(first, other, status=1)
+    assert "bytes differ first in square/tiny/head.safetensors" in diff(first, other, status=1)
 
 
 def test_results_of_before_provenance_was_written(first, tmp_path):
@@ -167,7 +167,7 @@ def test_results_of_before_provenance_was_written(first, tmp_path):
     (other / "metrics.json").write_text(json.dumps(metrics))
     write_checksum(other / "metrics.json")
     out = diff(first, other, status=0)
-    assert f"noted in {first} alone" in out
+    assert f"known in {first} only" in out
 
 
 def test_folders_of_several_results(first, tmp_path):

@@ -12,7 +12,7 @@ from scrflow.cli.plan.stages import Stage, stages_of
 from scrflow.cli.plan.workload import workload_of
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project
-from scrflow.report.costs import StageCost, stage_costs
+from scrflow.report.costs import StageCost, costs_of
 
 # a job of less is mostly imports, and tells nothing of a rate
 LEAST_CPU_S = 3.0
@@ -52,7 +52,7 @@ def calibrated(project: Project, folders: Iterable[Path], rates: Rates) -> tuple
             )
         work = workload_of(project, scene, folder.absolute().parents[1])
         stages = stages_of(project, method, work, rates, graph=project.scene(scene).graph)
-        costs = stage_costs(folder)
+        costs = costs_of(folder).stages
         if not costs:
             raise ScrflowError(f"{folder}: no costs are known; give a finished run, with its logs and benchmarks")
         compared += compare(stages, costs)
