@@ -29,9 +29,11 @@ import numpy as np
 import pycolmap
 import torch
 import typer
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
+from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "demo")]
@@ -40,7 +42,8 @@ from scrflow.core.geometry import pose_error  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.core.progress import track  # noqa: E402
 from scrflow.core.seeds import numpy_generator  # noqa: E402
-from scrflow.evaluate.calibration import EDGES, Reliability, draw_reliability, reliability  # noqa: E402
+from scrflow.evaluate.metrics import CONFIDENCE_EDGES as EDGES  # noqa: E402
+from scrflow.evaluate.metrics import Reliability, reliability  # noqa: E402
 from scrflow.localize.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
 from scrflow.localize.localizer import Localizer  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
@@ -287,6 +290,30 @@ def curves_of(p: np.ndarray, data: Observations) -> dict[str, Reliability]:
         chosen = finest & (data.scene == scene)
         curves[str(scene)] = reliability(p[chosen], data.right[chosen])
     return curves
+
+
+def draw_reliability(out: Path, curves: dict[str, Reliability], title: str) -> None:
+    """Write the reliability curves: said against observed, with 90 % intervals (Wilson) and, below, the counts."""
+    fig = Figure(figsize=(5.6, 6.4), dpi=120, layout="tight")
+    ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    ax.plot([0, 1], [0, 1], color="#9aa5ad", lw=1, ls="--")
+    width = 0.8 / len(curves)
+    for k, (name, curve) in enumerate(curves.items()):
+        some = curve.count > 0
+        n, share = curve.count[some], curve.right[some]
+        hits = zip(np.round(share * n).astype(int).tolist(), n.tolist(), strict=True)
+        low, high = np.array([binomtest(*pair).proportion_ci(0.9, "wilson") for pair in hits]).T
+        style = {"fmt": "os^Dv"[k % 5] + "-", "ms": 5, "lw": 1.4, "elinewidth": 0.8, "capsize": 2}
+        label = f"{name}: {n.sum()} poses, ECE {curve.calibration_error:.3f}, Brier {curve.brier:.3f}"
+        drawn = ax.errorbar(curve.said[some], share, yerr=np.abs([share - low, high - share]), label=label, **style)
+        span = np.diff(EDGES)
+        left = EDGES[:-1] + span * (0.1 + width * k)
+        below.bar(left, curve.count, span * width, align="edge", color=drawn[0].get_color())
+    ax.set(ylabel="share of poses that are right", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    ax.legend(fontsize=8, loc="upper left", frameon=False)
+    below.set(xlabel="confidence", ylabel="poses", yscale="log")
+    fig.savefig(out)
 
 
 def left_out(data: Observations) -> np.ndarray:

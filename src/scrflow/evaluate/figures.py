@@ -1,9 +1,9 @@
 """The two pictures of a run: the map from above with the queries' errors, and one query with its reprojection.
 
-"Above" is the mean of the mapping cameras' -y axes: people hold cameras upright, so it is stable where the plane
-through the camera centres is not (a single straight path has none). It leans where all photos look down one way; a map
-of errors bears that. The picture's right is a world axis where the world's axes are upright, else the main direction of
-the centres.
+"Up" is the mean of the mapping cameras' -y axes: people hold cameras upright, so it is stable where the plane through
+the camera centres is not (a straight path defines none). It leans where all photos look down one way, which a map of
+errors tolerates. The picture's right is a world axis where a world axis is upright, else the main direction of the
+centres.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,13 +31,12 @@ from scrflow.core.geometry import camera_centre
 from scrflow.scene.model import Scene, read_model
 from scrflow.storage.artifact import atomic_path
 
-DPI = 120
+_DPI = 120
 # dark is near, bright is far; monotonic in lightness, so it is read without colour too. The yellow end would be lost on
 # white
 ERROR_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.05, 0.88, 256)))
-MARKERS = {"all": "o", "day": "o", "night": "D"}
-MORE_MARKERS = "s^vPh"
-MISS = "#000000"
+_MARKERS = {"all": "o", "day": "o", "night": "D"}
+_MORE_MARKERS = "s^vPh"
 _OUTLIER = "#303030"
 _GREY = "#9aa5ad"
 _WEDGE = MarkerPath([(0, -0.5), (-0.4, 0.5), (0.4, 0.5), (0, -0.5)])
@@ -92,8 +91,7 @@ def draw_errors(
     """Write the map from above: mapping cameras, and the queries coloured by position error.
 
     ``estimates`` are cam_from_world [3, 4] by query name; ``table`` is that of scrflow.evaluate.metrics.query_table.
-    Without
-    any reference pose, the queries stand where they were localized and are coloured by their inliers.
+    Without any reference pose, the queries stand where they were localized and are coloured by their inliers.
     """
     mapping = np.stack([v.cam_from_world for v in scene.mapping])
     plane = ground_plane(mapping)
@@ -106,75 +104,30 @@ def draw_errors(
 
     fig, ax, colour_ax = _sheet(*(high - low))
     _draw_points(ax, scene, plane, low, high)
-    _draw_cameras(ax, cameras, plane.project(mapping[:, 2, :3]), _half_widths(scene), size)
-
-    values = table.set_index("name")["t_err" if known else "inliers"].astype(float)
-    norm = _error_norm(config) if known else Normalize(0, max(float(values.max()), 1.0))
-    handles = [
-        Line2D(
-            [],
-            [],
-            marker=_WEDGE,
-            ls="",
-            ms=15,
-            mfc="#dfe5ea",
-            mec=_GREY,
-            mew=0.5,
-            label=f"{len(mapping)} mapping photos, open to where they look",
-        )
-    ]
-    if known:
-        _draw_offsets(ax, plane, placed, estimates, values, norm)
-    shown = None
-    dot = float(np.clip(58 * (40 / len(table)) ** 0.7, 10, 58))  # points^2; hundreds of queries are small ones
-    for condition, marker in _markers(table["condition"]).items():
-        names = [n for n in table["name"][(table["condition"] == condition) & table["localized"]] if n in placed]
-        # worst last, on top: few misses among many good ones are what one looks for
-        names.sort(key=lambda n: values[n], reverse=not known)
-        if names:
-            shown = ax.scatter(
-                *np.stack([placed[n] for n in names]).T,
-                c=values[names],
-                cmap=ERROR_COLOURS,
-                norm=norm,
-                marker=marker,
-                s=dot if marker == "o" else 0.8 * dot,
-                edgecolors="black",
-                linewidths=0.8,
-                zorder=4,
-            )
-        kind = "queries" if condition == "all" else f"{condition} queries"
-        label = f"{len(names)} of {(table['condition'] == condition).sum()} {kind}, localized"
-        handles.append(Line2D([], [], marker=marker, ls="", ms=7.5, mfc="white", mec="black", label=label))
-    missed = [n for n in table["name"][~table["localized"]]]
-    crosses = [placed[n] for n in missed if n in placed]
-    if crosses:
-        ax.scatter(*np.stack(crosses).T, marker="x", s=64, linewidths=2, c=MISS, zorder=5)
-    if missed:
-        of = table.set_index("name").loc[missed, "condition"].value_counts()
-        by = "" if set(of.index) == {"all"} else f" ({', '.join(f'{n} {c}' for c, n in of.items())})"
-        where = "" if crosses else ", not on the map"
-        label = f"{len(missed)} not localized{by}{where}"
-        handles.append(Line2D([], [], marker="x", ls="", ms=7.5, mew=2, color=MISS, label=label))
+    handles = [_draw_cameras(ax, scene, cameras, plane.project(mapping[:, 2, :3]), size)]
+    table = table.set_index("name", drop=False)
+    table["value"] = table["t_err" if known else "inliers"].astype(float)
+    norm = _error_norm(config) if known else Normalize(0, max(float(table["value"].max()), 1.0))
+    shown = _draw_queries(ax, table, placed, norm, handles, worst_last=known)
+    _draw_lost(ax, table[~table["localized"]], placed, handles)
     if known and estimates:
+        _draw_offsets(ax, plane, placed, estimates, table["value"], norm)
         handles.append(Line2D([], [], color="#555555", lw=1.4, label="from true to estimated position"))
 
-    if shown is not None:
-        bar = fig.colorbar(shown, cax=colour_ax, extend="both" if known else "neither", extendfrac=0.03)
-        if known:
-            ticks = sorted({t for t, _ in config.thresholds} | {norm.vmin, norm.vmax})
-            bar.set_ticks(ticks, labels=[f"{t:.3g} {config.unit}" for t in ticks])
-            bar.ax.yaxis.set_minor_locator(NullLocator())
-            for t, _ in config.thresholds:
-                bar.ax.axhline(t, color="white", lw=1.2)
-        bar.set_label("position error (white: the scene's thresholds)" if known else "inliers of a query")
-    else:
+    if shown is None:
         colour_ax.remove()
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color("#cccccc")
+    elif known:
+        bar = fig.colorbar(shown, cax=colour_ax, extend="both", extendfrac=0.03)
+        ticks = sorted({t for t, _ in config.thresholds} | {norm.vmin, norm.vmax})
+        bar.set_ticks(ticks, labels=[f"{t:.3g} {config.unit}" for t in ticks])
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        for t, _ in config.thresholds:
+            bar.ax.axhline(t, color="white", lw=1.2)
+        bar.set_label("position error (white: the scene's thresholds)")
+    else:
+        fig.colorbar(shown, cax=colour_ax, label="inliers of a query")
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
+    ax.spines[:].set_color("#cccccc")
     _draw_scale_bar(ax, low, high, config.unit)
     _legend(ax, handles)
     _titles(ax, f"{title}: queries on the map, from above", _score(table, config), config.synthetic)
@@ -201,14 +154,10 @@ def _draw_points(ax: Axes, scene: Scene, plane: GroundPlane, low: np.ndarray, hi
     ax.scatter(*xy.T, s=1.2, c="#b8c4cc", linewidths=0, alpha=0.6, zorder=0, rasterized=True)
 
 
-def _half_widths(scene: Scene) -> np.ndarray:
-    """Tangents [V] of half the horizontal field of view, kept within what still looks like a wedge."""
-    tangents = [v.camera.width / (2 * pinhole_matrix(v.camera)[0, 0]) for v in scene.mapping]
-    return np.clip(tangents, 0.25, 1.0)
-
-
-def _draw_cameras(ax: Axes, centres_V2: np.ndarray, forward_V2: np.ndarray, half_V: np.ndarray, size: float) -> None:
+def _draw_cameras(ax: Axes, scene: Scene, centres_V2: np.ndarray, forward_V2: np.ndarray, size: float) -> Line2D:
     """A wedge a camera as wide as its field of view: its point, marked with a dot, is the centre."""
+    tangents = [v.camera.width / (2 * pinhole_matrix(v.camera)[0, 0]) for v in scene.mapping]
+    half_V = np.clip(tangents, 0.25, 1.0)  # wider or narrower ones no longer look like a wedge
     length = np.linalg.norm(forward_V2, axis=1, keepdims=True)
     f = size * forward_V2 / np.maximum(length, 1e-9)
     side = half_V[:, None] * f[:, ::-1] * [-1, 1]
@@ -216,6 +165,49 @@ def _draw_cameras(ax: Axes, centres_V2: np.ndarray, forward_V2: np.ndarray, half
     ax.add_collection(PolyCollection(wedges, facecolors="#c9d6df", alpha=0.45, linewidths=0, zorder=1))
     ax.add_collection(LineCollection(wedges[:, [1, 0, 2]], colors=_GREY, linewidths=0.5, zorder=1))
     ax.scatter(*centres_V2.T, s=4, c="#6b7680", linewidths=0, zorder=2)
+    label = f"{len(centres_V2)} mapping photos, open to where they look"
+    return Line2D([], [], marker=_WEDGE, ls="", ms=15, mfc="#dfe5ea", mec=_GREY, mew=0.5, label=label)
+
+
+def _draw_queries(
+    ax: Axes,
+    table: pd.DataFrame,
+    placed: dict[str, np.ndarray],
+    norm: Normalize,
+    handles: list[Line2D],
+    worst_last: bool,
+) -> PathCollection | None:
+    """The localized queries, a marker a condition; the last marks drawn, for the colour bar."""
+    shown = None
+    dot = float(np.clip(58 * (40 / len(table)) ** 0.7, 10, 58))  # points^2; hundreds of queries are small ones
+    more = iter(_MORE_MARKERS * len(table))
+    for condition, queries in table.groupby("condition", sort=True):
+        marker = _MARKERS.get(condition) or next(more)
+        # the worst on top: few misses among many good ones are what one looks for
+        drawn = queries[queries["localized"] & queries["name"].isin(placed)].sort_values(
+            "value", ascending=worst_last, kind="stable"
+        )
+        if len(drawn):
+            style = {"cmap": ERROR_COLOURS, "norm": norm, "edgecolors": "black", "linewidths": 0.8, "zorder": 4}
+            at = np.stack([placed[name] for name in drawn["name"]])
+            size = dot if marker == "o" else 0.8 * dot
+            shown = ax.scatter(*at.T, c=drawn["value"], marker=marker, s=size, **style)
+        kind = "queries" if condition == "all" else f"{condition} queries"
+        label = f"{len(drawn)} of {len(queries)} {kind}, localized"
+        handles.append(Line2D([], [], marker=marker, ls="", ms=7.5, mfc="white", mec="black", label=label))
+    return shown
+
+
+def _draw_lost(ax: Axes, lost: pd.DataFrame, placed: dict[str, np.ndarray], handles: list[Line2D]) -> None:
+    if lost.empty:
+        return
+    crosses = [placed[name] for name in lost["name"] if name in placed]
+    if crosses:
+        ax.scatter(*np.stack(crosses).T, marker="x", s=64, linewidths=2, c="black", zorder=5)
+    of = lost["condition"].value_counts()
+    by = "" if set(of.index) == {"all"} else f" ({', '.join(f'{n} {c}' for c, n in of.items())})"
+    label = f"{len(lost)} not localized{by}{'' if crosses else ', not on the map'}"
+    handles.append(Line2D([], [], marker="x", ls="", ms=7.5, mew=2, color="black", label=label))
 
 
 def _draw_offsets(
@@ -243,21 +235,16 @@ def _error_norm(config: EvaluateStage) -> LogNorm:
     return LogNorm(min(lengths) / 5, max(lengths) * 5, clip=True)
 
 
-def _markers(conditions: pd.Series) -> dict[str, str]:
-    more = iter(MORE_MARKERS * len(conditions))
-    return {c: MARKERS[c] if c in MARKERS else next(more) for c in sorted(set(conditions))}
-
-
 def _score(table: pd.DataFrame, config: EvaluateStage) -> str:
     """One line: the share of queries right within each threshold, by condition."""
     known = table[table["reference"]]
     if known.empty:
         return f"{int(table['localized'].sum())} of {len(table)} queries localized; no reference poses, so no errors"
-    within = [(known["t_err"] < t) & (known["r_err"] < r) for t, r in config.thresholds]
     shares = []
-    for condition, names in known.groupby("condition").groups.items():
+    for condition, of in known.groupby("condition"):
+        right = [((of["t_err"] < t) & (of["r_err"] < r)).mean() for t, r in config.thresholds]
         label = "" if condition == "all" else f"{condition} "
-        shares.append(label + " / ".join(f"{100 * w[names].mean():.0f} %" for w in within))
+        shares.append(label + " / ".join(f"{100 * share:.0f} %" for share in right))
     bounds = " / ".join(f"{t:g} {config.unit} {r:g}°" for t, r in config.thresholds)
     return f"{',  '.join(shares)}  within  {bounds}"
 
@@ -268,18 +255,10 @@ def _draw_scale_bar(ax: Axes, low: np.ndarray, high: np.ndarray, unit: str) -> N
     step = 10 ** np.floor(np.log10(length))
     length = float(step * max(m for m in (1, 2, 5) if m * step <= length * 1.0001))
     x, y = low[0] + 0.03 * extent[0], low[1] + 0.03 * extent[1]
-    halo = [withStroke(linewidth=4, foreground="white")]
+    halo, thin = ([withStroke(linewidth=width, foreground="white")] for width in (4, 3))
     ax.plot([x, x + length], [y, y], color="black", lw=2.5, solid_capstyle="butt", zorder=6, path_effects=halo)
-    ax.text(
-        x + length / 2,
-        y + 0.012 * extent[1],
-        f"{length:g} {unit}",
-        ha="center",
-        va="bottom",
-        fontsize=10,
-        zorder=6,
-        path_effects=[withStroke(linewidth=3, foreground="white")],
-    )
+    style = {"ha": "center", "va": "bottom", "fontsize": 10, "zorder": 6, "path_effects": thin}
+    ax.text(x + length / 2, y + 0.012 * extent[1], f"{length:g} {unit}", **style)
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay
@@ -293,69 +272,59 @@ class Reprojection:
     reprojected: np.ndarray  # [N, 2], NaN for a point behind the camera
     inlier: np.ndarray  # [N] bool
 
+    @property
+    def seen_inlier(self) -> np.ndarray:
+        """Inliers [N] with a point in front of the camera."""
+        return self.inlier & np.isfinite(self.reprojected).all(1)
+
 
 def draw_overlay(out: Path, photo: Image.Image, points: Reprojection | None, title: str, synthetic: bool) -> None:
     """Write the photo with its keypoints and their reprojected scene coordinates; a note where ``points`` is None."""
-    w, h = photo.size
-    fig, ax, colour_ax = _sheet(w, h)
-    # greyed and lightened: the marks are to be seen, the photo is to be recognised
-    grey = np.asarray(photo.convert("L"), np.float32)
-    ax.imshow(
-        0.55 * grey + 0.45 * 255,
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-        extent=(0, w, h, 0),
-        aspect="auto",
-        interpolation="antialiased",
-    )
-    ax.set(xlim=(0, w), ylim=(h, 0))
-    ax.set_axis_off()
-    if points is None:
-        note = "none of the queries was localized: there is no pose to reproject with"
-        colour_ax.remove()
+    fig, ax, colour_ax = _sheet(*photo.size)
+    show_greyed(ax, photo)
+    note = "none of the queries was localized: there is no pose to reproject with"
+    error = np.empty(0)
+    if points is not None:
+        error = np.linalg.norm(points.reprojected - points.pixels, axis=1)[points.seen_inlier]
+        note = f"{len(error)} of {len(points.inlier)} keypoints agree with the pose"
+        scale_px = max(float(np.quantile(error, 0.98)), 1e-3) if len(error) else 1.0
+        shown = draw_keypoints(ax, points, scale_px)
+    if len(error):
+        note += f", median error {np.median(error):.2g} px"
+        fig.colorbar(shown, cax=colour_ax, extend="max", extendfrac=0.03, label="reprojection error, px")
+        inlier = "inlier: keypoint, with a line to its reprojected scene coordinate"
+        style = {"marker": "o", "ls": "-", "lw": 1.3, "ms": 3.5, "color": ERROR_COLOURS(0.4)}
+        outlier = {"marker": "x", "ls": "", "ms": 4, "mew": 0.8, "color": _OUTLIER, "alpha": 0.6}
+        _legend(ax, [Line2D([], [], label=inlier, **style), Line2D([], [], label="outlier", **outlier)])
     else:
-        note = _draw_reprojection(ax, colour_ax, points)
+        colour_ax.remove()
     _titles(ax, title, note, synthetic)
     _save(fig, out)
 
 
-def _draw_reprojection(ax: Axes, colour_ax: Axes, points: Reprojection) -> str:
-    """Draw the marks, and give the line that sums them up."""
-    inlier = points.inlier & np.isfinite(points.reprojected).all(1)
-    error = np.linalg.norm(points.reprojected - points.pixels, axis=1)
+def show_greyed(ax: Axes, photo: Image.Image) -> None:
+    """The photo greyed and lightened, axes in its pixels: the marks are to be seen, the photo to be recognised."""
+    w, h = photo.size
+    grey = 0.55 * np.asarray(photo.convert("L"), np.float32) + 0.45 * 255
+    style = {"cmap": "gray", "vmin": 0, "vmax": 255, "aspect": "auto", "interpolation": "antialiased"}
+    ax.imshow(grey, extent=(0, w, h, 0), **style)
+    ax.set(xlim=(0, w), ylim=(h, 0))
+    ax.set_axis_off()
+
+
+def draw_keypoints(ax: Axes, points: Reprojection, scale_px: float, size: float = 9) -> PathCollection:
+    """Inliers coloured by reprojection error up to ``scale_px``, with a line to where their scene coordinates fall;
+    others as crosses. ``size`` of a mark is in points^2."""
+    inlier = points.seen_inlier
     ax.scatter(*points.pixels[~inlier].T, s=12, marker="x", c=_OUTLIER, alpha=0.5, linewidths=0.8, zorder=2)
-    share = f"{inlier.sum()} of {len(inlier)} keypoints agree with the pose"
-    if not inlier.any():
-        colour_ax.remove()
-        return share
-    norm = Normalize(0, max(float(np.quantile(error[inlier], 0.98)), 1e-3), clip=True)
+    error = np.linalg.norm(points.reprojected - points.pixels, axis=1)
     # worst first, so that the good ones are not hidden
     order = np.flatnonzero(inlier)[np.argsort(-error[inlier], kind="stable")]
-    colours = ERROR_COLOURS(norm(error[order]))
+    norm = Normalize(0, scale_px, clip=True)
     lines = np.stack([points.pixels[order], points.reprojected[order]], 1)
-    ax.add_collection(LineCollection(lines, colors=colours, linewidths=1.3, zorder=3))
+    ax.add_collection(LineCollection(lines, colors=ERROR_COLOURS(norm(error[order])), linewidths=1.3, zorder=3))
     style = {"cmap": ERROR_COLOURS, "norm": norm, "linewidths": 0, "zorder": 4}
-    shown = ax.scatter(*points.pixels[order].T, s=9, c=error[order], **style)
-    bar = ax.figure.colorbar(shown, cax=colour_ax, extend="max", extendfrac=0.03)
-    bar.set_label("reprojection error, px")
-    _legend(
-        ax,
-        [
-            Line2D(
-                [],
-                [],
-                marker="o",
-                ls="-",
-                lw=1.3,
-                ms=3.5,
-                color=ERROR_COLOURS(0.4),
-                label="inlier: keypoint, with a line to its reprojected scene coordinate",
-            ),
-            Line2D([], [], marker="x", ls="", ms=4, mew=0.8, color=_OUTLIER, alpha=0.6, label="outlier"),
-        ],
-    )
-    return f"{share}, median error {np.median(error[inlier]):.2g} px"
+    return ax.scatter(*points.pixels[order].T, s=size, c=error[order], **style)
 
 
 # -------------------------------------------------------------------------------------------------------------- common
@@ -368,7 +337,7 @@ def _sheet(width: float, height: float) -> tuple[Figure, Axes, Axes]:
     left, right, below, above = 0.25, 1.6, 0.85, 0.75
     total_w, total_h = max(left + w + right, 8.0), below + h + above
     left = max(left, (total_w - w - right) / 2)
-    fig = Figure(figsize=(total_w, total_h), dpi=DPI)
+    fig = Figure(figsize=(total_w, total_h), dpi=_DPI)
     FigureCanvasAgg(fig)
     ax = fig.add_axes((left / total_w, below / total_h, w / total_w, h / total_h))
     colour_ax = fig.add_axes(((left + w + 0.2) / total_w, below / total_h, 0.2 / total_w, h / total_h))
@@ -379,42 +348,23 @@ def _legend(ax: Axes, handles: list[Line2D]) -> None:
     """Just below the axes, in the middle of the sheet."""
     fig = ax.figure
     top = ax.get_position().y0 - 0.08 / fig.get_size_inches()[1]
-    fig.legend(
-        handles=handles,
-        loc="upper center",
-        ncols=2 if len(handles) <= 6 else 3,
-        frameon=False,
-        fontsize=9,
-        handletextpad=0.5,
-        columnspacing=2.0,
-        borderpad=0,
-        borderaxespad=0,
-        bbox_to_anchor=(0.5, top),
-    )
+    tight = {"handletextpad": 0.5, "columnspacing": 2.0, "borderpad": 0, "borderaxespad": 0, "frameon": False}
+    columns = 2 if len(handles) <= 6 else 3
+    fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, top), ncols=columns, fontsize=9, **tight)
 
 
 def _titles(ax: Axes, title: str, note: str, synthetic: bool) -> None:
     fig = ax.figure
-    height = fig.get_size_inches()[1]
-    fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.12 / height, title, fontsize=12, fontweight="bold", va="top")
-    fig.text(0.25 / fig.get_size_inches()[0], 1 - 0.42 / height, note, fontsize=10, va="top")
+    width, height = fig.get_size_inches()
+    fig.text(0.25 / width, 1 - 0.12 / height, title, fontsize=12, fontweight="bold", va="top")
+    fig.text(0.25 / width, 1 - 0.42 / height, note, fontsize=10, va="top")
     if synthetic:
-        ax.text(
-            0.99,
-            0.985,
-            "SYNTHETIC",
-            transform=ax.transAxes,
-            fontsize=11,
-            fontweight="bold",
-            ha="right",
-            va="top",
-            zorder=7,
-            color="#b30000",
-            bbox={"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9},
-        )
+        style = {"fontsize": 11, "fontweight": "bold", "ha": "right", "va": "top", "zorder": 7, "color": "#b30000"}
+        box = {"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9}
+        ax.text(0.99, 0.985, "SYNTHETIC", transform=ax.transAxes, bbox=box, **style)
 
 
 def _save(fig: Figure, out: Path) -> None:
     with atomic_path(Path(out)) as temporary:
         # no version of matplotlib in the file: equal input is equal bytes
-        fig.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        fig.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})

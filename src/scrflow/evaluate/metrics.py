@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from scrflow.config import EvaluateStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
-from scrflow.evaluate.calibration import reliability
 from scrflow.evaluate.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.pipeline.provenance import gather
 from scrflow.scene.model import Scene, load_scene, read_poses
@@ -28,6 +28,7 @@ from scrflow.storage.codeversion import code_version
 
 KIND = "metrics"
 OVERALL = "all"  # the name of the group of all queries, and the condition of scenes that tell none apart
+CONFIDENCE_EDGES = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])  # of the bins of a reliability curve
 COLUMNS = ("name", "condition", "localized", "t_err", "r_err", "inliers", "confidence", "hypothesis", "ms")
 
 Count = Annotated[int, Field(ge=0)]
@@ -99,7 +100,7 @@ def evaluate(
     scene's unit and in degrees. ScrflowError, naming the file, for input that is damaged or does not belong together.
     """
     loaded = load_scene(scene)
-    said = _details(details)
+    said = read_details(details)
     if sha256_file(require(poses, "poses")) != said.poses_sha256:
         raise ScrflowError(f"{poses}: not the poses that were written with {details}; delete both and localize again")
     estimates = read_poses(poses)
@@ -208,6 +209,29 @@ def summarize(
     }
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Of N poses: by bin of confidence, how many there are, the mean confidence, and the share that is right."""
+
+    count: np.ndarray  # [bins] int64
+    said: np.ndarray  # [bins] NaN where there is none
+    right: np.ndarray  # [bins] NaN where there is none
+    calibration_error: float  # mean of |said - right| over the poses (ECE)
+    brier: float  # mean of (confidence - right)^2: 0 at best, share * (1 - share) for one who knows but the share
+
+
+def reliability(confidence_N: np.ndarray, right_N: np.ndarray) -> Reliability:
+    """Confidences [N], N > 0, held against whether the poses were right [N] (bool)."""
+    p, right = np.asarray(confidence_N, float), np.asarray(right_N, float)
+    bins = len(CONFIDENCE_EDGES) - 1
+    index = np.clip(np.digitize(p, CONFIDENCE_EDGES) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        said, share = (np.bincount(index, values, bins) / count for values in (p, right))
+    gap = np.abs(np.bincount(index, p - right, bins)).sum() / len(p)
+    return Reliability(count, said, share, float(gap), float(((p - right) ** 2).mean()))
+
+
 def _confidence(table: pd.DataFrame, within: tuple[float, float]) -> dict[str, float] | None:
     """How well the queries' confidences foretell which poses are right at the scene's finest threshold; None without
     confidences or reference poses."""
@@ -238,7 +262,8 @@ def _reference_note(scene: Scene) -> str:
 # --------------------------------------------------------------------------------------------------------------- input
 
 
-def _details(path: Path) -> LocalizationDetails:
+def read_details(path: Path) -> LocalizationDetails:
+    """A localization.json; ScrflowError naming the key that is damaged."""
     try:
         return LocalizationDetails.model_validate(read_json(path, "localization"))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The run that a report is of: everything that the workflow left of one method on one scene, read once."""
+"""The run that a page shows: everything that the workflow left of one method on one scene, read once."""
 
 from __future__ import annotations
 
@@ -12,39 +12,47 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from scipy.spatial import cKDTree
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
-from scrflow.evaluate.metrics import LocalizationDetails, QueryDetail, query_table
+from scrflow.evaluate.metrics import QueryDetail, query_table, read_details
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.provenance import stages_of
 from scrflow.report.costs import Costs, costs_of
+from scrflow.report.page.render import angle, length, limit, text
 from scrflow.scene.model import Scene, load_scene, read_poses
 from scrflow.storage.artifact import Stamp, read_json, read_stamp, require, sha256_file
+
+# blue to amber within the thresholds, red beyond: distinct for those who cannot tell red from green
+_WITHIN = LinearSegmentedColormap.from_list("within", ["#1b5e9b", "#6aaed6", "#f2b04a"])
+_SYMBOLS = ("circle", "diamond", "square", "cross", "x")  # those that 3D plots have too
+
+
+@dataclass(frozen=True)
+class Band:
+    """Queries of one quality: within a threshold and no finer one, beyond all, without a pose or a reference."""
+
+    label: str
+    colour: str
+    queries: pd.DataFrame  # rows of Run.queries
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one scene. Queries are in the scene's order, errors in its unit and in degrees."""
+    """One method on one scene. Errors are in the scene's unit and in degrees."""
 
     folder: Path  # results/SCENE/METHOD
     scene: Scene
     metrics: Mapping[str, Any]  # metrics.json
-    table: pd.DataFrame  # scrflow.evaluate.metrics.query_table
+    queries: pd.DataFrame  # by name, in the scene's order; see _queries
     estimates: Mapping[str, np.ndarray]  # query name -> cam_from_world [3, 4] of the localized ones
-    details: Mapping[str, QueryDetail]
     history: pd.DataFrame | None  # a row a line of the training log; None for a method that is not trained
     graph: Graph | None  # None where the method has no use for one
-    # path below results/ -> stamp of what the result came from, inputs first; None: of another tool's making
+    # path below results/ -> stamp of what the result came from, inputs first; None: made by another tool
     stages: Mapping[str, Stamp | None]
     costs: Costs
-
-    @property
-    def results(self) -> Path:
-        """The folder that ``stages`` are below."""
-        return self.folder.absolute().parents[1]
 
     @property
     def unit(self) -> str:
@@ -56,51 +64,46 @@ class Run:
         """Distance (unit) and angle (degrees), finest first."""
         return [(float(t), float(r)) for t, r in self.metrics["thresholds"]]
 
-    @property
+    @cached_property
     def known(self) -> pd.DataFrame:
         """The queries with a reference pose."""
-        return self.table[self.table["reference"]]
-
-    @property
-    def conditions(self) -> list[str]:
-        """Names of the conditions, sorted; a single one where the scene tells none apart."""
-        return sorted(set(self.table["condition"]))
+        return self.queries[self.queries["reference"]]
 
     @cached_property
-    def nearest(self) -> pd.DataFrame:
-        """By name of each query with a reference pose: ``image``, the mapping image whose camera stood nearest,
-        ``distance`` (unit) to it and ``angle`` (degrees) between the two cameras' rotations."""
-        names = list(self.known["name"])
-        if not names:
-            return pd.DataFrame({"image": [], "distance": [], "angle": []})
-        mapping = np.stack([view.cam_from_world for view in self.scene.mapping])
-        queries = np.stack([self.scene.query_poses[name] for name in names])
-        distance, row = cKDTree(camera_centre(mapping)).query(camera_centre(queries))
-        trace = np.einsum("nij,nij->n", queries[:, :, :3], mapping[row][:, :, :3])
-        angle = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
-        images = [self.scene.mapping[i].name for i in row]
-        return pd.DataFrame({"image": images, "distance": distance, "angle": angle}, index=names)
+    def symbols(self) -> dict[str, str]:
+        """Marker of each condition, by name; one condition where the scene has no others."""
+        names = sorted(set(self.queries["condition"]))
+        return {name: _SYMBOLS[i % len(_SYMBOLS)] for i, name in enumerate(names)}
+
+    @cached_property
+    def bands(self) -> list[Band]:
+        """All bands, best first: within each threshold, beyond the coarsest, not localized, without reference pose."""
+        limits = self.thresholds
+        legend = [
+            (f"within {limit(bound, self.unit)}", to_hex(_WITHIN(shade)))
+            for bound, shade in zip(limits, np.linspace(0, 1, len(limits)), strict=True)
+        ]
+        legend += [(f"beyond {limit(limits[-1], self.unit, ' or ')}", "#c0392b")]
+        legend += [("not localized", "#111111"), ("no reference pose", "#8a8f94")]
+        return [Band(*entry, self.queries[self.queries["band"] == i]) for i, entry in enumerate(legend)]
 
 
 def load_run(folder: Path) -> Run:
     """The run in results/SCENE/METHOD; ScrflowError where a file is missing, damaged, or of another run."""
     folder = Path(folder)
     metrics = read_json(require(folder / "metrics.json", "metrics"), "metrics")
-    stamp = read_stamp(folder / "metrics.json")
     root = folder.absolute().parent
     scene = load_scene(root / "scene")
-    poses, said = folder / "poses.txt", folder / "localization.json"
-    _check_inputs(folder, stamp, scene, poses, said)
-    details = _details(said)
+    poses, details = folder / "poses.txt", folder / "localization.json"
+    _check_inputs(folder / "metrics.json", scene, poses, details)
     estimates = read_poses(poses)
     stages = stages_of(folder / "metrics.json", metrics)
     return Run(
         folder,
         scene,
         metrics,
-        query_table(scene, estimates, details),
+        _queries(scene, estimates, read_details(details).queries, metrics),
         estimates,
-        details,
         _history(root, folder, metrics),
         _graph(root.parent, stages),
         stages,
@@ -108,36 +111,78 @@ def load_run(folder: Path) -> Run:
     )
 
 
+def _check_inputs(metrics: Path, scene: Scene, poses: Path, details: Path) -> None:
+    """The metrics must be of these files: a page must not mix two runs."""
+    found = {
+        "scene": scene.stamp.digest,
+        "details": read_stamp(details, "localization").digest,
+        "poses": sha256_file(require(poses, "poses"))[:16],
+    }
+    used = read_stamp(metrics).inputs
+    for name, digest in found.items():
+        if used.get(name) != digest:
+            raise ScrflowError(f"{metrics}: made from another {name} than the one that is here; evaluate again")
+
+
+def _queries(
+    scene: Scene,
+    estimates: Mapping[str, np.ndarray],
+    details: Mapping[str, QueryDetail],
+    metrics: Mapping[str, Any],
+) -> pd.DataFrame:
+    """scrflow.evaluate.metrics.query_table by name, with these columns more:
+
+    ``keypoints``; ``reason`` why it was not localized; ``band``, its place in Run.bands; ``badness``, the larger of
+    both errors over the finest threshold, infinite where it was not localized. Without a reference pose the badness is
+    the lack of confidence (or of inliers): queries with reference poses come first. Of queries with a reference
+    pose, ``near``, the mapping image whose camera stood nearest, ``distance`` (unit) to it and ``angle`` (degrees)
+    between the two cameras' rotations. ``hover`` is what a mark in a figure says when it is pointed at.
+    """
+    thresholds = metrics["thresholds"]
+    table = query_table(scene, estimates, details).set_index("name", drop=False)
+    table["keypoints"] = [details[name].keypoints for name in table.index]
+    table["reason"] = [details[name].reason or "no reason given" for name in table.index]
+    within = [(table["t_err"] < t) & (table["r_err"] < r) for t, r in thresholds]
+    beyond = len(thresholds)
+    special = [~table["localized"], ~table["reference"]]
+    table["band"] = np.select([*special, *within], [beyond + 1, beyond + 2, *range(beyond)], beyond)
+    doubt = (1 - table["confidence"]).fillna(-table["inliers"].astype(float)).where(table["localized"], math.inf)
+    t, r = thresholds[0]
+    table["badness"] = np.maximum(table["t_err"] / t, table["r_err"] / r).where(table["reference"], doubt)
+    table["hover"] = [_hover(row, metrics["unit"]) for row in table.to_dict("records")]
+    return table.join(_nearest(scene, list(table.index[table["reference"]])))
+
+
+def _hover(row: Mapping[str, Any], unit: str) -> str:
+    lines = [f"<b>{text(row['name'])}</b>"]
+    if not row["localized"]:
+        lines.append(f"not localized: {text(row['reason'])}")
+    elif row["reference"]:
+        lines.append(f"off by {length(row['t_err'], unit)}, {angle(row['r_err'])}")
+    lines.append(f"{row['inliers']} of {row['keypoints']} keypoints agree")
+    if not math.isnan(row["confidence"]):
+        lines.append(f"confidence {row['confidence']:.2f}")
+    return "<br>".join(lines)
+
+
+def _nearest(scene: Scene, names: list[str]) -> pd.DataFrame:
+    mapping = np.stack([view.cam_from_world for view in scene.mapping])
+    queries = np.stack([scene.query_poses[name] for name in names]) if names else np.empty((0, 3, 4))
+    distance, row = cKDTree(camera_centre(mapping)).query(camera_centre(queries))
+    trace = np.einsum("nij,nij->n", queries[:, :, :3], mapping[row][:, :, :3])
+    angle = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    near = [scene.mapping[i].name for i in row]
+    return pd.DataFrame({"near": near, "distance": distance, "angle": angle}, index=names)
+
+
 def _graph(results: Path, stages: Mapping[str, Stamp | None]) -> Graph | None:
     for path, stamp in stages.items():
         if stamp is not None and stamp.kind == "covisibility":
             file = require(results / path, "covisibility graph")
             if read_stamp(file).digest != stamp.digest:
-                raise ScrflowError(f"{file}: made anew since the result was; run the workflow again")
+                raise ScrflowError(f"{file}: newer than the result; run the workflow again")
             return load_graph(file)
     return None
-
-
-def _check_inputs(folder: Path, stamp: Stamp, scene: Scene, poses: Path, said: Path) -> None:
-    """The metrics must be of just these files: a report of two runs at once would be of none."""
-    found = {
-        "scene": scene.stamp.digest,
-        "details": read_stamp(said, "localization").digest,
-        "poses": sha256_file(require(poses, "poses"))[:16],
-    }
-    for name, digest in found.items():
-        if stamp.inputs.get(name) != digest:
-            raise ScrflowError(
-                f"{folder / 'metrics.json'}: made of another {name} than the one that is here; evaluate again"
-            )
-
-
-def _details(path: Path) -> dict[str, QueryDetail]:
-    try:
-        return LocalizationDetails.model_validate(read_json(path, "localization")).queries
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ScrflowError(f"{path}: key {key} is damaged; delete the file and localize again") from None
 
 
 def _history(root: Path, folder: Path, metrics: Mapping[str, Any]) -> pd.DataFrame | None:

@@ -1,5 +1,5 @@
-"""The report's page of real little runs: what it says, and that it opens in a browser without network, errors or a name
-of an image at work as code."""
+"""The page of small real runs: what it says, and that it opens in a browser without network, without errors, and
+without running an image's name as code."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import Graph
-from scrflow.report.page.atwork import Points, render_points
-from scrflow.report.page.covisible import strongest_edges
-from scrflow.report.page.headline import failures, verdict
-from scrflow.report.page.page import page, write_report
-from scrflow.report.page.quality import badness, bands, length
-from scrflow.report.page.rendering import log_axis
+from scrflow.report.page.page import failures, page, verdict, write_report
+from scrflow.report.page.relocalize import Points, render_points
+from scrflow.report.page.render import length, log_axis
 from scrflow.report.page.run import load_run
-from scrflow.report.page.space import _until
+from scrflow.report.page.scene3d import clip_lines, strongest_edges
 from scrflow.storage.artifact import read_json
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-SECTIONS = ["headline", "space", "queries", "recall", "distance", "confidence", "training", "graph", "costs", "origin"]
+SECTIONS = ["headline", "scene", "queries", "recall", "distance", "confidence", "training", "graph", "costs", "config"]
 RUNS = {
     "mixed": MIXED,
     "without-references": {f"q/{i}.png": photo(0.1 * i, "all", known=False) for i in range(3)},
@@ -145,13 +142,13 @@ def test_words_of_runs_that_are_not_as_usual(reports):
 
 def test_worst_and_best(reports):
     run = load_run(reports["mixed"].parent)
-    order = badness(run).sort_values(ascending=False)
+    order = run.queries.sort_values("badness", ascending=False)
     assert list(order.index[:2]) == ["night/dark.png", "night/astray.png"]
-    by = {band.label: band.names for band in bands(run)}
-    assert by["not localized"] == ("night/dark.png",) and by["no reference pose"] == ("day/unknown.png",)
-    assert by["beyond 50 cm or 10°"] == ("night/astray.png",)
+    by = {band.label: list(band.queries.index) for band in run.bands}
+    assert by["not localized"] == ["night/dark.png"] and by["no reference pose"] == ["day/unknown.png"]
+    assert by["beyond 50 cm or 10°"] == ["night/astray.png"]
     assert sum(map(len, by.values())) == len(MIXED)
-    near = run.nearest.loc["night/astray.png"]
+    near = run.queries.loc["night/astray.png"]
     # 3.2 m along the wall, where the mapping photos end at 0.3 m
     assert near["distance"] == pytest.approx(2.9, abs=0.2) and 0 <= near["angle"] < 45
 
@@ -183,7 +180,7 @@ def test_strongest_edges_leave_no_photo_without():
 def test_lines_end_at_the_box():
     begin = np.array([[0.5, 0.5, 0.5]] * 3)
     end = np.array([[0.6, 0.5, 0.5], [2.5, 0.5, 0.5], [0.5, -1.5, 4.5]])
-    cut = _until(begin, end, np.zeros(3), np.ones(3))
+    cut = clip_lines(begin, end, np.zeros(3), np.ones(3))
     np.testing.assert_allclose(cut, [[0.6, 0.5, 0.5], [1, 0.5, 0.5], [0.5, 0.25, 1.0]])
 
 
@@ -216,7 +213,7 @@ def test_files_that_do_not_belong_together(wall, reports, tmp_path):
     shutil.copytree(reports["single"].parents[1], tmp_path / "results/single")
     poses = folder / "poses.txt"
     poses.write_text(poses.read_text().replace(" 0.", " 0.1", 1))
-    with pytest.raises(ScrflowError, match=r"metrics\.json: made of another poses") as caught:
+    with pytest.raises(ScrflowError, match=r"metrics\.json: made from another poses") as caught:
         load_run(folder)
     assert "\n" not in str(caught.value)
     (folder / "metrics.json").unlink()
@@ -268,8 +265,8 @@ def test_page_in_chromium(reports, browser, name, bypass_csp):
     )
     assert len(sizes) == int(drawn["plots"]) and all(height > 100 and traces > 0 for height, traces in sizes)
     # in 3D, something is on the canvas: without WebGL there would be a sentence in its place
-    assert tab.evaluate("() => document.querySelectorAll('#space canvas').length") > 0
-    assert "WebGL is not supported" not in tab.inner_text("#space")
+    assert tab.evaluate("() => document.querySelectorAll('#scene canvas').length") > 0
+    assert "WebGL is not supported" not in tab.inner_text("#scene")
     # what stands over a mark is a name, and no element
     assert tab.evaluate("() => document.querySelectorAll('section img:not([src^=\"data:image/jpeg\"])').length") == 0
     assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")

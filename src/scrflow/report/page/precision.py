@@ -1,0 +1,197 @@
+"""How precise the poses are: recall curves, errors by distance to the mapping photos, and calibrated confidences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.stats import binomtest
+
+from scrflow.evaluate.metrics import CONFIDENCE_EDGES, OVERALL, reliability
+from scrflow.report.page.render import COLOURS, GREY, INK, length, limit, log_axis, text
+from scrflow.report.page.run import Run
+
+_DOTTED = {"color": GREY, "width": 1, "dash": "dot"}
+_LABEL = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11}}
+_GROUP = 6  # queries that a median is of, at least
+_GROUPS = 5
+
+
+def groups(run: Run) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(condition, its queries with a reference pose): first all together, where there are several conditions."""
+    if len(run.symbols) > 1 and not run.known.empty:
+        yield OVERALL, run.known
+    yield from run.known.groupby("condition", sort=True)
+
+
+def recall(run: Run) -> tuple[go.Figure, go.Figure] | None:
+    """Curves of the position and of the rotation error: which share of the queries is within any error."""
+    if run.known.empty:
+        return None
+    t, r = (sorted({bound[part] for bound in run.thresholds}) for part in (0, 1))
+    return (
+        _curves(run, "t_err", f"position error ({text(run.unit)})", {x: length(x, run.unit, 6) for x in t}),
+        _curves(run, "r_err", "rotation error (degrees)", {x: f"{x:g}°" for x in r}),
+    )
+
+
+def _curves(run: Run, column: str, title: str, limits: dict[float, str]) -> go.Figure:
+    """``limits``: thresholds and their labels, the finest first."""
+    errors = run.known[column].to_numpy()
+    finite = errors[np.isfinite(errors) & (errors > 0)]
+    low, high = min(limits) / 3, 3 * max(limits)
+    if len(finite):
+        low, high = min(low, np.quantile(finite, 0.02)), max(high, np.quantile(finite, 0.98))
+    figure = go.Figure()
+    several, colours = len(run.symbols) > 1, iter(COLOURS * len(run.symbols))
+    for condition, queries in groups(run):
+        values = np.sort(queries[column])
+        share = 100 * np.arange(1, len(values) + 1) / len(values)
+        shown = np.isfinite(values)
+        # from the left edge to the right one, whatever the first and the last error are
+        x = np.concatenate([[low], np.maximum(values[shown], low), [high]])
+        y = np.concatenate([[0.0], share[shown], share[shown][-1:] if shown.any() else [0.0]])
+        order = np.argsort(x, kind="stable")
+        total = several and condition == OVERALL
+        figure.add_scatter(
+            x=x[order],
+            y=y[order],
+            mode="lines",
+            line={"shape": "hv", "width": 3.5 if total else 2, "color": INK if total else next(colours)},
+            name=f"{'all queries' if condition == OVERALL else text(condition)} ({len(queries)})",
+            showlegend=several,
+            hovertemplate="%{y:.0f} % within %{x:.3g}<extra>%{fullData.name}</extra>",
+        )
+    for bound, label in limits.items():
+        figure.add_vline(x=bound, line=_DOTTED)
+        figure.add_annotation(x=np.log10(bound), y=1.0, yref="paper", text=label, **_LABEL)
+    figure.update_xaxes(**log_axis(title, low, high))
+    figure.update_yaxes(range=[0, 101], ticksuffix=" %")
+    figure.update_layout(
+        legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
+        margin={"l": 56, "r": 16, "t": 24, "b": 48},
+    )
+    return figure
+
+
+def distance(run: Run) -> dict[str, Any] | None:
+    """Error by distance to (and rotation against) the nearest mapping photo: it tells where more photos would help."""
+    if run.known.empty:
+        return None
+    return {
+        "by_distance": _scatter(run, "distance", f"distance to the nearest mapping photo ({text(run.unit)})"),
+        "by_angle": _scatter(run, "angle", "rotation to that photo (degrees)"),
+        "medians": len(run.known) >= 2 * _GROUP,
+    }
+
+
+def _scatter(run: Run, column: str, title: str) -> go.Figure:
+    coarsest = run.thresholds[-1][0]
+    floor = max(run.thresholds[0][0] / 1000, 1e-9)
+    # those that were not localized stand on a line of their own, above all others
+    top = 3 * max([coarsest, *run.known["t_err"][run.known["localized"]]])
+    known = run.known.assign(shown=run.known["t_err"].replace(np.inf, top).clip(lower=floor))
+    figure = go.Figure()
+    for band in run.bands:
+        queries = known[known["name"].isin(band.queries["name"])]
+        if queries.empty:
+            continue
+        near = zip(queries["near"], queries["distance"], queries["angle"], strict=True)
+        near = [f"nearest mapping photo: {text(n)}, {length(d, run.unit)}, {a:.0f}° away" for n, d, a in near]
+        figure.add_scatter(
+            x=queries[column],
+            y=queries["shown"],
+            mode="markers",
+            name=f"{band.label} ({len(queries)})",
+            marker={
+                "size": 9 if len(known) < 300 else 6,
+                "color": band.colour,
+                "symbol": queries["condition"].map(run.symbols),
+                "line": {"color": "white", "width": 0.7},
+            },
+            text=queries["hover"] + "<br>" + near,
+            hoverinfo="text",
+        )
+    _add_medians(figure, known[column].to_numpy(), known["shown"].to_numpy())
+    for bound, _ in run.thresholds:
+        figure.add_hline(y=bound, line=_DOTTED)
+        label = length(bound, run.unit, 6)
+        figure.add_annotation(xref="paper", x=1, xanchor="right", y=np.log10(bound), text=label, **_LABEL)
+    if not known["localized"].all():
+        figure.add_annotation(xref="paper", x=0, xanchor="left", y=np.log10(top), text="not localized", **_LABEL)
+    figure.update_xaxes(title=title, rangemode="tozero")
+    low = min(run.thresholds[0][0] / 2, known["shown"].min()) / 1.3
+    high = max(2 * coarsest, known["shown"].max()) * 1.3
+    figure.update_yaxes(**log_axis(f"position error ({text(run.unit)})", low, high))
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _add_medians(figure: go.Figure, x: np.ndarray, y: np.ndarray) -> None:
+    """Medians of groups of equally many queries, along x."""
+    count = min(_GROUPS, len(x) // _GROUP)
+    if count < 2:
+        return
+    parts = np.array_split(np.argsort(x, kind="stable"), count)
+    figure.add_scatter(
+        x=[float(np.median(x[part])) for part in parts],
+        y=[float(np.median(y[part])) for part in parts],
+        mode="lines+markers",
+        line={"color": INK, "width": 2},
+        marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
+        hovertemplate="median error %{y:.3g}<extra></extra>",
+    )
+
+
+def calibration(run: Run) -> dict[str, Any] | None:
+    """Confidences against the share of poses that are within the finest threshold; None without any to compare."""
+    queries = run.known[run.known["confidence"].notna()]
+    if queries.empty:
+        return None
+    t, r = run.thresholds[0]
+    p, right = queries["confidence"].to_numpy(), ((queries["t_err"] < t) & (queries["r_err"] < r)).to_numpy()
+    sure, curve, within = p >= 0.5, reliability(p, right), f"within {limit((t, r), run.unit, ' and ')}"
+    sums = (
+        f"Of the {sure.sum()} poses with a confidence of 0.5 or more, {right[sure].sum()} are {within}; of the "
+        f"{(~sure).sum()} others, {right[~sure].sum()}. On average a confidence is off by "
+        f"{curve.calibration_error:.2f} (ECE; Brier score {curve.brier:.3f})."
+    )
+    counts = go.Figure()
+    labels = [f"{a:g} to {b:g}" for a, b in pairwise(CONFIDENCE_EDGES)]
+    hits = np.nan_to_num(curve.count * curve.right).round()
+    for name, y, colour in ((within, hits, COLOURS[0]), ("not", curve.count - hits, "#d9a08c")):
+        counts.add_bar(x=labels, y=y, name=name, marker={"color": colour}, hovertemplate="%{y}")
+    counts.update_layout(barmode="stack", legend={"orientation": "h", "y": 1.1, "x": 0})
+    counts.update_xaxes(title="confidence")
+    counts.update_yaxes(title="poses")
+    some = curve.count > 0
+    return {"sums": sums, "curve": _diagram(curve.said[some], hits[some], curve.count[some]), "counts": counts}
+
+
+def _diagram(said: np.ndarray, hits: np.ndarray, count: np.ndarray) -> go.Figure:
+    """By bin: the mean confidence against the share of ``count`` poses that are right, with its interval."""
+    share = hits / count
+    intervals = [binomtest(int(k), int(n)).proportion_ci(0.9, "wilson") for k, n in zip(hits, count, strict=True)]
+    low, high = np.array(intervals).T
+    figure = go.Figure()
+    diagonal = {"color": GREY, "width": 1, "dash": "dash"}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=diagonal, hoverinfo="skip")
+    bars = {"type": "data", "symmetric": False, "array": high - share, "arrayminus": share - low}
+    figure.add_scatter(
+        x=said,
+        y=share,
+        error_y={**bars, "color": "#6aaed6", "thickness": 1.2},
+        mode="lines+markers",
+        marker={"size": 9, "color": COLOURS[0]},
+        line={"color": COLOURS[0], "width": 1.5},
+        text=[f"{k:.0f} of {n} right" for k, n in zip(hits, count, strict=True)],
+        hovertemplate="said %{x:.2f}, %{text}<extra></extra>",
+    )
+    figure.update_xaxes(title="confidence", range=[-0.02, 1.02])
+    figure.update_yaxes(title="share that is right (90 % interval)", range=[-0.03, 1.03])
+    figure.update_layout(showlegend=False)
+    return figure

@@ -1,0 +1,119 @@
+"""How the result was made: training curves, time and memory of every job, and what each stage ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from scrflow.report.costs import PHASES, StageCost
+from scrflow.report.page.render import COLOURS, log_axis, text
+from scrflow.report.page.run import Run
+
+# column, heading, logarithmic, factor, suffix of the ticks
+_CURVES = (
+    ("median_error_px", "Median reprojection error, px", True, 1.0, ""),
+    ("inlier_share", "Training samples within 10 px", False, 100.0, " %"),
+    ("loss", "Loss", True, 1.0, ""),
+    ("lr", "Learning rate", False, 1.0, ""),
+)
+_HELD_OUT = "holdout_"  # beginning of the columns on mapping images that are not trained on
+_PHASE_COLOURS = {"scene": "#9aa5ad", "mapping": "#1b5e9b", "localization": "#d1730f"}
+_RUNS = ("training", "localization", "evaluation")
+
+
+def training(run: Run) -> list[tuple[str, go.Figure]]:
+    """Headings and curves of what the training log holds."""
+    history = run.history
+    return [
+        (heading, _curve(run, column, *style))
+        for column, heading, *style in _CURVES
+        if history is not None and column in history and history[column].notna().any()
+    ]
+
+
+def _curve(run: Run, column: str, logarithmic: bool, factor: float, suffix: str) -> go.Figure:
+    figure, drawn = go.Figure(), []
+    columns = {"training photos": column, "held-out photos": _HELD_OUT + column}
+    columns = {name: key for name, key in columns.items() if key in run.history}
+    for colour, (name, key) in zip(COLOURS, columns.items(), strict=False):
+        line = run.history[run.history[key].notna()]
+        drawn.append(factor * line[key].to_numpy(float))
+        figure.add_scatter(
+            x=line["step"],
+            y=drawn[-1],
+            mode="lines",
+            name=name,
+            line={"color": colour, "width": 2},
+            showlegend=len(columns) > 1,
+            hovertemplate="step %{x}: %{y:.4g}<extra></extra>",
+        )
+    values = np.concatenate(drawn)
+    values = values[values > 0]
+    if logarithmic and len(values):
+        figure.update_yaxes(**log_axis("", values.min() / 1.2, values.max() * 1.2))
+    else:
+        figure.update_yaxes(ticksuffix=suffix, rangemode="tozero")
+    figure.update_xaxes(title="step", rangemode="tozero")
+    figure.update_layout(margin={"l": 56, "r": 12, "t": 8, "b": 44})
+    return figure
+
+
+def timing(run: Run) -> dict[str, Any]:
+    """Jobs with their costs, the seconds of each as bars, and what the phases took together."""
+    stages = run.costs.stages
+    jobs = [(_job(run, stage), PHASES[stage.phase], stage) for stage in stages]
+    mapping, localization = run.costs.seconds("scene", "mapping"), run.costs.seconds("localization")
+    peak = max((s.max_rss_mb for s in stages if s.max_rss_mb is not None), default=None)
+    sums = []
+    if mapping is not None and localization is not None:
+        sums.append(f"{mapping / 60:.1f} min from the photos to the map, {localization:.0f} s for all queries")
+    if peak is not None:
+        sums.append(f"at most {peak:.0f} MB of memory at once in one job")
+    figure = go.Figure()
+    for phase, colour in _PHASE_COLOURS.items():
+        bars = {text(job): stage.wall_s for job, _, stage in jobs if stage.phase == phase}
+        if bars:
+            figure.add_bar(
+                y=list(bars),
+                x=list(bars.values()),
+                orientation="h",
+                name=f"{PHASES[phase]}: {sum(bars.values()):.0f} s",
+                marker={"color": colour},
+                hovertemplate="%{x:.1f} s<extra></extra>",
+            )
+    order = [text(job) for job, *_ in jobs]
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_xaxes(title="seconds")
+    figure.update_layout(
+        legend={"x": 1, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        margin={"l": 8, "r": 16, "t": 4, "b": 44},
+        barmode="overlay",
+    )
+    return {"jobs": jobs, "figure": figure, "sums": "; ".join(sums)}
+
+
+def _job(run: Run, stage: StageCost) -> str:
+    scene = "" if stage.scene == run.metrics["scene"] else f"{stage.scene}:"
+    return " ".join(part for part in (scene, stage.rule, stage.wildcards) if part)
+
+
+def provenance(run: Run) -> dict[str, Any] | None:
+    """Digests, what the stages ran on, and what was lost; None where metrics.json has no provenance."""
+    given = run.metrics.get("provenance")
+    if not given:
+        return None
+    runs = [None if given[name] is None else _flat(given[name]) for name in _RUNS]
+    names = dict.fromkeys(name for values in runs for name, value in (values or {}).items() if value)
+    ran_on = {name: ["not known" if values is None else values.get(name, "") for values in runs] for name in names}
+    return {"digests": {name: given[name] for name in ("code", "config", "data")}, "runs": _RUNS, "ran_on": ran_on,
+            "lost": given["lost"]}  # fmt: skip
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: "" if value is None else str(value)}
+    return flat
