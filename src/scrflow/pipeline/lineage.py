@@ -43,6 +43,35 @@ _HLOC = {
 }
 
 
+# (rule, pattern) of every output that can be an artifact, or an input of one
+_OUTPUTS = (
+    ("reconstruct_scene", "results/{scene}/sfm/sfm.json"),
+    ("build_scene", "results/{scene}/scene/scene.json"),
+    ("triangulate_points", "results/{scene}/triangulated/triangulation.json"),
+    ("build_graph", "results/{scene}/covisibility.npz"),
+    ("build_named_graph", "results/{scene}/graphs/{graph}.npz"),
+    ("embed_graph", "results/{scene}/encodings/{encoding}.h5"),
+    ("cluster_features", "results/{scene}/encodings/{encoding}.h5"),
+    ("build_retrieval", "results/{scene}/retrieval/{feature}.h5"),
+    ("build_retrieval", "results/{scene}/retrieval/{feature}.safetensors"),
+    ("list_hloc_images", "results/{scene}/hloc/images.json"),
+    ("hloc_global_features", "results/{scene}/hloc/global-feats-{configuration}.h5"),
+    ("hloc_local_features", "results/{scene}/hloc/features.h5"),
+    ("hloc_pairs", "results/{scene}/hloc/pairs.txt"),
+    ("hloc_match", "results/{scene}/hloc/matches.h5"),
+    ("fit_pca", "results/{scene}/local/{encoder}/pca.safetensors"),
+    ("fill_buffer", "results/{scene}/local/{encoder}/buffer-{shard}.h5"),
+    ("triangulate_samples", "results/{scene}/local/{encoder}/depth-matched.h5"),
+    ("find_point_depths", "results/{scene}/local/{encoder}/depth-points.h5"),
+    ("read_depth_maps", "results/{scene}/local/{encoder}/depth-maps.h5"),
+    ("train_head", "results/{scene}/{method}/head.safetensors"),
+    ("write_map", "results/{scene}/{method}/map.safetensors"),
+    ("map_baseline", "results/{scene}/{baseline}/map.h5"),
+    ("localize_queries", "results/{scene}/{method}/localization.json"),
+    ("localize_baseline", "results/{scene}/{baseline}/localization.json"),
+)
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A file that a result came from."""
@@ -61,20 +90,11 @@ class Artifact:
         """The rule that makes the file and its wildcards; None if no rule does."""
         config = {} if self.stamp is None else self.stamp.config
         marks = {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
-        for rule, pattern in _outputs():
+        for rule, pattern in _OUTPUTS:
             found = _regex(pattern).fullmatch(f"results/{self.path}")
             if found and _MARKS.get(rule) in {None, *marks}:
                 return rule, found.groupdict()
         return None
-
-
-@functools.cache
-def _outputs() -> tuple[tuple[str, str], ...]:
-    """(rule, pattern) of every output in a scene's folder that can be an artifact, or an input of one."""
-    from scrflow.pipeline.stages import STAGES
-
-    every = ((rule, pattern) for rule, stage in STAGES.items() for pattern in stage.outputs.values())
-    return tuple((rule, pattern) for rule, pattern in every if pattern.startswith("results/{scene}/"))
 
 
 @functools.cache
@@ -138,7 +158,7 @@ class _Walk:
     def _known(self, scene: str) -> dict[str, list[Path]]:
         if scene not in self._by_digest:
             known = self._by_digest[scene] = {}
-            patterns = {re.sub(r"\{\w+\}", "*", p.removeprefix("results/{scene}/")) for _, p in _outputs()}
+            patterns = {re.sub(r"\{\w+\}", "*", p.removeprefix("results/{scene}/")) for _, p in _OUTPUTS}
             for pattern in sorted(p for p in patterns if p.endswith(FORMS)):
                 for path in sorted((self._results / scene).glob(pattern)):
                     stamp = _stamp_of(path)
