@@ -29,7 +29,7 @@ from scrflow.config import LocalizeStage, MapStage, Project  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
 from scrflow.core.errors import ScrflowError  # noqa: E402
 from scrflow.core.geometry import pose_error  # noqa: E402
-from scrflow.localize.stage import localize_queries  # noqa: E402
+from scrflow.localize.localizer import localize_queries  # noqa: E402
 from scrflow.map.file import write_map  # noqa: E402
 from scrflow.map.format import sizes  # noqa: E402
 from scrflow.scene.model import Scene, load_scene, read_poses  # noqa: E402

@@ -121,10 +121,10 @@ def _tried(whole: Any, query: Any, router: Any, single: Any, cameras: list[np.nd
     clock = [time.process_time()]
     alone = single.localize(photo.copy(), camera)
     clock.append(time.process_time())
-    looks = router.looks(photo, camera)
+    looks = router.features(photo, camera)
     similar = [localizer.similarity(looks[name], 10).tolist() for name, localizer in router.maps.items()]
     clock.append(time.process_time())
-    found = [localizer.localize_look(looks[name]) for name, localizer in router.maps.items()]
+    found = [localizer.localize_features(looks[name]) for name, localizer in router.maps.items()]
     clock.append(time.process_time())
     laps = dict(
         zip(("single map", "regions: encode and route", "regions: localize with all"), np.diff(clock), strict=True)

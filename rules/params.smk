@@ -54,7 +54,7 @@ def retrieval_code(wildcards):
 
 
 def localize_code(wildcards):
-    return code_version("localize.stage", *localizing_modules(wildcards))
+    return code_version("localize.localizer", *localizing_modules(wildcards))
 
 
 def report_code(wildcards):

@@ -1,14 +1,25 @@
 """scrflow: visual localization by scene coordinate regression as a reproducible workflow."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
 
-__all__ = ["Localization", "Localizer"]
+# the public API: name -> module, imported on first use (torch takes seconds to import, and `scrflow --version` none)
+_API = {
+    "Localizer": "localize.localizer",
+    "Localization": "localize.result",
+    "load_map": "map.file",
+    "load_scene": "scene.model",
+    "build_encoder": "features.encoders",
+    "Head": "training.head",
+    "train": "training",
+    "pose_error": "core.geometry",
+    "ScrflowError": "core.errors",
+}
+__all__ = [*_API]
 
 
 def __getattr__(name: str) -> object:
-    # torch takes seconds to import: whoever asks for the version is not to wait for it
-    if name in __all__:
-        from scrflow.localize import localizer
-
-        return getattr(localizer, name)
+    if name in _API:
+        return getattr(import_module(f"scrflow.{_API[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,11 +13,10 @@ import pytest
 import scipy.sparse
 import torch
 
-from scrflow.baseline.features import PhotoFeatures, photo_features, stored
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
 from scrflow.baseline.mapfile import load_map
 from scrflow.baseline.mapping import build_map, neighbour_pairs
-from scrflow.baseline.matchers import LightGlue, Nearest
+from scrflow.baseline.matching import LightGlue, Nearest, PhotoFeatures, photo_features, stored
 from scrflow.config import (
     BaselineConfig,
     BaselineLocalizeStage,

@@ -209,8 +209,8 @@ def pipe(path: Path) -> None:
 
 NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a folder named x.jpg": (folder, r"is a folder, expected an image; replace it"),
-    "broken symlink": (broken_link, r"image is missing: a link to gone\.jpg, which is not there; mend the link"),
-    "named pipe": (pipe, r"is no regular file, expected an image"),
+    "broken symlink": (broken_link, r"image is missing: a link to gone\.jpg, which does not exist; fix the link"),
+    "named pipe": (pipe, r"is not a regular file, expected an image"),
 }
 
 

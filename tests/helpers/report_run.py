@@ -12,7 +12,7 @@ from PIL import Image
 
 from scrflow.config import EvaluateStage, LocalizeStage, MapStage
 from scrflow.evaluate.metrics import evaluate
-from scrflow.localize.stage import localize_queries
+from scrflow.localize.localizer import localize_queries
 from scrflow.map.file import write_map
 from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.storage.artifact import read_stamp, sha256_file

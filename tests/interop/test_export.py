@@ -57,7 +57,7 @@ def test_export(project: Project):
     assert {m for _, m in similar} <= set(mapping)
 
     again = scrflow(project, "export-hloc tiny --encoder small --out given")
-    assert again.returncode == 1 and again.stderr == "error: given: is there already; name a new folder\n"
+    assert again.returncode == 1 and again.stderr == "error: given: exists already; name a new folder\n"
     unknown = scrflow(project, "export-hloc tiny --encoder smal --out other")
     assert unknown.returncode == 1 and "no 'smal'; there are small" in unknown.stderr
 

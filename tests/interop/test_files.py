@@ -127,7 +127,7 @@ def test_matches_by_hloc_are_read_in_both_orders(tmp_path, separator):
         read_matches(path, {**COUNTS, "d.jpg": 4}, [(A, B), (C, "d.jpg")])
     with pytest.raises(ScrflowError, match="no pair of these 2 images"):
         read_matches(path, {"x.jpg": 4, "y.jpg": 4})
-    with pytest.raises(ScrflowError, match=r"one name in hloc's matches"):
+    with pytest.raises(ScrflowError, match=r"the same name in hloc's matches"):
         read_matches(path, {**COUNTS, "db-1/a.jpg": 4})
 
 

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig
 from scrflow.localize.hypotheses import SceneCoordinates, best_hypothesis, spread_order
+from scrflow.localize.result import Clock
 from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -86,7 +87,7 @@ def test_nothing_passes_the_head_twice():
     coordinates.all(2)
     asked = [tuple(pair) for pair in table.asked]
     assert len(asked) == len(set(asked)) == 3 * 20 + 2 * 10 + 20
-    with pytest.raises(ValueError, match="equally far"):
+    with pytest.raises(ValueError, match="different numbers"):
         coordinates.first(40, np.array([0, 1]))
 
 
@@ -97,22 +98,18 @@ def test_the_best_hypothesis_at_a_fraction_of_the_work(best):
     pixels, table = hypotheses(shares, seed=best)
     config = HalvingConfig(keypoints=128, factor=3)
     coordinates = table.coordinates()
-    assert best_hypothesis(coordinates, pixels, K, config, 10.0, seed=1)[0] == best
+    assert best_hypothesis(coordinates, pixels, K, config, 10.0, 1, Clock())[0] == best
     coordinates.all(best)
     # 10 at 128, 4 at 384, 2 at 1000 and no third
     assert len(table.asked) == 10 * 128 + 4 * 256 + 2 * 616
     again = hypotheses(shares, seed=best)[1].coordinates()
-    assert best_hypothesis(again, pixels, K, config, 10.0, seed=1, map_=backwards)[0] == best
-
-
-def backwards(judge, items):
-    return reversed([judge(i) for i in reversed(list(items))])
+    assert best_hypothesis(again, pixels, K, config, 10.0, 1, Clock(), threads=3)[0] == best
 
 
 def test_nobody_is_dropped_on_little_evidence():
     pixels, table = hypotheses([0.02, 0.08, 0.02, 0.02], seed=3)
     config = HalvingConfig(keypoints=64, factor=2, evidence=30)
-    assert best_hypothesis(table.coordinates(), pixels, K, config, 10.0, seed=1)[0] == 1
+    assert best_hypothesis(table.coordinates(), pixels, K, config, 10.0, 1, Clock())[0] == 1
     # 64 keypoints hold 5 inliers of the best, 256 hold 20: all four go on to 512
     assert sum(keypoint[0] == 0 for keypoint in table.asked) >= 512
 
@@ -120,4 +117,4 @@ def test_nobody_is_dropped_on_little_evidence():
 def test_hypotheses_without_any_consensus():
     pixels, table = hypotheses([0.0, 0.0, 0.0], 40)
     table.xyz[:] = float("nan")
-    assert best_hypothesis(table.coordinates(), pixels, K, HalvingConfig(keypoints=16), 10.0, seed=1) == (0, None)
+    assert best_hypothesis(table.coordinates(), pixels, K, HalvingConfig(keypoints=16), 10.0, 1, Clock()) == (0, None)

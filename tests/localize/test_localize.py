@@ -13,11 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from scrflow.config import ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, LocalizeStage, MapStage
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import pose_error
+from scrflow.core.geometry import pose_error, reprojection_error
 from scrflow.features.pca import Pca
-from scrflow.localize.localizer import Localizer
-from scrflow.localize.pose import consensus, estimate_pose, reprojection_error
-from scrflow.localize.stage import localize_queries, pose_line
+from scrflow.localize.localizer import Localizer, localize_queries
+from scrflow.localize.pose import consensus, estimate_pose
 from scrflow.map.file import Map, load_map
 from scrflow.scene.model import read_poses
 from scrflow.storage.journal import Journal
@@ -119,8 +118,6 @@ def test_a_perfect_head_gives_the_pose():
     result = Localizer(empty_map(_Oracle(view.descriptors, world)), CONFIG).localize(image, camera)
     t, r = pose_error(result.cam_from_world, POSE)
     assert t < 1e-5 and r < 1e-4 and result.inliers.all()
-    name, *values = pose_line("day/a b.jpg", result.cam_from_world).rsplit(maxsplit=7)
-    assert name == "day/a b.jpg" and len(values) == 7
 
 
 def test_more_hypotheses_than_the_map_has_are_refused():

@@ -114,7 +114,7 @@ def test_unusable_input_is_one_line(image, camera, message):
 
 
 def test_a_photo_without_focal_length_names_the_option(tmp_path):
-    with pytest.raises(ScrflowError, match=r"a\.png: EXIF tells no focal length; give the camera: --camera"):
+    with pytest.raises(ScrflowError, match=r"a\.png: EXIF has no focal length; give the camera: --camera"):
         query_photo(exif_photo(tmp_path / "a.png", 1), None)
 
 

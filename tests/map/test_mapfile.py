@@ -293,7 +293,7 @@ WRONG_TENSORS = {
     ),
     "a scale below zero": (
         {"encoding": torch.zeros(6, 8, dtype=torch.int8), "encoding.scale": -torch.ones(6)},
-        "encoding.scale is to be float32, finite, and 0 or more",
+        "encoding.scale is not float32, finite, and 0 or more",
     ),
     "a code past the codebook": ({"retrieval.codes": torch.full((6, 3), 6, dtype=torch.uint8)}, "has entry 6 of 6"),
     "signed codes": ({"retrieval.codes": torch.zeros(6, 3, dtype=torch.int8)}, "codes is int8, not uint8"),
@@ -335,9 +335,9 @@ WRONG_SAYINGS = {
     "an unknown setting below": (None, with_head(attention=True), "key head.attention: extra inputs"),
     "no config": (None, lambda c: [], "its config is not one of this scrflow"),
     "a negative width": (None, with_head(width=-1), "key head.width"),
-    "a width beyond all memory": (None, with_head(width=1 << 40), "is 32 x 24, not|no head can be so"),
+    "a width beyond all memory": (None, with_head(width=1 << 40), "is 32 x 24, not|such a head cannot be built"),
     "a width beyond all integers": (None, with_head(width=1 << 70), "key head.width: 1.18059e.21 is not within"),
-    "clusters beyond all memory": (None, with_head(clusters=1 << 40), "is .*, not|no head can be so"),
+    "clusters beyond all memory": (None, with_head(clusters=1 << 40), "is .*, not|such a head cannot be built"),
     "a million blocks": (None, with_head(blocks=1_000_000), "more blocks of the head than its"),
     "a unit of nothing": ({"output_unit": "nan"}, None, "output_unit is nan"),
     "a unit in words": ({"output_unit": "metre"}, None, "could not convert string to float"),
@@ -364,7 +364,7 @@ def test_crafted_metadata(map_path, tmp_path, case):
 
 def test_a_map_of_before_versions(map_path, tmp_path):
     path = crafted(map_path, tmp_path / "map.safetensors", drop=["format"])
-    assert_one_line(path, r"before maps had a format version; run the workflow again \(rule write_map\)")
+    assert_one_line(path, r"has no format version \(older scrflow\); rebuild it \(rule write_map\)")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.999])

@@ -140,7 +140,7 @@ def test_features_without_whitening_cannot_be_cut():
     names = tuple("abcdefghi")
     with pytest.raises(ScrflowError, match="the hloc feature has no whitening to cut"):
         shrink(stage(RetrievalConfig(kind="hloc", file="f.h5", dim=None), retrieval_dim=4), tensors, names, None)
-    with pytest.raises(ScrflowError, match="of maps whose images are searched"):
+    with pytest.raises(ScrflowError, match="need a map with an index of images"):
         shrink(stage(RetrievalConfig(kind="hloc", file="f.h5"), pq_bytes=4), {}, names, None)
 
 
@@ -161,6 +161,6 @@ def test_layers_of_positions_stay_fp16():
     assert {packed[f"head.{k}"].dtype for k in kept} == {torch.float16}
     assert set(unpack(packed)) == set(tensors)
     with pytest.raises(
-        ScrflowError, match=r"pca\.mean has numbers that are not finite in torch\.float16; keep it wider"
+        ScrflowError, match=r"pca\.mean has numbers that are not finite in torch\.float16; leave its format out"
     ):
         pack({"pca.mean": torch.tensor([1e6])}, MapConfig(pca="fp16"))

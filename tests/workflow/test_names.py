@@ -229,7 +229,7 @@ def test_colmap_matches_pairs_of_such_names(tmp_path):
 def test_hloc_is_not_given_pairs_that_it_would_tear(tmp_path):
     listed_images = {"image_root": "images", "mapping": ["a b.jpg", "c.jpg"], "queries": []}
     (tmp_path / "images.json").write_text(json.dumps(listed_images))
-    with pytest.raises(ScrflowError, match=r"1 image names have a blank, first 'a b\.jpg', and hloc parts its lists"):
+    with pytest.raises(ScrflowError, match=r"1 image names have a blank, first 'a b\.jpg', and hloc splits its lists"):
         pairs_from_retrieval(tmp_path / "images.json", tmp_path / "none.h5", 1, tmp_path / "pairs.txt")
 
 

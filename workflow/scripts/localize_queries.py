@@ -9,7 +9,7 @@ from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import LocalizeStage
-    from scrflow.localize.stage import localize_queries
+    from scrflow.localize.localizer import localize_queries
 
     localize_queries(
         job.config(LocalizeStage),

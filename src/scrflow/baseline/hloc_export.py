@@ -1,15 +1,13 @@
-"""A scene in hloc's files: local features, global descriptors, pairs, lists, COLMAP model of the mapping images."""
+"""``scrflow export-hloc``: a scene in hloc's files (features, descriptors, pairs, lists, COLMAP model)."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
-import pycolmap
 import torch
 
 from scrflow.config import ExtractorConfig, HlocExportStage
@@ -18,8 +16,7 @@ from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.core.progress import track
 from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.retrieval import Retriever
-from scrflow.features.retrieval.describe import build_describer
-from scrflow.features.views import encode_view
+from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.graph.covisibility import load_graph
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features
@@ -37,11 +34,11 @@ def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int
 
     ``features.h5`` of mapping images and queries, ``mapping.txt`` (names), ``queries.txt`` (names and cameras), ``sfm``
     (COLMAP model, poses without points), ``pairs-covisibility.txt`` (each mapping image with its ``pairs`` strongest
-    neighbours), and with a retrieval feature ``global-feats.h5`` and ``pairs-retrieval.txt`` (each query with the
-    ``pairs`` mapping images most like it). ScrflowError where ``out`` is there already or an artifact is missing.
+    neighbours), and with a retrieval feature ``global-feats.h5`` and ``pairs-retrieval.txt`` (each query with its
+    ``pairs`` most similar mapping images). ScrflowError if ``out`` exists or an artifact is missing.
     """
     if out.exists():
-        raise ScrflowError(f"{out}: is there already; name a new folder")
+        raise ScrflowError(f"{out}: exists already; name a new folder")
     torch.set_num_threads(threads)
     scene = load_scene(results / "scene")
     graph = require(results / "covisibility.npz", "covisibility graph")
@@ -67,7 +64,7 @@ def stored_features(
     path: Path, encoder: LocalEncoder, short_side: int, max_keypoints: int, sha256: str | None = None
 ) -> StoredFeatures:
     """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored. ScrflowError
-    where its file is not that of ``sha256``."""
+    if its file does not have the digest ``sha256``."""
     photo = read_rgb(path, sha256)
     resized = resized_to_short_side(photo, short_side)
     found = encoder(to_tensor(resized)).top(max_keypoints)
@@ -77,7 +74,7 @@ def stored_features(
         found.descriptors.numpy(),
         found.scores.numpy(),
         photo.size,
-        uncertainty_px=float(scale.mean()),  # a detector's noise is taken for 1 px, as hloc does
+        uncertainty_px=float(scale.mean()),  # hloc assumes a detector's noise of 1 px
     )
 
 
@@ -101,7 +98,7 @@ def _write_features(file: h5py.File, scene: Scene, extractor: ExtractorConfig) -
 
 
 def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[str, np.ndarray]:
-    """Global descriptors of the mapping images, as the retrieval artifact holds them, and of the queries."""
+    """Global descriptors of the mapping images (those of the retrieval artifact) and of the queries."""
     folder = results / "retrieval"
     descriptors = require(folder / f"{config.retrieval_name}.h5", "retrieval feature")
     names, queries = [v.name for v in scene.mapping], [q.name for q in scene.queries]
@@ -110,21 +107,10 @@ def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[
     described = dict(zip(names, hloc.read_descriptors(descriptors, names), strict=True))
     model = folder / f"{config.retrieval_name}.safetensors"
     retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
-    describe = build_describer(config.retrieval, retriever.description, config.parts)
+    describe = PhotoDescriber((config.retrieval, *config.parts), retriever.description)
     for query in track(scene.queries, "global descriptors"):
-        photo = scene.photo(query.name)
-
-        def local(extractor: ExtractorConfig, keypoints: int, photo=photo, camera: pycolmap.Camera = query.camera):
-            encoder = _encoder(extractor.model_copy(update={"max_keypoints": keypoints}).model_dump_json())
-            return encode_view(photo, camera, encoder, extractor.short_side, keypoints).descriptors
-
-        described[query.name] = describe(photo, local).numpy()
+        described[query.name] = describe(scene.photo(query.name), query.camera).numpy()
     return described
-
-
-@functools.lru_cache(maxsize=4)
-def _encoder(extractor_json: str) -> LocalEncoder:
-    return build_encoder(ExtractorConfig.model_validate_json(extractor_json))
 
 
 def _similar_pairs(described: dict[str, np.ndarray], scene: Scene, count: int) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The photos that hloc's rules read: names and folder, of a posed scene or of bare photos."""
+"""The list of photos for hloc's rules: names and folder, of a posed scene or of photos without poses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIND = "hloc-images"
 
 @dataclass(frozen=True)
 class Images:
-    """Photos by name, relative to ``root``. ``mapping`` are matched with each other, ``queries`` are described too."""
+    """Photos by name, relative to ``root``: mapping images are matched with each other, queries only described."""
 
     root: Path
     mapping: tuple[str, ...]
@@ -32,14 +32,14 @@ def images_of_scene(scene: Path) -> Images:
 
 
 def images_of_photos(config: SfmStage, root: Path) -> Images:
-    """Bare photos: those that SfM registers, and the others."""
+    """Photos without poses: those that SfM registers as mapping images, the others as queries."""
     folder = Path(root) / config.source.images
     mapping = photos_to_register(config.source, config.split, Path(root))
     return Images(folder, tuple(mapping), tuple(n for n in list_photos(folder) if n not in set(mapping)))
 
 
 def write_images(out: Path, images: Images, config: SfmStage | None) -> None:
-    """Write the list (JSON). ``config`` is what made it where the photos are bare."""
+    """Write the list (JSON). ``config``: the stage's, for photos without poses."""
     names = "".join(f"{name}\n" for name in (*images.mapping, *images.queries))
     code = code_version("baseline.hloc_images")
     inputs = {"names": hashlib.sha256(names.encode()).hexdigest()[:16]}

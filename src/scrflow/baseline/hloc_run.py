@@ -1,7 +1,7 @@
-"""The calls into hloc itself, in its own environment (envs/hloc.yaml): the only module that imports it.
+"""The calls into hloc, in its own environment (envs/hloc.yaml): the only module that imports it.
 
-Written for version 1.5 at commit c13273bd0ecc2917a35910fd843712a1c6243193. That environment has few of our packages:
-nothing is imported here but the standard library and hloc.
+Written for version 1.5 at commit c13273bd0ecc2917a35910fd843712a1c6243193. As that environment has few of our packages,
+this module imports nothing else but the standard library.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from scrflow.core.errors import ScrflowError
 def extract_features(images: Path, configuration: str, out: Path) -> None:
     """Local features or global descriptors of all listed photos, mapping and queries, to the HDF5 ``out``.
 
-    Stored as float32: hloc's float16 would round keypoints beyond 1024 px to whole pixels. ScrflowError where hloc is
-    not installed or has no such configuration.
+    Stored as float32: hloc's float16 would round keypoints beyond 1024 px to whole pixels. ScrflowError if hloc is not
+    installed or has no such configuration.
     """
     listed = _read(images)
     hloc = _module("extract_features")
@@ -29,14 +29,14 @@ def extract_features(images: Path, configuration: str, out: Path) -> None:
 
 
 def pairs_from_retrieval(images: Path, descriptors: Path, count: int, out: Path) -> None:
-    """Each mapping image with the ``count`` most alike, as lines of a text file. ScrflowError for names with a blank,
-    at which hloc parts the lines."""
+    """Each mapping image with its ``count`` most similar ones, as lines of a text file. ScrflowError for names with a
+    blank, at which hloc splits the lines."""
     mapping = _read(images)["mapping"]
     blank = [name for name in mapping if any(c.isspace() for c in name)]
     if blank:
         raise ScrflowError(
-            f"{images}: {len(blank)} image names have a blank, first {blank[0]!r}, and hloc parts its lists of pairs "
-            "there; rename them, or take SIFT (sfm.features: sift)"
+            f"{images}: {len(blank)} image names have a blank, first {blank[0]!r}, and hloc splits its lists of pairs "
+            "there; rename them, or use SIFT (sfm.features: sift)"
         )
     hloc = _module("pairs_from_retrieval")
     hloc.main(descriptors, out, num_matched=min(count, len(mapping) - 1), query_list=mapping, db_list=mapping)
@@ -51,8 +51,8 @@ def match_features(features: Path, pairs: Path, configuration: str, out: Path) -
 def triangulate(images: Path, reference: Path, pairs: Path, features: Path, matches: Path, out: Path) -> None:
     """3D points on the poses of the COLMAP model ``reference``: a COLMAP model in the folder ``out``.
 
-    hloc holds the matches against the poses and writes two-view geometries without a configuration. pycolmap 3.13,
-    which its environment has, takes them; 4.2 passes over them, and no point comes out (docs/hloc.md).
+    hloc checks the matches against the poses and writes two-view geometries without a configuration. pycolmap 3.13,
+    which its environment has, uses them; 4.2 ignores them, and no point is triangulated (docs/hloc.md).
     """
     root = Path(_read(images)["image_root"])
     hloc = _module("triangulation")
@@ -68,7 +68,7 @@ def _module(name: str) -> ModuleType:
         if error.name != "hloc":
             raise
         raise ScrflowError(
-            "hloc is not installed: let Snakemake make its environment (--sdm conda), or see docs/hloc.md"
+            "hloc is not installed: let Snakemake create its environment (--sdm conda), or see docs/hloc.md"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The stage that localizes by matching: retrieval, matches with each retrieved image, PoseLib on the points behind."""
+"""Localization by matching: retrieval, matches with each retrieved image, PoseLib on the points behind the matches."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import pycolmap
 import torch
 from PIL import Image
 
-from scrflow.baseline.describe import QueryDescriber
-from scrflow.baseline.features import photo_features
 from scrflow.baseline.mapfile import BaselineMap, load_map
-from scrflow.baseline.matchers import build_matcher
+from scrflow.baseline.matching import build_matcher, photo_features
 from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
 from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
+from scrflow.core.geometry import pinhole_pixels, reprojection_error
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
+from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.features.views import EncodedView
-from scrflow.localize.pose import estimate_pose, reprojection_error
-from scrflow.localize.result import Clock, Localization, localize_scene, query_descriptors
-from scrflow.scene.model import Query, load_scene
-from scrflow.storage.artifact import Stamp
+from scrflow.localize.pose import estimate_pose
+from scrflow.localize.result import Clock, Localization, localize_scene
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.weights import expecting
 
@@ -35,24 +33,14 @@ def localize_baseline(
     threads: int,
     descriptors: Path | None = None,
 ) -> None:
-    """Localize every query of the scene, see scrflow.localize.result.localize_scene.
+    """The stage that localizes every query of a scene by matching, see scrflow.localize.result.localize_scene.
 
-    Of ``details``, ``keypoints`` and ``inliers`` count keypoints of the query, ``hypothesis`` is the retrieved image
-    with the most inliers, and there is no confidence: its coefficients are those of scene coordinates.
-    ``descriptors`` is an HDF5 in hloc's layout with the queries' global descriptors, where a file provides them.
+    In ``details``, ``keypoints`` and ``inliers`` count keypoints of the query, ``hypothesis`` is the retrieved image
+    with the most inliers, and there is no confidence: its coefficients were fitted for scene coordinates.
     """
-    s = load_scene(scene)
-    inputs = {"scene": scene / "scene.json", "map": map_path}
-    if descriptors is not None:
-        inputs["descriptors"] = descriptors
-    stamp = Stamp.make("localization", config, code_version("baseline.localizer"), **inputs)
-    given = None if descriptors is None else query_descriptors(descriptors, [q.name for q in s.queries])
     localizer = MatchLocalizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
-
-    def localize(photo: Image.Image, query: Query) -> Localization:
-        return localizer.localize(photo, query.camera, None if given is None else given[query.name])
-
-    localize_scene(s, localize, stamp, map_path, out, details, threads)
+    code = code_version("baseline.localizer")
+    localize_scene(localizer, config, code, scene, map_path, out, details, threads, descriptors)
 
 
 class MatchLocalizer:
@@ -64,21 +52,21 @@ class MatchLocalizer:
         with expecting(map_.weights, "the map"):
             self._encoder = build_encoder(c.features.extractor)
             self._matcher = build_matcher(c.matcher, map_.descriptors.shape[1])
-            self._describe = QueryDescriber(c, map_.retriever.description)
+            self._describe = PhotoDescriber((c.retrieval, *c.retrieval_parts), map_.retriever.description)
 
     @torch.inference_mode()
     def localize(
         self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
     ) -> Localization:
-        """Pose of a photo taken by ``camera``; ``descriptor`` [dim] where the retrieval feature comes from a file.
+        """Pose of a photo taken by ``camera``; ``descriptor`` [dim] if the retrieval feature comes from a file.
 
-        The result's view and scene coordinates have a row for each keypoint of the photo; scene coordinates of those
-        without a match are NaN. ScrflowError where a descriptor is needed and not given.
+        The result's view and scene coordinates have a row for each keypoint of the photo; scene coordinates are NaN for
+        keypoints without a match. ScrflowError if a descriptor is needed and not given.
         """
         clock, map_, config = Clock(), self._map, self._config
         features = photo_features(photo, self._encoder, map_.config.features)
         pixels, K = _pinhole_pixels(features.pixels, photo, camera, config.short_side)
-        usable = np.isfinite(pixels).all(1)  # a lens's distortion cannot be undone in every corner
+        usable = np.isfinite(pixels).all(1)  # in some corners a lens's distortion has no inverse
         features, pixels = features.only(usable), pixels[usable]
         clock.lap("encode")
         own = self._describe(photo, camera) if descriptor is None else descriptor
@@ -92,7 +80,7 @@ class MatchLocalizer:
             point.append(points[matches[:, 1]])
             image.append(np.full(len(matches), row))
         keypoint, point, image = (np.concatenate(part) for part in (keypoint, point, image))
-        # several images may give a keypoint the same point: one correspondence
+        # several images may give a keypoint the same point: count it once
         pairs, pair = np.unique(np.stack([keypoint, point], 1), axis=0, return_inverse=True)
         clock.lap("match")
         pairs_px, pairs_xyz = pixels[pairs[:, 0]], map_.xyz[pairs[:, 1]].astype(np.float64)
@@ -102,8 +90,8 @@ class MatchLocalizer:
         if found is not None:
             error = reprojection_error(pairs_px, pairs_xyz, K, found.cam_from_world)
         xyz = np.full((len(pixels), 3), np.nan)
-        for_each = np.argsort(-error, kind="stable")  # the best of a keypoint's points is written last
-        xyz[pairs[for_each, 0]] = pairs_xyz[for_each]
+        order = np.argsort(-error, kind="stable")  # of a keypoint's points, the best is written last
+        xyz[pairs[order, 0]] = pairs_xyz[order]
         inside = error < config.threshold_px
         inliers = np.zeros(len(pixels), bool)
         inliers[pairs[inside, 0]] = True
@@ -120,8 +108,8 @@ class MatchLocalizer:
 def _pinhole_pixels(
     pixels_N2: np.ndarray, photo: Image.Image, camera: pycolmap.Camera, short_side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Undistorted pixels [N, 2] in the pinhole image of the photo at ``short_side``, and its K; NaN where the
-    distortion cannot be undone."""
+    """Undistorted pixels [N, 2] in the pinhole image of the photo at ``short_side``, and its K; NaN if the distortion
+    has no inverse."""
     scale = short_side / min(photo.size)
     K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
-    return rays_from_pixels(camera, pixels_N2) @ K[:2, :2].T + K[:2, 2], K
+    return pinhole_pixels(rays_from_pixels(camera, pixels_N2), K), K

@@ -1,10 +1,10 @@
-"""map.h5: ONE file with all that localizing a query by matching needs.
+"""map.h5: one file with all that localizing a query by matching needs.
 
 ``names`` of the I mapping images; ``xyz`` [P, 3] float32, the points; of the O observations, ordered by image,
 ``start`` [I + 1] int64 (rows of image i: start[i] to start[i + 1]), ``point`` [O] int32, ``descriptors`` [O, D] uint8
-or float16; where the matcher asks for them ``pixels`` [O, 2] float32 and ``sizes`` [I, 2] int32; under ``retrieval``
-the quantised index and what describes a query. Attributes: the stamp, whose config says how to localize, ``format``,
-and ``weights`` (JSON, name to SHA-256).
+or float16; for LightGlue ``pixels`` [O, 2] float32 and ``sizes`` [I, 2] int32; in ``retrieval`` the quantised index and
+what describes a query. Attributes: the stamp, whose config says how to localize, ``format``, and ``weights`` (JSON,
+name to SHA-256).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from scrflow.baseline.features import PhotoFeatures
+from scrflow.baseline.matching import PhotoFeatures
 from scrflow.config import BaselineMapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.features.retrieval import Retriever
@@ -29,13 +29,13 @@ from scrflow.storage.untrusted import check_whole
 
 KIND = "baseline-map"
 FORMAT = 1
-_MEND = "delete it and run again (rule map_baseline)"
+_FIX = "delete it and run again (rule map_baseline)"
 _DTYPES = {"uint8": np.dtype(np.uint8), "fp16": np.dtype(np.float16)}
 
 
 @dataclass(frozen=True, eq=False)
 class BaselineMap:
-    """A map in memory; see the module for shapes."""
+    """A map in memory; the module's docstring has the shapes."""
 
     config: BaselineMapStage
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class BaselineMap:
 
 
 def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp: Stamp) -> None:
-    """Write the file; ``weights``: SHA-256 of the published weights that it was made with, by name."""
+    """Write the file; ``weights``: SHA-256 of the published weights that made it, by name."""
     with create_h5(path, stamp) as f:
         f.attrs["format"] = FORMAT
         f.attrs["weights"] = json.dumps(weights, sort_keys=True)
@@ -66,13 +66,13 @@ def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp
             values = getattr(result, name)
             if values is not None:
                 f[name] = values
-        retrieval = f.create_group("retrieval")  # made by the way it would hold the time
+        retrieval = f.create_group("retrieval")  # created implicitly it would contain the time
         for name, tensor in result.retriever.tensors().items():
             retrieval[name] = tensor.numpy()
 
 
 def load_map(path: Path) -> BaselineMap:
-    """The map of a file; ScrflowError when it is damaged, of another version, or its parts do not fit together."""
+    """The map of a file; ScrflowError if it is damaged, of another version, or its parts do not fit together."""
     stamp = read_stamp(path, KIND)
     try:
         config = BaselineMapStage.model_validate(stamp.config)
@@ -80,17 +80,17 @@ def load_map(path: Path) -> BaselineMap:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
         raise ScrflowError(
-            f"{path}: its config is not one of this scrflow: key {key}: {first['msg']}; {_MEND}"
+            f"{path}: its config is not one of this scrflow: key {key}: {first['msg']}; {_FIX}"
         ) from None
     with open_h5(path, KIND) as f:
         try:
             if f.attrs.get("format") != FORMAT:
-                raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_MEND}")
+                raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_FIX}")
             check_whole(f, path)
             result = _read(f, config)
             _check(result)
         except (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, IndexError) as error:
-            raise ScrflowError(f"{path}: not a whole map: {' '.join(str(error).split())}; {_MEND}") from None
+            raise ScrflowError(f"{path}: not a whole map: {' '.join(str(error).split())}; {_FIX}") from None
     return result
 
 

@@ -1,4 +1,4 @@
-"""The stage that makes a map to match against: features and matches of mapping images, points on the known poses."""
+"""The stage that makes the baseline's map: features and matches of mapping images, points on the known poses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import numpy as np
 import pycolmap
 import torch
 
-from scrflow.baseline.describe import QueryDescriber
-from scrflow.baseline.features import PhotoFeatures, photo_features
 from scrflow.baseline.mapfile import KIND, BaselineMap, write_map
-from scrflow.baseline.matchers import build_matcher
+from scrflow.baseline.matching import PhotoFeatures, build_matcher, photo_features
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import Retriever
+from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.scene.model import Scene, load_scene, model_of_views
 from scrflow.sfm.colmap_process import quiet_pycolmap
@@ -31,15 +30,15 @@ from scrflow.storage.artifact import Stamp, h5_file, read_safetensors, read_safe
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.weights import located
 
-_HELD = 256  # photos whose features are kept in memory: pairs come in the order of their first image
+_HELD = 256  # photos whose features stay in memory: pairs are sorted by their first image
 
 
 def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Path, out: Path, threads: int) -> None:
     """Write the map of a baseline to ``out`` (HDF5, see scrflow.baseline.mapfile).
 
-    ``graph`` is the covisibility graph, which names the pairs to match, ``retrieval`` the model (safetensors) of the
-    retrieval feature. Poses and cameras stay as they are; the same seed gives the same bytes, whatever ``threads`` is.
-    ScrflowError when the inputs are of other mapping images, or no point can be triangulated.
+    ``graph`` is the covisibility graph, which gives the pairs to match; ``retrieval`` the model (safetensors) of the
+    retrieval feature. Poses and cameras do not change; the same seed gives the same bytes with any ``threads``.
+    ScrflowError if the inputs are of other mapping images, or no point can be triangulated.
     """
     torch.set_num_threads(threads)
     quiet_pycolmap()
@@ -57,7 +56,8 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
         full_disk_reported(out),
     ):
         features = _extract(config.features, loaded, Path(folder) / "features.h5", threads)
-        QueryDescriber(config, retriever.description)  # to record which weights it is
+        # built to record which weights a query will need
+        PhotoDescriber((config.retrieval, *config.retrieval_parts), retriever.description)
         pairs = neighbour_pairs(edges, config.neighbours)
         matches = _match(config, features, pairs, threads)
         model = _triangulate(config.seed, loaded, features, pairs, matches, Path(folder))
@@ -70,7 +70,7 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
 def neighbour_pairs(graph: Graph, count: int) -> list[tuple[int, int]]:
     """Rows of mapping images to match: each with ``count`` of its neighbours in the graph, every pair once, sorted.
 
-    Where there are more neighbours they are spread evenly from most to least overlap: the nearest alone would have no
+    If there are more neighbours, they are chosen evenly from most to least overlap: the nearest alone would give no
     baseline to triangulate from, the farthest alone no matches.
     """
     pairs = set()
@@ -121,7 +121,7 @@ def _match(
 ) -> list[np.ndarray]:
     """Matched keypoints [M, 2] of each pair."""
     matcher = build_matcher(config.matcher, features.dim)
-    # the features of a pair are read here, by one thread: neither HDF5 nor the cache has to be safe for several
+    # one thread reads the features of all pairs: neither HDF5 nor the cache needs to be thread-safe
     read = ((features.at(i), features.at(j)) for i, j in pairs)
     with meter("matching pairs", len(pairs)) as step:
         matches = []
@@ -155,7 +155,7 @@ def _gathered(
     model: pycolmap.Reconstruction,
     retriever: Retriever,
 ) -> BaselineMap:
-    """What the map keeps: points, and of the features those that observe one."""
+    """The map: points, and the features that observe one."""
     ids = np.array(sorted(model.points3D), np.uint64)
     xyz = np.array([model.point3D(int(i)).xyz for i in ids], np.float32)
     images = {model.image(i).name: model.image(i) for i in model.reg_image_ids()}
@@ -165,7 +165,7 @@ def _gathered(
         seen = np.array([p.point3D_id for p in images[name].get_observation_points2D()], np.uint64)
         rows.append(observed)
         points.append(np.searchsorted(ids, seen).astype(np.int32))
-    whole = config.matcher.kind == "lightglue"  # which asks where keypoints are, too
+    whole = config.matcher.kind == "lightglue"  # it uses positions of keypoints, too
     return BaselineMap(
         config=config,
         names=names,

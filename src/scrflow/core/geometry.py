@@ -1,7 +1,10 @@
-"""Poses and rotations, in NumPy alone.
+"""Rotations, poses, and the pinhole projection, with NumPy alone.
 
-Poses are cam_from_world (R | t), OpenCV axes; quaternions are w x y z. Cameras are in ``scrflow.core.cameras``, so that
-training needs no pycolmap.
+Poses are cam_from_world (R | t) with OpenCV axes; quaternions are w x y z. A ray is a point (x, y) on the plane z = 1
+of a camera. Functions that take lens distortion into account are in ``scrflow.core.cameras``, which needs pycolmap.
+
+Two parts of the code project by themselves, as another order of operations would change results in their last digits:
+``training.losses`` (torch, with gradients) and ``graph.frustum`` (compares pixels without dividing by the depth).
 """
 
 from __future__ import annotations
@@ -55,6 +58,12 @@ def camera_centre(cam_from_world: np.ndarray) -> np.ndarray:
     return invert_pose(cam_from_world)[..., 3]
 
 
+def pose_numbers(cam_from_world: np.ndarray) -> list[float]:
+    """qw qx qy qz tx ty tz of a pose [3, 4]: the numbers of a line of poses.txt."""
+    values = (*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3])
+    return [float(v) for v in values]
+
+
 def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Distance of the camera centres (scene units) and angle between the rotations (degrees) of two poses [3, 4]."""
     t_error = float(np.linalg.norm(camera_centre(estimate) - camera_centre(reference)))
@@ -65,3 +74,46 @@ def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, floa
     )
     cosine = 0.5 * (np.trace(relative) - 1)
     return t_error, float(np.degrees(np.arctan2(sine, cosine)))
+
+
+# ----------------------------------------------------------------------------------------------------------- projection
+
+
+def camera_points(xyz_world_N3: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
+    """World points [N, 3] in the frame of one camera [3, 4], or each in the frame of its own [N, 3, 4]."""
+    R, t = cam_from_world[..., :3], cam_from_world[..., 3]
+    return xyz_world_N3 @ R.T + t if R.ndim == 2 else np.einsum("nij,nj->ni", R, xyz_world_N3) + t
+
+
+def pinhole_rays(pixels_N2: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Rays [N, 2] of undistorted pixels in the image of K [3, 3], or each in the image of its own [N, 3, 3]."""
+    return (pixels_N2 - K[..., :2, 2]) / _focals(K)
+
+
+def pinhole_pixels(rays_N2: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Undistorted pixels [N, 2] of rays; the inverse of ``pinhole_rays``."""
+    return rays_N2 * _focals(K) + K[..., :2, 2]
+
+
+def project(xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Undistorted pixels [N, 2] and depths [N] of world points; pixels are meaningless where the depth is not positive.
+
+    K [3, 3] and cam_from_world [3, 4] are of one camera, or both have a row for each point.
+    """
+    xyz = camera_points(xyz_world_N3, cam_from_world)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return pinhole_pixels(xyz[:, :2] / xyz[:, 2:], K), xyz[:, 2]
+
+
+def reprojection_error(
+    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
+) -> np.ndarray:
+    """Distance [N] in pixels between keypoints and projected points; infinite behind the camera or where not finite."""
+    seen, depth = project(xyz_world_N3, K, cam_from_world)
+    with np.errstate(invalid="ignore"):
+        error = np.linalg.norm(seen - pixels_N2, axis=1)
+    return np.where((depth > 0) & np.isfinite(error), error, np.inf)
+
+
+def _focals(K: np.ndarray) -> np.ndarray:
+    return np.stack([K[..., 0, 0], K[..., 1, 1]], -1)

@@ -1,8 +1,8 @@
-"""Reading photos: which files are photos, RGB of every kind of them, resizing.
+"""Reading photos: check the file, convert it to RGB, resize it.
 
-Whatever the file, a photo becomes 8 bits of RGB in one way: grey is repeated, 16 bits keep their upper 8 (65 535 is
-white), CMYK and palettes are looked up, what is transparent lies on black. What has no one meaning as a photo is
-refused: several frames, numbers without a white point, another file behind the name.
+Every photo becomes 8-bit RGB in one way: grey is repeated, 16 bits keep their upper 8 (65 535 is white), CMYK and
+palettes are converted, transparent pixels are drawn on black. Files with no single meaning as a photo are refused:
+several frames, values without a white point, files that are no image.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from PIL import Image, UnidentifiedImageError
 
 from scrflow.core.errors import ScrflowError
 
-if TYPE_CHECKING:  # the evaluation reads photos too, and should not wait for torch
+if TYPE_CHECKING:  # the evaluation reads photos too, without loading torch
     import torch
 
 MIN_SIDE_PX = 16
-MAX_ASPECT = 20  # encoders work at a fixed short side: a photo one pixel high would become a row of millions
+MAX_ASPECT = 20  # encoders resize to a fixed short side: a photo one pixel high would become millions of pixels wide
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_WHITE = ("I", "F")  # 32 bits a pixel
-_DARK = 4096  # of 65 535: 12 bits of a camera in a file of 16
-_FRAMES = ("GIF", "PNG", "WEBP")  # several frames are an animation; those of MPO and TIFF are copies and pages
-_REPLACE = "replace it or take its name off the lists"
+_DARK = 4096  # of 65 535: 12 bits of a camera stored in 16
+_FRAMES = ("GIF", "PNG", "WEBP")  # their frames are an animation; those of MPO and TIFF are copies and pages
+_REPLACE = "replace it or remove its name from the lists"
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
 def photo_bytes(path: Path) -> bytes:
-    """The file's bytes; ScrflowError where there is none, where it is no regular file, empty or not to be read."""
+    """The file's bytes; ScrflowError for a file that is missing, empty, not readable or not a regular file."""
     with _file_errors(Path(path)):
         return Path(path).read_bytes()
 
 
 @contextlib.contextmanager
 def _file_errors(path: Path) -> Iterator[None]:
-    """A block that opens the file: not a folder, a pipe that never ends, or nothing."""
+    """For a block that opens the file: refuse folders, pipes and empty files, and report what cannot be read."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ScrflowError(f"{path}: is {what}, expected an image; {_REPLACE}")
         if status.st_size == 0:
             raise ScrflowError(f"{path}: image is empty (0 bytes); {_REPLACE}")
@@ -56,38 +56,38 @@ def _file_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         if path.is_symlink():
             raise ScrflowError(
-                f"{path}: image is missing: a link to {os.readlink(path)}, which is not there; mend the link or take "
-                "its name off the lists"
+                f"{path}: image is missing: a link to {os.readlink(path)}, which does not exist; fix the link or "
+                "remove its name from the lists"
             ) from None
         raise ScrflowError(
-            f"{path}: image is missing; put it there or take its name off the lists{_other_form(path)}"
+            f"{path}: image is missing; put it there or remove its name from the lists{_other_form(path)}"
         ) from None
     except UnidentifiedImageError:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None)
-        if reason is None:  # of Pillow
+        if reason is None:  # an error of Pillow: handled by ``opened``
             raise
         raise ScrflowError(
-            f"{path}: image cannot be read ({reason}); mend its permissions or name, or take it off the lists"
+            f"{path}: image cannot be read ({reason}); fix its permissions or name, or remove it from the lists"
         ) from None
 
 
 def _other_form(path: Path) -> str:
-    """Of a name that looks the same and is written in other code points (macOS writes accents apart)."""
+    """A hint if the folder has this name in other code points (macOS writes accents as characters of their own)."""
     import unicodedata
 
     same = unicodedata.normalize("NFC", path.name)
     with contextlib.suppress(OSError, ValueError):
         if any(unicodedata.normalize("NFC", name) == same for name in os.listdir(path.parent)):
-            return " (there is one of this name in another Unicode form, NFC or NFD: convmv renames it)"
+            return " (the folder has this name in another Unicode form, NFC or NFD: rename it with convmv)"
     return ""
 
 
 @contextlib.contextmanager
 def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]:
-    """The image of a file, or of its bytes where they are at hand; not decoded yet. What goes wrong with it here or in
-    the block becomes a ScrflowError that begins with ``path``."""
+    """The image of a file, or of its bytes ``data``; not decoded yet. Errors here and in the block become ScrflowErrors
+    that begin with ``path``."""
     files = _file_errors(Path(path)) if data is None else contextlib.nullcontext()
     try:
         with files, Image.open(path if data is None else io.BytesIO(data)) as image:
@@ -96,7 +96,7 @@ def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]
         most = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise ScrflowError(
             f"{path}: image is huge, over {most:.0f} million pixels; make it smaller (and its camera with it) or "
-            "take its name off the lists"
+            "remove its name from the lists"
         ) from None
     except UnidentifiedImageError:
         raise ScrflowError(f"{path}: image is damaged or truncated (not an image); {_REPLACE}") from None
@@ -106,20 +106,20 @@ def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in px by the file's header."""
+    """Width and height in px, from the file's header."""
     with opened(path) as image:
         return image.size
 
 
 def check_kind(image: Image.Image, path: Path | str) -> None:
-    """ScrflowError where an opened image is no photo: an animation, numbers without a white point, a line of pixels."""
+    """ScrflowError if an opened image is no photo: an animation, values without a white point, a row of pixels."""
     frames = getattr(image, "n_frames", 1) if image.format in _FRAMES else 1
     if frames > 1:
         raise ScrflowError(f"{path}: image is animated ({frames} frames), expected a photo; save one frame of it")
     if image.mode in _NO_WHITE:
         raise ScrflowError(
-            f"{path}: image has 32 bits a pixel (mode {image.mode}), of which none is known to be white; save it with "
-            "8 or 16 bits"
+            f"{path}: image has 32 bits a pixel (mode {image.mode}), and no value is known to be white; save it with 8 "
+            "or 16 bits"
         )
     width, height = image.size
     if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_ASPECT * min(width, height):
@@ -133,8 +133,8 @@ def check_kind(image: Image.Image, path: Path | str) -> None:
 
 
 def read_rgb(path: Path, sha256: str | None = None) -> Image.Image:
-    """The photo in RGB, decoded; ScrflowError when it is missing, damaged, no photo, or another than that of ``sha256``
-    (hex, of the file)."""
+    """The decoded photo in RGB; ScrflowError if it is missing, damaged, no photo, or its file does not have the digest
+    ``sha256`` (hex)."""
     data = photo_bytes(path)
     if sha256 is not None:
         check_unchanged(path, sha256, data)
@@ -143,17 +143,16 @@ def read_rgb(path: Path, sha256: str | None = None) -> Image.Image:
 
 
 def check_unchanged(path: Path, sha256: str, data: bytes | None = None) -> None:
-    """ScrflowError where the file, or ``data`` read of it, is not that of ``sha256`` (0.6 ms a MB, where decoding a
-    JPEG takes 40)."""
+    """ScrflowError if the file (its bytes ``data``, if read already) does not have the digest ``sha256``."""
     if hashlib.sha256(photo_bytes(path) if data is None else data).hexdigest() != sha256:
         raise ScrflowError(
-            f"{path}: image is not the one that the scene was made of (its bytes have changed); put that back, or "
-            "make the scene again (snakemake --forcerun build_scene)"
+            f"{path}: image is not the one that the scene was made of (its bytes have changed); put that one back, or "
+            "build the scene again (snakemake --forcerun build_scene)"
         )
 
 
 def rgb(image: Image.Image, name: Path | str) -> Image.Image:
-    """An opened image in RGB, 8 bits a channel; ScrflowError beginning with ``name`` where it is no photo."""
+    """An opened image in RGB, 8 bits a channel; a ScrflowError that begins with ``name`` if it is no photo."""
     check_kind(image, name)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.convert("RGB")
@@ -168,19 +167,19 @@ def rgb(image: Image.Image, name: Path | str) -> Image.Image:
 
 
 def _grey_of_16_bits(image: Image.Image, name: Path | str) -> Image.Image:
-    """Pillow's own conversion of 16 bits clips all above 255 to white."""
+    """The upper 8 bits. (Pillow's own conversion clips all values above 255 to white.)"""
     grey = np.asarray(image).astype(np.uint16)
     brightest = int(grey.max(initial=0))
     if 0 < brightest < _DARK:
         raise ScrflowError(
             f"{name}: image of 16 bits whose brightest pixel is {brightest} of 65535, black in 8 bits; is it a depth "
-            "image? Numbers of 10 or 12 bits are to be stretched to 16"
+            "image? Scale values of 10 or 12 bits to 16"
         )
     return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
 
 
 def resized_to_short_side(image: Image.Image, short_side: int) -> Image.Image:
-    """The image with its short side at ``short_side`` px (antialiased); enlarged where it is smaller."""
+    """The image resized to a short side of ``short_side`` px (antialiased); smaller ones are enlarged."""
     width, height = image.size
     scale = short_side / min(width, height)
     size = (round(width * scale), round(height * scale))

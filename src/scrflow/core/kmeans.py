@@ -1,4 +1,4 @@
-"""k-means of a few thousand points, in torch alone (faiss is not on every training machine)."""
+"""k-means of a few thousand points with torch alone (training machines may have no faiss)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def kmeans(points_ND: torch.Tensor, clusters: int, generator: torch.Generator, iterations: int = 50) -> torch.Tensor:
-    """Centres [K, D] by Lloyd's algorithm from k-means++ seeds (Arthur and Vassilvitskii 2007).
+    """Centres [K, D] by Lloyd's algorithm with k-means++ seeds (Arthur and Vassilvitskii 2007).
 
-    Raises ValueError for more clusters than points.
+    ValueError for more clusters than points.
     """
     if clusters > len(points_ND):
         raise ValueError(f"{clusters} clusters of {len(points_ND)} points")
@@ -19,7 +19,7 @@ def kmeans(points_ND: torch.Tensor, clusters: int, generator: torch.Generator, i
     centres = x[first]
     nearest = (x - centres).pow(2).sum(1)
     for _ in range(clusters - 1):
-        # all points on a centre already: any further seed will do
+        # if every point is a centre already, any further seed will do
         weight = nearest if nearest.sum() > 0 else torch.ones_like(nearest)
         pick = torch.multinomial(weight, 1, generator=generator)
         centres = torch.cat([centres, x[pick]])

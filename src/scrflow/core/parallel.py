@@ -1,8 +1,7 @@
-"""Work on many photos (or pairs of them) side by side: one thread each, in place of all threads on one after another.
+"""Process many photos (or pairs) in parallel, one thread each.
 
-Networks of this size hardly gain from several threads on one photo, as each operator is over in a fraction of a
-millisecond; photos beside each other do not wait for each other. Results do not depend on the number of threads: each
-item is worked on by one.
+Small networks gain little from several threads on one photo, as each operator takes a fraction of a millisecond.
+Results do not depend on the number of threads, since one thread computes each item.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 2  # items a thread that may be under way or done before their turn: bounds what is held
+_AHEAD = 2  # items a thread that may be started before the oldest is returned: bounds the memory
 
 
 def mapped(function: Callable[[T], R], items: Iterable[T], threads: int, side_by_side: bool = True) -> Iterator[R]:
-    """``function`` of each item, in order, ``threads`` at a time; torch has one thread for each meanwhile.
+    """``function`` of each item, in order, ``threads`` items at a time; each uses one thread of torch.
 
-    An error of the function is raised where its result would have come; items after the few under way are not begun.
-    Without ``side_by_side`` (what takes much memory, or is not for several threads at once) items come one by one, and
-    torch keeps the threads that it has.
+    An error of the function is raised in place of its result, and the items that are not started yet are dropped.
+    Without ``side_by_side`` (for functions that take much memory or are not thread-safe) items are processed one by
+    one, each with all threads of torch.
     """
     if not side_by_side:
         yield from map(function, items)
@@ -51,7 +50,7 @@ def mapped(function: Callable[[T], R], items: Iterable[T], threads: int, side_by
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """torch's operators run in the thread that calls them, instead of spreading over all."""
+    """torch's operators use one thread in this block: the one that calls them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line every few seconds in a log."""
+"""Progress of long work: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE_EVERY_S = 10.0
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with progress; ``total`` where ``items`` has no length."""
+    """Iterate with progress; give ``total`` if ``items`` has no length."""
     total = len(items) if total is None else total  # type: ignore[arg-type]
     with meter(what, total) as step:
         for item in items:
@@ -24,7 +24,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
 
 
 class meter:
-    """``with meter("training", steps) as step: step("loss 1.2")`` advances by one and shows the note."""
+    """``with meter("training", steps) as step: step("loss 1.2")`` counts one step and shows the note."""
 
     def __init__(self, what: str, total: int, start: int = 0):
         self.what, self.total, self.done = what, total, start
@@ -63,7 +63,7 @@ class meter:
             log.info("%s: %d of %d, %.0f s left%s", self.what, self.done, self.total, left, f", {note}" if note else "")
 
     def advance_to(self, done: int) -> None:
-        """Steps up to ``done``."""
+        """Count the steps up to ``done``."""
         while self.done < done:
             self._step()
 

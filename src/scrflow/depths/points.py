@@ -17,6 +17,7 @@ import torch
 
 from scrflow.config import PointDepthConfig, PointDepthStage
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_points, project
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
 from scrflow.scene.model import read_model
@@ -110,19 +111,18 @@ def depths_of_samples(buffer: Buffer, observed: ObservedPoints, config: PointDep
             continue
         point_sigma = _relative_sigma(observed.xyz[points], points, seen_by, image, K[first_view], pose[first_view])
         for v in np.flatnonzero(buffer.image.numpy() == image):
-            xyz = observed.xyz[points] @ pose[v, :, :3].T + pose[v, :, 3]
-            front = np.flatnonzero(xyz[:, 2] > 0)
+            projected, z = project(observed.xyz[points], K[v], pose[v])
+            front = np.flatnonzero(z > 0)
             rows = slice(start[v], start[v + 1])
             if not len(front) or start[v] == start[v + 1]:
                 continue
-            projected = xyz[front, :2] / xyz[front, 2:] * [K[v, 0, 0], K[v, 1, 1]] + K[v, :2, 2]
-            distance, nearest = cKDTree(projected).query(pixel[rows], distance_upper_bound=config.radius_px)
+            distance, nearest = cKDTree(projected[front]).query(pixel[rows], distance_upper_bound=config.radius_px)
             near = np.isfinite(distance)
             chosen = front[nearest[near]]
             spread = np.hypot(point_sigma[chosen], _SLANT * distance[near] / K[v, 0, 0])
             kept = spread < config.max_relative_sigma
             target = np.arange(start[v], start[v + 1])[near][kept]
-            depth[target], sigma[target] = xyz[chosen[kept], 2], spread[kept]
+            depth[target], sigma[target] = z[chosen[kept]], spread[kept]
     none = torch.full((len(pixel), 1), -1, dtype=torch.int64)
     return SampleDepth(torch.from_numpy(depth), torch.from_numpy(sigma), none)
 
@@ -144,7 +144,7 @@ def _relative_sigma(
     which, other = which[other != image], other[other != image]
     centre = -pose[image, :, :3].T @ pose[image, :, 3]
     along = np.einsum("nij,nj->ni", pose[other, :, :3], xyz[which] - centre)  # how the point moves in the other camera
-    seen = np.einsum("nij,nj->ni", pose[other, :, :3], xyz[which]) + pose[other, :, 3]
+    seen = camera_points(xyz[which], pose[other])
     z = np.maximum(seen[:, 2:], 1e-9)
     shift_px = (along[:, :2] - seen[:, :2] / z * along[:, 2:]) / z * K[other, 0, 0][:, None]
     information = np.bincount(which, (shift_px**2).sum(1), minlength=len(points))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
+from scrflow.core.geometry import pinhole_pixels
 from scrflow.core.images import resized_to_short_side, to_tensor
 from scrflow.features.augment import Augmentation, inside, roll_rotation, to_photo_pixels, warp
 from scrflow.features.encoders.base import LocalEncoder
@@ -54,4 +55,4 @@ def encode_view(
     K = pinhole_matrix(camera)
     K = np.diag([a.scale, a.scale, 1.0]) @ K
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
-    return EncodedView(rolled @ K[:2, :2].T + K[:2, 2], features.descriptors[torch.from_numpy(keep)], K, a.roll)
+    return EncodedView(pinhole_pixels(rolled, K), features.descriptors[torch.from_numpy(keep)], K, a.roll)

@@ -1,6 +1,6 @@
 """hloc's HDF5 form of global descriptors: image name -> group with the dataset ``global_descriptor``.
 
-A name with slashes makes nested groups, as h5py does by itself and hloc relies on.
+A name with slashes makes nested groups, as in hloc.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write_descriptors(file: h5py.File, descriptors: Mapping[str, np.ndarray]) ->
 def read_descriptors(path: Path, names: Iterable[str]) -> np.ndarray:
     """Descriptors [len(names), dim] float32 from a file of hloc's form, in the order of ``names``.
 
-    ScrflowError when the file cannot be read, names are missing (the first and how many), or dimensions differ.
+    ScrflowError if the file cannot be read, images are missing, or dimensions differ.
     """
     names = list(names)
     if not Path(path).is_file():
@@ -42,7 +42,9 @@ def read_descriptors(path: Path, names: Iterable[str]) -> np.ndarray:
     rows = [row.reshape(-1) for row in found if row is not None]
     for name, row in zip(names, rows, strict=True):
         if row.shape != rows[0].shape:
-            raise ScrflowError(f"{path}: {name} has {len(row)} dimensions, {names[0]} has {len(rows[0])}")
+            raise ScrflowError(
+                f"{path}: {name} has {len(row)} dimensions, {names[0]} has {len(rows[0])}; describe all images again"
+            )
         if not np.isfinite(row).all():
-            raise ScrflowError(f"{path}: {name}: descriptor is not finite")
+            raise ScrflowError(f"{path}: {name}: descriptor is not finite; describe the image again")
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

@@ -2,8 +2,8 @@
 
 ``keypoints`` [N, 2] are pixels of the photo as it is stored, distortion and all, with the centre of the top-left pixel
 at (0, 0); their attribute ``uncertainty`` is the detector's noise in px. ``descriptors`` are [D, N], ``scores`` [N],
-``image_size`` is (width, height). hloc itself stores all floats as float16 unless told otherwise, which rounds a
-coordinate beyond 1024 px to whole pixels; ours are written as float32.
+``image_size`` is (width, height). hloc stores floats as float16 by default, which rounds coordinates beyond 1024 px to
+whole pixels; this module writes float32.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class StoredFeatures:
 
 @contextlib.contextmanager
 def opened(path: Path, what: str) -> Iterator[h5py.File]:
-    """An HDF5 file for reading; ScrflowError when it is missing, no HDF5, or found to be damaged in the block."""
+    """An HDF5 file for reading; ScrflowError if it is missing, not HDF5, or found to be damaged in the block."""
     if not Path(path).is_file():
-        raise ScrflowError(f"{path}: file of {what} is missing; make it with hloc, or ask for it by its rule")
+        raise ScrflowError(f"{path}: file of {what} is missing; make it with hloc or with its rule")
     with opened_h5(path, what) as file:
         yield file
 
@@ -55,9 +55,14 @@ def write_features(file: h5py.File, name: str, features: StoredFeatures) -> None
 def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Keypoints [N, 2] float32, COLMAP's pixels, of each of ``names``.
 
+<<<<<<< HEAD
     ScrflowError when the file cannot be read, leads to other files (scrflow.storage.untrusted), photos are missing (the
     first and
     how many), or keypoints are not finite.
+=======
+    ScrflowError if the file cannot be read, links to other files (scrflow.storage.h5), lacks photos, or has keypoints
+    that are not finite.
+>>>>>>> d294ff2 (Projection, pose numbers and photo descriptions coded once; localize, map and baseline in fewer modules; the public API)
     """
     with opened(path, "local features") as file:
         check_images(file, path, names)
@@ -65,7 +70,7 @@ def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_features(path: Path, name: str) -> StoredFeatures:
-    """All that a file holds of one photo. ScrflowError as for ``read_keypoints``, and for shapes that do not fit."""
+    """The features of one photo. ScrflowError as for ``read_keypoints``, and for shapes that do not fit."""
     with opened(path, "local features") as file:
         check_images(file, path, [name])
         keypoints = _keypoints(file, path, name)
@@ -73,14 +78,16 @@ def read_features(path: Path, name: str) -> StoredFeatures:
         found = {key: array_of(file, f"{name}/{key}", path, dtype) for key, dtype in types.items()}
         missing = [key for key, values in found.items() if values is None]
         if missing:
-            raise ScrflowError(f"{path}: {name}: no {missing[0]}; expected keypoints, descriptors, scores, image_size")
+            raise ScrflowError(
+                f"{path}: {name}: no {missing[0]}; extract keypoints, descriptors, scores and image_size"
+            )
         descriptors, scores = found["descriptors"], found["scores"]
         size = tuple(int(v) for v in found["image_size"].reshape(-1)[:3])
         uncertainty = float(file[name]["keypoints"].attrs.get("uncertainty", 1.0))
     if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints) or scores.shape != (len(keypoints),):
         raise ScrflowError(
             f"{path}: {name}: {len(keypoints)} keypoints, descriptors {descriptors.shape}, scores {scores.shape}; "
-            "expected descriptors [dim, keypoints] and scores [keypoints]"
+            "expected descriptors [dim, keypoints] and scores [keypoints]; extract it again"
         )
     if not (np.isfinite(descriptors).all() and np.isfinite(scores).all() and np.isfinite(uncertainty)):
         raise ScrflowError(f"{path}: {name}: a descriptor, a score or the uncertainty is not finite; extract it again")
@@ -90,7 +97,7 @@ def read_features(path: Path, name: str) -> StoredFeatures:
 
 
 def check_images(file: h5py.File, path: Path, names: Sequence[str]) -> None:
-    """ScrflowError when the open file lacks the keypoints of an image."""
+    """ScrflowError if the open file lacks the keypoints of an image."""
     missing = [n for n in names if not isinstance(held(file, f"{n}/keypoints", path), h5py.Dataset)]
     if missing:
         raise ScrflowError(
@@ -103,7 +110,7 @@ def _keypoints(file: h5py.File, path: Path, name: str) -> np.ndarray:
     stored = array_of(file, f"{name}/keypoints", path, np.float32)
     if stored is None or stored.ndim != 2 or stored.shape[1] < 2:
         shape = None if stored is None else stored.shape
-        raise ScrflowError(f"{path}: {name}: keypoints have shape {shape}, expected [keypoints, 2]")
+        raise ScrflowError(f"{path}: {name}: keypoints have shape {shape}, expected [keypoints, 2]; extract it again")
     if not np.isfinite(stored).all():
-        raise ScrflowError(f"{path}: {name}: a keypoint is not finite")
+        raise ScrflowError(f"{path}: {name}: a keypoint is not finite; extract it again")
     return stored[:, :2] + np.float32(ORIGIN)

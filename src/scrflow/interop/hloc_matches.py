@@ -33,13 +33,15 @@ def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def read_pairs(path: Path, names: Collection[str] | None = None) -> list[tuple[str, str]]:
-    """Pairs of image names in the order of the file; ScrflowError for a line that is not two names. ``names``, where
-    they are known, tell where a name ends that holds blanks and a suffix among them."""
+    """Pairs of image names in the order of the file; ScrflowError for a line that is not two names. ``names``, if
+    known, tell where a name with blanks ends."""
     pairs = []
     for number, line in read_lines(path):
         found = [p for p in split_names(line) if names is None or (p[0] in names and p[1] in names)]
         if len(found) != 1:
-            raise ScrflowError(f"{path}: line {number}: expected two image names, found {len(line.split())} fields")
+            raise ScrflowError(
+                f"{path}: line {number}: expected two image names, found {len(line.split())} fields; fix the line"
+            )
         pairs += found
     return pairs
 
@@ -47,10 +49,9 @@ def read_pairs(path: Path, names: Collection[str] | None = None) -> list[tuple[s
 def write_matches(
     file: h5py.File, first: str, second: str, matches_M2: np.ndarray, count: int, scores_M: np.ndarray | None = None
 ) -> None:
-    """Add the matches (indices in first and second) of a pair to an open file; ``count`` keypoints are in the first.
+    """Add the matches (indices in first and second) of a pair to an open file; the first has ``count`` keypoints.
 
-    ``scores_M`` is 1 where not given. ValueError when a keypoint of the first is matched twice, which hloc's form
-    cannot hold.
+    Scores are 1 by default. ValueError if a keypoint of the first is matched twice, which hloc's form cannot hold.
     """
     matches_M2 = np.asarray(matches_M2, np.int64).reshape(-1, 2)
     if len(np.unique(matches_M2[:, 0])) != len(matches_M2):
@@ -67,10 +68,10 @@ def write_matches(
 def read_matches(
     path: Path, keypoints: Mapping[str, int], pairs: Sequence[tuple[str, str]] | None = None
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Matches [M, 2] int64 of pairs of images; ``keypoints`` is the number of keypoints of each image by name.
+    """Matches [M, 2] int64 by pair; ``keypoints``: number of keypoints of each image by name.
 
-    ``pairs`` is what must be there; without it, all that the file holds of these images. A pair stored in the other
-    order is turned. ScrflowError when the file cannot be read, lacks a pair, or does not fit the keypoints.
+    ``pairs`` are required; without it, all pairs of these images that the file holds are read. A pair stored in the
+    other order is turned. ScrflowError if the file cannot be read, lacks a pair, or does not fit the keypoints.
     """
     with opened(path, "matches") as file:
         stored = _stored_pairs(file, path, keypoints)
@@ -80,7 +81,7 @@ def read_matches(
             a, b = missing[0]
             raise ScrflowError(
                 f"{path}: no matches of {a} and {b} ({len(missing)} of {len(wanted)} pairs are missing); "
-                "match the same list of pairs"
+                "match the same list of pairs again"
             )
         if not wanted:
             raise ScrflowError(f"{path}: no pair of these {len(keypoints)} images; names are those of the scene")
@@ -88,23 +89,23 @@ def read_matches(
 
 
 def _stored_pairs(file: h5py.File, path: Path, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
-    """Pair -> (group, whether it is stored the other way round), of the images ``names``, both orders of each."""
+    """Pair -> (group, whether it is stored in the other order) for the images ``names``, both orders of each pair."""
     dashed: dict[str, str] = {}
     for name in names:
         other = dashed.setdefault(name.replace("/", "-"), name)
         if other != name:
-            raise ScrflowError(f"{path}: {other} and {name} have one name in hloc's matches; rename one")
+            raise ScrflowError(f"{path}: {other} and {name} have the same name in hloc's matches; rename one")
     stored: dict[tuple[str, str], tuple[str, bool]] = {}
     for key in file:
         group = held(file, key, path)
         if not isinstance(group, h5py.Group):
             continue
-        if "matches0" in group:  # the older form has no folder
+        if "matches0" in group:  # the older form: a_b, not a/b
             found = [(dashed.get(key[:i]), dashed.get(key[i + 1 :]), key) for i, c in enumerate(key) if c == "_"]
         else:
             found = [(dashed.get(key), dashed.get(second), f"{key}/{second}") for second in group]
         for a, b, name in found:
-            # once in each order: the first that the file has counts, as in hloc
+            # the first group of a pair counts, as in hloc
             if a is not None and b is not None and (a, b) not in stored:
                 stored[a, b] = (name, False)
                 stored[b, a] = (name, True)
@@ -116,7 +117,7 @@ def _matches(
 ) -> np.ndarray:
     matches0 = array_of(file, f"{group}/matches0", path, np.int64)
     if matches0 is None:
-        raise ScrflowError(f"{path}: {group}: no matches0; expected hloc's sparse matches (match_features)")
+        raise ScrflowError(f"{path}: {group}: no matches0; give hloc's sparse matches (match_features)")
     first, second = pair[::-1] if turned else pair
     if matches0.shape != (keypoints[first],) or (len(matches0) and matches0.max() >= keypoints[second]):
         raise ScrflowError(

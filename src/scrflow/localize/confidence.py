@@ -1,14 +1,14 @@
-"""How likely a pose is right: a calibrated probability that it is within a threshold (distance, angle) of the truth.
+"""The confidence of a pose: a calibrated probability that it is within a threshold (distance, angle) of the truth.
 
-The evidence is a few numbers that mean the same in every scene: how many keypoints agree, what share, how well, how
-spread out, and how far the pose could still move, in units of the threshold. The last is a covariance of the pose from
-its inliers. Neighbouring scene coordinates err together, which the usual s^2 (J^T J)^-1 does not know; so the gradients
-are summed by blocks of the image, and what the blocks disagree by is added (the cluster-robust "sandwich" covariance:
-Liang and Zeger, Biometrika 1986).
+The evidence is a few numbers that mean the same in every scene: how many keypoints agree, what share of all, how well,
+how widely they are spread, and the uncertainty of the pose in units of the threshold. The uncertainty is a covariance
+of the pose from its inliers. Errors of neighbouring scene coordinates are correlated, which the usual s^2 (J^T J)^-1
+ignores; so the gradients are summed by blocks of the image, and the disagreement of the blocks is added (the
+cluster-robust "sandwich" covariance: Liang and Zeger, Biometrika 1986).
 
-A pose is right if the consensus is none of chance, and precise enough: the probability is the product of two logistic
-terms, one a question. (One term alone believes any chance consensus where the threshold is wide.) The coefficients and
-where they are from are in confidence.json beside this module; benchmarks/confidence.py fits them.
+A pose is right if its consensus is not one of chance, and if it is precise enough: the probability is the product of
+two logistic terms, one for each question. (A single term trusts any chance consensus if the threshold is wide.) The
+coefficients and their provenance are in confidence.json beside this module; benchmarks/confidence.py fits them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from pathlib import Path
 import numpy as np
 
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_points
 
-CONSENSUS = ("log_inliers", "logit_share", "log_blocks")  # is it one?
+CONSENSUS = ("log_inliers", "logit_share", "log_blocks")  # is it a consensus?
 PRECISION = ("log_error", "room_distance", "room_angle")  # is it precise enough?
 FEATURES = CONSENSUS + PRECISION
-_BLOCKS = 4  # the image is divided in 4 x 4
-_ROOM = 5.0  # logarithms of threshold / sigma beyond +-5 tell nothing more
+_BLOCKS = 4  # the image is divided into 4 x 4
+_ROOM = 5.0  # log(threshold / sigma) is clipped to +-5
 _COEFFICIENTS = Path(__file__).with_name("confidence.json")
 
 
 @dataclass(frozen=True)
 class PoseSpread:
-    """Standard deviations of a pose by its inliers: of the camera's centre (scene unit) and of its rotation (deg)."""
+    """Standard deviations of a pose: of the camera's centre (scene units) and of its rotation (degrees)."""
 
     distance: float
     angle: float
@@ -40,9 +41,9 @@ class PoseSpread:
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """Two logistic terms on standardised features z = (x - mean) / scale, whose product is the probability."""
+    """Two logistic terms on standardised features z = (x - mean) / scale; their product is the probability."""
 
-    bias: np.ndarray  # [2] of the term of CONSENSUS, of that of PRECISION
+    bias: np.ndarray  # [2], of the term of CONSENSUS and of that of PRECISION
     weights: np.ndarray  # [F], of FEATURES
     mean: np.ndarray  # [F]
     scale: np.ndarray  # [F]
@@ -64,11 +65,11 @@ def confidence_of(
     threshold_px: float,
     within: tuple[float, float],
 ) -> float:
-    """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one.
+    """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
+    without a pose.
 
-    Calibrated for thresholds that are as fine for their scene as a method can hope for; too careful for wide ones.
-    ``pixels_N2`` are undistorted, in the image of ``K``, ``inliers_N`` bool those that agree within ``threshold_px``.
-    0 where there is no pose.
+    Calibrated for the finest thresholds that a method can reach in a scene; too careful for wider ones. ``pixels_N2``
+    are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within ``threshold_px``.
     """
     if cam_from_world is None:
         return 0.0
@@ -85,7 +86,7 @@ def evidence(
     threshold_px: float,
     within: tuple[float, float],
 ) -> np.ndarray:
-    """FEATURES [F] of a pose, all finite; see confidence_of."""
+    """FEATURES [F] of a pose, all finite; arguments as for ``confidence_of``."""
     inside = np.asarray(inliers_N, bool)
     count = int(inside.sum())
     share = np.clip(count / max(len(inside), 1), 1e-3, 1 - 1e-3)
@@ -99,7 +100,7 @@ def evidence(
         [
             np.log(max(count, 1)),
             np.log(share / (1 - share)),
-            -float((filled * np.log(filled)).sum()),  # log of how many blocks the inliers fill, as entropy counts them
+            -float((filled * np.log(filled)).sum()),  # entropy: the log of how many blocks the inliers fill
             np.log(max(error, 1e-3 * threshold_px) / threshold_px),
             *(_room(limit, sigma) for limit, sigma in zip(within, (spread.distance, spread.angle), strict=True)),
         ]
@@ -114,12 +115,12 @@ def _room(limit: float, sigma: float) -> float:
 def linearised(
     pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals [N, 2] (px) and their derivatives [N, 2, 6] by a motion of the camera's axes: 3 of shift, 3 of turn.
+    """Residuals [N, 2] (px) and their derivatives [N, 2, 6] by a motion of the camera's frame: 3 of translation, 3 of
+    rotation. Points must be in front of the camera.
 
-    Points must be in front of the camera. The shift is in the camera's axes, so its length is that of the centre's.
+    The translation is in the camera's axes, so it is as long as that of the centre.
     """
-    p = xyz_world_N3 @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    x, y, z = p.T
+    x, y, z = camera_points(xyz_world_N3, cam_from_world).T
     fx, fy = K[0, 0], K[1, 1]
     residuals = np.stack([fx * x / z + K[0, 2], fy * y / z + K[1, 2]], 1) - pixels_N2
     zero = np.zeros_like(z)
@@ -133,7 +134,7 @@ def linearised(
 
 
 def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
-    """Which of the blocks [N] each pixel is in, of the rectangle that the pixels fill."""
+    """The block [N] of each pixel; the blocks divide the rectangle that the pixels fill."""
     if len(pixels_N2) == 0:
         return np.zeros(0, np.int64)
     low, high = pixels_N2.min(0), pixels_N2.max(0)
@@ -143,7 +144,7 @@ def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
 
 
 def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> PoseSpread:
-    """Standard deviations of the pose from linearised inliers under a Cauchy loss; infinite where it is not held."""
+    """Standard deviations of the pose from linearised inliers under a Cauchy loss; infinite if they do not fix it."""
     if len(residuals_N2) < 4:
         return PoseSpread(np.inf, np.inf)
     lengths = np.linalg.norm(residuals_N2, axis=1)
@@ -160,7 +161,7 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
         return PoseSpread(np.inf, np.inf)
     covariance = sigma**2 * inverse
     if len(by_block) > 1:
-        by_block -= by_block.mean(0)  # the refinement stops near the minimum, not in it
+        by_block -= by_block.mean(0)  # the refinement stops near the minimum, not at it
         meat = by_block.T @ by_block * len(by_block) / (len(by_block) - 1)
         covariance += inverse @ meat @ inverse
     variances = np.diag(covariance)
@@ -171,12 +172,12 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
 
 @functools.cache
 def shipped_model() -> ConfidenceModel:
-    """The coefficients that come with the package."""
+    """The coefficients of the package."""
     return read_model(_COEFFICIENTS)
 
 
 def read_model(path: Path) -> ConfidenceModel:
-    """Coefficients that benchmarks/confidence.py wrote; ScrflowError where they are damaged or of other features."""
+    """Coefficients written by benchmarks/confidence.py; ScrflowError if they are damaged or of other features."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if tuple(values["features"]) != FEATURES:
@@ -186,5 +187,7 @@ def read_model(path: Path) -> ConfidenceModel:
         if [a.shape for a in arrays] != [(n,) for n in lengths] or not np.isfinite(np.concatenate(arrays)).all():
             raise ValueError(f"expected {', '.join(map(str, lengths))} finite numbers")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ScrflowError(f"{path}: not coefficients of a confidence ({error}); fit it again") from None
+        raise ScrflowError(
+            f"{path}: not coefficients of a confidence ({error}); fit them again (benchmarks/confidence.py)"
+        ) from None
     return ConfidenceModel(*arrays)

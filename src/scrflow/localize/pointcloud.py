@@ -1,8 +1,8 @@
-"""The point cloud that a map implies: its mapping photos' keypoints through the head, coloured, as PLY or COLMAP model.
+"""The point cloud of a map: scene coordinates of its mapping photos' keypoints, coloured, as PLY or COLMAP model.
 
-A map holds no photos and no poses, so both are read from the scene that it was made of. A keypoint counts where its
-scene coordinate falls back onto it (within ``max_error_px`` of the encoded image). Coordinates of one voxel seen by
-several photos are one point, if their mean still falls onto the keypoints; a point that too few photos agree on goes.
+A map holds no photos and no poses, so both are read from the scene that it was made of. A keypoint is used if its scene
+coordinate projects back onto it (within ``max_error_px`` of the encoded image). Coordinates of several photos in one
+voxel become one point if their mean still projects onto the keypoints; points that too few photos agree on are dropped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pycolmap
 
 from scrflow.core.cameras import pixels_from_rays
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_points, pinhole_rays, reprojection_error
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.localize.localizer import Localizer
-from scrflow.localize.pose import reprojection_error
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import Scene, View, load_scene, model_of_views
 from scrflow.storage.artifact import atomic_dir, atomic_path, read_stamp
@@ -28,7 +28,7 @@ _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Which points are kept. ``voxel`` in the scene's unit; None: what ``max_error_px`` are at the median depth."""
+    """Which points to keep. ``voxel`` in the scene's unit; None: the size of ``max_error_px`` at the median depth."""
 
     max_error_px: float = 2.0
     min_views: int = 2
@@ -48,18 +48,14 @@ class Observations:
     cam_from_world: np.ndarray  # [images, 3, 4]
 
     def errors(self, rows_R: np.ndarray, xyz_R3: np.ndarray) -> np.ndarray:
-        """Distance [R] in px between the keypoints ``rows`` and a point of each; infinite behind the camera."""
-        pose, K = self.cam_from_world[self.image[rows_R]], self.K[self.image[rows_R]]
-        cam = np.einsum("nij,nj->ni", pose[:, :, :3], xyz_R3) + pose[:, :, 3]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            seen = cam[:, :2] / cam[:, 2:] * np.stack([K[:, 0, 0], K[:, 1, 1]], 1) + K[:, :2, 2]
-            distance = np.linalg.norm(seen - self.pixel[rows_R], axis=1)
-        return np.where((cam[:, 2] > 0) & np.isfinite(distance), distance, np.inf)
+        """Reprojection error [R] in px of a point for each of the keypoints ``rows``; infinite behind the camera."""
+        image = self.image[rows_R]
+        return reprojection_error(self.pixel[rows_R], xyz_R3, self.K[image], self.cam_from_world[image])
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points and which keypoints they were made of."""
+    """Points and the keypoints that they were made of."""
 
     xyz: np.ndarray  # [P, 3]
     rgb: np.ndarray  # [P, 3] uint8
@@ -77,10 +73,10 @@ def export_map(
     device: str | None = None,
     threads: int = 1,
 ) -> int:
-    """Write the points of a map as ``ply``, as ``colmap`` model, or both; how many.
+    """Write the points of a map as ``ply``, as ``colmap`` model, or both; returns their number.
 
-    ``scene`` is the scene artifact that the map was made of; by default ``../scene`` from the map's folder, where the
-    workflow has it. ScrflowError where it is missing or another one.
+    ``scene`` is the scene artifact that the map was made of, by default ``../scene`` from the map's folder.
+    ScrflowError if it is missing or another one.
     """
     if ply is None and colmap is None:
         raise ScrflowError("nothing to write: give --ply FILE, --colmap FOLDER, or both")
@@ -98,34 +94,33 @@ def export_map(
 
 
 def _scene_of(map_path: Path, folder: Path | None) -> Scene:
-    """The scene artifact in ``folder`` (default: beside the map), which must be the one that the map was made of."""
+    """The scene artifact in ``folder`` (default: beside the map); ScrflowError if the map was made of another one."""
     chosen = folder or map_path.resolve().parent.parent / "scene"
     if not (chosen / "scene.json").is_file():
         raise ScrflowError(
-            f"{chosen}: no scene, which the export takes photos and poses from; give --scene results/SCENE/scene"
+            f"{chosen}: no scene here, and the export needs its photos and poses; give --scene results/SCENE/scene"
         )
     scene = load_scene(chosen)
     if read_stamp(map_path, "map").inputs.get("scene") != scene.stamp.digest:
-        raise ScrflowError(f"{chosen}: not the scene that {map_path} was made of, or built anew since; give --scene")
+        raise ScrflowError(f"{chosen}: not the scene that {map_path} was made of, or built again since; give --scene")
     return scene
 
 
 def _refuse_to_overwrite(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScrflowError(f"{folder}: is there already, and is not overwritten; remove it or name another folder")
+        raise ScrflowError(f"{folder}: exists already and is not overwritten; remove it or name another folder")
 
 
 def observe(localizer: Localizer, scene: Scene, max_error_px: float, threads: int = 1) -> Observations:
-    """All keypoints of the mapping photos whose scene coordinates fall back onto them within ``max_error_px``."""
+    """All keypoints of the mapping photos whose scene coordinates project back onto them within ``max_error_px``."""
 
     def one(row: int) -> tuple[int, dict[str, np.ndarray]]:
-        mapped_photo = scene.mapping[row]
-        photo = scene.photo(mapped_photo.name)
-        view, xyz = localizer.scene_coordinates(photo, mapped_photo.camera, mapped_photo.name)
-        error = reprojection_error(view.pixels, xyz, view.K, mapped_photo.cam_from_world)
+        name, camera = scene.mapping[row].name, scene.mapping[row].camera
+        photo = scene.photo(name)
+        view, xyz = localizer.scene_coordinates(photo, camera, name)
+        error = reprojection_error(view.pixels, xyz, view.K, scene.mapping[row].cam_from_world)
         good = np.flatnonzero(error < max_error_px)
-        rays = (view.pixels[good] - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]]
-        photo_pixel = pixels_from_rays(mapped_photo.camera, rays)
+        photo_pixel = pixels_from_rays(camera, pinhole_rays(view.pixels[good], view.K))
         column, line = np.clip(photo_pixel.astype(np.int64), 0, np.array(photo.size) - 1).T
         return len(error), {
             "image": np.full(len(good), row),
@@ -139,26 +134,26 @@ def observe(localizer: Localizer, scene: Scene, max_error_px: float, threads: in
     count = len(scene.mapping)
     counts, parts = zip(*track(mapped(one, range(count), threads), "mapping photos", count), strict=True)
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    log.info("%d of %d keypoints fall back within %g px", len(found["xyz"]), sum(counts), max_error_px)
+    log.info("%d of %d keypoints project back within %g px", len(found["xyz"]), sum(counts), max_error_px)
     return Observations(cam_from_world=np.stack([v.cam_from_world for v in scene.mapping]), **found)
 
 
 def merge(seen: Observations, options: ExportOptions) -> Cloud:
-    """Points of the observations by voxel; ScrflowError when none is left."""
+    """Points of the observations by voxel; ScrflowError if none is left."""
     if len(seen.xyz) == 0:
         raise ScrflowError(
-            f"no scene coordinate falls back within {options.max_error_px:g} px of its keypoint: is this the map's "
-            "scene? otherwise raise --max-error"
+            f"no scene coordinate projects back within {options.max_error_px:g} px of its keypoint: check that this is "
+            "the map's scene, or raise --max-error"
         )
     voxel = options.voxel or _footprint(seen, options.max_error_px)
     _, point = np.unique(np.floor(seen.xyz / voxel).astype(np.int64), axis=0, return_inverse=True)
     point = point.reshape(-1)
-    # of a photo's keypoints in one voxel the one that fits best
+    # of a photo's keypoints in one voxel keep the one that fits best
     order = np.lexsort((seen.errors(np.arange(len(point)), seen.xyz), seen.image, point))
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(point[order]) != 0) | (np.diff(seen.image[order]) != 0)
     rows = order[first]
-    for _ in range(2):  # the mean moves when a keypoint that it misses is taken out
+    for _ in range(2):  # the mean moves when a keypoint that it misses is dropped
         mean = _means(seen.xyz[rows], point[rows])
         kept = seen.errors(rows, mean[point[rows]]) < options.max_error_px
         rows = rows[kept]
@@ -166,7 +161,7 @@ def merge(seen: Observations, options: ExportOptions) -> Cloud:
     rows = rows[(views >= options.min_views)[point[rows]]]
     if len(rows) == 0:
         raise ScrflowError(
-            f"no point is seen alike by {options.min_views} photos: lower --min-views, or raise --voxel ({voxel:.3g})"
+            f"no point is seen by {options.min_views} photos: lower --min-views, or raise --voxel ({voxel:.3g})"
         )
     _, point = np.unique(point[rows], return_inverse=True)
     xyz = _means(seen.xyz[rows], point)
@@ -177,14 +172,13 @@ def merge(seen: Observations, options: ExportOptions) -> Cloud:
 
 
 def _footprint(seen: Observations, px: float) -> float:
-    """What ``px`` pixels are at the median depth of the observations."""
-    pose = seen.cam_from_world[seen.image]
-    depth = (pose[:, 2, :3] * seen.xyz).sum(1) + pose[:, 2, 3]
+    """The size of ``px`` pixels at the median depth of the observations."""
+    depth = camera_points(seen.xyz, seen.cam_from_world[seen.image])[:, 2]
     return float(np.median(depth / seen.K[seen.image, 0, 0])) * px
 
 
 def _means(values_NC: np.ndarray, group_N: np.ndarray) -> np.ndarray:
-    """Means [G, C] of rows by group; 0 of a group without rows is never read."""
+    """Means [G, C] of the rows of each group; a group without rows has 0."""
     groups = int(group_N.max()) + 1
     count = np.maximum(np.bincount(group_N, minlength=groups), 1)
     return np.stack([np.bincount(group_N, column, groups) / count for column in values_NC.T], 1)
@@ -205,13 +199,9 @@ def write_ply(out: Path, cloud: Cloud) -> None:
 
 
 def write_colmap(out: Path, cloud: Cloud, seen: Observations, views: tuple[View, ...]) -> None:
-    """COLMAP's binary model in the new folder ``out``: cameras, images with the keypoints used, points with tracks.
-
-    ScrflowError where ``out`` holds something already.
-    """
-    _refuse_to_overwrite(out)
+    """COLMAP's binary model in the new folder ``out``: cameras, images with the keypoints used, points with tracks."""
     model = model_of_views(views)
-    # model_of_views numbers images from 1 in the order of views; a keypoint's number is its place in its image
+    # images are numbered from 1 in the order of views, keypoints by their place in the image
     order = np.argsort(seen.image[cloud.observation], kind="stable")
     images = seen.image[cloud.observation][order]
     begins = np.searchsorted(images, np.arange(len(views) + 1))

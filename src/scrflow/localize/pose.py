@@ -9,14 +9,15 @@ import numpy as np
 import poselib
 
 from scrflow.config import LocalizeConfig
+from scrflow.core.geometry import reprojection_error
 
-_LEAST = 20  # iterations of a RANSAC, however many agree
-_LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement that ends each RANSAC
+_LEAST = 20  # iterations of a RANSAC that starts from a pose or only ranks hypotheses
+_LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement at the end of each RANSAC
 
 
 @dataclass(frozen=True)
 class PoseEstimate:
-    """A pose and what speaks for it."""
+    """A pose and its inliers."""
 
     cam_from_world: np.ndarray  # [3, 4]
     inliers: np.ndarray  # [N] bool
@@ -33,8 +34,8 @@ def estimate_pose(
 ) -> PoseEstimate | None:
     """Pose from undistorted pixels [N, 2] in the image of K and scene coordinates [N, 3]; None without a consensus.
 
-    ``threshold_px`` is the inlier threshold in this image's pixels. With config.refine_px the pose is refined once more
-    on all correspondences near it, under a Cauchy loss of that scale. ``before`` is a pose to start from.
+    ``threshold_px`` is the inlier threshold in pixels of this image. With ``config.refine_px`` the pose is refined once
+    more on its inliers, under a Cauchy loss of that scale. ``before`` is a pose to start from.
     """
     finite = np.isfinite(xyz_world_N3).all(1)
     if finite.sum() < 4:
@@ -58,10 +59,10 @@ def estimate_pose(
 
 @dataclass(frozen=True)
 class Consensus:
-    """How well correspondences agree, and on what: a pose to look on from, not refined to the end."""
+    """How well correspondences agree, and the pose that they agree on, not fully refined."""
 
     inliers: int
-    cost: float  # mean of the squared errors, each at most the threshold's (MSAC), over the threshold's: 0 to 1
+    cost: float  # mean squared error, each truncated at the threshold (MSAC), in units of the squared threshold: 0 to 1
     pose: poselib.CameraPose | None
 
 
@@ -74,22 +75,22 @@ def consensus(
     seed: int,
     before: poselib.CameraPose | None = None,
 ) -> Consensus:
-    """The largest consensus that RANSAC finds, in half of the time of estimate_pose or less.
+    """The largest consensus that RANSAC finds, in at most half of the time of ``estimate_pose``.
 
-    ``before`` is a pose found on a part of the correspondences. A RANSAC that starts from it spares most of the local
-    optimisations, its largest part: of 2 048 correspondences 6 ms for 17 on redkitchen, 13 for 23 on the demo.
+    ``before`` is a pose found on a part of the correspondences. A RANSAC that starts from it skips most of its local
+    optimisations: for 2 048 correspondences it takes 6 ms instead of 17 on redkitchen, 13 instead of 23 on the demo.
     """
     finite = np.isfinite(xyz_world_N3).all(1)
     if finite.sum() < 4:
         return Consensus(0, 1.0, None)
     ransac = _ransac(threshold_px, iterations, _LEAST, seed)
-    # half of the time of a RANSAC is its last refinement, which does not change the count
+    # the last refinement takes half of the time of a RANSAC, and does not change the number of inliers
     loss = {**_LOSS, "max_iterations": 1}
     points = pixels_N2[finite], xyz_world_N3[finite]
     pose, info = poselib.estimate_absolute_pose(*points, _camera(K), ransac, loss, before)
     if info["num_inliers"] == 0:
         return Consensus(0, 1.0, None)
-    # PoseLib's sum is of errors on the plane z = 1
+    # PoseLib sums errors on the plane z = 1
     inside = info["model_score"] * ((K[0, 0] + K[1, 1]) / 2 / threshold_px) ** 2
     return Consensus(int(info["num_inliers"]), (inside + np.sum(~finite)) / len(finite), pose)
 
@@ -110,14 +111,3 @@ def _ransac(threshold_px: float, iterations: int, at_least: int, seed: int) -> d
         "min_iterations": min(at_least, iterations),
         "seed": seed,
     }
-
-
-def reprojection_error(
-    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
-) -> np.ndarray:
-    """Distance [N] in pixels; infinite for points behind the camera or not finite."""
-    xyz = xyz_world_N3 @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        seen = xyz[:, :2] / xyz[:, 2:] * [K[0, 0], K[1, 1]] + K[:2, 2]
-        error = np.linalg.norm(seen - pixels_N2, axis=1)
-    return np.where((xyz[:, 2] > 0) & np.isfinite(error), error, np.inf)

@@ -1,4 +1,4 @@
-"""A query in the forms that people have: a path, a picture or an array; a camera, its numbers, or EXIF."""
+"""The forms of a query: a path, a picture or an array, with a camera object, its numbers, or EXIF."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Imag
     ``image``: a path, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a dict of model, width,
     height, params; a tuple or string of these in this order; None for a path: from EXIF (SIMPLE_PINHOLE).
 
-    Where EXIF asks viewers to turn the photo, it is turned, and the camera is that of the turned photo; a given camera
-    must show by its size which of the two it is of. ScrflowError for an image or camera that cannot be used, for a
-    camera of another size, and where nothing tells the focal length.
+    A photo that EXIF asks viewers to turn is turned; a given camera must be of the turned photo, and show it by its
+    size. ScrflowError for an image or camera that cannot be used, for a camera of another size, and if the focal length
+    is not known.
     """
     name = str(image) if isinstance(image, str | Path) else "image"
-    photo = _opened(image, name)
-    # mode RGB has no palette and no alpha, but keeps the EXIF
+    photo = _opened(image, name)  # converted to RGB, it still has its EXIF
     orientation = read_exif(photo).orientation
     if camera is None:
         if name == "image":
-            raise ScrflowError(f"{name}: a picture in memory tells no focal length; give its camera: {_HOW}")
-        return _turned(photo), _exif_camera(Path(name), photo, orientation)
+            raise ScrflowError(f"{name}: a picture in memory has no focal length; give its camera: {_HOW}")
+        return ImageOps.exif_transpose(photo), _exif_camera(Path(name), photo, orientation)
     given = camera_of(camera, name)
     width, height = photo.size
     if orientation == 1:
-        _check_size(given, (width, height), name)
+        if (given.width, given.height) != (width, height):
+            raise ScrflowError(
+                f"{name}: image is {width}x{height} px, its camera is {given.width}x{given.height}; use the image that "
+                "the camera was calibrated for, or rescale the camera"
+            )
         return photo, given
     if orientation in _QUARTER_TURNS and width != height and (given.width, given.height) == (height, width):
-        return _turned(photo), given
+        return ImageOps.exif_transpose(photo), given
     raise ScrflowError(
         f"{name}: EXIF orientation {orientation} asks viewers to turn the image, and the camera "
         f"({given.width}x{given.height}) may be of the image as stored ({width}x{height}); turn the pixels first "
@@ -56,7 +59,7 @@ def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Imag
 
 
 def camera_of(camera: CameraLike, where: str) -> pycolmap.Camera:
-    """The camera of any of the forms; ScrflowError beginning with ``where``."""
+    """The camera in any of its forms; a ScrflowError that begins with ``where``."""
     if isinstance(camera, pycolmap.Camera):
         check_intrinsics(camera, where)
         return copy_camera(camera)
@@ -83,7 +86,9 @@ def _opened(image: ImageLike, name: str) -> Image.Image:
     if isinstance(image, np.ndarray):
         shape = image.shape
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and shape[2] in (1, 3))) or 0 in shape:
-            raise ScrflowError(f"{name}: array of {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W]")
+            raise ScrflowError(
+                f"{name}: array of {image.dtype} {list(shape)}, expected uint8 [H, W, 3] or [H, W]; convert it"
+            )
         return Image.fromarray(image[..., 0] if image.ndim == 3 and shape[2] == 1 else image).convert("RGB")
     if isinstance(image, Image.Image):
         return rgb(image, name)
@@ -91,23 +96,11 @@ def _opened(image: ImageLike, name: str) -> Image.Image:
         return rgb(photo, name)
 
 
-def _turned(photo: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(photo)
-
-
 def _exif_camera(path: Path, photo: Image.Image, orientation: int) -> pycolmap.Camera:
     camera, source = camera_from_exif(path, "SIMPLE_PINHOLE")
     if source == "guess":
-        raise ScrflowError(f"{path}: EXIF tells no focal length; give the camera: --camera {_HOW}")
+        raise ScrflowError(f"{path}: EXIF has no focal length; give the camera: --camera {_HOW}")
     if orientation in _QUARTER_TURNS:
         turned = (photo.height, photo.width)
         camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", camera.mean_focal_length(), *turned)
     return camera
-
-
-def _check_size(camera: pycolmap.Camera, size: tuple[int, int], name: str) -> None:
-    if (camera.width, camera.height) != size:
-        raise ScrflowError(
-            f"{name}: image is {size[0]}x{size[1]} px, its camera is {camera.width}x{camera.height}; use the image "
-            "that the camera was calibrated for, or rescale the camera"
-        )

@@ -1,169 +1,191 @@
-"""What came out for the queries of a scene, whatever localized them: one by one, resumable, as poses and as JSON."""
+"""The result of one query, and the results of all queries of a scene: poses.txt and localization.json, resumable.
+
+Both kinds of localizers use this: scene coordinate regression (scrflow.localize.localizer) and feature matching
+(scrflow.baseline.localizer).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pycolmap
 import torch
 from PIL import Image
+from pydantic import BaseModel
 
-from scrflow.core.cameras import pixels_from_rays
+from scrflow.core.cameras import pixels_from_points, pixels_from_rays
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import quaternion_from_rotation
+from scrflow.core.geometry import camera_points, pinhole_rays
 from scrflow.core.parallel import mapped, one_thread_each
 from scrflow.core.progress import log, track
 from scrflow.features.views import EncodedView
 from scrflow.pipeline.provenance import RAN, this_run
-from scrflow.scene.model import Query, Scene
+from scrflow.scene.checks.validate import some
+from scrflow.scene.model import Query, load_scene, pose_line
 from scrflow.storage.artifact import Stamp, open_h5, sha256_file, write_json, write_text
 from scrflow.storage.journal import Journal
-from scrflow.storage.listfile import listed
 
-_OF_JOURNAL = ("name", "pose")
 POSES_SHA256 = "poses_sha256"  # of localization.json
+_DIGITS = 9  # of the numbers in poses.txt
+_JOURNAL_ONLY = ("name", "pose")
 
 
 @dataclass(frozen=True)
 class Localization:
-    """What came out for one query. ``cam_from_world`` is None when it could not be localized; ``reason`` says why."""
+    """The result of one query."""
 
-    cam_from_world: np.ndarray | None  # [3, 4]
+    cam_from_world: np.ndarray | None  # [3, 4]; None if the query could not be localized
     inliers: np.ndarray  # [N] bool, of the keypoints
     hypothesis: str | None  # the mapping image whose global encoding won
     xyz_world: np.ndarray  # [N, 3] scene coordinates of the winning hypothesis
     view: EncodedView
     ms: dict[str, float]
-    reason: str | None = None
-    confidence: float | None = None  # see Localizer.localize
+    reason: str | None = None  # why there is no pose
+    confidence: float | None = None  # see scrflow.localize.confidence
+
+    def facts(self) -> dict[str, Any]:
+        """The result in numbers, for JSON; without the pose."""
+        return {
+            "inliers": int(self.inliers.sum()),
+            "keypoints": len(self.inliers),
+            "hypothesis": self.hypothesis,
+            "confidence": None if self.confidence is None else round(self.confidence, 4),
+            "ms": self.ms,
+            "reason": self.reason,
+        }
+
+    def photo_pixels(self, camera: pycolmap.Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints and projected scene coordinates, both [N, 2], in distorted pixels of the photo taken by ``camera``;
+        NaN for coordinates behind the camera. Only for a result with a pose."""
+        keypoints = pixels_from_rays(camera, pinhole_rays(self.view.pixels, self.view.K))
+        return keypoints, pixels_from_points(camera, camera_points(self.xyz_world, self.cam_from_world))
+
+
+class AnyLocalizer(Protocol):
+    """Localizes single photos: a Localizer or a MatchLocalizer."""
+
+    def localize(
+        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
+    ) -> Localization: ...
 
 
 class Clock:
-    """How long the parts of one query take."""
+    """Measures the parts of one query."""
 
-    now = staticmethod(time.perf_counter)  # the benchmark has the processor's time here, for machines that are shared
+    now = staticmethod(time.perf_counter)  # benchmarks replace it by the processor's time on shared machines
 
     def __init__(self) -> None:
         self._began = self._last = self.now()
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """The time since the last lap was spent on ``name``."""
+        """Count the time since the last lap as time for ``name``."""
         now = self.now()
         self._laps[name] = self._laps.get(name, 0.0) + 1000 * (now - self._last)
         self._last = now
 
     def laps(self) -> dict[str, float]:
-        """Milliseconds of each part, and of all together."""
+        """Milliseconds of each part, and their total."""
         total = 1000 * (self._last - self._began)
         return {name: round(ms, 2) for name, ms in [*self._laps.items(), ("total", total)]}
 
 
 def localize_scene(
-    scene: Scene,
-    localize: Callable[[Image.Image, Query], Localization],
-    stamp: Stamp,
+    localizer: AnyLocalizer,
+    config: BaseModel,
+    code: str,
+    scene: Path,
     map_path: Path,
     out: Path,
     details: Path,
     threads: int,
+    descriptors: Path | None = None,
 ) -> None:
-    """Localize every query by ``localize`` (a photo and its query): ``out`` gets the poses in the form of
-    visuallocalization.net, ``details`` JSON with the stamp.
+    """Localize every query of a scene artifact: poses to ``out`` (lines ``name qw qx qy qz tx ty tz``), the rest to
+    ``details`` (JSON, stamped with ``config``, ``code`` and the inputs).
 
-    A query that could not be localized has no line in ``out`` and is listed in ``details`` and in the log.
+    A query that could not be localized has no line in ``out``; it is listed in ``details`` and in the log.
+    ``descriptors`` is an HDF5 file in hloc's layout with the global descriptors of the queries, for a map whose
+    retrieval feature comes from a file.
 
-    ``threads`` queries are worked on side by side, each by one thread: while the poses of one are estimated the next
-    one is read and encoded, and results do not depend on how many there are. Each result goes to a journal beside
-    ``details`` at once; a run that was killed goes on from it, and ends with the same files but for the times.
+    ``threads`` queries are processed at a time, one thread each, so results do not depend on ``threads``. Each result
+    goes to a journal beside ``details`` at once: a run that was killed continues from it, and writes the same files
+    except for the times.
     """
+    s = load_scene(scene)
+    inputs = {"scene": scene / "scene.json", "map": map_path}
+    if descriptors is not None:
+        inputs["descriptors"] = descriptors
+    stamp = Stamp.make("localization", config, code, **inputs)
+    given = {} if descriptors is None else query_descriptors(descriptors, [q.name for q in s.queries])
+    overlays: dict[str, dict[str, Any]] = {}
 
-    def localized(query: Query) -> tuple[Localization, float]:
+    def one(query: Query) -> tuple[str, dict[str, Any]]:
         began = time.perf_counter()
-        photo = scene.photo(query.name)
+        photo = s.photo(query.name)
         read_ms = 1000 * (time.perf_counter() - began)
-        return localize(photo, query), read_ms
+        found = localizer.localize(photo, query.camera, given.get(query.name))
+        if found.cam_from_world is not None:
+            overlays[query.name] = _overlay(found, query.camera)
+        return query.name, _record(query.name, found, read_ms)
 
-    def record(query: Query) -> tuple[str, dict[str, Any]]:
-        return query.name, _record(query.name, *localized(query))
-
-    # the stamp of a map names its recipe; one trained anew may have other bytes
+    # the stamp identifies the map by its recipe; a map trained again may have other bytes
     journal = Journal(details.with_name(f".{details.stem}.partial.jsonl"), f"{stamp.digest} {sha256_file(map_path)}")
     began = time.perf_counter()
     with journal:
         records = dict(journal.done)
-        left = [q for q in scene.queries if q.name not in records]
-        for name, done in track(mapped(record, left, threads), "localizing", len(left)):
+        left = [q for q in s.queries if q.name not in records]
+        for name, done in track(mapped(one, left, threads), "localizing", len(left)):
             journal.add(name, done)
             records[name] = done
     seconds = time.perf_counter() - began
-    records = {q.name: records[q.name] for q in scene.queries}
-    _tell_lost(records)
-    values: dict[str, Any] = {
-        "queries": {name: {k: v for k, v in r.items() if k not in _OF_JOURNAL} for name, r in records.items()},
-        "summary": _summary(records, [q.name for q in left], seconds, threads),
-        "overlay": None,
-        RAN: None,
-    }
+    records = {q.name: records[q.name] for q in s.queries}
+    lost = [name for name, r in records.items() if not r["localized"]]
+    if lost:
+        log.warning("%d of %d queries could not be localized: %s", len(lost), len(records), some(lost, 10))
     shown = _typical(records)
-    if shown is not None:
-        query = next(q for q in scene.queries if q.name == shown)
-        with one_thread_each():  # once more: the keypoints of all queries are not kept for the sake of one
-            values["overlay"] = {"name": shown, **_overlay(localized(query)[0], query.camera)}
-    values[RAN] = this_run(threads)
+    if shown is not None and shown not in overlays:  # localized before the run was interrupted
+        with one_thread_each():
+            one(next(q for q in s.queries if q.name == shown))
     text = "".join(r["pose"] for r in records.values() if r["localized"])
-    write_json(details, {**values, POSES_SHA256: hashlib.sha256(text.encode()).hexdigest()}, stamp)
+    values = {
+        "queries": {name: {k: v for k, v in r.items() if k not in _JOURNAL_ONLY} for name, r in records.items()},
+        "summary": _summary(records, len(left), seconds, threads),
+        "overlay": None if shown is None else {"name": shown, **_listed(overlays[shown])},
+        RAN: this_run(threads),
+        POSES_SHA256: hashlib.sha256(text.encode()).hexdigest(),
+    }
+    write_json(details, values, stamp)
     write_text(out, text)
     journal.remove()
 
 
-def pose_line(name: str, cam_from_world: np.ndarray) -> str:
-    """``name qw qx qy qz tx ty tz``: the form of visuallocalization.net."""
-    values = [*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3]]
-    return f"{listed(name)} {' '.join(f'{v:.9g}' for v in values)}\n"
-
-
 def query_descriptors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """Global descriptors [dim] of the queries, by name; ScrflowError naming the first that the file lacks."""
+    """Global descriptors [dim] of the queries by name; ScrflowError for queries that the file lacks."""
     with open_h5(path, "retrieval") as f:
         missing = [n for n in names if n not in f]
         if missing:
             raise ScrflowError(
-                f"{path}: no global descriptor of {len(missing)} queries, first {missing[0]}; add them, run again"
+                f"{path}: no global descriptor of {len(missing)} queries, first {missing[0]}; add them and run again"
             )
         return {n: torch.from_numpy(f[n]["global_descriptor"][:]).float() for n in names}
 
 
-def _record(name: str, r: Localization, read_ms: float) -> dict[str, Any]:
-    """What the journal holds of a query; ``details`` all of it but _OF_JOURNAL."""
-    ms = {"read": round(read_ms, 2), **r.ms}
-    return {
-        "localized": r.cam_from_world is not None,
-        "inliers": int(r.inliers.sum()),
-        "keypoints": len(r.view.pixels),
-        "hypothesis": r.hypothesis,
-        "confidence": None if r.confidence is None else round(r.confidence, 4),
-        "ms": {**ms, "total": round(ms["total"] + ms["read"], 2)},
-        "reason": r.reason,
-        "pose": None if r.cam_from_world is None else pose_line(name, r.cam_from_world),
-    }
+def _record(name: str, found: Localization, read_ms: float) -> dict[str, Any]:
+    """What the journal holds of a query; ``details`` gets all of it except _JOURNAL_ONLY."""
+    pose, ms = found.cam_from_world, {"read": round(read_ms, 2), **found.ms}
+    ms["total"] = round(ms["total"] + ms["read"], 2)
+    line = None if pose is None else pose_line(name, pose, _DIGITS) + "\n"
+    return {"localized": pose is not None, **found.facts(), "ms": ms, "pose": line}
 
 
-def _tell_lost(records: dict[str, dict[str, Any]]) -> None:
-    lost = [name for name, r in records.items() if not r["localized"]]
-    if lost:
-        some = ", ".join(lost[:10]) + (" ..." if len(lost) > 10 else "")
-        log.warning("%d of %d queries could not be localized: %s", len(lost), len(records), some)
-
-
-def _summary(records: dict[str, dict[str, Any]], now: list[str], seconds: float, threads: int) -> dict[str, Any]:
-    """Median milliseconds of each part over all queries, one thread each, and the rate of the queries of this run."""
+def _summary(records: dict[str, dict[str, Any]], now: int, seconds: float, threads: int) -> dict[str, Any]:
+    """Median milliseconds of each part over all queries, and queries a second over the ``now`` queries of this run."""
     parts: dict[str, list[float]] = {}
     for record in records.values():
         for part, ms in record["ms"].items():
@@ -171,32 +193,28 @@ def _summary(records: dict[str, dict[str, Any]], now: list[str], seconds: float,
     summary = {
         "threads": threads,
         "median_ms": {part: round(float(np.median(values)), 2) for part, values in parts.items()},
-        "queries": len(now),
+        "queries": now,
         "seconds": round(seconds, 2),
-        "queries_per_s": round(len(now) / seconds, 3) if now else None,
+        "queries_per_s": round(now / seconds, 3) if now else None,
     }
     if now:
-        log.info("%.2f queries a second; median ms: %s", len(now) / seconds, summary["median_ms"])
+        log.info("%.2f queries a second; median ms: %s", now / seconds, summary["median_ms"])
     return summary
 
 
 def _typical(records: dict[str, dict[str, Any]]) -> str | None:
-    """The localized query of median inlier share: the picture should flatter nobody."""
+    """The localized query with the median share of inliers: neither the best nor the worst is shown."""
     ranked = sorted((r["inliers"] / r["keypoints"], name) for name, r in records.items() if r["localized"])
     return ranked[len(ranked) // 2][1] if ranked else None
 
 
-def _overlay(r: Localization, camera: pycolmap.Camera) -> dict[str, Any]:
-    """Keypoints and reprojected scene coordinates in pixels of the photo as it was taken, distortion and all."""
-    K = r.view.K
-    rays = (r.view.pixels - K[:2, 2]) / np.array([K[0, 0], K[1, 1]])
-    xyz = r.xyz_world @ r.cam_from_world[:, :3].T + r.cam_from_world[:, 3]
-    front = xyz[:, 2] > 1e-6
-    projected = pixels_from_rays(camera, xyz[front, :2] / xyz[front, 2:])
-    finite = np.isfinite(projected).all(1)
-    kept = np.flatnonzero(front)[finite]
-    return {
-        "pixels": np.round(pixels_from_rays(camera, rays[kept]), 2).tolist(),
-        "reprojected": np.round(projected[finite], 2).tolist(),
-        "inlier": r.inliers[kept].tolist(),
-    }
+def _overlay(found: Localization, camera: pycolmap.Camera) -> dict[str, np.ndarray]:
+    """Keypoints and projected scene coordinates in pixels of the photo, for the picture of one query. Kept for every
+    query (some 70 KB), as the median is known only at the end."""
+    keypoints, reprojected = found.photo_pixels(camera)
+    kept = np.isfinite(reprojected).all(1)
+    return {"pixels": keypoints[kept], "reprojected": reprojected[kept], "inlier": found.inliers[kept]}
+
+
+def _listed(overlay: dict[str, np.ndarray]) -> dict[str, list]:
+    return {key: np.round(v, 2).tolist() if v.dtype.kind == "f" else v.tolist() for key, v in overlay.items()}

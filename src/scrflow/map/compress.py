@@ -1,4 +1,4 @@
-"""Making a map hold less: fewer images, shorter retrieval features, fewer bytes an image (``map`` of a method)."""
+"""Smaller maps: fewer images, shorter retrieval features, fewer bytes an image (key ``map`` of a method)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,16 @@ _PREFIX = "retrieval."
 def shrink(
     config: MapStage, tensors: Tensors, names: tuple[str, ...], overlap: scipy.sparse.csr_array | None
 ) -> tuple[Tensors, tuple[str, ...]]:
-    """Tensors and names of images of a map, after what ``config.map`` asks for.
+    """Tensors and image names of a map, reduced as ``config.map`` says.
 
-    ``overlap`` [images, images], the covisibility graph, is needed to merge images. Retrieval features are those that
-    the quantised index stands for: the originals are not at hand, and up to 256 images it holds them in float16.
-    ScrflowError where the map has nothing of what is to shrink.
+    ``overlap`` [images, images], the covisibility graph, is needed to merge images. Retrieval features are decoded from
+    the quantised index (for up to 256 images it holds them in float16). ScrflowError if the map has nothing to reduce.
     """
     wish = config.map
     if wish.merge is None and wish.retrieval_dim is None and wish.pq_bytes is None:
         return tensors, names
     if BOOKS not in tensors:
-        raise ScrflowError(
-            "map.merge, retrieval_dim and pq_bytes are of maps whose images are searched; leave them out"
-        )
+        raise ScrflowError("map.merge, retrieval_dim and pq_bytes need a map with an index of images; leave them out")
     tensors = dict(tensors)
     features = decoded(Retriever(names, tensors[BOOKS], tensors[CODES]))
     relearn = wish.pq_bytes is not None
@@ -45,11 +42,11 @@ def shrink(
         relearn |= changed
     if wish.merge is not None:
         if overlap is None or "encoding" not in tensors:
-            raise ScrflowError("map.merge is of maps with encodings of images, and needs their covisibility graph")
+            raise ScrflowError("map.merge needs encodings of images and their covisibility graph; leave it out")
         kept = merge_images(overlap, wish.merge)
         tensors["encoding"] = tensors["encoding"][kept]
         features, codes = features[kept], tensors[CODES][kept]
-        # codebooks of so few images are the images' own features: only a new one is smaller
+        # codebooks of so few images are the images' own features: only new ones are smaller
         relearn |= len(kept) <= pq.ENTRIES
         tensors[CODES] = codes.contiguous()
         log.info("map: %d of %d images kept, the others overlap one of them by %g", len(kept), len(names), wish.merge)
@@ -62,9 +59,9 @@ def shrink(
 
 
 def merge_images(overlap: scipy.sparse.csr_array, least: float) -> torch.Tensor:
-    """Rows [R] of images, ascending, of which one overlaps each other image by ``least`` or more.
+    """Rows [R], ascending, of images to keep: each other image is overlapped by one of them by ``least`` or more.
 
-    Greedy: the one that overlaps the most images that none before it does is next, of equals the first.
+    Greedy: the next is the image that overlaps the most images not yet overlapped; of equals the first.
     """
     graph = scipy.sparse.csr_array(overlap)
     near = [set(graph.indices[a:b][graph.data[a:b] >= least].tolist()) | {i}
@@ -83,8 +80,8 @@ def merge_images(overlap: scipy.sparse.csr_array, least: float) -> torch.Tensor:
 
 
 def _cut(config: MapStage, tensors: Tensors, features: torch.Tensor, dim: int) -> tuple[torch.Tensor, bool]:
-    """Features [N, d] of the first ``dim`` directions of each whitening, whose matrices are cut in place, and whether
-    that changed anything. A whitening's rows are by falling variance, so the first are those that say most."""
+    """Features [N, d] of the first ``dim`` directions of each whitening (its rows are sorted by falling variance), and
+    whether that changed anything. The matrices in ``tensors`` are cut too."""
     r = config.retrieval
     if r.dim is not None:
         return _cut_one(tensors, _PREFIX, features, dim)
@@ -92,12 +89,14 @@ def _cut(config: MapStage, tensors: Tensors, features: torch.Tensor, dim: int) -
         raise ScrflowError(
             f"map.retrieval_dim: the {r.kind} feature has no whitening to cut; set its dim, or leave it out"
         )
-    # a fusion without a whitening of its own: unit vectors side by side, each times its weight
+    # a fusion without its own whitening: unit vectors side by side, each times its weight
     slices, first, changed = [], 0, False
     for i in range(len(r.parts)):
         matrix = tensors.get(f"{_PREFIX}part{i}.whitening")
         if matrix is None:
-            raise ScrflowError(f"map.retrieval_dim: part {r.parts[i]} of the fusion has no whitening to cut")
+            raise ScrflowError(
+                f"map.retrieval_dim: part {r.parts[i]} of the fusion has no whitening to cut; set its dim"
+            )
         piece, cut = _cut_one(tensors, f"{_PREFIX}part{i}.", features[:, first : first + len(matrix)], dim)
         slices.append((r.weights[i] if r.weights else 1.0) * piece)
         first, changed = first + len(matrix), changed or cut
@@ -106,7 +105,7 @@ def _cut(config: MapStage, tensors: Tensors, features: torch.Tensor, dim: int) -
 
 def _cut_one(tensors: Tensors, prefix: str, features: torch.Tensor, dim: int) -> tuple[torch.Tensor, bool]:
     matrix = tensors[f"{prefix}whitening"]
-    features = features[:, : len(matrix)]  # without the zeros that fill the index's last part
+    features = features[:, : len(matrix)]  # without the zeros that pad the index's last part
     if dim >= len(matrix):
         return features, False
     tensors[f"{prefix}whitening"] = matrix[:dim].contiguous()

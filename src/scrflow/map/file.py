@@ -1,4 +1,4 @@
-"""map.safetensors: ONE file with all that localizing a query needs. Reading it executes nothing."""
+"""map.safetensors: one file with all that localizing a query needs. Reading it executes nothing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ from pathlib import Path
 
 import torch
 
-from scrflow.config import MapStage, RetrievalPart
+from scrflow.config import MapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log
 from scrflow.features.encoders import build_encoder
 from scrflow.features.global_encoding import read_centres, read_global_encoding, standardised
 from scrflow.features.pca import Pca, load_pca
 from scrflow.features.retrieval import Retriever
-from scrflow.features.retrieval.describe import build_describer
-from scrflow.map.format import BOOKS, CODES, MAP_FORMAT, Tensors, check, pack, read_map, unpack
+from scrflow.features.retrieval.describe import PhotoDescriber
+from scrflow.graph.covisibility import load_graph
+from scrflow.map.compress import shrink
+from scrflow.map.format import (
+    BOOKS,
+    CODES,
+    MAP_FORMAT,
+    Tensors,
+    check,
+    pack,
+    read_map,
+    retrieval_features,
+    unpack,
+)
+from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.weights import located
@@ -29,14 +42,14 @@ class Map:
     """A map in memory, in float32. ``config`` also says how to localize: ``localize``, ``thresholds``, ``seed``."""
 
     config: MapStage
-    names: tuple[str, ...]  # mapping images, in the order of the rows; of merged ones those that stand for the others
+    names: tuple[str, ...]  # mapping images, in the order of the rows; of merged ones only those kept
     head: Head
     pca: Pca
     encoding: torch.Tensor | None  # [images, D]
     retriever: Retriever | None
-    retrieval_keypoints: int  # of a photo's best local descriptors, that its retrieval feature aggregates
-    centres: torch.Tensor | None = None  # [K, D]: the clusters one of which is a query's encoding
-    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that it was made with
+    retrieval_keypoints: int  # how many local descriptors of a photo its retrieval feature aggregates
+    centres: torch.Tensor | None = None  # [K, D]: cluster centres; a query's encoding is one of them
+    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that made it
 
 
 def write_map(
@@ -49,27 +62,29 @@ def write_map(
     out: Path,
     graph: Path | None = None,
 ) -> None:
-    """Gather head, PCA, global encodings and retrieval model into one file, shrunk as ``config.map`` says.
+    """Gather head, PCA, global encodings and retrieval model into one file, reduced as ``config.map`` says.
 
-    ``graph``: the covisibility graph, for ``map.merge`` alone. The networks that a query needs are built once, to
-    record which weights they are. Raises ScrflowError when the parts are of different mapping images or do not fit
-    together.
+    ``graph``: the covisibility graph, only for ``map.merge``. ScrflowError if the parts are of different mapping images
+    or do not fit together.
     """
-    from scrflow.map.compress import shrink
-    from scrflow.scene.model import load_scene
-
     names = tuple(v.name for v in load_scene(scene).mapping)
     inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
     optional = {"encoding": encoding, "retrieval": retrieval, "graph": graph}
     inputs |= {name: path for name, path in optional.items() if path is not None}
     tensors = _gathered(config, names, head, pca, encoding, retrieval)
-    tensors, kept = shrink(config, tensors, names, None if graph is None else _overlap(graph, names))
+    overlap = None
+    if graph is not None:
+        loaded = load_graph(graph)
+        if loaded.names != names:
+            raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
+        overlap = loaded.csr
+    tensors, kept = shrink(config, tensors, names, overlap)
     tensors = pack(tensors, config.map)
     try:
         check(config, unpack(tensors), len(kept))
     except ValueError as error:
         raise ScrflowError(
-            f"{head}: no map can be made of it: {error}; delete what is not of {scene}, run again"
+            f"{head}: does not fit the other parts of the map: {error}; delete what is not of {scene}, run again"
         ) from None
     metadata = {
         "format": str(MAP_FORMAT),
@@ -82,7 +97,7 @@ def write_map(
 
 
 def load_map(path: Path) -> Map:
-    """The map of a file. ScrflowError when the file is damaged, of another version, or not a map."""
+    """The map of a file. ScrflowError if it is damaged, of another version, or not a map."""
     config, names, tensors, unit, weights = read_map(path)
 
     def part(prefix: str) -> Tensors:
@@ -94,27 +109,20 @@ def load_map(path: Path) -> Map:
     retriever = None
     if config.retrieval is not None:
         described = part("retrieval.")
-        # a map that searches no image has no index
+        # a map whose global encoding is the photo's own has no index
         books = described.pop("codebooks", torch.zeros(0, 0, 0))
         codes = described.pop("codes", torch.zeros(0, 0, dtype=torch.uint8))
         retriever = Retriever(names, books, codes, described)
-    return Map(
-        config,
-        names,
-        head.eval(),
-        Pca(tensors["pca.mean"], tensors["pca.components"]),
-        tensors.get("encoding"),
-        retriever,
-        _keypoints(config),
-        tensors.get("centres"),
-        weights,
-    )
+    keypoints = max((f.retrieval.keypoints for f in retrieval_features(config) if f.extractor is not None), default=0)
+    projection = Pca(tensors["pca.mean"], tensors["pca.components"])
+    encoding, centres = tensors.get("encoding"), tensors.get("centres")
+    return Map(config, names, head.eval(), projection, encoding, retriever, keypoints, centres, weights)
 
 
 def _gathered(
     config: MapStage, names: tuple[str, ...], head: Path, pca: Path, encoding: Path | None, retrieval: Path | None
 ) -> Tensors:
-    """All tensors of the map, as the stages made them."""
+    """All tensors of the map, in the stages' own number formats."""
     projection = load_pca(pca)
     tensors = {f"head.{k}": v for k, v in read_safetensors(head, "head").items()}
     tensors |= {"pca.mean": projection.mean, "pca.components": projection.components}
@@ -132,6 +140,7 @@ def _gathered(
     return tensors
 
 
+<<<<<<< HEAD
 def _overlap(graph: Path, names: tuple[str, ...]):
     """The covisibility graph [images, images] as a sparse matrix, in the order of ``names``."""
     import scipy.sparse
@@ -152,16 +161,14 @@ def _keypoints(config: MapStage) -> int:
     return max((r.keypoints for r in features if r.kind == "vlad"), default=0)
 
 
+=======
+>>>>>>> d294ff2 (Projection, pose numbers and photo descriptions coded once; localize, map and baseline in fewer modules; the public API)
 def _weights(config: MapStage, tensors: Tensors) -> dict[str, str]:
-    """Published weights of the networks that a query goes through: name to SHA-256."""
-    described = {k.removeprefix("retrieval."): v for k, v in tensors.items() if k.startswith("retrieval.")}
-    features = [f for f in config.retrieval_parts]
-    if config.retrieval is not None:
-        features.insert(0, RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor))
-    extractors = [config.extractor, *(f.extractor for f in features if f.extractor is not None)]
+    """Published weights of the networks that a query needs, name to SHA-256: recorded while the networks are built."""
+    features = retrieval_features(config)
     with located() as found:
-        for extractor in {e.model_dump_json(): e for e in extractors}.values():
-            build_encoder(extractor)
+        build_encoder(config.extractor)
         if features:
-            build_describer(features[0], described, features[1:])
+            described = {k.removeprefix("retrieval."): v for k, v in tensors.items() if k.startswith("retrieval.")}
+            PhotoDescriber(features, described, shared=config.extractor)
     return found

@@ -1,14 +1,14 @@
-"""The form of a map file: its version, the tensors in it and their number formats, and the check of all that is read.
+"""The form of a map file: its version, its tensors and their number formats, and the checks of a file that is read.
 
-A map may come from anywhere, so nothing in it is believed: names, dtypes, shapes and ranges are compared with what the
-map's own config asks for before a network is built from them. Torch alone.
+A map may come from anywhere, so nothing in it is trusted: names, dtypes, shapes and ranges are compared with the map's
+own config before a network is built from them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,12 +21,12 @@ from scrflow.core.errors import ScrflowError
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
 from scrflow.training.head import Head
 
-# Raised when a reader of the version before would go wrong: another meaning of a tensor, not one more setting.
+# Increase it if older readers would misread new files: if a tensor changes its meaning, not for one more setting.
 MAP_FORMAT = 1
 SCALE = ".scale"  # of NAME, int8: NAME.scale [rows] float32, and row i is NAME[i] * scale[i]
 BOOKS = "retrieval.codebooks"
 CODES = "retrieval.codes"
-# what numbers of a map's config may be, by the last part of the key that is listed, beyond what the config itself asks
+# limits of numbers in a map's config, by the last part of the key, in addition to the config's own
 _BOUNDS = {
     "short_side": (1, 8192),
     "max_side": (1, 8192),
@@ -43,12 +43,19 @@ _NUMBERS = (-(2**63), 2**63)
 _METADATA = frozenset({"format", "names", "output_unit", "weights", "scrflow", "content"})
 _FLOATS = (torch.float16, torch.float32)
 _LEVELS = 127  # of int8 on either side of zero: symmetric, so that zero stays zero
-# Layers of the head that int8 passes over: 7 % of the weights of rscore-cpu. The demo's median coordinate shifts by
-# 244 mm with all layers in int8, by 47 without the output layers, by 23 without the decoder's last hidden one too.
+# Layers of the head that stay in fp16: 7 % of the weights of rscore-cpu. The demo's median coordinate shifts by 244 mm
+# with all layers in int8, by 47 without the output layers, by 23 without the decoder's last hidden one too.
 _KEPT = (".out.weight", "decoder.layers.1.weight")
-_MEND = "write the map again (rule write_map), or take an undamaged copy"
+_FIX = "write the map again (rule write_map), or take an undamaged copy"
 
 Tensors = dict[str, Tensor]
+
+
+def retrieval_features(config: MapStage) -> tuple[RetrievalPart, ...]:
+    """The map's retrieval feature, then the parts of a fusion; empty for a map without."""
+    if config.retrieval is None:
+        return ()
+    return (RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor), *config.retrieval_parts)
 
 
 # ------------------------------------------------------------------------------------------------------ number formats
@@ -70,10 +77,8 @@ def dequantise(whole: Tensor, scale: Tensor) -> Tensor:
 
 
 def pack(tensors: Tensors, config: MapConfig) -> Tensors:
-    """Tensors in the number formats that the config asks for; those that it does not speak of stay as they are.
-
-    ScrflowError for numbers that float16 cannot hold.
-    """
+    """Tensors in the number formats of the config; the others are unchanged. ScrflowError for numbers that float16
+    cannot hold."""
     out: Tensors = {}
     for name, tensor in tensors.items():
         dtype = _stored_as(name, config)
@@ -82,7 +87,10 @@ def pack(tensors: Tensors, config: MapConfig) -> Tensors:
         else:
             out[name] = tensor if dtype is None else tensor.to(dtype)
             if out[name].is_floating_point() and not out[name].isfinite().all():
-                raise ScrflowError(f"map: {name} has numbers that are not finite in {out[name].dtype}; keep it wider")
+                raise ScrflowError(
+                    f"map: {name} has numbers that are not finite in {out[name].dtype}; leave its format out of the "
+                    "method's map"
+                )
     return out
 
 
@@ -101,8 +109,8 @@ def _stored_as(name: str, config: MapConfig) -> torch.dtype | None:
 
 
 def unpack(stored: Mapping[str, Tensor]) -> Tensors:
-    """What ``pack`` was given, in float32 (codes: uint8). ValueError, naming the tensor, for a dtype that none has, a
-    scale without its tensor or of another length, or numbers that are not finite."""
+    """The inverse of ``pack``, in float32 (codes: uint8). ValueError, naming the tensor, for an unknown dtype, a scale
+    without its tensor or of another length, or numbers that are not finite."""
     out: Tensors = {}
     for name, tensor in stored.items():
         if name.endswith(SCALE):
@@ -119,7 +127,7 @@ def unpack(stored: Mapping[str, Tensor]) -> Tensors:
             if scale is None or tensor.ndim < 2 or tuple(scale.shape) != (len(tensor),):
                 raise ValueError(f"{name} is int8 and needs {name}{SCALE}, one number a row")
             if scale.dtype is not torch.float32 or not (scale.isfinite() & (scale >= 0)).all():
-                raise ValueError(f"{name}{SCALE} is to be float32, finite, and 0 or more")
+                raise ValueError(f"{name}{SCALE} is not float32, finite, and 0 or more")
             out[name] = dequantise(tensor, scale)
         elif tensor.dtype in _FLOATS:
             out[name] = tensor.float()
@@ -138,10 +146,10 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dict[str, str]]:
-    """Config, names of images, float32 tensors, output unit and weights (name to SHA-256) of a map file, all checked.
+    """Config, image names, float32 tensors, output unit and weights (name to SHA-256) of a map file, all checked.
 
-    Nothing in the file is executed. ScrflowError in one line, naming the file and the mend, for a file that is damaged,
-    of another version, of unknown content, or whose parts do not fit together.
+    Nothing in the file is executed. ScrflowError for a file that is damaged, of another version, of unknown content, or
+    whose parts do not fit together.
     """
     path = Path(path)
     try:
@@ -165,16 +173,14 @@ def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dic
         check(config, tensors, len(names))
     except (KeyError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise ScrflowError(f"{path}: not a whole map: {reason}; {_MEND}") from None
+        raise ScrflowError(f"{path}: not a whole map: {reason}; {_FIX}") from None
     return config, names, tensors, unit, weights
 
 
 def _check_version(path: Path, metadata: dict[str, str]) -> None:
     found = metadata.get("format")
     if found is None:
-        raise ScrflowError(
-            f"{path}: a map of before maps had a format version; run the workflow again (rule write_map)"
-        )
+        raise ScrflowError(f"{path}: the map has no format version (older scrflow); rebuild it (rule write_map)")
     if found != str(MAP_FORMAT):
         raise ScrflowError(
             f"{path}: map format {found[:20]!r}, this scrflow reads {MAP_FORMAT}; use the scrflow that wrote it, or "
@@ -191,15 +197,15 @@ def _config(path: Path, stamp: Stamp) -> MapStage:
         key, reason = ".".join(str(p) for p in first["loc"]) or "(all)", first["msg"].lower()
     if key:
         raise ScrflowError(
-            f"{path}: its config is not one of this scrflow: key {key[:100]}: {reason}; use the scrflow "
-            "that wrote it, or write the map again (rule write_map)"
+            f"{path}: its config is not one of this scrflow: key {key[:100]}: {reason}; use the scrflow that wrote it, "
+            "or write the map again (rule write_map)"
         )
     return config
 
 
 def _unreasonable(value: object, key: str = "") -> tuple[str, str]:
-    """The first key of a map's config whose number would cost hours or gigabytes at the first photo, or is no number,
-    and why; empty strings where there is none."""
+    """The first key of a map's config whose number would cost hours or gigabytes for one photo, or is not a number,
+    and the reason; empty strings if there is none."""
     if isinstance(value, dict | list):
         named = value.items() if isinstance(value, dict) else enumerate(value)
         found = (_unreasonable(inner, f"{key}.{name}".lstrip(".")) for name, inner in named)
@@ -227,8 +233,8 @@ def _listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def check(config: MapStage, tensors: Tensors, images: int) -> None:
-    """Whether the tensors are those of the config, with shapes that fit together and ``images`` rows; ValueError that
-    names the first that does not."""
+    """Compare the tensors with the config: names, shapes that fit together, ``images`` rows. ValueError names the
+    first that does not fit."""
     left = dict(tensors)
     local = _pca(left)
     encoding = _encodings(config, left, images)
@@ -240,7 +246,7 @@ def check(config: MapStage, tensors: Tensors, images: int) -> None:
 
 
 def _take(left: Tensors, name: str, *shape: int | None) -> tuple[int, ...]:
-    """Remove a tensor and give its shape, which must be ``shape``; None stands for any length but 0."""
+    """Remove a tensor and return its shape; ValueError if it is not ``shape``, where None is any length but 0."""
     if name not in left:
         raise ValueError(f"tensor {name} is missing")
     found = tuple(left.pop(name).shape)
@@ -266,21 +272,21 @@ def _encodings(config: MapStage, left: Tensors, images: int) -> int:
 
 
 def _retrieval(config: MapStage, left: Tensors, images: int) -> int | None:
-    """Length of a photo's retrieval feature; None where only its network or file knows."""
+    """Length of a photo's retrieval feature; None if only its network or file knows."""
     if config.retrieval is None:
         if config.global_encoding.name is not None:
-            raise ValueError("there is a global encoding, and no retrieval to choose it by")
+            raise ValueError("there is a global encoding, but no retrieval to choose it by")
         return None
-    feature = RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor)
-    if config.own_encoding:  # and no index: no image is ever searched
-        return _described(feature, left, "retrieval.", config.retrieval_parts)
-    return check_index(feature, config.retrieval_parts, left, images)
+    feature, *parts = retrieval_features(config)
+    if config.own_encoding:  # no index, as no image is searched
+        return _described(feature, left, "retrieval.", parts)
+    return check_index(feature, parts, left, images)
 
 
-def check_index(feature: RetrievalPart, of: tuple[RetrievalPart, ...], left: Tensors, images: int) -> int | None:
-    """Remove the tensors of a retrieval model (``retrieval.`` before their names) and give the length of a feature;
-    None where only its network or file knows. ``of``: the parts of a fusion. ValueError for what does not fit."""
-    dim = _described(feature, left, "retrieval.", of)
+def check_index(feature: RetrievalPart, parts_of: Sequence[RetrievalPart], left: Tensors, images: int) -> int | None:
+    """Remove the tensors of a retrieval model (names begin with ``retrieval.``) and return the length of a feature;
+    None if only its network or file knows. ``parts_of``: the parts of a fusion. ValueError for what does not fit."""
+    dim = _described(feature, left, "retrieval.", parts_of)
     parts, entries, size = _take(left, BOOKS, None, None, None)
     codes = left.get(CODES)
     _take(left, CODES, images, parts)
@@ -291,7 +297,7 @@ def check_index(feature: RetrievalPart, of: tuple[RetrievalPart, ...], left: Ten
     return dim
 
 
-def _described(feature: RetrievalPart, left: Tensors, prefix: str, parts: tuple[RetrievalPart, ...]) -> int | None:
+def _described(feature: RetrievalPart, left: Tensors, prefix: str, parts: Sequence[RetrievalPart]) -> int | None:
     r: RetrievalConfig = feature.retrieval
     if r.kind == "hloc":
         return None
@@ -313,21 +319,21 @@ def _described(feature: RetrievalPart, left: Tensors, prefix: str, parts: tuple[
 
 
 def _head(config: MapStage, left: Tensors, dim_in: int | None) -> None:
-    """``dim_in``: numbers that the rest of the map puts in; None where it does not say."""
+    """``dim_in``: the length of the head's input by the rest of the map; None if that does not say."""
     found = {name.removeprefix("head."): t for name, t in left.items() if name.startswith("head.")}
     first = found.get("input.layers.0.weight")
     if first is None or first.ndim != 2:
         raise ValueError("tensor head.input.layers.0.weight is missing, or no matrix")
-    # an honest head has more tensors than blocks: what follows is not to build a million of them for a crafted number
+    # reject block counts that the file's tensors cannot fill, before allocating
     if config.head.blocks + config.head.refine_blocks > len(found):
-        raise ValueError(f"config: more blocks of the head than its {len(found)} tensors could fill")
+        raise ValueError(f"config: more blocks of the head than its {len(found)} tensors can fill")
     if dim_in is not None and first.shape[1] != dim_in:
         raise ValueError(f"the head takes {first.shape[1]} numbers, PCA and encodings give {dim_in}")
     try:
         with torch.device("meta"):  # shapes alone, no memory
             wanted = Head(first.shape[1], config.head, torch.zeros(config.head.clusters, 3)).state_dict()
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise ValueError(f"config: no head can be so ({str(error).splitlines()[0][:100]})") from None
+        raise ValueError(f"config: such a head cannot be built ({str(error).splitlines()[0][:100]})") from None
     for name, tensor in wanted.items():
         _take(left, f"head.{name}", *tensor.shape)
 
@@ -336,7 +342,7 @@ def _head(config: MapStage, left: Tensors, dim_in: int | None) -> None:
 
 
 def part_of(name: str) -> str:
-    """What a tensor of a map file belongs to, in the words of docs and inspection."""
+    """The part of the map that a tensor belongs to."""
     name = name.removesuffix(SCALE)
     if name in (BOOKS, CODES):
         return "retrieval index"
@@ -348,7 +354,7 @@ def part_of(name: str) -> str:
 
 
 def sizes(path: Path) -> dict[str, int]:
-    """Bytes of a map file by part; they add up to the file."""
+    """Bytes of a map file by part; their sum is the size of the file."""
     out: dict[str, int] = {}
     with safe_open(path, "pt") as f:
         for name in f.keys():  # noqa: SIM118 - not a dict

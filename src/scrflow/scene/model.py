@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import quaternion_from_rotation, rotation_from_quaternion
+from scrflow.core.geometry import pose_numbers, rotation_from_quaternion
 from scrflow.core.images import check_unchanged, read_rgb
 from scrflow.scene.checks.validate import checked_size
 from scrflow.scene.colmap_file import check_binary_model, write_binary_model
@@ -159,10 +159,11 @@ def query_line(name: str, camera: pycolmap.Camera) -> str:
     return f"{listed(name)} {camera.model.name} {camera.width} {camera.height} {params}"
 
 
-def pose_line(name: str, cam_from_world: np.ndarray) -> str:
-    """``name qw qx qy qz tx ty tz`` of a pose [3, 4] (visuallocalization.net)."""
-    values = (*quaternion_from_rotation(cam_from_world[:, :3]), *cam_from_world[:, 3])
-    return " ".join((listed(name), *(repr(float(v)) for v in values)))
+def pose_line(name: str, pose: np.ndarray | Sequence[float], digits: int | None = None) -> str:
+    """``name qw qx qy qz tx ty tz`` (visuallocalization.net) of a pose [3, 4], or of its seven numbers; with all digits
+    that float64 needs, or rounded to ``digits``."""
+    numbers = pose_numbers(pose) if isinstance(pose, np.ndarray) else pose
+    return " ".join((listed(name), *(repr(v) if digits is None else f"{v:.{digits}g}" for v in numbers)))
 
 
 def copy_camera(camera: pycolmap.Camera, camera_id: int = 1) -> pycolmap.Camera:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.core.geometry import quaternion_from_rotation
+from scrflow.core.geometry import pose_numbers
 from scrflow.scene.colmap_file import write_binary_model
 from scrflow.scene.model import View, model_of_views, read_model
 
@@ -73,8 +73,7 @@ def _write_images(
     with open(path, "wb") as f:
         f.write(struct.pack("<Q", len(views)))
         for i, v in enumerate(views):  # model_of_views numbers images from 1 in this order
-            pose = (*quaternion_from_rotation(v.cam_from_world[:, :3]), *v.cam_from_world[:, 3])
-            f.write(struct.pack("<I7dI", i + 1, *pose, model.image(i + 1).camera_id))
+            f.write(struct.pack("<I7dI", i + 1, *pose_numbers(v.cam_from_world), model.image(i + 1).camera_id))
             f.write(v.name.encode() + b"\0" + struct.pack("<Q", ends[i] - starts[i]))
             f.write(rows[starts[i] : ends[i]].tobytes())
     return rank

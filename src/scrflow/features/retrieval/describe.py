@@ -1,4 +1,4 @@
-"""Describing a photo as the mapping images were described: what a query needs. Torch alone: no faiss, no HDF5."""
+"""Describing a photo as the mapping images were described: what a query needs. No faiss, no HDF5."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pycolmap
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from scrflow.config import ExtractorConfig, RetrievalPart
+from scrflow.core.errors import ScrflowError
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
+from scrflow.features.encoders import build_encoder
+from scrflow.features.encoders.base import LocalEncoder
 from scrflow.features.retrieval.vlad import aggregate, whiten
+from scrflow.features.views import EncodedView, encode_view
 
 # local descriptors [N, D] of the photo at hand, by extractor and number of keypoints
 LocalSource = Callable[[ExtractorConfig, int], torch.Tensor]
@@ -119,3 +124,47 @@ def build_describer(
             members.append(build_describer(part, own, (), device, build))
         return Fusion(tuple(members), r.weights, whitening)
     return None
+
+
+class PhotoDescriber:
+    """A retrieval feature with the networks that it needs: descriptors [dim] of photos."""
+
+    def __init__(
+        self,
+        features: Sequence[RetrievalPart],
+        tensors: Tensors,
+        device: str = "cpu",
+        shared: ExtractorConfig | None = None,
+        encoder: Callable[[ExtractorConfig], LocalEncoder] = build_encoder,
+        network: BuildNetwork = build_descriptor,
+    ):
+        """``features``: the feature, then the parts of a fusion; ``tensors``: the ``description`` of a Retriever.
+        ``shared``: an extractor whose keypoints the caller has. ``encoder`` and ``network`` build the networks."""
+        feature, *parts = features
+        self._describe = build_describer(feature, tensors, parts, device, network)
+        local = [part for part in features if part.extractor is not None]
+        most = max((part.retrieval.keypoints for part in local), default=0)
+        self._encoders = {
+            _but_count(part.extractor): encoder(part.extractor.model_copy(update={"max_keypoints": most}))
+            for part in local
+            if shared is None or _but_count(part.extractor) != _but_count(shared)
+        }
+
+    def __call__(self, photo: Image.Image, camera: pycolmap.Camera, shared: EncodedView | None = None) -> torch.Tensor:
+        """Descriptor [dim] of a photo; ``shared``: what the shared extractor found. ScrflowError if descriptors come
+        from a file."""
+        if self._describe is None:
+            raise ScrflowError("the map's retrieval feature comes from a file: give the query's descriptor from it too")
+
+        def local(extractor: ExtractorConfig, keypoints: int) -> torch.Tensor:
+            encoder = self._encoders.get(_but_count(extractor))
+            if encoder is None:
+                return shared.descriptors[:keypoints]
+            return encode_view(photo, camera, encoder, extractor.short_side, keypoints).descriptors
+
+        return self._describe(photo, local)
+
+
+def _but_count(extractor: ExtractorConfig) -> str:
+    """Identifies an extractor, whatever number of keypoints is wanted from it."""
+    return extractor.model_dump_json(exclude={"max_keypoints"})

@@ -24,9 +24,9 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import NvmSource
-from scrflow.core.cameras import pixels_from_rays
+from scrflow.core.cameras import pixels_from_points
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import rotation_from_quaternion
+from scrflow.core.geometry import camera_points, rotation_from_quaternion
 from scrflow.core.images import image_size as header_size
 from scrflow.scene.checks.validate import QUATERNION_TOLERANCE, some
 from scrflow.scene.model import View, read_query_list
@@ -161,10 +161,8 @@ def _origin(
     for part in np.split(np.arange(len(some_of)), np.flatnonzero(np.diff(view[some_of])) + 1):
         m = some_of[part]
         pose = views[view[m[0]]].cam_from_world
-        local = nvm.xyz[point[m]] @ pose[:, :3].T + pose[:, 3]
-        front = local[:, 2] > 0
-        rays = local[front, :2] / local[front, 2:]
-        offset[part[front]] = xy[m[front]] - pixels_from_rays(views[view[m[0]]].camera, rays)
+        local = camera_points(nvm.xyz[point[m]], pose)
+        offset[part] = xy[m] - pixels_from_points(views[view[m[0]]].camera, local)
     offset[~np.isfinite(offset).all(1)] = np.inf
     readings = {"from the principal point": offset + centre[view[some_of]], "from the top-left corner": offset}
     medians = {name: float(np.median(np.linalg.norm(values, axis=1))) for name, values in readings.items()}
