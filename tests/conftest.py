@@ -62,6 +62,14 @@ def copied(finished: Project, tmp_path: Path) -> Project:
     return finished.copy(tmp_path / "project")
 
 
+@pytest.fixture(scope="session")
+def wall_map(tmp_path_factory: pytest.TempPathFactory):
+    """Photos, scene and map of a painted wall (``plane_map.PlaneMap``), built once in each process."""
+    import plane_map
+
+    return plane_map.build(tmp_path_factory.mktemp("wall"))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB, which can be given another size by a remount."""

@@ -1,7 +1,7 @@
 """Intrinsics that no photo has, in the scene stage and with ``scrflow localize --camera``.
 
 A camera of another size than its photo, zero and negative focal lengths in pose lists: tests/scene/test_build.py;
-unknown models and wrong counts of numbers of a query: tests/core/test_localize_cli.py.
+unknown models and wrong counts of numbers of a query: tests/localize/test_batch.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Photos of unusual kinds are read rightly, bad ones are refused in one line, and what was there before stays.
 
 Missing, truncated and turned photos in each reader are in tests/scene, a broken one among others of ``scrflow
-localize`` in tests/core/test_localize_cli.py.
+localize`` in tests/localize/test_batch.py.
 """
 
 from __future__ import annotations

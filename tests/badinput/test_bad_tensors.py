@@ -1,5 +1,5 @@
 """Map files, checkpoints and NumPy archives that are crafted; what a map's tensors may be is in
-tests/core/test_mapfile.py.
+tests/map/test_file.py.
 
 All are sealed anew: whoever makes a bad file can do that too.
 """

@@ -5,12 +5,16 @@ import pycolmap
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scrflow.core.cameras import pinhole_matrix, pixels_from_rays, rays_from_pixels, rescaled_camera
+from scrflow.core.cameras import pinhole_matrix, pixels_from_points, pixels_from_rays, rays_from_pixels, rescaled_camera
 from scrflow.core.geometry import (
     camera_centre,
     invert_pose,
+    pinhole_pixels,
+    pinhole_rays,
     pose_error,
+    project,
     quaternion_from_rotation,
+    reprojection_error,
     rotation_from_quaternion,
 )
 
@@ -51,6 +55,25 @@ def test_inverse_and_centre():
     back = invert_pose(pose)
     np.testing.assert_allclose(pose[:, :3] @ back[:, 3] + pose[:, 3], 0, atol=1e-12)
     np.testing.assert_allclose(camera_centre(pose), back[:, 3])
+
+
+def test_projection_is_that_of_pycolmap():
+    R = Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix()
+    pose = np.c_[R, [0.2, -0.1, 0.5]]
+    camera = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 510, 320, 240])
+    K = pinhole_matrix(camera)
+    cam = np.random.default_rng(0).uniform([-1, -1, 2], [1, 1, 6], (50, 3))
+    world = (cam - pose[:, 3]) @ R
+    pixels, depth = project(world, K, pose)
+    np.testing.assert_allclose(pixels, camera.img_from_cam(cam), atol=1e-9)
+    np.testing.assert_allclose(pixels, pixels_from_points(camera, cam), atol=1e-9)
+    np.testing.assert_allclose(depth, cam[:, 2])
+    np.testing.assert_allclose(pinhole_pixels(pinhole_rays(pixels, K), K), pixels)
+    each, _ = project(world, np.tile(K, (50, 1, 1)), np.tile(pose, (50, 1, 1)))
+    np.testing.assert_allclose(each, pixels, atol=1e-9)
+    behind = (np.array([[0.0, 0, -2]]) - pose[:, 3]) @ R
+    assert reprojection_error(np.array([[320.0, 240]]), behind, K, pose)[0] == np.inf
+    assert np.isnan(pixels_from_points(camera, np.array([[0.0, 0, -2]]))).all()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from scrflow.config import PhotosSource, SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
-from scrflow.core.errors import ScrflowError
 from scrflow.scene.build import build_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
@@ -153,25 +152,3 @@ def test_triangulation_from_files_is_that_from_the_same_sift(models, files, root
     assert sift.pop("points") == pytest.approx(hloc.pop("points"), rel=0.01)
     assert sift.pop("observations") == pytest.approx(hloc.pop("observations"), rel=0.01)
     assert sift == pytest.approx(hloc, rel=0.01)
-
-
-def test_files_that_do_not_fit_are_named(files, root, tmp_path):
-    features, matches = files
-
-    def run(**changed):
-        given = {"hloc_features": str(features), "hloc_matches": str(matches), **changed}
-        run_sfm(stage(features="hloc", **given), root, tmp_path / "sfm", 1)
-
-    with pytest.raises(ScrflowError, match=r"none\.h5: file of local features is missing"):
-        run(hloc_features=str(tmp_path / "none.h5"))
-    fewer = tmp_path / "fewer.h5"
-    fewer.write_bytes(features.read_bytes())
-    with h5py.File(fewer, "r+") as f:
-        del f["left/0001.jpg"]
-    with pytest.raises(ScrflowError, match=r"fewer\.h5: no keypoints of left/0001\.jpg \(1 of 6"):
-        run(hloc_features=str(fewer))
-    with h5py.File(fewer, "r+") as f:
-        f["left/0001.jpg/keypoints"] = np.zeros((7, 2), np.float32)
-    with pytest.raises(ScrflowError, match=r"matches\.h5: .*match these features again"):
-        run(hloc_features=str(fewer))
-    assert not (tmp_path / "sfm").exists()

@@ -55,14 +55,8 @@ def write_features(file: h5py.File, name: str, features: StoredFeatures) -> None
 def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Keypoints [N, 2] float32, COLMAP's pixels, of each of ``names``.
 
-<<<<<<< HEAD
-    ScrflowError when the file cannot be read, leads to other files (scrflow.storage.untrusted), photos are missing (the
-    first and
-    how many), or keypoints are not finite.
-=======
-    ScrflowError if the file cannot be read, links to other files (scrflow.storage.h5), lacks photos, or has keypoints
+    ScrflowError if the file cannot be read, links to other files (scrflow.storage.untrusted), lacks photos, or has keypoints
     that are not finite.
->>>>>>> d294ff2 (Projection, pose numbers and photo descriptions coded once; localize, map and baseline in fewer modules; the public API)
     """
     with opened(path, "local features") as file:
         check_images(file, path, names)

@@ -32,14 +32,6 @@ _COEFFICIENTS = Path(__file__).with_name("confidence.json")
 
 
 @dataclass(frozen=True)
-class PoseSpread:
-    """Standard deviations of a pose: of the camera's centre (scene units) and of its rotation (degrees)."""
-
-    distance: float
-    angle: float
-
-
-@dataclass(frozen=True)
 class ConfidenceModel:
     """Two logistic terms on standardised features z = (x - mean) / scale; their product is the probability."""
 
@@ -102,7 +94,7 @@ def evidence(
             np.log(share / (1 - share)),
             -float((filled * np.log(filled)).sum()),  # entropy: the log of how many blocks the inliers fill
             np.log(max(error, 1e-3 * threshold_px) / threshold_px),
-            *(_room(limit, sigma) for limit, sigma in zip(within, (spread.distance, spread.angle), strict=True)),
+            *(_room(limit, sigma) for limit, sigma in zip(within, spread, strict=True)),
         ]
     )
 
@@ -143,10 +135,11 @@ def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
     return cell[:, 1] * _BLOCKS + cell[:, 0]
 
 
-def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> PoseSpread:
-    """Standard deviations of the pose from linearised inliers under a Cauchy loss; infinite if they do not fix it."""
+def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> tuple[float, float]:
+    """Standard deviations of the centre (scene units) and of the rotation (degrees), from linearised inliers under a
+    Cauchy loss; infinite if the inliers do not fix the pose."""
     if len(residuals_N2) < 4:
-        return PoseSpread(np.inf, np.inf)
+        return np.inf, np.inf
     lengths = np.linalg.norm(residuals_N2, axis=1)
     sigma = max(float(np.median(lengths)) / 1.1774, 1e-6)  # of one coordinate: the median of a Rayleigh distribution
     weights = 1 / (1 + (lengths / (2.3849 * sigma)) ** 2)  # 95 % efficient on Gaussian residuals
@@ -158,7 +151,7 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
     try:
         inverse = np.linalg.inv(hessian)
     except np.linalg.LinAlgError:
-        return PoseSpread(np.inf, np.inf)
+        return np.inf, np.inf
     covariance = sigma**2 * inverse
     if len(by_block) > 1:
         by_block -= by_block.mean(0)  # the refinement stops near the minimum, not at it
@@ -166,8 +159,8 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
         covariance += inverse @ meat @ inverse
     variances = np.diag(covariance)
     if not (np.isfinite(variances).all() and (variances > 0).all()):
-        return PoseSpread(np.inf, np.inf)
-    return PoseSpread(float(np.sqrt(variances[:3].sum())), float(np.degrees(np.sqrt(variances[3:].sum()))))
+        return np.inf, np.inf
+    return float(np.sqrt(variances[:3].sum())), float(np.degrees(np.sqrt(variances[3:].sum())))
 
 
 @functools.cache

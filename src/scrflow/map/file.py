@@ -140,29 +140,6 @@ def _gathered(
     return tensors
 
 
-<<<<<<< HEAD
-def _overlap(graph: Path, names: tuple[str, ...]):
-    """The covisibility graph [images, images] as a sparse matrix, in the order of ``names``."""
-    import scipy.sparse
-
-    from scrflow.storage.untrusted import read_arrays
-
-    arrays = read_arrays(graph, "covisibility")
-    if tuple(arrays["names"].tolist()) != names:
-        raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
-    parts = (arrays["data"], arrays["indices"], arrays["indptr"])
-    return scipy.sparse.csr_array(parts, shape=tuple(arrays["shape"]))
-
-
-def _keypoints(config: MapStage) -> int:
-    """Local descriptors of a photo that its retrieval feature aggregates; 0 where it aggregates none."""
-    features = [f.retrieval for f in config.retrieval_parts]
-    features += [config.retrieval] if config.retrieval is not None else []
-    return max((r.keypoints for r in features if r.kind == "vlad"), default=0)
-
-
-=======
->>>>>>> d294ff2 (Projection, pose numbers and photo descriptions coded once; localize, map and baseline in fewer modules; the public API)
 def _weights(config: MapStage, tensors: Tensors) -> dict[str, str]:
     """Published weights of the networks that a query needs, name to SHA-256: recorded while the networks are built."""
     features = retrieval_features(config)

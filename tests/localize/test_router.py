@@ -81,6 +81,8 @@ def test_a_photo_goes_to_the_map_that_knows_its_place(maps, photos):
 def test_the_pose_is_that_of_the_map_alone(maps, photos):
     """Sharing networks and the photo's keypoints changes nothing, to the last bit."""
     router, alone = Router.open(maps), {str(path): Localizer.open(path) for path in maps}
+    first, second = router.maps.values()
+    assert first.shares_keypoints(second) and not first.shares_keypoints(alone[str(maps[1])])
     for path, camera in list(photos.items())[::2]:
         routed = router.localize(path, camera)
         found = {name: localizer.localize(path, camera) for name, localizer in alone.items()}
@@ -91,12 +93,6 @@ def test_the_pose_is_that_of_the_map_alone(maps, photos):
             assert np.array_equal(mine.cam_from_world, routed.found.cam_from_world)
         assert routed.found.confidence == mine.confidence
         assert routed.found.inliers.sum() == max(f.inliers.sum() for f in found.values())
-
-
-def test_the_networks_are_shared(maps):
-    first, second = Router.open(maps).maps.values()
-    assert first.shares_keypoints(second)
-    assert not first.shares_keypoints(Localizer.open(maps[1]))
 
 
 def test_scores_are_those_of_the_search(maps, photos):
@@ -128,12 +124,6 @@ def test_the_command_line(maps, photos, tmp_path):
     out, images = tmp_path / "poses.txt", tuple(map(Path, photos))
     localize_photos(LocalizeRequest(maps[0], images, str(cameras), out, min_confidence=0.0, more=maps[1:], tried=1))
     assert (tmp_path / "poses.txt").read_bytes() == before
-
-
-def test_one_map_says_nothing_of_maps(maps, photos, tmp_path):
-    path, camera = next(iter(photos.items()))
-    localize_photos(LocalizeRequest(maps[0], (Path(path),), camera, tmp_path / "poses.txt"))
-    assert '"map"' not in (tmp_path / "poses.jsonl").read_text()
 
 
 def test_maps_that_do_not_belong_together(maps, tmp_path):

@@ -1,10 +1,9 @@
-"""Localization with maps made in memory: a head that knows the answer, and one that knows nothing."""
+"""Poses from known correspondences, maps made in memory, and the stage on the wall's map."""
 
 import json
 import re
 
 import numpy as np
-import plane_map
 import pycolmap
 import pytest
 import torch
@@ -19,7 +18,6 @@ from scrflow.localize.localizer import Localizer, localize_queries
 from scrflow.localize.pose import consensus, estimate_pose
 from scrflow.map.file import Map, load_map
 from scrflow.scene.model import read_poses
-from scrflow.storage.journal import Journal
 from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -54,11 +52,6 @@ def test_no_pose_from_nothing():
     pixels, world = correspondences()
     assert estimate_pose(pixels[:3], world[:3], K, CONFIG, 10.0, 1) is None
     assert estimate_pose(pixels, np.full_like(world, np.nan), K, CONFIG, 10.0, 1) is None
-
-
-def test_reprojection_error_behind_the_camera_is_infinite():
-    behind = (np.array([[0.0, 0, -2]]) - POSE[:, 3]) @ POSE[:, :3]
-    assert reprojection_error(np.array([[320.0, 240]]), behind, K, POSE)[0] == np.inf
 
 
 def photo() -> tuple[Image.Image, pycolmap.Camera]:
@@ -125,22 +118,10 @@ def test_more_hypotheses_than_the_map_has_are_refused():
         Localizer(empty_map(blind()), LocalizeConfig(hypotheses=10))
 
 
-def test_a_truncated_map_is_told(tmp_path):
-    path = tmp_path / "map.safetensors"
-    path.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(ScrflowError, match=r"map\.safetensors"):
-        load_map(path)
-
-
-@pytest.fixture(scope="module")
-def wall(tmp_path_factory):
-    return plane_map.build(tmp_path_factory.mktemp("wall"))
-
-
-def run(wall, folder, threads: int = 1) -> tuple[bytes, dict]:
+def run(wall_map, folder, threads: int = 1) -> tuple[bytes, dict]:
     """poses.txt, and localization.json without its times."""
-    stage = LocalizeStage(localize=load_map(wall.map).config.localize, seed=1)
-    localize_queries(stage, wall.scene, wall.map, folder / "poses.txt", folder / "localization.json", threads)
+    stage = LocalizeStage(localize=load_map(wall_map.map).config.localize, seed=1)
+    localize_queries(stage, wall_map.scene, wall_map.map, folder / "poses.txt", folder / "localization.json", threads)
     details = json.loads((folder / "localization.json").read_text())
     assert [p.name for p in sorted(folder.iterdir())] == ["localization.json", "poses.txt"]
     return (folder / "poses.txt").read_bytes(), details
@@ -152,10 +133,10 @@ def untimed(details: dict) -> dict:
     return {**details, "queries": queries, "summary": None, "ran": None, "scrflow": stamp}  # "ran" tells the threads
 
 
-def test_the_stage_and_its_times(wall, tmp_path):
-    _, details = run(wall, tmp_path)
+def test_the_stage_and_its_times(wall_map, tmp_path):
+    _, details = run(wall_map, tmp_path)
     found = read_poses(tmp_path / "poses.txt")
-    for name, truth in wall.queries.items():
+    for name, truth in wall_map.queries.items():
         t, r = pose_error(found[name], truth)
         assert t < 0.2 and r < 5  # measured: up to 0.07 m and 2 degrees, of a wall at 1.5 m
     for query in details["queries"].values():
@@ -165,28 +146,28 @@ def test_the_stage_and_its_times(wall, tmp_path):
         assert 0 <= query["confidence"] <= 1
     summary = details["summary"]
     assert summary["queries"] == 3 and summary["queries_per_s"] == pytest.approx(3 / summary["seconds"], rel=0.2)
-    assert details["overlay"]["name"] in wall.queries and len(details["overlay"]["pixels"]) > 20
+    assert details["overlay"]["name"] in wall_map.queries and len(details["overlay"]["pixels"]) > 20
 
 
-def test_two_threads_give_the_same(wall, tmp_path):
+def test_two_threads_give_the_same(wall_map, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    poses, details = run(wall, tmp_path / "one")
-    again, of_two = run(wall, tmp_path / "two", threads=2)
+    poses, details = run(wall_map, tmp_path / "one")
+    again, of_two = run(wall_map, tmp_path / "two", threads=2)
     assert again == poses and untimed(of_two) == untimed(details)
 
 
-def test_a_run_that_was_stopped_goes_on(wall, tmp_path):
+def test_a_run_that_was_stopped_goes_on(wall_map, tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    poses, details = run(wall, tmp_path / "whole")
-    first, second = list(wall.queries)[:2]
-    photo = wall.photos / second
+    poses, details = run(wall_map, tmp_path / "whole")
+    first, second = list(wall_map.queries)[:2]
+    photo = wall_map.photos / second
     aside = photo.rename(photo.with_suffix(".aside"))
     photo.write_bytes(b"not an image")
     try:
         with pytest.raises(ScrflowError, match=re.escape(second)):
-            run(wall, tmp_path / "parts")
+            run(wall_map, tmp_path / "parts")
     finally:
         aside.rename(photo)
     (journal,) = (tmp_path / "parts").iterdir()
@@ -194,35 +175,10 @@ def test_a_run_that_was_stopped_goes_on(wall, tmp_path):
     assert len(written) == 2
     with open(journal, "a") as f:
         f.write('{"name": "' + second)  # cut off by a kill
-    again, resumed = run(wall, tmp_path / "parts")
+    again, resumed = run(wall_map, tmp_path / "parts")
     assert again == poses and untimed(resumed) == untimed(details)
     # the first was not localized again
     assert resumed["queries"][first]["ms"] == json.loads(written[1])["ms"] and resumed["summary"]["queries"] == 2
-
-
-def test_a_journal_of_another_work_is_begun_anew(tmp_path):
-    path = tmp_path / "j.jsonl"
-    with Journal(path, "one") as journal:
-        journal.add("a", {"x": 1.25})
-        journal.add("b", {"x": None})
-    with Journal(path, "one") as journal:
-        assert journal.done == {"a": {"name": "a", "x": 1.25}, "b": {"name": "b", "x": None}}
-    path.write_bytes(path.read_bytes().replace(b'{"name": "b"', b'{"name"; "b"'))
-    with Journal(path, "one") as journal:
-        assert list(journal.done) == ["a"]
-        journal.add("c", {})
-    with Journal(path, "one") as journal:
-        assert list(journal.done) == ["a", "c"]
-    with Journal(path, "two") as journal:
-        assert journal.done == {}
-        journal.add("d", {})
-    with Journal(path, "two") as journal:
-        assert list(journal.done) == ["d"]
-        journal.remove()
-    assert not path.exists()
-    path.write_bytes(b"\x93NUMPY")
-    with Journal(path, "two") as journal:
-        assert journal.done == {}
 
 
 def test_consensus_counts_what_agrees():

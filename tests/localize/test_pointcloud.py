@@ -12,14 +12,9 @@ from scrflow.localize.pointcloud import ExportOptions, Observations, export_map,
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return plane_map.build(tmp_path_factory.mktemp("plane"))
-
-
-@pytest.fixture(scope="module")
-def exported(made, tmp_path_factory):
+def exported(wall_map, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    count = export_map(made.map, None, folder / "wall.ply", folder / "model", ExportOptions(max_error_px=3.0))
+    count = export_map(wall_map.map, None, folder / "wall.ply", folder / "model", ExportOptions(max_error_px=3.0))
     return folder, count
 
 
@@ -46,7 +41,7 @@ def test_ply_is_the_wall_in_its_colours(exported):
     assert np.abs(said - there).mean() < 0.8 * np.abs(said - elsewhere).mean()
 
 
-def test_colmap_model_holds_together(made, exported):
+def test_colmap_model_holds_together(wall_map, exported):
     folder, count = exported
     model = pycolmap.Reconstruction(folder / "model")
     assert (model.num_points3D(), model.num_reg_images(), model.num_cameras()) == (count, 12, 1)
@@ -91,14 +86,14 @@ def test_merging_by_voxel():
         merge(seen, ExportOptions(2.0, 4, 0.1))
 
 
-def test_mistakes_are_one_line(made, tmp_path):
+def test_mistakes_are_one_line(wall_map, tmp_path):
     with pytest.raises(ScrflowError, match="--ply FILE"):
-        export_map(made.map, None, None, None, ExportOptions())
+        export_map(wall_map.map, None, None, None, ExportOptions())
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     with pytest.raises(ScrflowError, match="not overwritten"):
-        export_map(made.map, None, None, tmp_path / "full", ExportOptions())
+        export_map(wall_map.map, None, None, tmp_path / "full", ExportOptions())
     with pytest.raises(ScrflowError, match="give --scene"):
-        export_map(made.map, tmp_path, tmp_path / "a.ply", None, ExportOptions())
+        export_map(wall_map.map, tmp_path, tmp_path / "a.ply", None, ExportOptions())
     result = CliRunner().invoke(app, ["export", str(tmp_path / "no.safetensors"), "--ply", str(tmp_path / "a.ply")])
     assert isinstance(result.exception, ScrflowError) and "no.safetensors" in str(result.exception)

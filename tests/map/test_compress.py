@@ -117,22 +117,6 @@ def test_fewer_bytes_for_many_images_find_most_of_the_same():
     assert share > 0.95  # measured: 1.0
 
 
-def test_merging_many_images_keeps_the_codebooks():
-    """With more than 256 left, rows of codes go and nothing is quantised a second time."""
-    rows = F.normalize(torch.randn(600, 16, generator=torch.Generator().manual_seed(2)), dim=1)
-    books = pq.learn_codebooks(rows.numpy(), 8, 0)
-    tensors = {"retrieval.codebooks": books, "retrieval.codes": pq.encode(rows, books), "encoding": rows}
-    pairs = np.arange(0, 600, 2)
-    weight = np.full(len(pairs), 0.9)
-    overlap = scipy.sparse.coo_array((weight, (pairs, pairs + 1)), shape=(600, 600)).tocsr()
-    r = RetrievalConfig(kind="hloc", file="f.h5", dim=None)
-    made, names = shrink(stage(r, merge=0.8), tensors, tuple(map(str, range(600))), overlap + overlap.T)
-    assert names == tuple(map(str, pairs))
-    assert torch.equal(made["retrieval.codebooks"], books)
-    assert torch.equal(made["retrieval.codes"], tensors["retrieval.codes"][::2])
-    assert torch.equal(made["encoding"], rows[::2])
-
-
 def test_features_without_whitening_cannot_be_cut():
     rows = F.normalize(torch.randn(9, 16, generator=torch.Generator().manual_seed(2)), dim=1)
     books = pq.learn_codebooks(rows.numpy(), 8, 0)

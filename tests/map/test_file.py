@@ -32,7 +32,6 @@ from scrflow.features.retrieval import Retriever, pq
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes
-from scrflow.pipeline.project import Project
 from scrflow.scene.model import View, write_scene
 from scrflow.storage.artifact import (
     Stamp,
@@ -244,15 +243,6 @@ def test_a_map_that_searches_no_image_has_no_index(parts, tmp_path):
     assert_one_line(crafted(out, tmp_path / "map.safetensors", codes), "tensor retrieval.codes is not known")
 
 
-def test_what_cannot_shrink_is_told_by_the_config():
-    """GLACE's encoding is the photo's own feature: there are no images to merge, and the head wants all of it."""
-    config = Path(__file__).resolve().parents[2] / "config"
-    for key, value in (("merge", 0.8), ("retrieval_dim", 32), ("pq_bytes", 4)):
-        with pytest.raises(ScrflowError, match=rf"glace-cpu.*\.yaml: key map\.{key}: of methods whose encodings are"):
-            Project(config, {"methods": {"glace-cpu": {"map": {key: value}}}})
-    assert Project(config, {"methods": {"rscore-cpu": {"map": {"merge": 0.8}}}}).method("rscore-cpu").map.merge == 0.8
-
-
 # ------------------------------------------------------------------------------------------------------- what is wrong
 
 
@@ -277,34 +267,20 @@ def nan(shape: tuple[int, ...], dtype=torch.float16) -> torch.Tensor:
 WRONG_TENSORS = {
     "a name that nothing has": ({"head.extra": torch.zeros(2)}, "tensor head.extra is not known"),
     "encodings of fewer images": ({"encoding": torch.zeros(5, GLOBAL).half()}, "encoding is 5 x 8, not 6 x ?"),
-    "longer encodings": ({"encoding": torch.zeros(6, 9).half()}, "takes 24 numbers, PCA and encodings give 25"),
-    "encodings of three axes": ({"encoding": torch.zeros(6, 8, 1).half()}, "encoding is 6 x 8 x 1"),
     "NaN": ({"encoding": nan((6, 8))}, "encoding has numbers that are not finite"),
-    "infinity": ({"pca.mean": torch.full((128,), torch.inf)}, "pca.mean has numbers that are not finite"),
     "double precision": ({"pca.mean": torch.zeros(128).double()}, "pca.mean is float64; float16, float32"),
-    "integers": ({"pca.mean": torch.zeros(128, dtype=torch.int64)}, "pca.mean is int64"),
-    "bfloat16": ({"encoding": torch.zeros(6, 8, dtype=torch.bfloat16)}, "encoding is bfloat16"),
-    "float8": ({"encoding": torch.zeros(6, 8).to(torch.float8_e4m3fn)}, "encoding is float8"),
     "int8 without a scale": ({"encoding": torch.zeros(6, 8, dtype=torch.int8)}, "needs encoding.scale"),
     "a scale of nothing": ({"encoding.scale": torch.ones(6)}, "encoding.scale scales no int8 tensor"),
-    "a scale too long": (
-        {"encoding": torch.zeros(6, 8, dtype=torch.int8), "encoding.scale": torch.ones(7)},
-        "needs encoding.scale, one number a row",
-    ),
     "a scale below zero": (
         {"encoding": torch.zeros(6, 8, dtype=torch.int8), "encoding.scale": -torch.ones(6)},
         "encoding.scale is not float32, finite, and 0 or more",
     ),
     "a code past the codebook": ({"retrieval.codes": torch.full((6, 3), 6, dtype=torch.uint8)}, "has entry 6 of 6"),
-    "signed codes": ({"retrieval.codes": torch.zeros(6, 3, dtype=torch.int8)}, "codes is int8, not uint8"),
-    "codes of other parts": ({"retrieval.codes": torch.zeros(6, 2, dtype=torch.uint8)}, "codes is 6 x 2, not 6 x 3"),
     "codebooks of other features": (
         {"retrieval.codebooks": torch.zeros(3, 6, 9).half()},
         "codebooks of 3 x 9 numbers do not fit features of 5",
     ),
-    "a vocabulary of other words": ({"retrieval.vocabulary": torch.zeros(5, 128)}, "whitening_mean is 512, not 640"),
     "no rows": ({"retrieval.whitening": torch.zeros(0, 512).half()}, "retrieval.whitening is 0 x 512"),
-    "a PCA of other descriptors": ({"pca.mean": torch.zeros(64)}, "pca.components is 128 x 16, not 64 x ?"),
     "a layer of another width": ({"head.blocks.0.layers.1.weight": torch.zeros(32, 31).half()}, "not 32 x 32"),
     "a number for a matrix": ({"head.input.layers.0.weight": torch.zeros(()).half()}, "missing, or no matrix"),
 }
@@ -317,9 +293,7 @@ def test_crafted_tensors(map_path, tmp_path, case):
     assert_one_line(path, why)
 
 
-@pytest.mark.parametrize(
-    "name", ["encoding", "head.refiner.out.bias", "pca.mean", "retrieval.codes", "retrieval.whitening", "names"]
-)
+@pytest.mark.parametrize("name", ["encoding", "head.refiner.out.bias", "retrieval.codes", "names"])
 def test_what_is_missing_is_named(map_path, tmp_path, name):
     assert_one_line(crafted(map_path, tmp_path / "map.safetensors", drop=[name]), f"{name}.* is missing")
 
@@ -332,20 +306,12 @@ WRONG_SAYINGS = {
     "no version": ({"format": ""}, None, "map format ''"),
     "a version to come": ({"format": "2"}, None, "map format '2', this scrflow reads 1; use the scrflow that wrote it"),
     "an unknown setting": (None, lambda c: {**c, "telepathy": 1}, "key telepathy: extra inputs are not permitted"),
-    "an unknown setting below": (None, with_head(attention=True), "key head.attention: extra inputs"),
     "no config": (None, lambda c: [], "its config is not one of this scrflow"),
-    "a negative width": (None, with_head(width=-1), "key head.width"),
     "a width beyond all memory": (None, with_head(width=1 << 40), "is 32 x 24, not|such a head cannot be built"),
-    "a width beyond all integers": (None, with_head(width=1 << 70), "key head.width: 1.18059e.21 is not within"),
-    "clusters beyond all memory": (None, with_head(clusters=1 << 40), "is .*, not|such a head cannot be built"),
     "a million blocks": (None, with_head(blocks=1_000_000), "more blocks of the head than its"),
     "a unit of nothing": ({"output_unit": "nan"}, None, "output_unit is nan"),
-    "a unit in words": ({"output_unit": "metre"}, None, "could not convert string to float"),
     "the same name twice": ({"names": json.dumps(["a"] * IMAGES)}, None, "names are not distinct"),
-    "fewer names": ({"names": json.dumps(["a", "b"])}, None, "6 x .*, not 2 x"),
-    "names that are numbers": ({"names": "[1, 2]"}, None, "names are no list of strings"),
     "names within names": ({"names": "[" * 100_000}, None, "not a whole map"),
-    "weights as a list": ({"weights": "[]"}, None, "weights are not names with digests"),
     "metadata of another kind": ({"colour": "blue"}, None, "metadata colour is not known"),
     "a stamp within a stamp": ({"scrflow": '{"a":' * 100_000}, None, "map.safetensors: "),
     "parts of no fusion": (
@@ -367,7 +333,7 @@ def test_a_map_of_before_versions(map_path, tmp_path):
     assert_one_line(path, r"has no format version \(older scrflow\); rebuild it \(rule write_map\)")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.999])
 def test_a_truncated_file(map_path, tmp_path, share):
     path = tmp_path / "map.safetensors"
     path.write_bytes(map_path.read_bytes()[: int(share * map_path.stat().st_size)])

@@ -23,13 +23,8 @@ LINE = plane_map.CAMERA_LINE
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return plane_map.build(tmp_path_factory.mktemp("plane"))
-
-
-@pytest.fixture(scope="module")
-def localizer(made):
-    return Localizer.open(made.map)
+def localizer(wall_map):
+    return Localizer.open(wall_map.map)
 
 
 def run(*arguments: object):
@@ -43,18 +38,18 @@ def lines(path: Path) -> list[dict]:
 # ----------------------------------------------------------------------------------------------------------------- API
 
 
-def test_all_forms_of_a_query_give_one_pose(made, localizer):
-    path = made.photos / "query/00.png"
+def test_all_forms_of_a_query_give_one_pose(wall_map, localizer):
+    path = wall_map.photos / "query/00.png"
     picture = Image.open(path).convert("RGB")
     forms = [(str(path), plane_map.CAMERA), (picture, (*LINE.split()[:3], [280, 280, 160, 120]))]
     forms += [(np.asarray(picture), {"model": "PINHOLE", "width": 320, "height": 240, "params": [280, 280, 160, 120]})]
     found = [localizer.localize(path, LINE), *(localizer.localize(*form) for form in forms)]
-    t, r = pose_error(found[0].cam_from_world, made.queries["query/00.png"])
+    t, r = pose_error(found[0].cam_from_world, wall_map.queries["query/00.png"])
     assert t < 0.25 and r < 10  # measured: 0.02 to 0.07 m, 0.8 to 2.8 degrees; the wall is 1.5 m away
     for other in found[1:]:
         assert np.array_equal(other.cam_from_world, found[0].cam_from_world)
     assert 0 < found[0].confidence < 1 and found[0].inliers.sum() > 40 and found[0].ms["total"] > 0
-    batch = localizer.localize([path, made.photos / "query/01.png"], LINE)
+    batch = localizer.localize([path, wall_map.photos / "query/01.png"], LINE)
     assert np.array_equal(batch[0].cam_from_world, found[0].cam_from_world) and len(batch) == 2
     with pytest.raises(ScrflowError, match="2 images, 1 cameras"):
         localizer.localize([path, path], [LINE])
@@ -121,13 +116,13 @@ def test_a_photo_without_focal_length_names_the_option(tmp_path):
 # -------------------------------------------------------------------------------------------------------- command line
 
 
-def test_folder_to_poses_and_a_stopped_run(made, tmp_path, monkeypatch):
+def test_folder_to_poses_and_a_stopped_run(wall_map, tmp_path, monkeypatch):
     out = tmp_path / "poses.txt"
-    done = run(made.map, made.photos / "query", "--camera", LINE, "--out", out)
+    done = run(wall_map.map, wall_map.photos / "query", "--camera", LINE, "--out", out)
     assert done.exit_code == 0, done.output
     assert "3 of 3 photos have a pose" in done.output
     poses = read_poses(out)
-    for name, truth in made.queries.items():
+    for name, truth in wall_map.queries.items():
         t, r = pose_error(poses[Path(name).name], truth)
         assert t < 0.25 and r < 10
     records = lines(tmp_path / "poses.jsonl")
@@ -141,22 +136,22 @@ def test_folder_to_poses_and_a_stopped_run(made, tmp_path, monkeypatch):
     localized = []
     one = scrflow.localize.batch._localized
     monkeypatch.setattr(scrflow.localize.batch, "_localized", lambda *a: localized.append(a[1].name) or one(*a))
-    assert run(made.map, made.photos / "query", "--camera", LINE, "--out", out).exit_code == 0
+    assert run(wall_map.map, wall_map.photos / "query", "--camera", LINE, "--out", out).exit_code == 0
     assert localized == ["02.png"] and out.read_bytes() == first
     # another camera is another query
     wider = "PINHOLE 320 240 281 281 160 120"
-    assert run(made.map, made.photos / "query/00.png", "--camera", wider, "--out", out).exit_code == 0
+    assert run(wall_map.map, wall_map.photos / "query/00.png", "--camera", wider, "--out", out).exit_code == 0
     assert localized == ["02.png", "00.png"]
     assert [r["camera"] for r in lines(log)] == ["PINHOLE 320 240 281.0 281.0 160.0 120.0"]
 
 
-def test_a_broken_photo_does_not_stop_the_others(made, tmp_path, caplog):
+def test_a_broken_photo_does_not_stop_the_others(wall_map, tmp_path, caplog):
     folder = tmp_path / "photos"
     folder.mkdir()
-    (folder / "a.png").write_bytes((made.photos / "query/00.png").read_bytes())
-    (folder / "b.png").write_bytes((made.photos / "query/00.png").read_bytes()[:2000])
+    (folder / "a.png").write_bytes((wall_map.photos / "query/00.png").read_bytes())
+    (folder / "b.png").write_bytes((wall_map.photos / "query/00.png").read_bytes()[:2000])
     Image.new("RGB", (320, 240)).save(folder / "c.png")
-    done = run(made.map, folder, "--camera", LINE, "--out", tmp_path / "poses.txt")
+    done = run(wall_map.map, folder, "--camera", LINE, "--out", tmp_path / "poses.txt")
     assert done.exit_code == 1
     assert "1 of 3 photos have a pose" in done.output and "1 not localized (c.png); 1 not usable (b.png)" in done.output
     assert "b.png: image is damaged or truncated" in caplog.text
@@ -169,9 +164,9 @@ def test_a_broken_photo_does_not_stop_the_others(made, tmp_path, caplog):
     ]
 
 
-def test_min_confidence_leaves_out(made, tmp_path):
+def test_min_confidence_leaves_out(wall_map, tmp_path):
     out = tmp_path / "poses.txt"
-    done = run(made.map, made.photos / "query", "--camera", LINE, "--out", out, "--min-confidence", 0.999)
+    done = run(wall_map.map, wall_map.photos / "query", "--camera", LINE, "--out", out, "--min-confidence", 0.999)
     assert done.exit_code == 0 and "0 of 3 photos have a pose" in done.output and "3 under" in done.output
     assert out.read_text() == "" and len(lines(tmp_path / "poses.jsonl")) == 3
 
@@ -199,11 +194,11 @@ def test_cameras_of_files(tmp_path):
     assert camera_of(LINE, "here").params.tolist() == [280, 280, 160, 120]
 
 
-def test_names_and_outputs_are_checked(made, tmp_path):
+def test_names_and_outputs_are_checked(wall_map, tmp_path):
     with pytest.raises(ScrflowError, match=r"no\.jpg: image is missing"):
         photos_of((tmp_path / "no.jpg",))
     with pytest.raises(ScrflowError, match="more than once"):
-        photos_of((made.photos / "query", made.photos / "query"))
+        photos_of((wall_map.photos / "query", wall_map.photos / "query"))
     torn = tmp_path / "a\nb.png"
     Image.new("RGB", (8, 8)).save(torn)
     with pytest.raises(ScrflowError, match="control character"):
@@ -213,5 +208,5 @@ def test_names_and_outputs_are_checked(made, tmp_path):
         ({"--out": tmp_path / "p.txt", "--min-confidence": 1.5}, "expected a probability"),
     ):
         arguments = [a for pair in options.items() for a in pair]
-        done = run(made.map, made.photos / "query", "--camera", LINE, *arguments)
+        done = run(wall_map.map, wall_map.photos / "query", "--camera", LINE, *arguments)
         assert isinstance(done.exception, ScrflowError) and message in str(done.exception)
