@@ -1,6 +1,6 @@
 """scrflow: visual localization by scene coordinate regression as a reproducible workflow."""
 
-from importlib import import_module
+import importlib
 
 __version__ = "0.1.0"
 
@@ -12,7 +12,8 @@ _API = {
     "load_scene": "scene.model",
     "build_encoder": "features.encoders",
     "Head": "training.head",
-    "train": "training",
+    "Samples": "training.samples",
+    "train": "training.trainer",
     "pose_error": "core.geometry",
     "ScrflowError": "core.errors",
 }
@@ -21,5 +22,5 @@ __all__ = [*_API]
 
 def __getattr__(name: str) -> object:
     if name in _API:
-        return getattr(import_module(f"scrflow.{_API[name]}"), name)
+        return getattr(importlib.import_module(f"scrflow.{_API[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -55,8 +55,8 @@ def write_features(file: h5py.File, name: str, features: StoredFeatures) -> None
 def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Keypoints [N, 2] float32, COLMAP's pixels, of each of ``names``.
 
-    ScrflowError if the file cannot be read, links to other files (scrflow.storage.untrusted), lacks photos, or has keypoints
-    that are not finite.
+    ScrflowError if the file cannot be read, links to other files (scrflow.storage.untrusted), lacks photos, or has
+    keypoints that are not finite.
     """
     with opened(path, "local features") as file:
         check_images(file, path, names)
