@@ -32,19 +32,18 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import plain  # noqa: E402
 
+from scrflow.config import HeadConfig  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
 from scrflow.core.seeds import derived_seed  # noqa: E402
 from scrflow.pipeline.job import peak_kilobytes  # noqa: E402
 from scrflow.pipeline.project import Project, TrainStage  # noqa: E402
 from scrflow.storage.artifact import Stamp, create_h5, write_npz  # noqa: E402
 from scrflow.training.buffer import BufferFiles  # noqa: E402
-from scrflow.training.columns import channel_scales  # noqa: E402
-from scrflow.training.distributed import Processes  # noqa: E402
 from scrflow.training.head import Head  # noqa: E402
-from scrflow.training.samples import Samples  # noqa: E402
-from scrflow.training.stage import cluster_centres, column_layout, make_streams, output_unit  # noqa: E402
-from scrflow.training.stream import Stream  # noqa: E402
-from scrflow.training.trainer import Part, Trainer  # noqa: E402
+from scrflow.training.job import output_unit  # noqa: E402
+from scrflow.training.samples import ColumnLayout, Samples  # noqa: E402
+from scrflow.training.stream import open_streams  # noqa: E402
+from scrflow.training.trainer import Trainer  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,45 +121,39 @@ def stage_of(method: str, **training: Any) -> TrainStage:
 
 
 def make_trainer(config: TrainStage, inputs: Inputs, threads: int | None = None) -> Trainer:
-    """As training.stage makes it."""
-    files = BufferFiles.open(inputs.shards)
-    t = config.training
-    use = config.global_encoding
+    """As a TrainJob makes it."""
+    t, use = config.training, config.global_encoding
     graph = inputs.graph if use.neighbour_share > 0 else None
-    samples = Samples.load(config, files, graph, inputs.encoding if use.name else None).to(DEVICE)
     depth = inputs.depth if t.needs_depth else None
-    layout = column_layout(config, files, depth)
-    unit = output_unit(depth if t.loss.known_depth else None)
+    samples = Samples.open(config, inputs.shards, graph, inputs.encoding if use.name else None, depth)
+    unit = output_unit(depth) if t.loss.known_depth else 1.0
     torch.manual_seed(derived_seed(config.seed, "train.init"))
-    head = Head(samples.dim_in, config.head, cluster_centres(files, config.head.clusters, config.seed), unit)
-    scale = channel_scales(files) if t.buffer_dtype == "int8" else None
-    streams = make_streams(config, files, depth, layout, list(range(t.gpus)), DEVICE, scale, None)
-    return Trainer(config, head.to(DEVICE), samples, streams, Processes(), threads or torch.get_num_threads())
+    head = Head(samples.dim_in, config.head, samples.cluster_centres(config.head.clusters, config.seed), unit)
+    threads = threads or torch.get_num_threads()
+    return Trainer(head.to(DEVICE), samples, t, config.seed, config.depth_bias, threads)
 
 
 class PlainTrainer:
     """The reference: everything on the device in float32, the loss read back in each step, AdamW parameter by
     parameter, no autocast. Batches are those of the trainer that it is given; their assembly counts."""
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Trainer, head_config: HeadConfig):
         self._trainer = trainer
-        unit = trainer.head.decoder.unit
-        self._unit, self._config = unit, trainer.config
+        self._unit, self._head_config = trainer.head.decoder.unit, head_config
         self._state = {k: v.detach().clone() for k, v in trainer.head.state_dict().items()}
         parameters = [self._state[k].requires_grad_() for k, _ in trainer.head.named_parameters()]
-        self._optimizer = torch.optim.AdamW(parameters, lr=trainer.config.training.lr_max, foreach=False, fused=False)
+        self._optimizer = torch.optim.AdamW(parameters, lr=trainer.config.lr_max, foreach=False, fused=False)
         self.step = 0
 
     def one_step(self) -> float:
         """The loss."""
-        c = self._config
-        trainer = self._trainer
-        trainer.step = self.step
-        block, positions = trainer.streams[0].at(self.step, c.training.steps)
-        x, targets = trainer.batch(Part(0, 0, 0, len(positions)), block, positions)
-        y, coarse = plain.head(self._state, x, c.head.model_dump(), self._unit)
-        progress, cut = self.step / c.training.steps, not c.head.coarse_gradient
-        loss = plain.loss(y, coarse, targets, c.training.loss.model_dump(), progress, c.depth_bias, cut)
+        trainer, config = self._trainer, self._trainer.config
+        block, positions = trainer.streams[0].at(self.step, config.steps)
+        generator = torch.Generator(DEVICE).manual_seed(self.step)
+        x, targets = trainer.samples.batch(block.columns, positions, generator, config.mix_share)
+        y, coarse = plain.head(self._state, x, self._head_config.model_dump(), self._unit)
+        progress, cut = self.step / config.steps, not self._head_config.coarse_gradient
+        loss = plain.loss(y, coarse, targets, config.loss.model_dump(), progress, trainer.depth_bias, cut)
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -235,8 +228,8 @@ def steps(
         inputs = synthetic_inputs(Path(folder), samples, dim) if results is None else real_inputs(results, encoder)
         extra = {} if batch is None else {"batch_size": batch}
         base = stage_of(method, **extra)
-        files = BufferFiles.open(inputs.shards)
-        layout = column_layout(base, files, inputs.depth if base.training.needs_depth else None)
+        files = BufferFiles.open(inputs.shards, inputs.depth if base.training.needs_depth else None)
+        layout = ColumnLayout.of(base.training, files)
         streamed = max(
             int(share * files.rows * layout.row_bytes), 2 * layout.streamed().row_bytes * base.training.batch_size
         )
@@ -245,7 +238,7 @@ def steps(
         for name, settings in variants(DEVICE.type, streamed, base.training.optimizer == "muon").items():
             trainer = trainers[name] = make_trainer(stage_of(method, **extra, **settings), inputs)
             trainer.head.train()
-            runs[name] = PlainTrainer(trainer).one_step if name.startswith("plain") else _stepper(trainer)
+            runs[name] = PlainTrainer(trainer, base.head).one_step if name.startswith("plain") else _stepper(trainer)
         _print_steps(runs, trainers, base, rounds, turn)
         for trainer in trainers.values():
             trainer.close()
@@ -316,12 +309,12 @@ def mixing(
         for share in (1.1, 0.5, 0.25, 0.1, 0.05, 0.02):
             base = stage_of("ace-cpu", batch_size=batch)
             files = BufferFiles.open(inputs.shards)
-            layout = column_layout(base, files, None)
+            layout = ColumnLayout.of(base.training, files)
             memory = int(share * files.rows * layout.row_bytes)
             if share < 1 and memory < 2 * batch * layout.row_bytes:
                 continue
             config = stage_of("ace-cpu", batch_size=batch, buffer_memory=memory)
-            stream: Stream = make_streams(config, files, None, layout, [0], DEVICE, None, None)[0]
+            stream = open_streams(files, config.training, config.seed, [0], DEVICE)[0]
             plan, count = stream.plan, []
             # batches from all over two passes
             last = 1000 if plan.steps is None else 2 * plan.blocks * plan.steps
@@ -333,7 +326,7 @@ def mixing(
             whole = images if whole is None else whole
             held = min(1.0, share)
             print(
-                f"| {100 * held:.0f} % | {plan.blocks} | {plan.a_block} | {plan.chunk_rows} | {images:.1f} "
+                f"| {100 * held:.0f} % | {plan.blocks} | {plan.chunks_per_block} | {plan.chunk_rows} | {images:.1f} "
                 f"| {100 * images / whole:.1f} % |"
             )
 
@@ -387,9 +380,8 @@ def one(folder: Path, method: str, limit: int, count: int) -> None:
         peak = torch.cuda.max_memory_allocated() / 1e6
     else:
         peak = peak_kilobytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1e3
-    depth = inputs.depth if trainer.config.training.needs_depth else None
-    files = BufferFiles.open(inputs.shards)
-    row = column_layout(trainer.config, files, depth).row_bytes  # of the whole in memory
+    buffer = trainer.samples.buffer
+    row = ColumnLayout.of(trainer.config, buffer).row_bytes  # of the whole in memory
     print(
         json.dumps(
             {
@@ -397,7 +389,7 @@ def one(folder: Path, method: str, limit: int, count: int) -> None:
                 "cpu_ms": cpu,
                 "peak_mb": peak,
                 "blocks": stream.plan.blocks,
-                "buffer_mb": files.rows * row / 1e6,
+                "buffer_mb": buffer.rows * row / 1e6,
             }
         )
     )

@@ -23,7 +23,7 @@ rule train_head:
         gpu=training_gpus,
     params:
         config=stage_config("train"),
-        code=code_version("training.stage"),
+        code=code_version("training.job"),
         # no output: Snakemake deletes those of a killed job, and training is to go on from here
         checkpoint="results/{scene}/{method}/checkpoint.pt",
     message:

@@ -1,14 +1,17 @@
-"""A small training stage, and one run of it."""
+"""A small training job, and runs of it."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from scrflow.config import GlobalEncodingUse, HeadConfig, LossConfig, TrainingConfig, TrainStage
-from scrflow.training.stage import train_head
+from scrflow.training.job import TrainJob
 from scrflow.training.trainer import Trainer
 
 RSCORE = LossConfig(bandwidth_max=25, coarse=True, depth_adjusted=True, pull=True)
@@ -33,30 +36,48 @@ def known(steps: int = 25, **training) -> TrainStage:
     return stage(steps, KNOWN, mix_share=0.5, known_share=0.8, **training)
 
 
+def job_of(config: TrainStage, inputs: dict, folder: Path) -> TrainJob:
+    """A job whose files are in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    names = {"out": "head.safetensors", "history": "train.jsonl", "checkpoint": "checkpoint.pt"}
+    paths = {key: folder / name for key, name in names.items()}
+    return TrainJob(config=config, threads=1, device="cpu", **{**inputs, **paths, "shards": tuple(inputs["shards"])})
+
+
 def train(config: TrainStage, inputs: dict, folder: Path) -> tuple[Path, list[dict]]:
     """The head's file and the history of a run in ``folder``."""
-    folder.mkdir(exist_ok=True)
-    out, history = folder / "head.safetensors", folder / "train.jsonl"
-    given = dict(inputs)
-    shards = given.pop("shards")
-    train_head(config, shards, out, history, folder / "checkpoint.pt", 1, **given)
-    return out, [json.loads(line) for line in history.read_text().splitlines()]
+    job = job_of(config, inputs, folder)
+    job.train()
+    return job.out, [json.loads(line) for line in job.history.read_text().splitlines()]
 
 
-def train_until_killed(config: TrainStage, inputs: dict, folder: Path, stop: int, monkeypatch) -> None:
-    """A run in ``folder`` that dies before its step ``stop``."""
+def in_step(step: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training call ``act`` as it begins a step."""
+    one_step = Trainer.one_step
+
+    def acted(self):
+        if self.step == step:
+            act()
+        return one_step(self)
+
+    monkeypatch.setattr(Trainer, "one_step", acted)
+
+
+def train_until_killed(config: TrainStage, inputs: dict, folder: Path, step: int, monkeypatch) -> None:
+    """A run in ``folder`` that dies before a step."""
 
     class Killed(BaseException):
         pass
 
-    one_step = Trainer.one_step
-
-    def dies(self):
-        if self.step == stop:
-            raise Killed
-        return one_step(self)
+    def die() -> None:
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "one_step", dies)
+        in_step(step, die, patch)
         with pytest.raises(Killed):
             train(config, inputs, folder)
+
+
+def terminate() -> None:
+    """SIGTERM to this process."""
+    os.kill(os.getpid(), signal.SIGTERM)

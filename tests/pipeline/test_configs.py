@@ -12,7 +12,7 @@ from scrflow.features.encoders.ace_superpoint import drawn_by_score, joined_cell
 from scrflow.pipeline.project import Project
 from scrflow.training.head import Head
 from scrflow.training.losses import Targets, project, scene_coordinate_loss
-from scrflow.training.schedule import one_cycle
+from scrflow.training.trainer import one_cycle
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
 RETRIEVAL_DIM = 128  # of vlad

@@ -17,7 +17,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.provenance import PACKAGES, gather, git_state, last_of_history, note_run, this_run
 from scrflow.storage.artifact import Stamp, sha256_file
 from scrflow.storage.codeversion import code_version
-from scrflow.training.launch import TrainJob, run_training
+from scrflow.training.job import TrainJob, run_training
 
 
 def test_a_run_names_code_packages_and_device():
@@ -86,7 +86,7 @@ def test_training_notes_what_it_ran_on_beside_a_head_of_the_same_bytes(inputs, t
 
 def test_provenance_is_none_of_a_stages_code():
     """A new key here is no reason to train anew."""
-    assert code_version("training.stage", "pipeline.provenance", "pipeline.lineage") == code_version("training.stage")
+    assert code_version("training.job", "pipeline.provenance", "pipeline.lineage") == code_version("training.job")
 
 
 # ------------------------------------------------------------------------------------------------------------- gather

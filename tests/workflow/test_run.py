@@ -67,9 +67,9 @@ def test_second_call_does_nothing(finished: Project):
         ),
         pytest.param("config/scenes/tiny.yaml", "- 5\n", "- 6\n", AFTER_TRAINING, id="thresholds"),
         # source of the package
-        pytest.param("src/scrflow/training/stage.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
+        pytest.param("src/scrflow/training/job.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
         pytest.param(
-            "src/scrflow/training/stage.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"
+            "src/scrflow/training/job.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"
         ),
         pytest.param(
             "src/scrflow/features/encoders/sift.py",

@@ -9,7 +9,7 @@ from scrflow.pipeline.job import stage
 
 with stage(snakemake) as job:
     from scrflow.config import TrainStage
-    from scrflow.training.launch import TrainJob, run_training
+    from scrflow.training.job import TrainJob, run_training
 
     run_training(
         TrainJob(

@@ -1,6 +1,6 @@
 """The scene-specific network: from a global and a local encoding to a scene coordinate.
 
-ACE, GLACE and R-SCoRe are settings of the one ``Head`` (DESIGN: Head; GLACE fig. 7 and eq. 6-8).
+ACE, GLACE and R-SCoRe are settings of the one ``Head`` (GLACE fig. 7 and eq. 6-8).
 """
 
 from __future__ import annotations

@@ -1,5 +1,12 @@
-"""Losses on scene coordinates: reprojection (GLACE eq. 2-4; R-SCoRe's coarse term, depth adjustment and pull; DESIGN:
-Loss), and beyond the papers the distance to a triangulated point where there is one."""
+"""The loss on scene coordinates, one function a term.
+
+The loss of a sample is the sum of three terms, each switched by the config:
+
+1. ``reprojection_term``: GLACE eq. 3 on the final coordinate y. With ``known_depth`` a sample of known depth is held to
+   its 3D point instead (``held_to_known_points``; beyond the papers).
+2. ``coarse_term``: R-SCoRe's term on the coarse coordinate y0.
+3. ``pull_term``: R-SCoRe's pull of y towards y0, or of both towards the known depth, in the first half of training.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +30,19 @@ class Targets:
     depth: Tensor | None = None  # [B] triangulated depth, NaN where unknown
     relative_sigma: Tensor | None = None  # [B] of that depth for 1 px noise
 
+    def focal(self) -> Tensor:
+        """Focal lengths [B, 2] in pixels."""
+        return torch.stack([self.K[:, 0, 0], self.K[:, 1, 1]], 1)
+
+    def ray(self) -> Tensor:
+        """Points [B, 2] of the pixels on the plane z = 1 of the camera."""
+        return (self.pixel - self.K[:, :2, 2]) / self.focal()
+
+    def in_camera(self, xyz_world: Tensor) -> Tensor:
+        """World points [B, 3] in the samples' cameras."""
+        R, t = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3]
+        return (R @ xyz_world[:, :, None])[:, :, 0] + t
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -33,16 +53,78 @@ class Projection:
     valid: Tensor  # [B] bool: V of GLACE eq. 3
 
 
+def scene_coordinate_loss(
+    xyz_world: Tensor,
+    coarse: Tensor,
+    targets: Targets,
+    config: LossConfig,
+    progress: float,
+    depth_bias: float,
+    base: Tensor | None = None,
+) -> tuple[Tensor, Projection]:
+    """Mean loss of a batch, and the projection of its final coordinates, for the record.
+
+    ``xyz_world`` [B, 3] is y, ``coarse`` [B, 3] is y0, ``base`` [B, 3] what y is pulled to: by default y0 without its
+    gradient. ``progress`` in 0..1, ``depth_bias`` in the scene's unit.
+    """
+    projection = project(xyz_world, targets, config)
+    loss = reprojection_term(xyz_world, projection, targets, config, progress)
+    if config.coarse:
+        loss = loss + coarse_term(coarse, targets, config, progress, depth_bias)
+    if config.pull and progress < 0.5:
+        base = coarse.detach() if base is None else base
+        loss = loss + pull_weight(progress) * pull_term(xyz_world, coarse, base, targets, config)
+    return loss.mean(), projection
+
+
 def project(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Projection:
-    """Reprojection error, depth and validity of scene coordinates [B, 3]."""
-    R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]
-    xyz_cam = (R @ xyz_world[:, :, None])[:, :, 0] + t
+    """Reprojection error (GLACE eq. 2), depth and validity of scene coordinates [B, 3]."""
+    xyz_cam = targets.in_camera(xyz_world)
     depth = xyz_cam[:, 2]
     xyz_px = (targets.K @ xyz_cam[:, :, None])[:, :, 0]
     pixel = xyz_px[:, :2] / depth.clamp(min=config.min_depth)[:, None]
     error = torch.linalg.vector_norm(pixel - targets.pixel, ord=config.norm, dim=1)
     valid = (depth > config.min_depth) & (depth < config.max_depth) & (error < config.max_error_px)
     return Projection(error, depth, valid)
+
+
+# --------------------------------------------------------------------------------------------------------------- terms
+
+
+def reprojection_term(
+    xyz_world: Tensor, projection: Projection, targets: Targets, config: LossConfig, progress: float
+) -> Tensor:
+    """The loss [B] of y: GLACE eq. 3."""
+    tau = bandwidth(progress, config.bandwidth_max, config.bandwidth_min)
+    loss = valid_or_distance(xyz_world, projection, targets, dynamic_tanh(projection.error_px, tau))
+    return held_to_known_points(loss, xyz_world, targets, config, tau)
+
+
+def coarse_term(coarse: Tensor, targets: Targets, config: LossConfig, progress: float, depth_bias: float) -> Tensor:
+    """The loss [B] of y0: R-SCoRe's kernel on the depth-adjusted reprojection error."""
+    projection = project(coarse, targets, config)
+    tau = bandwidth(progress, config.coarse_bandwidth_max, config.coarse_bandwidth_min)
+    error = projection.error_px
+    if config.depth_adjusted:
+        error = depth_adjusted(error, projection.depth.clamp(min=0), depth_bias)
+    loss = valid_or_distance(coarse, projection, targets, geman_mcclure(error, tau))
+    return held_to_known_points(loss, coarse, targets, config, tau)
+
+
+def pull_term(xyz_world: Tensor, coarse: Tensor, base: Tensor, targets: Targets, config: LossConfig) -> Tensor:
+    """How far [B] beyond the margin y is from y0 (R-SCoRe); or with ``pull_to: depth`` y and y0 from the 3D point."""
+    if config.pull_to == "depth":
+        pull = pull_to_depth(xyz_world, targets, config.pull_margin)
+        return pull + pull_to_depth(coarse, targets, config.pull_margin) if config.coarse else pull
+    return (torch.linalg.vector_norm(xyz_world - base, dim=1) - config.pull_margin).clamp(min=0)
+
+
+# --------------------------------------------------------------------------------------------------- parts of the terms
+
+
+def valid_or_distance(xyz_world: Tensor, projection: Projection, targets: Targets, inlier_loss: Tensor) -> Tensor:
+    """``inlier_loss`` [B] for valid predictions, the L1 distance to the target on the ray for others: GLACE eq. 3."""
+    return torch.where(projection.valid, inlier_loss, (xyz_world - targets.target).abs().sum(1))
 
 
 def bandwidth(progress: float, largest: float, smallest: float) -> float:
@@ -62,94 +144,50 @@ def geman_mcclure(error_px: Tensor, tau: float) -> Tensor:
 
 
 def depth_adjusted(error_px: Tensor, depth: Tensor, bias: float) -> Tensor:
-    """e z / sqrt(z^2 + b^2): takes from near points the pixels that make far ones look better (R-SCoRe)."""
+    """e z / sqrt(z^2 + b^2): lowers the errors of near points, which are large in pixels (R-SCoRe)."""
     return error_px * depth / torch.sqrt(depth**2 + bias**2)
 
 
-def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> Tensor:
-    """Distance [B] of scene coordinates to the triangulated points, in pixels: across the ray as it is seen in the
-    image, along the ray in units of what one pixel of noise does to the triangulated depth. NaN where unknown."""
+def pull_weight(progress: float) -> float:
+    """Weight of the pull: a cosine from 1 to 0 over the first half of training (R-SCoRe)."""
+    return 0.5 * (1 + math.cos(2 * math.pi * progress)) if progress < 0.5 else 0.0
+
+
+def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
+    """How far [B] beyond ``margin`` scene coordinates are from the samples' 3D points; 0 where no depth is known.
+
+    R-SCoRe's depth supervision, as in its public code: it replaces the pull of y to y0, and acts on y0 too.
+    """
+    known = torch.isfinite(targets.depth)
+    depth = targets.depth.nan_to_num(1.0)[:, None]
     R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]
-    xyz_cam = (R @ xyz_world[:, :, None])[:, :, 0] + t
-    focal = torch.stack([targets.K[:, 0, 0], targets.K[:, 1, 1]], 1)
-    ray = (targets.pixel - targets.K[:, :2, 2]) / focal
-    across = (xyz_cam[:, :2] / targets.depth[:, None] - ray) * focal
+    point = (R.transpose(1, 2) @ (torch.cat([targets.ray() * depth, depth], 1) - t)[:, :, None])[:, :, 0]
+    distance = torch.linalg.vector_norm(xyz_world - point, dim=1)
+    return torch.where(known, (distance - margin).clamp(min=0), 0.0)
+
+
+def held_to_known_points(loss: Tensor, xyz_world: Tensor, targets: Targets, config: LossConfig, tau: float) -> Tensor:
+    """With ``known_depth``: the loss [B] of samples of known depth becomes that of the distance to their 3D point."""
+    if not config.known_depth:
+        return loss
+    known = torch.isfinite(targets.depth)
+    # where() passes NaN gradients on from the branch that is not taken: give it numbers
+    filled = replace(
+        targets, depth=targets.depth.nan_to_num(1.0), relative_sigma=targets.relative_sigma.nan_to_num(1.0)
+    )
+    error = known_point_error(xyz_world, filled, config.min_depth_sigma)
+    return torch.where(known, log_loss(error, tau), loss)
+
+
+def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> Tensor:
+    """Distance [B] of scene coordinates to the known 3D points, in pixels: across the ray as seen in the image, along
+    the ray in units of what one pixel of noise does to the depth. NaN where unknown."""
+    xyz_cam = targets.in_camera(xyz_world)
+    across = (xyz_cam[:, :2] / targets.depth[:, None] - targets.ray()) * targets.focal()
     along = (xyz_cam[:, 2] / targets.depth - 1) / targets.relative_sigma.clamp(min=min_sigma)
     return torch.sqrt(across.pow(2).sum(1) + along**2 + 1e-6)
 
 
 def log_loss(error_px: Tensor, tau: float) -> Tensor:
-    """tau log(1 + e / tau): robust, yet it never stops pulling: triangulated points are rarely wrong."""
+    """tau log(1 + e / tau): robust, yet its pull never ends, as known points are rarely wrong."""
     return tau * torch.log1p(error_px / tau)
-
-
-def pull_weight(progress: float) -> float:
-    """Weight of the pull of y to y0: a cosine from 1 to 0 over the first half of training."""
-    return 0.5 * (1 + math.cos(2 * math.pi * progress)) if progress < 0.5 else 0.0
-
-
-def scene_coordinate_loss(
-    xyz_world: Tensor,
-    coarse: Tensor,
-    targets: Targets,
-    config: LossConfig,
-    progress: float,
-    depth_bias: float,
-    base: Tensor | None = None,
-) -> tuple[Tensor, Projection]:
-    """Mean loss of a batch, and the projection of the final coordinates for the record.
-
-    An invalid prediction pays its L1 distance to the target on the ray (GLACE eq. 3, second line). ``base`` is what y
-    is pulled to: the head's, or y0 without its gradient where it is not given.
-    """
-    projection = project(xyz_world, targets, config)
-    tau = bandwidth(progress, config.bandwidth_max, config.bandwidth_min)
-    loss = _robust(xyz_world, projection, targets, dynamic_tanh(projection.error_px, tau))
-    if config.known_depth:
-        known = torch.isfinite(targets.depth)
-        # where() hands NaN gradients through from the branch not taken: give it numbers
-        filled = replace(
-            targets, depth=targets.depth.nan_to_num(1.0), relative_sigma=targets.relative_sigma.nan_to_num(1.0)
-        )
-        loss = torch.where(known, log_loss(known_point_error(xyz_world, filled, config.min_depth_sigma), tau), loss)
-    if config.coarse:
-        first = project(coarse, targets, config)
-        tau = bandwidth(progress, config.coarse_bandwidth_max, config.coarse_bandwidth_min)
-        error = first.error_px
-        if config.depth_adjusted:
-            error = depth_adjusted(error, first.depth.clamp(min=0), depth_bias)
-        coarse_loss = _robust(coarse, first, targets, geman_mcclure(error, tau))
-        if config.known_depth:
-            distance = known_point_error(coarse, filled, config.min_depth_sigma)
-            coarse_loss = torch.where(known, log_loss(distance, tau), coarse_loss)
-        loss = loss + coarse_loss
-    if config.pull and progress < 0.5:
-        if config.pull_to == "depth":
-            pull = pull_to_depth(xyz_world, targets, config.pull_margin)
-            if config.coarse:
-                pull = pull + pull_to_depth(coarse, targets, config.pull_margin)
-        else:
-            distance = torch.linalg.vector_norm(xyz_world - (coarse.detach() if base is None else base), dim=1)
-            pull = (distance - config.pull_margin).clamp(min=0)
-        loss = loss + pull_weight(progress) * pull
-    return loss.mean(), projection
-
-
-def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
-    """How far beyond ``margin`` scene coordinates [B, 3] are from the samples' 3D points; 0 where no depth is known.
-
-    R-SCoRe's depth supervision, as in its public code: in place of the pull of y to y0, and of y0 too.
-    """
-    known = torch.isfinite(targets.depth)
-    depth = targets.depth.nan_to_num(1.0)[:, None]
-    focal = torch.stack([targets.K[:, 0, 0], targets.K[:, 1, 1]], 1)
-    xy = (targets.pixel - targets.K[:, :2, 2]) / focal * depth
-    R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]
-    point = (R.transpose(1, 2) @ (torch.cat([xy, depth], 1) - t)[:, :, None])[:, :, 0]
-    distance = torch.linalg.vector_norm(xyz_world - point, dim=1)
-    return torch.where(known, (distance - margin).clamp(min=0), 0.0)
-
-
-def _robust(xyz_world: Tensor, projection: Projection, targets: Targets, inlier_loss: Tensor) -> Tensor:
-    distance = (xyz_world - targets.target).abs().sum(1)
-    return torch.where(projection.valid, inlier_loss, distance)

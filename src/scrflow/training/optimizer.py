@@ -1,30 +1,174 @@
-"""The optimiser of a head: AdamW as in the papers, or Muon for its matrices."""
+"""How a head is optimised: precision of its arithmetic, its parameters as one vector, AdamW and Muon."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scrflow.config import TrainingConfig
-from scrflow.training.head import Head
-from scrflow.training.schedule import cpu_multiplies_bf16
+from scrflow.training.head import Head, ReluStack
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, singular values end between 0.7 and 1.2
 _ITERATIONS = 5
 _MOMENTUM = 0.95
-_GROUPS = 4  # that the matrices are dealt to on a CPU, for threads to share
+_GROUPS = 4  # of matrices on a CPU, for threads to share
+
+# ----------------------------------------------------------------------------------------------------------- precision
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Arithmetic of the head: ``autocast`` to a type or not, and ``backward_bf16``: float32 forward, bf16 backward."""
+
+    autocast: torch.dtype | None = None
+    backward_bf16: bool = False
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients need loss scaling: float16 ends at 6e-8."""
+        return self.autocast is torch.float16
+
+
+def precision_of(config: TrainingConfig, device: torch.device) -> Precision:
+    """What the config's ``precision`` means on a device (docs/performance.md has the measurements).
+
+    On a CPU coordinates are computed in float32: with bf16's three digits in the forward pass too, rscore-cpu lost a
+    third of its accuracy on redkitchen (1.36 cm for 0.92 cm). The backward pass takes bf16 where the processor
+    multiplies it faster: the gradient's direction keeps a cosine of 0.999997 (tests/training/test_losses.py).
+    """
+    named = {"fp32": Precision(), "bf16": Precision(torch.bfloat16), "fp16": Precision(torch.float16)}
+    if config.precision in named:
+        return named[config.precision]
+    if config.precision == "bf16-backward" or (device.type == "cpu" and cpu_multiplies_bf16()):
+        return Precision(backward_bf16=True)
+    return named["fp16"] if device.type == "cuda" else Precision()
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has bf16 dot products (AVX512-BF16 or AMX); False for Arm, where nothing was tried."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()) and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def use_bf16_backward(head: Head) -> None:
+    """Let the head's layers, except the decoders' last ones, compute their gradients in bf16.
+
+    On a processor with bf16 products two thirds of a step's work get more than twice as fast, the forward pass keeps
+    its digits, and activations kept for the backward pass take half the memory. Parameters and their names stay.
+    """
+    for module in head.modules():
+        if type(module) is ReluStack:
+            module.__class__ = _ReluStackBf16
+        elif type(getattr(module, "skip", None)) is nn.Linear:
+            module.skip.__class__ = _LinearBf16
+
+
+class _ReluStackBf16(ReluStack):
+    def forward(self, x: Tensor) -> Tensor:  # [B, in] -> [B, out]
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return _StackBackward.apply(x, *(p for layer in self for p in (layer.weight, layer.bias)))
+
+
+class _StackBackward(torch.autograd.Function):
+    """y = relu(... relu(x W1' + b1) ... Wn' + bn), and its gradients from bf16 factors, chained in bf16."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        kept = [x.bfloat16()]
+        for weight, bias in zip(weights, biases, strict=True):
+            x = F.linear(x, weight, bias).relu_()
+            kept.append(x.bfloat16())
+        ctx.save_for_backward(*kept, *weights)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.saved_tensors) // 2
+        activations, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
+        gradient = gradient.bfloat16()
+        found: list[Tensor] = []
+        for i in range(count - 1, -1, -1):
+            gradient = torch.ops.aten.threshold_backward(gradient, activations[i + 1], 0)
+            found = [(gradient.T @ activations[i]).float(), gradient.sum(0, dtype=torch.float32), *found]
+            if i or ctx.needs_input_grad[0]:
+                gradient = gradient @ weights[i].bfloat16()
+        return (gradient.float() if ctx.needs_input_grad[0] else None, *found)
+
+
+class _LinearBf16(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:  # [B, in] -> [B, out]
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        return _LinearBackward.apply(x, self.weight, self.bias)
+
+
+class _LinearBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x.bfloat16(), weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        short = gradient.bfloat16()
+        to_x = (short @ weight.bfloat16()).float() if ctx.needs_input_grad[0] else None
+        return to_x, (short.T @ x).float(), gradient.sum(0)
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+
+
+def flatten_parameters(head: Head) -> nn.Parameter:
+    """The vector [P] of all parameters, with a gradient; the head's own become views of it.
+
+    One vector is what the optimiser steps, and what processes sum, in one operation.
+    """
+    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in head.parameters()]))
+    vector.grad = torch.zeros_like(vector)
+    _bind(head, vector.detach(), vector.grad)
+    return vector
+
+
+def replica_of(head: Head, vector: Tensor) -> tuple[Head, Tensor]:
+    """A head that shares the parameters ``vector`` [P], with a gradient [P] of its own.
+
+    On a CPU each thread has one, for its part of a batch: operators of this size gain less from cores that share them
+    (docs/performance.md).
+    """
+    replica, gradient = copy.deepcopy(head), torch.zeros_like(vector)
+    _bind(replica, vector.detach(), gradient)
+    return replica.train(), gradient
+
+
+def _bind(head: Head, vector: Tensor, gradient: Tensor) -> None:
+    begin = 0
+    for parameter in head.parameters():
+        end = begin + parameter.numel()
+        parameter.data = vector[begin:end].view_as(parameter)
+        parameter.grad = gradient[begin:end].view_as(parameter)
+        begin = end
+
+
+# ---------------------------------------------------------------------------------------------------------- optimisers
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal (Jordan et al. 2024, "Muon"), with the step length of AdamW (Liu et
     al. 2025: 0.2 sqrt(max(rows, columns))) and decoupled weight decay.
 
-    What torch.optim.Muon computes, but in one batch for all matrices of a shape, and in float32 where the device has no
+    The same as torch.optim.Muon, but in one batch for all matrices of a shape, and in float32 where the device has no
     fast bf16. Parameters are matrices.
     """
 
@@ -67,10 +211,9 @@ def orthogonalised(matrices_Nab: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class HeadOptimizer:
-    """All optimisers of a head, as one."""
+    """AdamW for all parameters ``vector`` [P] of a head; or Muon for its matrices, and AdamW for the rest."""
 
     def __init__(self, config: TrainingConfig, head: Head, vector: nn.Parameter):
-        """``vector`` [P] are the head's parameters in one (training.flat)."""
         rest: list[nn.Parameter] = [vector]
         settings = {"lr": config.lr_max, "weight_decay": config.weight_decay}
         self.all: list[torch.optim.Optimizer] = []
@@ -82,8 +225,8 @@ class HeadOptimizer:
             fast = vector.device.type == "cuda" or cpu_multiplies_bf16()
             dtype = torch.bfloat16 if fast else torch.float32
             groups = _GROUPS if vector.device.type == "cpu" else 1
-            parts = [list(matrices.values())[i::groups] for i in range(groups)]
-            self.all += [Muon(part, **settings, dtype=dtype) for part in parts if part]
+            dealt = [list(matrices.values())[i::groups] for i in range(groups)]
+            self.all += [Muon(some, **settings, dtype=dtype) for some in dealt if some]
         self.all.append(torch.optim.AdamW(rest, **settings, fused=True))
 
     def step(self, lr: float, scaler: torch.amp.GradScaler, each: Callable[..., Iterable[Any]] = map) -> None:
@@ -103,6 +246,6 @@ class HeadOptimizer:
         return [optimizer.state_dict() for optimizer in self.all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """What ``state_dict`` gave."""
+        """Continue from what ``state_dict`` gave."""
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)

@@ -1,9 +1,11 @@
-"""Which rows of the buffer come when.
+"""The order in which training draws the samples of a buffer.
 
-A buffer that fits into the memory that the config gives is one block, shuffled anew for each pass. A larger one is cut
-into chunks of neighbouring rows; the chunks are shuffled, a block takes as many as half the memory holds, its rows are
-shuffled, and while training uses it a thread reads the next one into the other half. Everything follows from seed and
-step alone, so that a run goes on from any step, and how fast the disk is changes nothing.
+A buffer that fits into the configured memory is one block, shuffled anew for each pass. A larger one is cut into chunks
+of neighbouring rows. The chunks are shuffled, a block takes as many as half of the memory holds, its rows are shuffled,
+and while training uses the block a thread reads the next one into the other half. Everything depends on seed and step
+alone, so that a run continues from any step, and the speed of the disk changes nothing.
+
+With ``training.gpus`` of n, every n-th shard belongs to a shard group, and each group gives its share of every batch.
 """
 
 from __future__ import annotations
@@ -12,97 +14,89 @@ import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scrflow.config import TrainingConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed, torch_generator
-from scrflow.training.buffer import BufferFiles
-from scrflow.training.columns import ColumnLayout, Columns, RowReader
+from scrflow.training.buffer import Buffer, BufferFiles
+from scrflow.training.samples import ColumnLayout, Columns, channel_scales
 
-_CHUNKS_A_BLOCK = 2048  # where chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch
+_CHUNKS_PER_BLOCK = 2048  # if chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch
 _MIN_CHUNK, _MAX_CHUNK = 16, 4096
-_READ_ROWS = 1 << 16  # read before they are handed to the device
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows start..stop of a shard."""
-
-    shard: int
-    start: int
-    stop: int
+_READ_ROWS = 1 << 16  # read before they are copied to the device
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """How the chunks of a set of shards are cut into blocks, pass after pass."""
+    """How the chunks of a shard group are cut into blocks, pass after pass."""
 
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[tuple[int, int, int], ...]  # shard, and rows start..stop of it
     chunk_rows: int
-    a_block: int  # chunks
+    chunks_per_block: int
     blocks: int  # in a pass
-    steps: int | None  # of training on a block; None: for ever
+    steps: int | None  # of training on a block; None: all
     seed: int
-    lane: int
+    group: int
 
     @classmethod
     def make(
-        cls, files: BufferFiles, shards: list[int], memory: int, layout: ColumnLayout, batch: int, seed: int, lane: int
+        cls,
+        buffer: Buffer | BufferFiles,
+        shards: list[int],
+        memory: int,
+        layout: ColumnLayout,
+        batch: int,
+        seed: int,
+        group: int,
     ) -> BlockPlan:
         """A plan for ``memory`` bytes and batches of ``batch`` rows. ScrflowError when the memory is too little."""
-        count = [files.first_row[s + 1] - files.first_row[s] for s in shards]
+        count = [buffer.first_row[s + 1] - buffer.first_row[s] for s in shards]
         total, fits = sum(count), memory // layout.row_bytes
-        if not total:
-            raise ScrflowError(f"{files.paths[shards[0]]}: no samples; delete it and run again")
         if total <= fits:
-            chunk_rows, a_block = max(count), len(shards)
+            chunk_rows, chunks_per_block = max(count), len(shards)
         else:
             half = fits // 2
-            chunk_rows = min(_MAX_CHUNK, max(_MIN_CHUNK, half // _CHUNKS_A_BLOCK))
-            a_block = half // chunk_rows
-            if a_block < 2 or half < batch:
+            chunk_rows = min(_MAX_CHUNK, max(_MIN_CHUNK, half // _CHUNKS_PER_BLOCK))
+            chunks_per_block = half // chunk_rows
+            if chunks_per_block < 2 or half < batch:
                 raise ScrflowError(
                     f"training.buffer_memory of {memory} bytes holds {half} samples twice, less than a batch of "
                     f"{batch}; give it at least {2 * layout.row_bytes * max(batch, 2 * _MIN_CHUNK)} bytes"
                 )
         chunks = tuple(
-            Chunk(shard, start, min(start + chunk_rows, rows))
+            (shard, start, min(start + chunk_rows, rows))
             for shard, rows in zip(shards, count, strict=True)
             for start in range(0, rows, chunk_rows)
         )
-        blocks = math.ceil(len(chunks) / a_block)
-        a_block = math.ceil(len(chunks) / blocks)
+        blocks = math.ceil(len(chunks) / chunks_per_block)
+        chunks_per_block = math.ceil(len(chunks) / blocks)
         steps = None if blocks == 1 else max(1, round(total / blocks / batch))
-        return cls(chunks, chunk_rows, a_block, blocks, steps, seed, lane)
+        return cls(chunks, chunk_rows, chunks_per_block, blocks, steps, seed, group)
 
     @property
     def capacity(self) -> int:
-        """Positions of a block: every chunk has the place of a whole one."""
-        return self.chunk_rows * self.a_block
+        """Positions of a block: every chunk has the place of a full one."""
+        return self.chunk_rows * self.chunks_per_block
 
     def bytes(self, layout: ColumnLayout) -> int:
-        """What the block takes, or the two that take turns."""
+        """Memory of the block, or of the two that take turns."""
         return self.capacity * layout.row_bytes * (1 if self.blocks == 1 else 2)
-
-    def number(self, step: int) -> int:
-        """The block that a step draws from."""
-        return 0 if self.steps is None else step // self.steps
 
     def members(self, number: int) -> np.ndarray:
         """Chunks of a block, in the order of the disk."""
         of_pass, part = divmod(number, self.blocks)
-        generator = torch_generator(self.seed, "train.chunks", self.lane, of_pass)
+        generator = torch_generator(self.seed, "train.chunks", self.group, of_pass)
         order = torch.randperm(len(self.chunks), generator=generator).numpy()
         return np.sort(np.array_split(order, self.blocks)[part])
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows in memory, and their pools: positions that a batch takes its share from, each with a count a batch."""
+    """Rows in memory, and pools of their positions: each gives a fixed number of positions to every batch."""
 
     number: int
     columns: Columns
@@ -110,13 +104,12 @@ class Block:
 
 
 class Stream:
-    """Blocks and positions of a lane (a set of shards with its share of each batch), step by step."""
+    """Blocks and positions of a shard group, step by step. ``held_out`` [V] bool are views that are not drawn."""
 
     def __init__(
         self,
         plan: BlockPlan,
-        files: BufferFiles,
-        depth: Path | None,
+        buffer: Buffer | BufferFiles,
         layout: ColumnLayout,
         batch: int,
         known_share: float | None,
@@ -124,9 +117,8 @@ class Stream:
         scale: Tensor | None = None,
         held_out: Tensor | None = None,
     ):
-        self.plan, self._files, self._batch, self._known_share = plan, files, batch, known_share
+        self.plan, self._buffer, self._batch, self._known_share = plan, buffer, batch, known_share
         self._device, self._held_out, self.layout = device, held_out, layout
-        self._reader = RowReader(files, depth, layout)
         halves = 1 if plan.blocks == 1 else 2
         self._halves = [Columns.empty(plan.capacity, layout, device, scale) for _ in range(halves)]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -134,24 +126,45 @@ class Stream:
         self._block: Block | None = None
         self._next: tuple[int, Future[Block]] | None = None
         self._orders: dict[int, tuple[int, Tensor]] = {}
-        self.waited_s = 0.0  # that training stood still for the disk
+        self.waited_s = 0.0  # of training, for the disk
 
     def at(self, step: int, last: int) -> tuple[Block, Tensor]:
-        """The block of a step and the positions [batch] int64 in it; the block after it is read meanwhile, unless
-        training ends (at step ``last``) before."""
-        number = self.plan.number(step)
+        """The block of a step and the positions [batch] int64 in it. Meanwhile the next block is read, unless training
+        ends before it (at step ``last``)."""
+        number, in_block = (0, step) if self.plan.steps is None else divmod(step, self.plan.steps)
         if self._block is None or self._block.number != number:
             self._advance(number)
             if self.plan.steps is not None and (number + 1) * self.plan.steps < last:
                 self._next = (number + 1, self._submit(number + 1))
-        in_block = step if self.plan.steps is None else step % self.plan.steps
         parts = [self._positions(i, pool, count, in_block) for i, (pool, count) in enumerate(self._block.pools)]
         return self._block, torch.cat(parts)
 
     def close(self) -> None:
         """End the reading thread."""
         self._pool.shutdown(cancel_futures=True)
-        self._reader.close()
+
+    # -- positions
+
+    def _positions(self, which: int, pool: Tensor, count: int, in_block: int) -> Tensor:
+        """``count`` positions of a pool, which is passed through again and again, shuffled anew each time."""
+        parts, begin, end = [], in_block * count, (in_block + 1) * count
+        while begin < end:
+            cycle, offset = divmod(begin, len(pool))
+            part = self._order(which, pool, cycle)[offset : offset + end - begin]
+            begin += len(part)
+            parts.append(part)
+        return torch.cat(parts).long()
+
+    def _order(self, which: int, pool: Tensor, cycle: int) -> Tensor:
+        held = self._orders.get(which)
+        if held is None or held[0] != cycle:
+            seed = derived_seed(self.plan.seed, "train.order", self.plan.group, self._block.number, which, cycle)
+            generator = torch.Generator(self._device).manual_seed(seed)
+            order = torch.randperm(len(pool), generator=generator, device=self._device, dtype=torch.int32)
+            held = self._orders[which] = (cycle, pool[order])
+        return held[1]
+
+    # -- blocks
 
     def _advance(self, number: int) -> None:
         began = time.perf_counter()
@@ -168,131 +181,58 @@ class Stream:
     def _submit(self, number: int) -> Future[Block]:
         ready = None
         if self._side is not None:
-            # what the device still does with the half that is to be overwritten comes first
+            # the device first ends what it still does with the half that is overwritten
             ready = torch.cuda.Event()
             ready.record(torch.cuda.current_stream(self._device))
         return self._pool.submit(self._load, number, ready)
 
     def _load(self, number: int, ready: torch.cuda.Event | None) -> Block:
-        columns = self._halves[number % len(self._halves)]
         if self._side is None:
-            return self._fill(number, columns)
+            return self._fill(number)
         with torch.cuda.device(self._device), torch.cuda.stream(self._side):
             self._side.wait_event(ready)
-            block = self._fill(number, columns)
+            block = self._fill(number)
             self._side.synchronize()
         return block
 
-    def _fill(self, number: int, columns: Columns) -> Block:
-        members, C = self.plan.members(number), self.plan.chunk_rows
-        to_position = _Positions(self._files, self.plan, members) if columns.matches is not None else None
-        # all chance comes from the block's number, and its rows are read in one order
-        draw = torch_generator(self.plan.seed, "train.partner", self.plan.lane, number)
-        held: list[tuple[int, list[dict[str, Tensor]]]] = []
+    def _fill(self, number: int) -> Block:
+        """Read the chunks of a block, copied to the device in runs of up to _READ_ROWS rows."""
+        columns, layout = self._halves[number % len(self._halves)], self.layout
+        members = self.plan.members(number)
+        # all chance comes from the block's number, and its rows are always read in the same order
+        draw = torch_generator(self.plan.seed, "train.partner", self.plan.group, number)
+        run: list[dict[str, Tensor]] = []
+        begin = end = 0  # positions of the run
         used = torch.zeros(self.plan.capacity, dtype=torch.bool)
-        gathered = 0
         for slot, index in enumerate(members.tolist()):
-            chunk = self.plan.chunks[index]
-            for start in range(chunk.start, chunk.stop, _READ_ROWS):
-                rows = self._reader.read(chunk.shard, start, min(start + _READ_ROWS, chunk.stop))
-                if to_position is not None:
-                    rows["matches"] = to_position(rows["matches"])
-                position = slot * C + start - chunk.start
-                count = len(rows["view"])
-                used[position : position + count] = True
-                if held and held[-1][0] + gathered == position and gathered + count <= _READ_ROWS:
-                    held[-1][1].append(rows)
-                    gathered += count
-                else:
-                    self._hand_over(columns, held, draw)
-                    held, gathered = [(position, [rows])], count
-        self._hand_over(columns, held, draw)
+            shard, first, last = self.plan.chunks[index]
+            for start in range(first, last, _READ_ROWS):
+                stop = min(start + _READ_ROWS, last)
+                rows = self._buffer.read(shard, start, stop, layout.depth, layout.matches > 0 or layout.partner)
+                if layout.matches:
+                    rows["matches"] = self._positions_of(rows["matches"])
+                position = slot * self.plan.chunk_rows + start - first
+                used[position : position + stop - start] = True
+                if run and (position != end or position + stop - start - begin > _READ_ROWS):
+                    self._put(columns, begin, run, draw)
+                    run = []
+                if not run:
+                    begin = position
+                run.append(rows)
+                end = position + stop - start
+        self._put(columns, begin, run, draw)
         return Block(number, columns, self._pools(columns, used.to(self._device)))
 
-    def _hand_over(
-        self, columns: Columns, held: list[tuple[int, list[dict[str, Tensor]]]], draw: torch.Generator
-    ) -> None:
-        for start, parts in held:
-            joined = {k: torch.cat([p[k] for p in parts]) if len(parts) > 1 else parts[0][k] for k in parts[0]}
-            if self.layout.partner:
-                joined["partner"] = self._partners(joined.pop("matches"), joined["descriptor"], draw)
-            if self._side is not None:
-                joined = {k: v.pin_memory() for k, v in joined.items()}
-            columns.put(start, joined)
-            if self._side is not None:
-                self._side.synchronize()  # the pinned memory is free to go after it
-
-    def _partners(self, matches: Tensor, own: Tensor, draw: torch.Generator) -> Tensor:
-        """Descriptors [n, d] float16 of one of the matches [n, M] (rows of the buffer, -1: none) of each sample."""
-        column = torch.randint(0, matches.shape[1], (len(matches), 1), generator=draw)
-        other = matches.gather(1, column).flatten().long()
-        there = torch.nonzero(other >= 0).flatten()
-        return own.index_copy(0, there, self._reader.descriptors(other[there]))
-
-    def _pools(self, columns: Columns, used: Tensor) -> tuple[tuple[Tensor, int], ...]:
-        """All used positions, or those of known depth and the others, each with its share of a batch."""
-        if self._held_out is not None:
-            used = used & ~self._held_out[columns.view.where(used, 0).long()]
-        batch = self._batch
-        if self._known_share is None or columns.depth is None:
-            pools = [(used, batch)]
-        else:
-            known = torch.isfinite(columns.depth)
-            first = round(self._known_share * batch)
-            pools = [(used & known, first), (used & ~known, batch - first)]
-        found = [(torch.nonzero(mask).flatten().int(), count) for mask, count in pools]
-        filled = [(pool, count) for pool, count in found if len(pool)]
-        if not filled:
-            raise ScrflowError(f"{self._files.paths[0].parent}: no samples to train on; lower training.holdout")
-        if len(filled) == 1:  # a pool that is empty leaves its share to the other
-            filled = [(filled[0][0], batch)]
-        return tuple((pool, count) for pool, count in filled if count)
-
-    def _positions(self, which: int, pool: Tensor, count: int, in_block: int) -> Tensor:
-        """``count`` positions of a pool, which is gone through again and again, shuffled anew each time."""
-        parts, begin, end = [], in_block * count, (in_block + 1) * count
-        while begin < end:
-            cycle, offset = divmod(begin, len(pool))
-            part = self._order(which, pool, cycle)[offset : offset + end - begin]
-            begin += len(part)
-            parts.append(part)
-        return torch.cat(parts).long()
-
-    def _order(self, which: int, pool: Tensor, cycle: int) -> Tensor:
-        held = self._orders.get(which)
-        if held is None or held[0] != cycle:
-            seed = derived_seed(self.plan.seed, "train.order", self.plan.lane, self._block.number, which, cycle)
-            generator = torch.Generator(self._device).manual_seed(seed)
-            order = torch.randperm(len(pool), generator=generator, device=self._device, dtype=torch.int32)
-            held = self._orders[which] = (cycle, pool[order])
-        return held[1]
-
-
-class _Positions:
-    """From rows of the buffer to positions in a block of chunks."""
-
-    def __init__(self, files: BufferFiles, plan: BlockPlan, members: np.ndarray):
-        self._rows = torch.tensor(files.first_row)
-        self._chunk_rows = plan.chunk_rows
-        slots = torch.full((len(plan.chunks) + 1,), -1)
-        slots[torch.from_numpy(members)] = torch.arange(len(members))
-        self._slots = slots  # the last one stands for what is in no shard of this plan
-        first = torch.full((len(files.paths),), -1)
-        for index in range(len(plan.chunks) - 1, -1, -1):
-            first[plan.chunks[index].shard] = index
-        self._first_chunk = first
-
-    def __call__(self, matches: Tensor) -> Tensor:
-        """Positions [n, M] int32 of matches [n, M]. Those of other processes' shards give way to others of the same
-        sample; -1 where there is none."""
+    def _positions_of(self, matches: Tensor) -> Tensor:
+        """Positions [n, M] int32, in the only block, of matches [n, M] (rows of the buffer). A match in another shard
+        group gives way to another match of the same sample; -1 if there is none."""
+        first_row, slot_of = torch.tensor(self._buffer.first_row), torch.full((len(self._buffer.paths),), -1)
+        slot_of[[shard for shard, _, _ in self.plan.chunks]] = torch.arange(len(self.plan.chunks))
         rows = matches.long()
-        shard = torch.searchsorted(self._rows, rows.clamp(min=0), right=True) - 1
-        offset = rows - self._rows[shard]
-        first = self._first_chunk[shard]
-        chunk = torch.where((first >= 0) & (rows >= 0), first + offset // self._chunk_rows, len(self._slots) - 1)
-        slot = self._slots[chunk]
-        position = torch.where(slot >= 0, slot * self._chunk_rows + offset % self._chunk_rows, -1)
-        there = position >= 0
+        shard = torch.searchsorted(first_row, rows.clamp(min=0), right=True) - 1
+        slot = slot_of[shard]
+        there = (slot >= 0) & (rows >= 0)
+        position = torch.where(there, slot * self.plan.chunk_rows + rows - first_row[shard], -1)
         if bool((there == (rows >= 0)).all()):
             return position.int()
         order = torch.argsort((~there).int(), dim=1, stable=True)
@@ -300,3 +240,77 @@ class _Positions:
         column = torch.arange(matches.shape[1]).expand_as(position)
         cycled = position.gather(1, column % count.clamp(min=1))
         return torch.where((column < (rows >= 0).sum(1, keepdim=True)) & (count > 0), cycled, -1).int()
+
+    def _put(self, columns: Columns, start: int, run: list[dict[str, Tensor]], draw: torch.Generator) -> None:
+        joined = {name: torch.cat([rows[name] for rows in run]) if len(run) > 1 else run[0][name] for name in run[0]}
+        if self.layout.partner:
+            joined["partner"] = self._partners(joined.pop("matches"), joined["descriptor"], draw)
+        if self._side is not None:
+            joined = {name: values.pin_memory() for name, values in joined.items()}
+        columns.put(start, joined)
+        if self._side is not None:
+            self._side.synchronize()  # then the pinned memory may go
+
+    def _partners(self, matches: Tensor, own: Tensor, draw: torch.Generator) -> Tensor:
+        """Descriptors [n, d] float16 of one of the matches [n, M] (rows of the buffer, -1: none) of each sample."""
+        column = torch.randint(0, matches.shape[1], (len(matches), 1), generator=draw)
+        other = matches.gather(1, column).flatten().long()
+        there = torch.nonzero(other >= 0).flatten()
+        return own.index_copy(0, there, self._buffer.descriptors(other[there]))
+
+    def _pools(self, columns: Columns, used: Tensor) -> tuple[tuple[Tensor, int], ...]:
+        """All used positions; or those of known depth and the others, each with its share of a batch."""
+        if self._held_out is not None:
+            used = used & ~self._held_out[columns.view.where(used, 0).long()]
+        if self._known_share is None or columns.depth is None:
+            pools = [(used, self._batch)]
+        else:
+            known = torch.isfinite(columns.depth)
+            first = round(self._known_share * self._batch)
+            pools = [(used & known, first), (used & ~known, self._batch - first)]
+        found = [(torch.nonzero(mask).flatten().int(), count) for mask, count in pools]
+        filled = [(pool, count) for pool, count in found if len(pool)]
+        if not filled:
+            raise ScrflowError(f"{self._buffer.paths[0]}: no samples to train on; lower training.holdout")
+        if len(filled) == 1:  # an empty pool leaves its share to the other
+            filled = [(filled[0][0], self._batch)]
+        return tuple((pool, count) for pool, count in filled if count)
+
+
+def open_streams(
+    buffer: Buffer | BufferFiles,
+    config: TrainingConfig,
+    seed: int,
+    groups: list[int],
+    device: torch.device,
+    held_out: Tensor | None = None,
+) -> dict[int, Stream]:
+    """A stream for each of the shard groups ``groups``.
+
+    ScrflowError where there are fewer shards than shard groups, or the samples do not fit into the device's memory.
+    """
+    shards, gpus = len(buffer.paths), config.gpus
+    if shards < gpus:
+        raise ScrflowError(f"training.gpus is {gpus}, and the buffer has {shards} shards: set buffer_shards to {gpus}")
+    batch, memory = config.batch_size // gpus, int(config.buffer_memory) // len(groups)
+    layout = ColumnLayout.of(config, buffer)
+
+    def plans(layout: ColumnLayout) -> dict[int, BlockPlan]:
+        found = {}
+        for group in groups:
+            own = [s for s in range(group, shards, gpus) if buffer.first_row[s + 1] > buffer.first_row[s]]
+            if not own:
+                raise ScrflowError(f"{buffer.paths[group]}: no samples, and training.gpus is {gpus}; set it lower")
+            found[group] = BlockPlan.make(buffer, own, memory, layout, batch, seed, group)
+        return found
+
+    planned = plans(layout)
+    if layout != layout.streamed() and any(plan.blocks > 1 for plan in planned.values()):
+        layout = layout.streamed()
+        planned = plans(layout)
+    scale = channel_scales(buffer) if layout.dtype == "int8" else None
+    held_out = None if held_out is None else held_out.to(device)
+    return {
+        group: Stream(plan, buffer, layout, batch, config.known_share, device, scale, held_out)
+        for group, plan in planned.items()
+    }

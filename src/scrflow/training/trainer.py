@@ -1,131 +1,235 @@
-"""The training loop, its record and its checkpoint."""
+"""Training: the loop from samples to the next step, with its schedule, held-out images, record and checkpoint.
+
+``Trainer.one_step`` is one step: draw samples, run the head, compute the loss, add up gradients, step the parameters.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import math
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from scrflow.config import TrainStage
+from scrflow.config import EarlyStopConfig, TrainingConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, meter
-from scrflow.core.seeds import derived_seed
-from scrflow.training.checkpoint import load_checkpoint, save_checkpoint
-from scrflow.training.distributed import Processes
-from scrflow.training.flat import flatten_parameters, replica_of
+from scrflow.core.seeds import derived_seed, torch_generator
+from scrflow.storage.artifact import atomic_path
 from scrflow.training.head import Head
-from scrflow.training.holdout import EarlyStop, HeldOut
-from scrflow.training.linear import use_bf16_backward
-from scrflow.training.losses import Targets, scene_coordinate_loss
-from scrflow.training.optimizer import HeadOptimizer
-from scrflow.training.samples import Samples
-from scrflow.training.schedule import one_cycle, precision_of
-from scrflow.training.stop import Stopped, StopRequest
-from scrflow.training.stream import Block, Stream
+from scrflow.training.losses import project, scene_coordinate_loss
+from scrflow.training.optimizer import HeadOptimizer, flatten_parameters, precision_of, replica_of, use_bf16_backward
+from scrflow.training.samples import ColumnLayout, Columns, Samples, channel_scales
+from scrflow.training.stream import open_streams
 
-_PART_ROWS = 512  # of a part of a batch on a CPU
+_MICRO_BATCH_ROWS = 512  # on a CPU
+_HELD_OUT_SAMPLES = 8192  # of held-out images, in each look
+_STATEFUL, _STATE = ("head", "optimizer", "scaler", "schedule"), ("step", "seconds", "history")  # in a checkpoint
+_MARK = b"scrflow checkpoint, sha256 "
+_LINE = len(_MARK) + 65
 
 
-@dataclass(frozen=True)
-class Part:
-    """Rows begin..end of a lane's batch."""
+def train(
+    head: Head,
+    samples: Samples,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    depth_bias: float = 0.3,
+    threads: int | None = None,
+    checkpoint: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train a head in place, on the device of its parameters, and return the history, an entry every ``log_every``
+    steps.
 
-    lane: int
-    index: int
-    begin: int
-    end: int
+    ``depth_bias`` is b of R-SCoRe's depth adjustment, in the scene's unit. ``threads`` are those of torch by default.
+    With ``checkpoint`` the state is saved to this file every ``checkpoint_every`` steps and on SIGTERM, and the same
+    call continues from it; the end of training removes it. Raises ScrflowError for samples that lack what the config
+    needs, and for a loss that is not finite.
+
+    ACE on arrays, from local descriptors [N, d] at pixels [N, 2] of posed views::
+
+        from scrflow import Head, Samples, train
+        from scrflow.config import HeadConfig, TrainingConfig
+
+        samples = Samples.from_arrays(descriptor, pixel, view, K, cam_from_world)
+        settings = HeadConfig(width=256, blocks=1, clusters=1, refine_blocks=0)
+        head = Head(samples.dim_in, settings, samples.cluster_centres(settings.clusters))
+        history = train(head, samples, TrainingConfig(steps=2000, batch_size=1024))
+        xyz_world = head(query_descriptors).xyz_world  # [M, 3]
+    """
+    trainer = Trainer(head, samples, config, seed, depth_bias, threads or torch.get_num_threads())
+    poses = hashlib.sha256(samples.buffer.cam_from_world.numpy().tobytes()).hexdigest()
+    trainer.run(checkpoint, f"{config.model_dump_json()} {seed} {depth_bias} {samples.buffer.rows} {poses}")
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return trainer.history
 
 
 class Trainer:
-    """Batches are drawn lane by lane, each from a stream of its own; what a step does follows from the seed and its
-    number, so a checkpoint holds no position in the streams and no state of a generator.
+    """The state of a training.
 
-    On a CPU a batch is cut into parts, whatever the number of threads. With more threads than parts an operator has
-    several, which may add up in another order: the last digits are then another run's.
+    A batch is cut into micro-batches: on a GPU one for each shard group; on a CPU several, whatever the number of
+    threads, each with a replica of the head, so that threads work on them side by side. With more threads than
+    micro-batches an operator has several threads, which may sum in another order: then the last digits differ.
+
+    What a step does depends on the seed and the number of the step alone, so a checkpoint holds neither a position in
+    the streams nor the state of a generator.
     """
 
     def __init__(
         self,
-        config: TrainStage,
         head: Head,
         samples: Samples,
-        streams: dict[int, Stream],
-        processes: Processes,
+        config: TrainingConfig,
+        seed: int,
+        depth_bias: float,
         threads: int = 1,
-        held_out: HeldOut | None = None,
     ):
-        self.config, self.head, self.samples, self.streams = config, head, samples, streams
-        self.processes, self.held_out = processes, held_out
+        self.head, self.config, self.seed, self.depth_bias = head, config, seed, depth_bias
         self.device = next(head.parameters()).device
-        t = config.training
-        self.precision = precision_of(t, self.device)
+        self.samples = samples.to(self.device)
+        # several processes, one a GPU: each draws its shard groups of every batch, and gradients are averaged
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if config.gpus % self.world:
+            raise ScrflowError(
+                f"training.gpus is {config.gpus}, and {self.world} processes were started: their number must divide it"
+            )
+        held = held_out_views(samples, config, seed)
+        groups = list(range(self.rank, config.gpus, self.world))
+        self.streams = open_streams(samples.buffer, config, seed, groups, self.device, held)
+        self.held_out = None if held is None else HeldOut(self.samples, config, seed, held)
+
+        self.precision = precision_of(config, self.device)
         if self.precision.backward_bf16:
             use_bf16_backward(head)
         self.parameters = flatten_parameters(head)
-        self._parts = self._cut(t.batch_size // t.gpus)
-        one = len(self._parts) == 1
-        heads = [(head, self.parameters.grad)] if one else [replica_of(head, self.parameters) for _ in self._parts]
-        self._heads = [torch.compile(head, dynamic=False) if t.compile else head for head, _ in heads]
+        self.micro_batches = self._cut(config.batch_size // config.gpus)
+        if len(self.micro_batches) == 1:
+            heads = [(head, self.parameters.grad)]
+        else:
+            heads = [replica_of(head, self.parameters) for _ in self.micro_batches]
+        self._heads = [torch.compile(head, dynamic=False) if config.compile else head for head, _ in heads]
         self._gradients = [gradient for _, gradient in heads]
-        workers = min(threads, len(self._parts))
-        self._threads = max(1, threads // workers)  # of an operator
-        self._pool = self._start(workers) if workers > 1 else None
-        self._each = map if self._pool is None else self._pool.map
-        self.optimizer = HeadOptimizer(t, head, self.parameters)
+        self.optimizer = HeadOptimizer(config, head, self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaled)
-        self.schedule = EarlyStop(t.early_stop, t.steps)
+
+        workers = min(threads, len(self.micro_batches))
+        self._operator_threads = max(1, threads // workers)
+        start = {"initializer": torch.set_num_threads, "initargs": (self._operator_threads,)}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="micro-batch", **start) if workers > 1 else None
+        self._each = map if self._pool is None else self._pool.map
+
+        self.schedule = EarlyStop(config.early_stop, config.steps)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
 
-    def _start(self, workers: int) -> ThreadPoolExecutor:
-        settings = {"initializer": torch.set_num_threads, "initargs": (self._threads,)}
-        return ThreadPoolExecutor(workers, thread_name_prefix="part", **settings)
-
-    def _cut(self, rows: int) -> list[Part]:
-        """The parts of this process's batch: on a GPU a lane's rows together."""
-        count = max(1, round(rows / _PART_ROWS)) if self.device.type == "cpu" else 1
+    def _cut(self, rows: int) -> list[MicroBatch]:
+        """The micro-batches of this process, of ``rows`` rows of each shard group."""
+        count = max(1, round(rows / _MICRO_BATCH_ROWS)) if self.device.type == "cpu" else 1
         ends = [rows * i // count for i in range(count + 1)]
-        return [Part(lane, i, ends[i], ends[i + 1]) for lane in self.streams for i in range(count)]
+        return [MicroBatch(group, i, ends[i], ends[i + 1]) for group in self.streams for i in range(count)]
 
-    def run(self, checkpoint: Path, digest: str) -> None:
-        """Train from the current step to the last.
+    # ---------------------------------------------------------------------------------------------------------- a step
 
-        On SIGTERM the step is ended, the checkpoint written, and Stopped raised: a retry goes on from there.
+    def one_step(self) -> tuple[Tensor, Tensor]:
+        """Loss [] and reprojection errors [B] of this process's share of the batch; the parameters are stepped."""
+        config, progress = self.config, self.schedule.progress(self.step, self.config.steps)
+        drawn = {group: stream.at(self.step, config.steps) for group, stream in self.streams.items()}
+
+        def forward_backward(i: int) -> tuple[Tensor, Tensor]:
+            micro = self.micro_batches[i]
+            block, positions = drawn[micro.group]
+            chance = derived_seed(self.seed, "train.batch", micro.group, self.step, micro.index)
+            generator = torch.Generator(self.device).manual_seed(chance)
+            rows = positions[micro.begin : micro.end]
+            x, targets = self.samples.batch(block.columns, rows, generator, config.mix_share)
+
+            autocast = self.precision.autocast
+            with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+                out = self._heads[i](x)
+            loss, projection = scene_coordinate_loss(
+                out.xyz_world, out.coarse, targets, config.loss, progress, self.depth_bias, out.base
+            )
+
+            # micro-batches differ by a row at most; all shard groups have equally many rows
+            share = (micro.end - micro.begin) / len(positions) / len(self.streams) / config.accumulate
+            self.scaler.scale(loss * share).backward()
+            return loss.detach(), projection.error_px.detach()
+
+        results = list(self._each(forward_backward, range(len(self.micro_batches))))
+
+        if (self.step + 1) % config.accumulate == 0 or self.step + 1 == self.schedule.steps:
+            gradient = self.parameters.grad
+            if self._gradients[0] is not gradient:
+                torch.sum(torch.stack(self._gradients), 0, out=gradient)
+            if self.world > 1:
+                dist.all_reduce(gradient)
+                gradient /= self.world
+            self.optimizer.step(one_cycle(progress, config), self.scaler, self._each)
+            torch._foreach_zero_(self._gradients)
+        share = 1 / len(self.micro_batches)
+        return torch.stack([loss for loss, _ in results]).sum() * share, torch.cat([error for _, error in results])
+
+    # -------------------------------------------------------------------------------------------------------- the loop
+
+    def run(self, checkpoint: Path | None, digest: str) -> None:
+        """Train to the last step, from the checkpoint of this ``digest`` if there is one.
+
+        On SIGTERM end the step, save the checkpoint, and raise Stopped: the same call continues from there. Of several
+        processes the first saves and ends, and the others ignore the signal: one that left a step early would leave the
+        first waiting in it.
         """
-        t = self.config.training
-        began = time.monotonic() - self.seconds
+        config, stop = self.config, threading.Event()
+        if checkpoint is not None:
+            self.resume(checkpoint, digest)
+        self._announce()
         self.head.train()
-        torch.set_num_threads(self._threads)
-        with StopRequest(self.processes.writes) as stop, meter("training", t.steps, self.step) as tick:
-            while self.step < self.schedule.steps:
-                loss, error = self.one_step()
-                self.step += 1
-                if self.schedule.due(self.step):
-                    self._look()
-                note = ""
-                if self.step % t.log_every == 0 or self.step == self.schedule.steps:
-                    self.seconds = time.monotonic() - began
-                    note = self._record(float(loss), error)
-                whole = self.step % t.accumulate == 0  # gradients of an accumulated step are not saved
-                ending = stop.requested and whole
-                if (ending or self.step % t.checkpoint_every == 0) and self.step < self.schedule.steps:
-                    self.seconds = time.monotonic() - began
-                    self.save(checkpoint, digest)
-                    if ending:
-                        raise Stopped(
-                            f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which is "
-                            f"saved in {checkpoint}; the same command goes on from there"
-                        )
-                tick(note)
-        if self.step < t.steps:
-            log.info("stopped early: %d steps of %d", self.step, t.steps)
+        torch.set_num_threads(self._operator_threads)
+        began = time.monotonic() - self.seconds
+        catch = contextlib.nullcontext() if checkpoint is None else on_sigterm(stop.set)
+        try:
+            with catch, meter("training", config.steps, self.step) as tick:
+                while self.step < self.schedule.steps:
+                    loss, error_px = self.one_step()
+                    self.step += 1
+                    note = ""
+                    if self.schedule.due(self.step):
+                        self.schedule.look(self.step, self.held_out.median_error_px(self.head))
+                    last = self.step == self.schedule.steps
+                    if self.step % config.log_every == 0 or last:
+                        self.seconds = time.monotonic() - began
+                        note = self._record(float(loss), error_px)
+                    if checkpoint is not None and self.rank == 0 and not last:
+                        # an accumulated gradient is not saved
+                        stopping = stop.is_set() and self.step % config.accumulate == 0
+                        if stopping or self.step % config.checkpoint_every == 0:
+                            self.seconds = time.monotonic() - began
+                            self.save(checkpoint, digest)
+                        if stopping:
+                            raise Stopped(
+                                f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which "
+                                f"is saved in {checkpoint}; the same command goes on from there"
+                            )
+                    tick(note)
+        finally:
+            self.close()
+        if self.step < config.steps:
+            log.info("stopped early: %d steps of %d", self.step, config.steps)
+        waited = sum(stream.waited_s for stream in self.streams.values())
+        log.info("%.1f s of training, of which %.1f s waiting for samples", self.seconds, waited)
 
     def close(self) -> None:
         """End the threads, those of the streams too."""
@@ -133,58 +237,23 @@ class Trainer:
             self._pool.shutdown(cancel_futures=True)
         for stream in self.streams.values():
             stream.close()
+        self.samples.buffer.close()
 
-    def one_step(self) -> tuple[Tensor, Tensor]:
-        """Loss [] and reprojection errors [B] of this process's part of the batch; parameters are stepped."""
-        t = self.config.training
-        progress = self.schedule.progress(self.step, t.steps)
-        found = {lane: stream.at(self.step, t.steps) for lane, stream in self.streams.items()}
-        tasks = [(part, *found[part.lane], progress) for part in self._parts]
-        results = list(self._each(self._backward, range(len(tasks)), tasks))
-        if (self.step + 1) % t.accumulate == 0 or self.step + 1 == self.schedule.steps:
-            self._update(progress)
-        share = 1 / len(self._parts)
-        return torch.stack([loss for loss, _ in results]).sum() * share, torch.cat([error for _, error in results])
-
-    def batch(self, part: Part, block: Block, positions: Tensor) -> tuple[Tensor, Targets]:
-        """Inputs and targets of a part of the current step's batch."""
-        seed = derived_seed(self.config.seed, "train.batch", part.lane, self.step, part.index)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        rows = positions[part.begin : part.end]
-        return self.samples.batch(block.columns, rows, generator, self.config.training.needs_depth)
-
-    def _backward(self, which: int, task: tuple[Part, Block, Tensor, float]) -> tuple[Tensor, Tensor]:
-        """Add a part's gradient to its replica's."""
-        part, block, positions, progress = task
-        x, targets = self.batch(part, block, positions)
-        loss, error_px = self._forward(self._heads[which], x, targets, progress)
-        # parts differ by a row at most; each lane's rows are as many
-        share = (part.end - part.begin) / len(positions) / len(self.streams) / self.config.training.accumulate
-        self.scaler.scale(loss * share).backward()
-        return loss.detach(), error_px.detach()
-
-    def _forward(self, head: Head, x: Tensor, targets: Targets, progress: float) -> tuple[Tensor, Tensor]:
-        autocast = self.precision.autocast
-        with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            out = head(x)
-        loss, projection = scene_coordinate_loss(
-            out.xyz_world, out.coarse, targets, self.config.training.loss, progress, self.config.depth_bias, out.base
+    def _announce(self) -> None:
+        buffer, plans = self.samples.buffer, [stream.plan for stream in self.streams.values()]
+        layout = next(iter(self.streams.values())).layout
+        log.info(
+            "training on %s: %d samples of %d images, head of %.2f M parameters; %.2f GiB for the samples, %s",
+            self.device if self.world == 1 else f"{self.world} x {self.device.type}",
+            buffer.rows,
+            len(buffer.names),
+            self.parameters.numel() / 1e6,
+            sum(plan.bytes(layout) for plan in plans) / 2**30,
+            "all at once" if plans[0].blocks == 1 else f"streamed in {plans[0].blocks} blocks a pass",
         )
-        return loss, projection.error_px
-
-    def _update(self, progress: float) -> None:
-        """Step the parameters by the sum of the parts' gradients, which begin anew."""
-        gradient = self.parameters.grad
-        if self._gradients[0] is not gradient:
-            torch.sum(torch.stack(self._gradients), 0, out=gradient)
-        self.processes.average(gradient)
-        self.optimizer.step(one_cycle(progress, self.config.training), self.scaler, self._each)
-        torch._foreach_zero_(self._gradients)
-
-    def _look(self) -> None:
-        self.schedule.look(self.step, self.held_out.median_error_px(self.head))
 
     def _record(self, loss: float, error_px: Tensor) -> str:
+        """Add an entry to the history, and return it as a note."""
         if not math.isfinite(loss):
             raise ScrflowError(f"training: the loss is {loss} at step {self.step}; lower training.lr_max")
         line = {
@@ -202,38 +271,195 @@ class Trainer:
             f"loss {line['loss']:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
         )
 
-    # -- checkpoint
-
     def save(self, path: Path, digest: str) -> None:
-        """Everything that the next step depends on, written by the first process."""
-        if not self.processes.writes:
-            return
-        state: dict[str, Any] = {
-            "digest": digest,
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "errors": self.schedule.errors,
-            "turned_at": self.schedule.turned_at,
-            "steps": self.schedule.steps,
-        }
-        save_checkpoint(path, state)
+        """Save everything that the next step depends on."""
+        state = {part: getattr(self, part).state_dict() for part in _STATEFUL} | {k: getattr(self, k) for k in _STATE}
+        save_checkpoint(path, {"digest": digest, **state})
 
     def resume(self, path: Path, digest: str) -> None:
         """Continue from a checkpoint of the same digest; without one, or with another's, begin anew."""
         state = load_checkpoint(path, digest)
         if state is None:
             return
-        if state["step"] % self.config.training.accumulate:
+        if state["step"] % self.config.accumulate:
             log.warning("%s: checkpoint within an accumulated step: training begins anew", path)
             return
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        self.schedule.errors, self.schedule.turned_at = state["errors"], state["turned_at"]
-        self.schedule.steps = state["steps"]
+        for part in _STATEFUL:
+            getattr(self, part).load_state_dict(state[part])
+        for name in _STATE:
+            setattr(self, name, state[name])
         log.info("training continues from step %d", self.step)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows begin..end of a shard group's batch."""
+
+    group: int
+    index: int
+    begin: int
+    end: int
+
+
+# ------------------------------------------------------------------------------------------------------------ schedule
+
+
+def one_cycle(progress: float, config: TrainingConfig) -> float:
+    """Learning rate at ``progress`` in 0..1 (Smith and Topin 2017): a cosine from lr_start up to lr_max over the
+    warm-up, then one down to lr_end, or to a thousandth of lr_start."""
+
+    def cosine(start: float, end: float, t: float) -> float:
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * t))
+
+    if progress < config.warmup:
+        return cosine(config.lr_start, config.lr_max, progress / config.warmup)
+    end = config.lr_start / 1000 if config.lr_end is None else config.lr_end
+    return cosine(config.lr_max, end, (progress - config.warmup) / (1 - config.warmup))
+
+
+class EarlyStop:
+    """The place of a step in the schedule, when steps may be left out.
+
+    The learning rate falls all along, and with it the error. So training is not cut off: once the held-out error has
+    stopped falling, the rest of the schedule is run through in fewer steps.
+    """
+
+    def __init__(self, config: EarlyStopConfig | None, steps: int):
+        self._config, self.steps = config, steps
+        self.errors: list[float] = []
+        self.turned_at: int | None = None  # the step from which on the schedule is shortened
+
+    def due(self, step: int) -> bool:
+        """Whether to look at the held-out images after this many steps."""
+        return self._config is not None and step % self._config.every == 0 and step < self.steps
+
+    def look(self, step: int, error: float) -> None:
+        """Note the error after ``step`` steps, and shorten the rest of the schedule if it hardly fell."""
+        config = self._config
+        self.errors.append(error)
+        if self.turned_at is not None or len(self.errors) <= config.patience:
+            return
+        before = min(self.errors[: -config.patience])
+        if min(self.errors[-config.patience :]) > (1 - config.min_gain) * before:
+            self.turned_at = step
+            self.steps = step + max(1, math.ceil(config.cooldown * (self.steps - step)))
+
+    def progress(self, step: int, planned: int) -> float:
+        """Place in the schedule, 0..1, of a step."""
+        if self.turned_at is None:
+            return step / planned
+        begun = self.turned_at / planned
+        return begun + (1 - begun) * (step - self.turned_at) / (self.steps - self.turned_at)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What follows from the looks so far."""
+        return {"steps": self.steps, "errors": self.errors, "turned_at": self.turned_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state_dict`` gave."""
+        vars(self).update(state)
+
+
+# ----------------------------------------------------------------------------------------------------- held-out images
+
+
+def held_out_views(samples: Samples, config: TrainingConfig, seed: int) -> Tensor | None:
+    """Which views [V] bool are of held-out images: ``holdout`` of them, drawn by the seed; None for none."""
+    images = len(samples.buffer.names)
+    count = round(config.holdout * images)
+    if config.holdout == 0:
+        return None
+    if not 0 < count < images:
+        raise ScrflowError(f"training.holdout {config.holdout} of {images} mapping images is {count} images")
+    order = torch.randperm(images, generator=torch_generator(seed, "train.holdout"))
+    held = torch.zeros(images, dtype=torch.bool)
+    held[order[:count]] = True
+    return held[samples.buffer.image]
+
+
+class HeldOut:
+    """Samples of the plain views of the held-out images, and the head's error on them."""
+
+    def __init__(self, samples: Samples, config: TrainingConfig, seed: int, held: Tensor):
+        self._samples, self._loss = samples, config.loss
+        buffer, device = samples.buffer, samples.image.device
+        wanted, parts, step = held & buffer.plain, [], 1 << 16
+        for shard in range(len(buffer.paths)):
+            rows = buffer.first_row[shard + 1] - buffer.first_row[shard]
+            for start in range(0, rows, step):
+                piece = buffer.read(shard, start, min(start + step, rows))
+                mask = wanted[piece["view"].long()]
+                parts.append({k: v[mask] for k, v in piece.items()})
+        joined = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
+        generator = torch_generator(seed, "train.holdout.samples")
+        some = torch.randperm(len(joined["view"]), generator=generator)[:_HELD_OUT_SAMPLES].sort().values
+        scale = channel_scales(buffer) if config.buffer_dtype == "int8" else None
+        layout = ColumnLayout(buffer.dim, config.buffer_dtype, depth=False, matches=0)
+        self._columns = Columns.empty(len(some), layout, device, scale)
+        self._columns.put(0, {k: v[some] for k, v in joined.items()})
+
+    @torch.no_grad()
+    def median_error_px(self, head: Head) -> float:
+        """Median reprojection error in pixels, each image with its own global encoding."""
+        positions = torch.arange(len(self._columns.view), device=self._columns.view.device)
+        x, targets = self._samples.batch(self._columns, positions, None)
+        head.eval()
+        error = project(head(x).xyz_world, targets, self._loss).error_px
+        head.train()
+        return float(error.nanmedian())
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoint
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state (tensors, numbers, strings, lists and dictionaries of them) by ``torch.save``, after a line with
+    its SHA-256; the file appears whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        f.write(_MARK + hashlib.sha256(data).hexdigest().encode() + b"\n")
+        f.write(data)
+
+
+def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
+    """The state, on the CPU, if its ``digest`` is the given one; None, and a warning that says why, otherwise.
+
+    Nothing in a checkpoint is run: it is read with ``weights_only``, after its SHA-256 was found right.
+    """
+    if not path.exists():
+        return None
+    data = path.read_bytes()
+    if data[:_LINE] != _MARK + hashlib.sha256(data[_LINE:]).hexdigest().encode() + b"\n":
+        log.warning("%s: damaged checkpoint (SHA-256 differs): training begins anew", path)
+        return None
+    try:
+        state = torch.load(io.BytesIO(data[_LINE:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        log.warning("%s: not a checkpoint (%s): training begins anew", path, type(error).__name__)
+        return None
+    if not isinstance(state, dict) or state.get("digest") != digest:
+        log.warning("%s: checkpoint of another config or other inputs: training begins anew", path)
+        return None
+    return state
+
+
+class Stopped(ScrflowError):
+    """Training was asked to stop and has saved its state."""
+
+
+@contextlib.contextmanager
+def on_sigterm(handle: Callable[[], object]) -> Iterator[None]:
+    """Call ``handle`` on each SIGTERM, which schedulers send before they end a job, instead of ending the process.
+
+    Python gives signals to the main thread alone: in other threads nothing is caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -79,7 +79,7 @@ class Sizes:
 
     @property
     def row_bytes(self) -> int:
-        """Of a sample in training's memory (training.columns.ColumnLayout)."""
+        """Of a sample in training's memory (training.samples.ColumnLayout)."""
         training = self.method.training
         descriptor = self.local_dim * (1 if training.buffer_dtype == "int8" else 2)
         matches = 8 if training.mix_share > 0 else 0
