@@ -32,7 +32,8 @@ from scrflow.core.geometry import pose_error  # noqa: E402
 from scrflow.localize.localizer import localize_queries  # noqa: E402
 from scrflow.map.file import write_map  # noqa: E402
 from scrflow.map.format import sizes  # noqa: E402
-from scrflow.scene.model import Scene, load_scene, read_poses  # noqa: E402
+from scrflow.scene.lists import read_poses  # noqa: E402
+from scrflow.scene.model import Scene, load_scene  # noqa: E402
 
 PARTS = ("head", "encodings", "PCA", "retrieval describer", "retrieval index", "names and config")
 # keys under ``map`` of the method

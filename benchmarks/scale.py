@@ -77,7 +77,7 @@ def _photos(size: tuple[int, int], count: int) -> dict[str, Any]:
     from PIL import Image
 
     from scrflow.core.images import read_rgb, resized_to_short_side
-    from scrflow.scene.checks.validate import check_image
+    from scrflow.scene.checks import check_image
 
     with scratch() as folder:
         paths = []
@@ -114,7 +114,8 @@ def _write_scene(folder: Path, count: int) -> dict[str, Any]:
     import pycolmap
 
     from scrflow.config import EvaluateStage
-    from scrflow.scene.model import Query, View, write_scene
+    from scrflow.scene.colmap_model import View
+    from scrflow.scene.model import Query, write_scene
 
     camera = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])
     names = [f"images/street-{i // 1000:04d}/{i:07d}.jpg" for i in range(count + 1)]

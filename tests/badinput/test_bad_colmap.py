@@ -55,7 +55,7 @@ CASES = [
         for what, change, told in (
             ("cut off", lambda b: b[: 2 * len(b) // 3], rf"{name}\.bin: damaged: ends within"),
             ("that claims 2^60 records", counted(1 << 60), rf"{name}\.bin: damaged: ends within"),
-            ("of 5 bytes", lambda b: b[:5], rf"{name}\.bin: damaged \(under 8 bytes\)"),
+            ("of 5 bytes", lambda b: b[:5], rf"{name}\.bin: damaged: under 8 bytes"),
             ("with more behind it", lambda b: b + b"\0" * 9, rf"{name}\.bin: damaged: 9 bytes after"),
         )
     ),

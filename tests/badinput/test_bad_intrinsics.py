@@ -21,7 +21,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.localize.query import camera_of
 from scrflow.scene.build import build_scene
-from scrflow.scene.checks.intrinsics import check_intrinsics, lost_share
+from scrflow.scene.checks import check_intrinsics, lost_share
 
 FAULTS = {
     "zero focal length": ("PINHOLE", [0, 130, 80, 60], r"focal length \[0\.0, 130\.0\] px, expected a positive number"),
@@ -41,12 +41,20 @@ FAULTS = {
         [0.8, 80, 60],
         r"focal length 0\.8 px for an image of 160x120 looks like a share of the width; in px it would be 128",
     ),
-    "focal length far too long": ("SIMPLE_PINHOLE", [130e6, 80, 60], r"shows under half a degree; mend the intrinsics"),
-    "focal lengths that differ": ("PINHOLE", [130, 390, 80, 60], r"differ by more than 2 times; mend the intrinsics"),
+    "focal length far too long": (
+        "SIMPLE_PINHOLE",
+        [130e6, 80, 60],
+        r"shows under half a degree; correct the intrinsics",
+    ),
+    "focal lengths that differ": (
+        "PINHOLE",
+        [130, 390, 80, 60],
+        r"differ by more than 2 times; correct the intrinsics",
+    ),
     "principal point outside": (
         "PINHOLE",
         [130, 130, 200, 60],
-        r"principal point 200, 60 px lies outside the image of 160x120; mend the intrinsics \(PINHOLE takes fx, fy",
+        r"principal point 200, 60 px lies outside the image of 160x120; correct the intrinsics \(PINHOLE takes fx, fy",
     ),
     "principal point as a share": (
         "PINHOLE",

@@ -71,11 +71,11 @@ def lone(index: int, place: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 FAULTS = {
-    "NaN": (field(1, 3, "nan"), r"poses\.txt: line 2: 1\.jpg: pose has a number that is not finite; remove the line"),
-    "infinite": (field(1, 5, "-inf"), r"poses\.txt: line 2: 1\.jpg: pose has a number that is not finite"),
+    "NaN": (field(1, 3, "nan"), r"poses\.txt: line 2: 1\.jpg: expected 'name qw .* with finite numbers"),
+    "infinite": (field(1, 5, "-inf"), r"poses\.txt: line 2: 1\.jpg: expected .*finite numbers"),
     "zero quaternion": (
         lines(lambda ls: [ls[0], "1.jpg 0 0 0 0 1 2 3 130", *ls[2:]]),
-        r"poses\.txt: line 2: 1\.jpg: quaternion has length 0, expected 1 \(order: qw qx qy qz\); mend the line",
+        r"poses\.txt: line 2: 1\.jpg: quaternion has length 0, expected 1 \(order: qw qx qy qz\); correct the line",
     ),
     "scaled quaternion": (
         lines(lambda ls: [ls[0], "1.jpg 2 0 0 0 1 2 3 130", *ls[2:]]),
@@ -91,7 +91,7 @@ FAULTS = {
     "empty file": (lines(lambda ls: []), r"poses\.txt: no pose in it; expected lines 'name qw qx qy qz tx ty tz f'"),
     "one camera lost far away": (
         moved(lone(1, 1e9)),
-        r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others, which are 0\.\d+ apart \(median\); mend its pose",
+        r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others, which are 0\.\d+ apart \(median\); correct its pose",
     ),
     "geographic coordinates": (
         moved(lambda c: c + np.array([4.5e5, 5.4e6, 100])),
@@ -134,7 +134,7 @@ def test_a_copied_line_is_warned_of(tmp_path, caplog):
     lines(lambda ls: [*ls[:3], ls[2].replace("2.jpg", "3.jpg"), *ls[4:]])(root)
     with caplog.at_level(logging.WARNING, "scrflow"):
         build_scene(kinds.STAGE, root, tmp_path / "scene")
-    assert "1 mapping images have the pose of another one to the last digit: 3.jpg; is a line copied?" in caplog.text
+    assert "1 mapping images have exactly the pose of another one: 3.jpg; is a line copied?" in caplog.text
     assert len(load_scene(tmp_path / "scene").mapping) == 4
 
 

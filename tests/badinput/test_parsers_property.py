@@ -19,7 +19,7 @@ from scrflow.config.base import deep_merge
 from scrflow.core.errors import ScrflowError
 from scrflow.interop.hloc_matches import read_pairs, write_pairs
 from scrflow.pipeline.project import Project
-from scrflow.scene.model import pose_line, query_line, read_poses, read_query_list
+from scrflow.scene.lists import pose_line, query_line, read_poses, read_query_list
 
 # the same cases in every run: what is found by others becomes an example
 steady = settings(

@@ -22,10 +22,10 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
+from scrflow.scene import pose_consistency as consistency
 from scrflow.scene.build import build_scene
-from scrflow.scene.checks import consistency
-from scrflow.scene.checks.consistency import check_poses_by_photos
-from scrflow.scene.model import View, read_model, views_of_model
+from scrflow.scene.colmap_model import View, read_model, views_of_model
+from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import read_source
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
@@ -239,7 +239,7 @@ def test_the_scene_stage_refuses_keeps_what_was_there_and_can_be_told_not_to(tmp
     root.mkdir()
     (root / "images").symlink_to(images)
     from scrflow.config import ColmapSource
-    from scrflow.scene.model import model_of_views
+    from scrflow.scene.colmap_model import model_of_views
 
     def write(poses: np.ndarray) -> None:
         (root / "model").mkdir(exist_ok=True)

@@ -34,7 +34,8 @@ from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval import build_retrieval
 from scrflow.graph.covisibility import Graph
-from scrflow.scene.model import load_scene, read_poses
+from scrflow.scene.lists import read_poses
+from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, write_npz
 from scrflow.storage.checksum import write_checksum
 from scrflow.storage.weights import locate

@@ -15,7 +15,8 @@ from scrflow.cli import inspection
 from scrflow.cli.inspection import inspect_file
 from scrflow.config import PcaConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.scene.model import Query, View, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import Query, write_scene
 from scrflow.storage.artifact import Stamp, create_h5, sha256_file, write_json, write_npz, write_safetensors
 
 STAMP = Stamp("pca", {"dim": 128}, "abc123", {"scene": "0123456789abcdef"})

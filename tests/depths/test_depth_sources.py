@@ -19,7 +19,8 @@ from scrflow.depths.maps import DrawnDepth, depths_of_samples, read_depth
 from scrflow.depths.points import ObservedPoints, _relative_sigma
 from scrflow.depths.points import depths_of_samples as depths_by_points
 from scrflow.pipeline.project import Project
-from scrflow.scene.model import Scene, View
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import Scene
 from scrflow.training.buffer import Buffer
 from scrflow.training.losses import Targets, pull_to_depth, scene_coordinate_loss
 

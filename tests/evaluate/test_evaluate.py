@@ -15,7 +15,9 @@ from scrflow.config import EvaluateStage
 from scrflow.core.errors import ScrflowError
 from scrflow.evaluate.metrics import evaluate
 from scrflow.report.summary import print_summary
-from scrflow.scene.model import Query, View, pose_line, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.lists import pose_line
+from scrflow.scene.model import Query, write_scene
 from scrflow.storage.artifact import (
     Stamp,
     read_json,

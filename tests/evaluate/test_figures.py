@@ -10,7 +10,8 @@ from PIL import Image
 
 from scrflow.config import EvaluateStage
 from scrflow.evaluate.figures import ERROR_COLOURS, Reprojection, _error_norm, draw_errors, draw_overlay, ground_plane
-from scrflow.scene.model import Query, View, load_scene, model_of_views, write_scene
+from scrflow.scene.colmap_model import View, model_of_views
+from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.storage.artifact import sha256_file
 
 CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.0, 32.0, 24.0])

@@ -26,7 +26,8 @@ from scrflow.features.retrieval import Retriever, build_retrieval, pq, vlad
 from scrflow.features.retrieval.describe import build_describer
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors as hloc
-from scrflow.scene.model import Query, View, load_scene, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 
 

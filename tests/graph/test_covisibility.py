@@ -20,7 +20,7 @@ from scrflow.graph.covisibility import (
     report_components,
     shared_points,
 )
-from scrflow.scene.model import model_of_views
+from scrflow.scene.colmap_model import model_of_views
 
 
 def stage(**graph):

@@ -12,7 +12,7 @@ from graph_helpers import camera, frustum_overlap, look, sample_frustum
 
 from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.graph.frustum import Frusta, _Search, frustum_graph, visible_shares
-from scrflow.scene.model import View
+from scrflow.scene.colmap_model import View
 
 KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
 DEPTHS = (0.1, 8.0)

@@ -59,7 +59,7 @@ def grid(side):
 def kitchen():
     """Frustum overlap of every third mapping image of redkitchen, from its poses alone."""
     from scrflow.core.geometry import rotation_from_quaternion
-    from scrflow.scene.model import View
+    from scrflow.scene.colmap_model import View
 
     names = (KITCHEN / "mapping.txt").read_text().split()[::3]
     lines = (line.split() for line in (KITCHEN / "poses_sfm.txt").read_text().splitlines())

@@ -9,7 +9,8 @@ from PIL import Image
 
 from scrflow.config import PoseListSource, SceneStage, Split
 from scrflow.graph.frustum import Frusta, harmonic_mean, visible_shares
-from scrflow.scene.model import View, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import write_scene
 
 
 def camera(width=64, height=48, f=50.0):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.scene.model import read_model, views_of_model
+from scrflow.scene.colmap_model import read_model, views_of_model
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 WIDTH, HEIGHT = 512, 384

@@ -15,7 +15,8 @@ from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, He
 from scrflow.features.encoders import build_encoder
 from scrflow.features.views import encode_view
 from scrflow.map.file import write_map
-from scrflow.scene.model import Query, View, load_scene, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.storage.artifact import Stamp, sha256_file, write_safetensors
 from scrflow.training.head import Head
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pycolmap
 from nvm_replica import DEMO, HEIGHT, WIDTH, Replica, copy_photo, write_nvm
 
-from scrflow.scene.model import View, read_model, views_of_model
+from scrflow.scene.colmap_model import View, read_model, views_of_model
 
 DAY = [f"query/day/milestone/2010-10-30_17-47-{i}.jpg" for i in (25, 33, 46)]
 NIGHT = [f"query/night/nexus5x/IMG_20161227_16{i}.jpg" for i in (2334, 2404)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from scrflow.scene.model import View, read_model, views_of_model
+from scrflow.scene.colmap_model import View, read_model, views_of_model
 
 REPO = Path(__file__).resolve().parents[2]
 DEMO = {view.name: view for view in views_of_model(read_model(REPO / "demo/model"))}

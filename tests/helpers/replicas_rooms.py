@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.scene.model import read_model, views_of_model
+from scrflow.scene.colmap_model import read_model, views_of_model
 
 REPO = Path(__file__).resolve().parents[2]
 DEMO_FOCAL = 400.0  # of the demo's mapping photos, 512x384 px

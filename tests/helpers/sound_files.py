@@ -40,8 +40,9 @@ from scrflow.interop.hloc_features import StoredFeatures, write_features
 from scrflow.interop.hloc_matches import write_matches
 from scrflow.localize import confidence
 from scrflow.map.format import MAP_FORMAT, pack
-from scrflow.scene.model import Query, View, pose_line, query_line, write_scene
-from scrflow.scene.tracks import model_with_points
+from scrflow.scene.colmap_model import View, model_with_points
+from scrflow.scene.lists import pose_line, query_line
+from scrflow.scene.model import Query, write_scene
 from scrflow.storage.archives import unpack
 from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
 from scrflow.storage.fetched import write_list

@@ -47,8 +47,8 @@ from scrflow.report import published
 from scrflow.report.tables.read import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
-from scrflow.scene.nvm_file import read_nvm
 from scrflow.scene.readers import read_source
+from scrflow.scene.readers.nvm import read_nvm
 from scrflow.storage.archives import unpack
 from scrflow.storage.fetched import check_fetched
 from scrflow.storage.journal import Journal

@@ -17,7 +17,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.localize.batch import cameras_of, photos_of
 from scrflow.localize.query import camera_of, query_photo
-from scrflow.scene.model import read_poses
+from scrflow.scene.lists import read_poses
 
 LINE = plane_map.CAMERA_LINE
 

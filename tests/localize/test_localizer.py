@@ -17,7 +17,7 @@ from scrflow.features.pca import Pca
 from scrflow.localize.localizer import Localizer, localize_queries
 from scrflow.localize.pose import consensus, estimate_pose
 from scrflow.map.file import Map, load_map
-from scrflow.scene.model import read_poses
+from scrflow.scene.lists import read_poses
 from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])

@@ -21,7 +21,7 @@ from scrflow.core.geometry import camera_centre
 from scrflow.localize.batch import LocalizeRequest, localize_photos
 from scrflow.localize.router import Router
 from scrflow.map.file import load_map
-from scrflow.scene.model import query_line, read_poses
+from scrflow.scene.lists import query_line, read_poses
 from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata, read_stamp, write_safetensors
 
 REPO = Path(__file__).resolve().parents[2]

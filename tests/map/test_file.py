@@ -32,7 +32,8 @@ from scrflow.features.retrieval import Retriever, pq
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes
-from scrflow.scene.model import View, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import write_scene
 from scrflow.storage.artifact import (
     Stamp,
     create_h5,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from scrflow.cli.app import app
 from scrflow.evaluate.metrics import evaluate
-from scrflow.scene.model import pose_line
+from scrflow.scene.lists import pose_line
 from scrflow.storage.artifact import read_stamp, write_text
 from scrflow.storage.checksum import write_checksum
 

@@ -20,7 +20,8 @@ from scrflow.evaluate.submission import write_submission
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import View, model_of_views, pose_line, read_model
+from scrflow.scene.colmap_model import View, model_of_views, read_model
+from scrflow.scene.lists import pose_line
 from scrflow.storage.artifact import Stamp, sha256_file, write_json
 from scrflow.storage.checksum import write_checksum
 

@@ -15,7 +15,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose, pose_error, quaternion_from_rotation
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import View, model_of_views, query_line
+from scrflow.scene.colmap_model import View, model_of_views
+from scrflow.scene.lists import query_line
 from scrflow.storage.artifact import sha256_file
 from scrflow.storage.fetched import list_path, write_list
 
@@ -144,7 +145,7 @@ FAULTS = {
     ),
     "not finite": (
         lambda r: break_poses(r, " 50.0\nim/1", " nan\nim/1"),
-        r"poses\.txt: line 1: im/0\.png: .*not finite",
+        r"poses\.txt: line 1: im/0\.png: .*finite numbers",
     ),
     "too few numbers": (lambda r: break_poses(r, " 50.0\nim/1", "\nim/1"), r"poses\.txt: line 1: .*expected 'name qw"),
     "negative focal": (lambda r: break_poses(r, " 50.0\nim/1", " -50.0\nim/1"), r"poses\.txt: im/0\.png: focal length"),
@@ -395,7 +396,7 @@ def test_nerfstudio_skip_missing_is_reported(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "scrflow"):
         scene = nerfstudio(root, tmp_path / "scene", skip_missing=True)
     assert len(scene.mapping) == 4
-    assert "left out 1 of 6 frames" in caplog.text and "images/gone.png" in caplog.text
+    assert "1 of 6 frames have no image" in caplog.text and "images/gone.png" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------------------------- dsac

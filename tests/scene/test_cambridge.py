@@ -18,7 +18,7 @@ from scrflow.core.geometry import pose_error
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import read_model
+from scrflow.scene.colmap_model import read_model
 
 REPO = Path(__file__).resolve().parents[2]
 STAGE = SceneStage(

@@ -209,7 +209,7 @@ FAULTS = {
     ),
     "half a quaternion": (
         lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 0, , , 1, 2, 3", *ls[1:]]),
-        r"trajectories\.txt: line 3: 1, 0, , , 1, 2, 3 is not a pose of seven numbers",
+        r"trajectories\.txt: line 3: 1, 0, , , 1, 2, 3 is not a pose of seven finite numbers",
     ),
     "quaternion": (
         lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 1, 0, 0, 1, 2, 3", *ls[1:]]),
@@ -217,7 +217,7 @@ FAULTS = {
     ),
     "not finite": (
         lambda r: edit(r, "trajectories.txt", lambda ls: [f"{S}, rig_1F, 1, 0, 0, 0, 1, nan, 3", *ls[1:]]),
-        r"trajectories\.txt: line 3: .*not finite",
+        r"trajectories\.txt: line 3: .*not a pose of seven finite numbers",
     ),
     "double pose": (
         lambda r: edit(r, "trajectories.txt", lambda ls: [ls[0], *ls]),

@@ -17,11 +17,10 @@ from scrflow.config import NvmSource, SceneStage, Split
 from scrflow.core.cameras import pixels_from_rays, rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
-from scrflow.scene import load_scene, nvm_file
+from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import read_model
-from scrflow.scene.nvm_file import read_nvm
-from scrflow.scene.readers.nvm import MAX_FIT_PX, radial_camera
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.readers.nvm import MAX_FIT_PX, radial_camera, read_nvm
 
 REPO = Path(__file__).resolve().parents[2]
 CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
@@ -104,15 +103,6 @@ def test_published_intrinsics_stand_in(dataset, rep, tmp_path):
     (dataset / "intrinsics.txt").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(ScrflowError, match=r"intrinsics\.txt: no intrinsics of a/5\.jpg"):
         build(dataset, tmp_path / "scene", intrinsics="intrinsics.txt", points=False)
-
-
-def test_blocks_of_any_size_give_the_same(dataset, monkeypatch):
-    whole = read_nvm(dataset / "model.nvm")
-    for size in (97, 1001):
-        monkeypatch.setattr(nvm_file, "_BLOCK", size)
-        pieces = read_nvm(dataset / "model.nvm")
-        for field in ("xyz", "rgb", "point", "image", "xy"):
-            np.testing.assert_array_equal(getattr(whole, field), getattr(pieces, field))
 
 
 def test_names_with_blanks_and_backslashes(tmp_path):
@@ -238,10 +228,10 @@ FAULTS = {
     "camera cut": (cut_line(2), r"model\.nvm: line 6: expected a camera 'name focal qw"),
     "point cut": (cut_line(12), r"model\.nvm: line 18: expected a point"),
     "point not a number": (point_word, r"model\.nvm: line 26: expected a point"),
-    "image index": (image_index, r"model\.nvm: points .* name image 17 of 6"),
+    "image index": (image_index, r"model\.nvm: point 11 names image 17 of 6"),
     "truncated among points": (
         end_after(0.5),
-        r"model\.nvm: (line \d+: expected a point|ends after \d+ of \d+ points)",
+        r"model\.nvm: (line \d+: expected a point|ends before point \d+ of \d+)",
     ),
     "truncated among cameras": (end_after(0.01), r"model\.nvm: (line \d+: expected a camera|ends before camera)"),
     "points of another model": (shuffled, r"its points are .* px \(median\) from their measurements, expected under 4"),

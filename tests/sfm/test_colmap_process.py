@@ -13,7 +13,7 @@ import pycolmap
 import pytest
 
 from scrflow.core.errors import ScrflowError, error_line
-from scrflow.scene.colmap_file import write_binary_model
+from scrflow.scene.colmap_model import write_binary_model
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
 

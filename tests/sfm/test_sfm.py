@@ -23,7 +23,7 @@ from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.model import model_of_views
+from scrflow.scene.colmap_model import model_of_views
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.sfm.pairs import nearest_pairs, vlad_similarity

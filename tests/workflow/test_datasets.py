@@ -21,7 +21,7 @@ from replicas_rooms import seven_replica, twelve_replica
 from tiny_project import ENCODER, METHOD, REPO, Project
 
 from scrflow.config import deep_merge
-from scrflow.scene.model import read_poses
+from scrflow.scene.lists import read_poses
 from scrflow.storage.artifact import sha256_file
 
 pytestmark = pytest.mark.slow

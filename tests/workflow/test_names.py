@@ -17,8 +17,10 @@ from tiny_project import POSES, REPO, Project
 from scrflow.baseline.hloc_run import pairs_from_retrieval
 from scrflow.core.errors import ScrflowError
 from scrflow.interop.hloc_matches import read_pairs, write_pairs
-from scrflow.scene.checks.validate import check_name
-from scrflow.scene.model import load_scene, query_line, read_model, read_poses, read_query_list
+from scrflow.scene.checks import check_name
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.lists import query_line, read_poses, read_query_list
+from scrflow.scene.model import load_scene
 from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.storage.listfile import listed, read_lines, split_name, split_names
 

@@ -23,7 +23,8 @@ from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import Retriever
 from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.graph.covisibility import Graph, load_graph
-from scrflow.scene.model import Scene, load_scene, model_of_views
+from scrflow.scene.colmap_model import model_of_views
+from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
 from scrflow.storage.artifact import Stamp, h5_file, read_safetensors, read_safetensors_metadata, writing

@@ -27,7 +27,9 @@ from rich.text import Text
 
 from scrflow.core.errors import ScrflowError, damage_reported
 from scrflow.core.geometry import camera_centre
-from scrflow.scene.model import load_scene, read_model, read_poses, read_query_list
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.lists import read_poses, read_query_list
+from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import FORMS, STAMP_KEY, Stamp, read_safetensors_metadata, stamp_text
 from scrflow.storage.checksum import checksum_fault
 from scrflow.storage.listfile import read_lines, split_name

@@ -20,7 +20,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, project
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
-from scrflow.scene.model import read_model
+from scrflow.scene.colmap_model import read_model
 from scrflow.storage.artifact import Stamp, read_stamp
 from scrflow.storage.codeversion import code_version
 from scrflow.training.buffer import Buffer, load_buffer

@@ -28,7 +28,8 @@ from PIL import Image
 from scrflow.config import EvaluateStage
 from scrflow.core.cameras import pinhole_matrix
 from scrflow.core.geometry import camera_centre
-from scrflow.scene.model import Scene, read_model
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.model import Scene
 from scrflow.storage.artifact import atomic_path
 
 _DPI = 120

@@ -13,7 +13,8 @@ import numpy as np
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
-from scrflow.scene.model import load_scene, read_poses
+from scrflow.scene.lists import read_poses
+from scrflow.scene.model import load_scene
 
 
 def read_results(path: Path, queries: Iterable[str]) -> dict[str, np.ndarray]:

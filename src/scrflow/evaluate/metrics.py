@@ -22,7 +22,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.evaluate.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.pipeline.provenance import gather
-from scrflow.scene.model import Scene, load_scene, read_poses
+from scrflow.scene.lists import read_poses
+from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, atomic_path, read_json, require, sha256_file, write_json
 from scrflow.storage.codeversion import code_version
 

@@ -18,7 +18,7 @@ import numpy as np
 from scrflow.config import SubmissionStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log
-from scrflow.scene.checks.validate import some
+from scrflow.scene.checks import some
 from scrflow.storage.artifact import read_json, read_stamp, require, sha256_file, write_text
 from scrflow.storage.listfile import listed, read_lines, split_name
 

@@ -17,7 +17,8 @@ import scipy.sparse
 from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.frustum import frustum_graph
-from scrflow.scene.model import load_scene, read_model
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.untrusted import read_arrays

@@ -49,7 +49,7 @@ from scipy.spatial import cKDTree
 from scrflow.core.cameras import pinhole_matrix
 from scrflow.core.geometry import camera_centre
 from scrflow.core.progress import track
-from scrflow.scene.model import View
+from scrflow.scene.colmap_model import View
 
 _PROJECTIONS_AT_ONCE = 1 << 13  # 64 KB temporaries stay in the cache and on the heap: 4 times as fast as 1 << 20
 _BLOCK = 64  # images that are processed together

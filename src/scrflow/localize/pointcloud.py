@@ -19,8 +19,8 @@ from scrflow.core.geometry import camera_points, pinhole_rays, reprojection_erro
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.localize.localizer import Localizer
-from scrflow.scene.colmap_file import write_binary_model
-from scrflow.scene.model import Scene, View, load_scene, model_of_views
+from scrflow.scene.colmap_model import View, model_of_views, write_binary_model
+from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import atomic_dir, atomic_path, read_stamp
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])

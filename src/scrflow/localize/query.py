@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened, rgb
-from scrflow.scene.checks.intrinsics import check_intrinsics
-from scrflow.scene.model import camera_of_fields, copy_camera
+from scrflow.scene.checks import check_intrinsics
+from scrflow.scene.colmap_model import copy_camera
+from scrflow.scene.lists import camera_of_fields
 from scrflow.scene.photo_files import camera_from_exif, read_exif
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray

@@ -25,8 +25,9 @@ from scrflow.core.parallel import mapped, one_thread_each
 from scrflow.core.progress import log, track
 from scrflow.features.views import EncodedView
 from scrflow.pipeline.provenance import RAN, this_run
-from scrflow.scene.checks.validate import some
-from scrflow.scene.model import Query, load_scene, pose_line
+from scrflow.scene.checks import some
+from scrflow.scene.lists import pose_line
+from scrflow.scene.model import Query, load_scene
 from scrflow.storage.artifact import Stamp, open_h5, sha256_file, write_json, write_text
 from scrflow.storage.journal import Journal
 

@@ -22,7 +22,7 @@ from scrflow.localize.localizer import Localizer, Networks, QueryFeatures
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization
 from scrflow.map.file import Map, load_map
-from scrflow.scene.checks.validate import check_unique
+from scrflow.scene.checks import check_unique
 
 
 @dataclass(frozen=True)

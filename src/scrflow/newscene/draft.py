@@ -22,7 +22,7 @@ from scrflow.newscene.report import Look, found_rows, missing_lines
 from scrflow.newscene.text import scale_of, scene_text
 from scrflow.pipeline.crosscheck import RESERVED
 from scrflow.pipeline.project import Project
-from scrflow.scene.checks.validate import check_unique, some
+from scrflow.scene.checks import check_unique, some
 from scrflow.scene.photo_files import list_photos
 from scrflow.scene.readers import Collection, SourceImage, read_source
 from scrflow.storage.artifact import write_text

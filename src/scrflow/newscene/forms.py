@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.core.errors import ScrflowError
-from scrflow.scene.model import read_model
+from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
 from scrflow.storage.listfile import has_suffix, split_name
 

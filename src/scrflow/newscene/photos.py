@@ -10,7 +10,7 @@ from pathlib import Path
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
-from scrflow.scene.checks.validate import check_name, some
+from scrflow.scene.checks import check_name, some
 from scrflow.scene.photo_files import Exif, read_exif
 from scrflow.scene.readers import Collection
 

@@ -13,8 +13,8 @@ import pycolmap
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.forms import Found
 from scrflow.newscene.options import NewScene
-from scrflow.scene.checks.validate import some
-from scrflow.scene.model import read_query_list
+from scrflow.scene.checks import some
+from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import camera_from_exif, every_nth, list_photos
 from scrflow.scene.readers import Collection
 from scrflow.storage.listfile import listed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import track
-from scrflow.scene.model import MODEL_DIGEST, WRITTEN
+from scrflow.scene.colmap_model import MODEL_DIGEST, WRITTEN
 from scrflow.storage.artifact import FORMS, folder_digest, read_json, read_stamp, sha256_file
 
 _NO_ARTIFACTS = ("train.json",)  # the training job

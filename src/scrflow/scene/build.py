@@ -13,19 +13,21 @@ import pycolmap
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import MIN_SIDE_PX
-from scrflow.scene.checks.consistency import check_poses_by_photos
-from scrflow.scene.checks.intrinsics import check_intrinsics
-from scrflow.scene.checks.placement import check_placement
-from scrflow.scene.checks.validate import (
+from scrflow.scene.checks import (
     check_images,
+    check_intrinsics,
     check_name,
+    check_placement,
     check_split,
     check_unique,
-    checked_rotation,
+    checked_pose,
     some,
 )
-from scrflow.scene.model import Query, View, read_poses, read_query_list, write_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.lists import read_poses, read_query_list
+from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
+from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.fetched import check_fetched
@@ -51,54 +53,52 @@ def build_scene(
     root = Path(root)
     if not root.is_dir():
         raise ScrflowError(
-            f"{root}: no such folder of the scene; put the dataset there, or mend key root (or data_root)"
+            f"{root}: no such folder of the scene; put the dataset there, or correct key root (or data_root)"
         )
     listed = (config.split.mapping, *config.split.queries.values(), config.split.query_poses)
     check_fetched(root, [*(root / name for name in listed if name), *config.source.files(root)])
     collection = read_source(config.source, root, sfm_model, parts)
-    check_unique((image.name for image in collection.images), str(collection.where))
+    where = str(collection.where)
+    check_unique((image.name for image in collection.images), where)
     images = {image.name: image for image in collection.images}
     mapping_names, queries = _split(config.split, root, collection, images)
     guessed = [q.name for q in queries if q.name in collection.guessed and q.camera is images[q.name].camera]
-    refuse_guesses(guessed, str(collection.where), config.split.guess_cameras)
+    refuse_guesses(guessed, where, config.split.guess_cameras)
 
     mapping = _mapping_views(mapping_names, images, collection)
-    where = str(_list_path(root, config.split.mapping) if config.split.mapping else collection.where)
-    check_split([v.name for v in mapping], [q.name for q in queries], where, config.min_mapping_images)
+    list_or_source = str(root / config.split.mapping) if config.split.mapping else where
+    check_split([v.name for v in mapping], [q.name for q in queries], list_or_source, config.min_mapping_images)
     poses = {
         q.name: images[q.name].cam_from_world
         for q in queries
         if q.name in images and images[q.name].cam_from_world is not None
     }
     if config.split.query_poses is not None:
-        poses |= _given_poses(_list_path(root, config.split.query_poses), [q.name for q in queries])
-    cameras: dict[str, pycolmap.Camera | None] = {}
+        poses |= _given_poses(root / config.split.query_poses, [q.name for q in queries])
+    cameras = {item.name: item.camera for item in (*mapping, *queries)}
     seen: set[tuple] = set()  # many images share a camera
-    for item in (*mapping, *queries):
-        check_name(item.name, str(collection.where))
-        c = item.camera
+    for name, c in cameras.items():
+        check_name(name, where)
         key = (c.model, c.width, c.height, *c.params)
-        if key not in seen and not 0 < min(c.width, c.height) < MIN_SIDE_PX:  # of others the photo is told below
-            check_intrinsics(c, f"{collection.where}: {item.name}")
+        if key not in seen and not 0 < min(c.width, c.height) < MIN_SIDE_PX:  # check_images names the photo of others
+            check_intrinsics(c, f"{where}: {name}")
             seen.add(key)
-        cameras[item.name] = c
     for name, pose in [(v.name, v.cam_from_world) for v in mapping] + list(poses.items()):
-        _check_finite_pose(pose, f"{collection.where}: {name}")
+        checked_pose(pose, f"{where}: {name}")
     given = config.source.reader not in _POSED_BY_US
     if given:
-        placed = np.stack([v.cam_from_world for v in mapping])
-        check_placement([v.name for v in mapping], placed, str(collection.where))
+        check_placement([v.name for v in mapping], np.stack([v.cam_from_world for v in mapping]), where)
     check_fetched(root, (collection.image_root / name for name in cameras))
     sha256 = check_images(collection.image_root, cameras)
     changed = [name for name, digest in collection.sha256.items() if sha256.get(name, digest) != digest]
     if changed:
         raise ScrflowError(
-            f"{collection.where}: structure from motion was on other photos than those at hand: {some(changed)}; "
+            f"{where}: structure from motion was on other photos than those at hand: {some(changed)}; "
             "delete this folder and run again, without --cache"
         )
     if given and config.check_poses:
         posed = [View(i.name, i.camera, i.cam_from_world) for i in collection.images if i.cam_from_world is not None]
-        check_poses_by_photos(posed, cameras.keys(), collection.image_root, str(collection.where))
+        check_poses_by_photos(posed, cameras.keys(), collection.image_root, where)
 
     model = _without_queries(collection.model, {v.name for v in mapping}) if collection.model is not None else None
     write_scene(
@@ -118,9 +118,6 @@ def build_scene(
     log.info("scene: %d mapping images, %d queries (%d with reference pose)", len(mapping), len(queries), len(poses))
 
 
-# --------------------------------------------------------------------------------------------------------------- split
-
-
 def _split(
     split: Split, root: Path, found: Collection, images: dict[str, SourceImage]
 ) -> tuple[list[str], list[Query]]:
@@ -136,41 +133,31 @@ def _split(
         mapping, names = found.split
         return list(mapping), [Query(name, images[name].camera, found.conditions.get(name, "all")) for name in names]
 
-    queries: list[Query] = []
+    queries: dict[str, Query] = {}
     for condition, listed in split.queries.items():
-        path = _list_path(root, listed)
+        path = root / listed
         cameras = read_query_list(path)
         unknown = [name for name, camera in cameras.items() if camera is None and name not in images]
         cameras |= query_cameras(found.image_root, unknown, str(path), split.guess_cameras)
         for name, camera in cameras.items():
-            if any(q.name == name for q in queries if q.condition != condition):
+            if name in queries:
                 raise ScrflowError(f"{path}: {name} is listed under another condition too; remove one")
-            queries.append(Query(name, images[name].camera if camera is None else camera, condition))
-    if split.mapping is not None:
-        path = _list_path(root, split.mapping)
-        mapping = list(read_query_list(path))
-        for name in mapping:
-            _known(name, images, path, found)
-    else:
-        taken = {q.name for q in queries}
-        mapping = [name for name in images if name not in taken]
-    return mapping, queries
-
-
-def _list_path(root: Path, listed: str) -> Path:
-    return root / listed
-
-
-def _known(name: str, images: dict[str, SourceImage], path: Path, found: Collection) -> SourceImage:
-    if name in images:
-        return images[name]
-    if not (found.image_root / name).is_file():
+            queries[name] = Query(name, images[name].camera if camera is None else camera, condition)
+    if split.mapping is None:
+        return [name for name in images if name not in queries], list(queries.values())
+    path = root / split.mapping
+    mapping = list(read_query_list(path))
+    for name in mapping:
+        if name in images:
+            continue
+        if not (found.image_root / name).is_file():
+            raise ScrflowError(
+                f"{found.image_root / name}: image is missing; {path} lists it; put it there or take it off the list"
+            )
         raise ScrflowError(
-            f"{found.image_root / name}: image is missing; {path} lists it; put it there or take it off the list"
+            f"{path}: {name} is listed, but {found.where} has no pose of it; add the pose or take it off the list"
         )
-    raise ScrflowError(
-        f"{path}: {name} is listed, but {found.where} has no pose of it; add the pose or take it off the list"
-    )
+    return mapping, list(queries.values())
 
 
 def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
@@ -193,7 +180,7 @@ def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
             unknown.append(name)
     if not out:
         raise ScrflowError(
-            f"{path}: none of its {len(given)} names is a query; mend key split.query_poses or the names"
+            f"{path}: none of its {len(given)} names is a query; correct key split.query_poses or the names"
         )
     if unknown:
         log.warning("%s: %d of %d names are no queries: %s", path, len(unknown), len(given), some(unknown))
@@ -215,25 +202,9 @@ def _mapping_views(names: list[str], images: dict[str, SourceImage], found: Coll
                 f"{found.where}: mapping image {name} has no pose; add it or take the image off the list"
             )
     if without:
-        log.warning(
-            "%s: %d mapping images left out, %s: %s",
-            found.where,
-            len(without),
-            found.left_out[without[0]],
-            some(without),
-        )
+        why = found.left_out[without[0]]
+        log.warning("%s: %d mapping images left out, %s: %s", found.where, len(without), why, some(without))
     return views
-
-
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
-def _check_finite_pose(pose, where: str) -> None:
-    checked_rotation(pose[:, :3], where)
-    if not abs(pose[:, 3]).max() < float("inf"):
-        raise ScrflowError(
-            f"{where}: pose has a number that is not finite; take the image off the list or mend the pose"
-        )
 
 
 def _without_queries(model: pycolmap.Reconstruction, mapping: set[str]) -> pycolmap.Reconstruction | None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened
-from scrflow.scene.checks.validate import some
+from scrflow.scene.checks import some
 from scrflow.storage.listfile import SUFFIXES
 
 log = logging.getLogger("scrflow")

@@ -18,9 +18,9 @@ from PIL import Image
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
-from scrflow.scene.checks.validate import check_images, check_name, check_unique, some
-from scrflow.scene.colmap_file import write_binary_model
-from scrflow.scene.model import MODEL_DIGEST, read_query_list
+from scrflow.scene.checks import check_images, check_name, check_unique, some
+from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
+from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs

@@ -18,8 +18,8 @@ from scrflow.config import TriangulateStage
 from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.geometry import camera_centre
-from scrflow.scene.colmap_file import write_binary_model
-from scrflow.scene.model import MODEL_DIGEST, Scene, View, load_scene, model_of_views
+from scrflow.scene.colmap_model import MODEL_DIGEST, View, model_of_views, write_binary_model
+from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, import_matches, match_pairs
 from scrflow.sfm.pairs import all_pairs, nearest_pairs

@@ -26,7 +26,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file") from None
+        raise ScrflowError(f"{path}: no such file; put it there, or correct its path in the config") from None
     except (ValueError, OSError) as error:
         raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
     # str.splitlines would also split at characters that names can hold

@@ -94,7 +94,7 @@ def _size(folder: Path | None) -> tuple[int, int] | None:
     path = None if folder is None else folder / "scene/queries.txt"
     if path is None or not path.is_file():
         return None
-    from scrflow.scene.model import read_query_list
+    from scrflow.scene.lists import read_query_list
 
     camera = next(iter(read_query_list(path).values()), None)
     return None if camera is None else (camera.width, camera.height)

@@ -23,7 +23,8 @@ from scrflow.features.retrieval.quality import measure
 from scrflow.features.retrieval.search import KIND, Retriever
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors
-from scrflow.scene.model import Scene, View, load_scene
+from scrflow.scene.colmap_model import View
+from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import (
     Stamp,
     create_h5,

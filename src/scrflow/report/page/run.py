@@ -22,7 +22,8 @@ from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.provenance import stages_of
 from scrflow.report.costs import Costs, costs_of
 from scrflow.report.page.render import angle, length, limit, text
-from scrflow.scene.model import Scene, load_scene, read_poses
+from scrflow.scene.lists import read_poses
+from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, read_json, read_stamp, require, sha256_file
 
 # blue to amber within the thresholds, red beyond: distinct for those who cannot tell red from green

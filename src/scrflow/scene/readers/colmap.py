@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from scrflow.config import ColmapSource
-from scrflow.scene.checks.validate import check_unique
-from scrflow.scene.model import read_model, views_of_model
+from scrflow.scene.checks import check_unique
+from scrflow.scene.colmap_model import read_model, views_of_model
 from scrflow.scene.readers.base import Collection, SourceImage
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from scrflow.config import CombinedSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
-from scrflow.scene.checks.validate import some
+from scrflow.scene.checks import some
 from scrflow.scene.model import Scene, load_scene
 from scrflow.scene.readers.base import Collection, SourceImage
 
@@ -37,7 +37,13 @@ def read(
             f"reader combined: no scene artifact of {some(missing)} given; run their scene stage first (snakemake does)"
         )
     scenes = {name: load_scene(parts[name]) for name in source.scenes}
-    _check_units(source, scenes)
+    units = {name: scene.unit for name, scene in scenes.items()}
+    if len(set(units.values())) > 1 and not source.allow_units:
+        told = ", ".join(f"{name}: {unit}" for name, unit in units.items())
+        raise ScrflowError(
+            f"reader combined: the scenes' units differ ({told}); combine scenes of one unit, or set "
+            "source.allow_units: true"
+        )
     image_root = common_root([scene.image_root for scene in scenes.values()])
     shifts = grid_shifts(source, scenes)
     images: dict[str, SourceImage] = {}
@@ -45,20 +51,18 @@ def read(
     mapping: list[str] = []
     queries: list[str] = []
     for part, scene in scenes.items():
-        prefix = os.path.relpath(scene.image_root, image_root)
-        posed = [(v.name, v.camera, v.cam_from_world) for v in scene.mapping]
-        asked = [(q.name, q.camera, scene.query_poses.get(q.name)) for q in scene.queries]
-        names = [Path(os.path.normpath(os.path.join(prefix, inside))).as_posix() for inside, *_ in (*posed, *asked)]
-        for name, (_, camera, pose) in zip(names, (*posed, *asked), strict=True):
+        found = [(mapping, v.name, v.camera, v.cam_from_world) for v in scene.mapping]
+        found += [(queries, q.name, q.camera, scene.query_poses.get(q.name)) for q in scene.queries]
+        for names, inside, camera, pose in found:
+            name = Path(os.path.relpath(scene.image_path(inside), image_root)).as_posix()
             if name in images:
                 raise ScrflowError(
                     f"{image_root / name}: image of both {part_of[name]} and {part}; take one of them out of "
                     "source.scenes"
                 )
-            images[name] = SourceImage(name, camera, None if pose is None else shifted(pose, shifts[part]))
+            images[name] = SourceImage(name, camera, None if pose is None else _shifted(pose, shifts[part]))
             part_of[name] = part
-        mapping += names[: len(posed)]
-        queries += names[len(posed) :]
+            names.append(name)
     return Collection(
         image_root,
         image_root,
@@ -83,7 +87,7 @@ def grid_shifts(source: CombinedSource, scenes: Mapping[str, Scene]) -> dict[str
     return shifts
 
 
-def shifted(cam_from_world: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _shifted(cam_from_world: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """The pose [3, 4] in a world whose points are x + shift: R x + t = R (x + shift) + (t - R shift)."""
     R = cam_from_world[:, :3]
     return np.column_stack([R, cam_from_world[:, 3] - R @ shift])
@@ -94,13 +98,3 @@ def common_root(folders: list[Path]) -> Path:
     root = Path(os.path.commonpath([Path(os.path.abspath(f)) for f in folders]))
     relative = not any(Path(f).is_absolute() for f in folders)
     return Path(os.path.relpath(root)) if relative else root
-
-
-def _check_units(source: CombinedSource, scenes: Mapping[str, Scene]) -> None:
-    units = {name: scene.unit for name, scene in scenes.items()}
-    if len(set(units.values())) > 1 and not source.allow_units:
-        told = ", ".join(f"{name}: {unit}" for name, unit in units.items())
-        raise ScrflowError(
-            f"reader combined: the scenes' units differ ({told}); combine scenes of one unit, or set "
-            "source.allow_units: true"
-        )

@@ -15,7 +15,8 @@ from scrflow.config import DsacSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
-from scrflow.scene.checks.validate import checked_pose
+from scrflow.scene.checks import checked_pose
+from scrflow.scene.lists import read_array
 from scrflow.scene.readers.base import Collection, SourceImage
 
 
@@ -27,25 +28,23 @@ def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Colle
 
 
 def _read_split(root: Path, split: str) -> list[SourceImage]:
-    files = {kind: _files(root / split / kind) for kind in ("rgb", "poses", "calibration")}
-    for kind in ("poses", "calibration"):
-        if len(files[kind]) != len(files["rgb"]):
+    photos, poses, calibrations = (_files(root / split / kind) for kind in ("rgb", "poses", "calibration"))
+    for kind, files in (("poses", poses), ("calibration", calibrations)):
+        if len(files) != len(photos):
             raise ScrflowError(
-                f"{root / split / kind}: {len(files[kind])} files for {len(files['rgb'])} images in rgb/; "
-                "expected one an image"
+                f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/; expected one an image"
             )
     out = []
-    for image, pose, calibration in zip(files["rgb"], files["poses"], files["calibration"], strict=True):
+    for photo, pose, calibration in zip(photos, poses, calibrations, strict=True):
         for other in (pose, calibration):
-            if not _stem(image) == _stem(other):
+            if _stem(photo) != _stem(other):
                 raise ScrflowError(
-                    f"{other}: does not belong to {image.name}, which has the same place in the sorted list; "
+                    f"{other}: does not belong to {photo.name}, which has the same place in the sorted list; "
                     "name image, pose and calibration alike"
                 )
-        world_from_cam = checked_pose(_numbers(pose, (4, 4)), str(pose))
-        out.append(
-            SourceImage(image.relative_to(root).as_posix(), _camera(calibration, image), invert_pose(world_from_cam))
-        )
+        world_from_cam = checked_pose(read_array(pose, (4, 4)), str(pose))
+        name = photo.relative_to(root).as_posix()
+        out.append(SourceImage(name, _camera(calibration, photo), invert_pose(world_from_cam)))
     return out
 
 
@@ -68,30 +67,13 @@ def _stem(path: Path) -> str:
     return stem
 
 
-def _numbers(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
-    try:
-        values = np.array([float(v) for v in path.read_text(encoding="utf-8").split()])
-    except (ValueError, OSError) as error:
-        raise ScrflowError(f"{path}: expected numbers ({error})") from None
-    for shape in shapes:
-        if values.size == np.prod(shape):
-            return values.reshape(shape)
-    expected = " or ".join(str(int(np.prod(s))) for s in shapes)
-    raise ScrflowError(f"{path}: {values.size} numbers, expected {expected}")
-
-
 def _camera(calibration: Path, image: Path) -> pycolmap.Camera:
     width, height = image_size(image)
-    values = _numbers(calibration, (3, 3), (1,))
+    values = read_array(calibration, (3, 3), (1,))
     if values.shape == (1,):
-        return pycolmap.Camera(
-            model="SIMPLE_PINHOLE", width=width, height=height, params=[values[0], width / 2, height / 2]
-        )
-    if (
-        abs(values[0, 1]) > 1e-6 * abs(values[0, 0])
-        or np.abs(values[[1, 2, 2], [0, 0, 1]]).max() > 0
-        or values[2, 2] != 1
-    ):
+        params = [values[0], width / 2, height / 2]
+        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
+    (fx, skew, cx), (_, fy, cy), _ = values
+    if abs(skew) > 1e-6 * abs(fx) or values[[1, 2, 2], [0, 0, 1]].any() or values[2, 2] != 1:
         raise ScrflowError(f"{calibration}: not a calibration matrix [fx 0 cx; 0 fy cy; 0 0 1] (skew is not supported)")
-    params = [values[0, 0], values[1, 1], values[0, 2], values[1, 2]]
-    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)
+    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=np.array([fx, fy, cx, cy]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +18,12 @@ import pycolmap
 
 from scrflow.config import KaptureSource
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import rotation_from_quaternion
-from scrflow.scene.checks.validate import checked_quaternion
-from scrflow.scene.model import camera_of_fields
+from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers
 from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.storage.listfile import read_lines
 
-_VERSION = re.compile(r"#\s*kapture format\s*:\s*(\d+)\.\d+")
+_VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits
-_NO_POSE = "without a pose in trajectories.txt"
 
 Device = tuple[int, str]  # timestamp, id of a sensor or rig
 
@@ -38,7 +36,7 @@ def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Co
     mapping = _read_folder(root / source.mapping, source.sensors)
     if not any(image.cam_from_world is not None for image in mapping.images):
         raise ScrflowError(
-            f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image; mend key source.mapping"
+            f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image; correct key source.mapping"
         )
     queries = {name: _read_folder(root / folder, source.sensors) for name, folder in source.queries.items()}
 
@@ -52,7 +50,7 @@ def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Co
         images=tuple(image for images in named for image in images),
         split=(tuple(i.name for i in named[0]), tuple(conditions)) if queries else None,
         conditions=conditions,
-        left_out={i.name: _NO_POSE for i in named[0] if i.cam_from_world is None},
+        left_out={i.name: "without a pose in trajectories.txt" for i in named[0] if i.cam_from_world is None},
     )
 
 
@@ -78,37 +76,33 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
         raise ScrflowError(
             f"{sensors}: no such folder; expected a kapture folder at {folder} (keys source.mapping, .queries)"
         )
-    cameras = _read_cameras(sensors / "sensors.txt")
+    listed = sensors / "sensors.txt"
+    cameras = _read_cameras(listed)
     unknown = [name for name in only or () if name not in cameras]
     if unknown:
-        raise ScrflowError(
-            f"{sensors / 'sensors.txt'}: no camera {unknown[0]!r} (key source.sensors); there are {', '.join(cameras)}"
-        )
+        raise ScrflowError(f"{listed}: no camera {unknown[0]!r} (key source.sensors); there are {', '.join(cameras)}")
     poses = _read_poses(sensors / "trajectories.txt")
     rigs = _read_rigs(sensors / "rigs.txt", cameras)
 
     path = sensors / "records_camera.txt"
     images: dict[Device, SourceImage] = {}
-    for number, fields in _read_table(path):
-        where = f"{path}: line {number}"
-        if len(fields) != 3 or not all(fields):
-            raise ScrflowError(f"{where}: expected 'timestamp, device_id, image_path'")
-        device = (_timestamp(fields[0], where), fields[1])
-        if device[1] not in cameras:
-            raise ScrflowError(f"{where}: sensors.txt has no camera {device[1]!r}; add it there or remove the line")
-        if only is not None and device[1] not in only:
+    for where, (timestamp, name, file) in _read_table(path, "timestamp, device_id, image_path"):
+        device = (_timestamp(timestamp, where), name)
+        if name not in cameras:
+            raise ScrflowError(f"{where}: sensors.txt has no camera {name!r}; add it there or remove the line")
+        if only is not None and name not in only:
             continue
         if device in images:
-            raise ScrflowError(f"{where}: another image of {device[1]!r} at {device[0]}; remove one line")
-        camera = cameras[device[1]]
+            raise ScrflowError(f"{where}: another image of {name!r} at {device[0]}; remove one line")
+        camera = cameras[name]
         if camera is None:
             raise ScrflowError(
-                f"{sensors / 'sensors.txt'}: camera {device[1]!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or "
-                "take the others alone with key source.sensors"
+                f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or take only the others "
+                "with key source.sensors"
             )
-        images[device] = SourceImage(fields[2], camera, _pose_of(device, poses, rigs, where))
+        images[device] = SourceImage(file, camera, _pose_of(device, poses, rigs, where))
     if not images:
-        raise ScrflowError(f"{path}: no images in it; mend keys source.mapping, source.queries or source.sensors")
+        raise ScrflowError(f"{path}: no images in it; correct keys source.mapping, source.queries or source.sensors")
     return _Folder(sensors, sensors / "records_data", list(images.values()))
 
 
@@ -140,11 +134,12 @@ def _pose_of(
 def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
     """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are passed over."""
     cameras: dict[str, pycolmap.Camera | None] = {}
-    for number, fields in _read_table(path, with_version=True):
-        where = f"{path}: line {number}"
-        if len(fields) < 3:
-            raise ScrflowError(f"{where}: expected 'sensor_id, name, sensor_type, parameters...'")
-        name, _, kind, *params = fields
+    table = list(_read_table(path, "sensor_id, name, sensor_type, parameters...", 3))
+    with open(path, encoding="utf-8-sig") as f:
+        first = f.readline().strip() or "nothing"
+    if not _VERSION.match(first):  # only the version in sensors.txt counts
+        raise ScrflowError(f"{path}: line 1: expected '# kapture format: 1.x', found {first!r}")
+    for where, (name, _, kind, *params) in table:
         if kind != "camera":
             continue
         if name in cameras:
@@ -161,28 +156,23 @@ def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
 def _read_poses(path: Path) -> dict[Device, np.ndarray | None]:
     """device_from_world [3, 4]; None where a position or a rotation is left empty. Nothing without a file."""
     poses: dict[Device, np.ndarray | None] = {}
-    for number, fields in _read_table(path) if path.is_file() else ():
-        where = f"{path}: line {number}"
-        if len(fields) != 9:
-            raise ScrflowError(f"{where}: expected 'timestamp, device_id, qw, qx, qy, qz, tx, ty, tz'")
-        device = (_timestamp(fields[0], where), fields[1])
+    form = "timestamp, device_id, qw, qx, qy, qz, tx, ty, tz"
+    for where, (timestamp, name, *pose) in _read_table(path, form) if path.is_file() else ():
+        device = (_timestamp(timestamp, where), name)
         if device in poses:
-            raise ScrflowError(f"{where}: a second pose of {device[1]!r} at {device[0]}; remove one line")
-        poses[device] = _pose(fields[2:], where)
+            raise ScrflowError(f"{where}: a second pose of {name!r} at {device[0]}; remove one line")
+        poses[device] = _pose(pose, where)
     return poses
 
 
 def _read_rigs(path: Path, cameras: Mapping[str, object]) -> dict[str, list[tuple[str, np.ndarray | None]]]:
     """sensor -> rigs that it is on, each with sensor_from_rig [3, 4]."""
     rigs: dict[str, list[tuple[str, np.ndarray | None]]] = {}
-    for number, fields in _read_table(path) if path.is_file() else ():
-        where = f"{path}: line {number}"
-        if len(fields) != 9:
-            raise ScrflowError(f"{where}: expected 'rig_id, sensor_id, qw, qx, qy, qz, tx, ty, tz'")
-        rig, sensor = fields[:2]
+    form = "rig_id, sensor_id, qw, qx, qy, qz, tx, ty, tz"
+    for where, (rig, sensor, *pose) in _read_table(path, form) if path.is_file() else ():
         if rig in cameras:
             raise ScrflowError(f"{where}: {rig!r} is both a rig and a sensor of sensors.txt; rename the rig")
-        rigs.setdefault(sensor, []).append((rig, _pose(fields[2:], where)))
+        rigs.setdefault(sensor, []).append((rig, _pose(pose, where)))
     return rigs
 
 
@@ -190,37 +180,27 @@ def _pose(fields: list[str], where: str) -> np.ndarray | None:
     """[3, 4] of qw qx qy qz tx ty tz; None where the rotation or the position is empty."""
     if not any(fields[:4]) or not any(fields[4:]):
         return None
-    try:
-        values = np.array([float(f) for f in fields])
-    except ValueError:
-        raise ScrflowError(f"{where}: {', '.join(fields)} is not a pose of seven numbers; mend the line") from None
-    if not np.isfinite(values).all():
-        raise ScrflowError(f"{where}: pose has a number that is not finite; leave the fields empty or remove the line")
-    return np.column_stack([rotation_from_quaternion(checked_quaternion(values[:4], where)), values[4:]])
+    values = finite_numbers(fields)
+    if values is None:
+        raise ScrflowError(
+            f"{where}: {', '.join(fields)} is not a pose of seven finite numbers; correct the line, or leave fields "
+            "empty"
+        )
+    return pose_of_numbers(values, where)
 
 
 def _timestamp(field: str, where: str) -> int:
     if not field.isdecimal() or len(field) > _LONGEST_TIMESTAMP:
-        raise ScrflowError(f"{where}: timestamp {field[:40]!r} is not a whole number; mend the line")
+        raise ScrflowError(f"{where}: timestamp {field[:40]!r} is not a whole number; correct the line")
     return int(field)  # 0001 and 1 are the same
 
 
-def _read_table(path: Path, with_version: bool = False) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of a comma-separated file without comments and empty lines; blanks around fields are cut.
-
-    ``with_version``: the first line must tell version 1 of the format (only that of sensors.txt counts).
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file; the kapture folder is not complete") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
-    lines = text.splitlines()
-    if with_version:
-        version = _VERSION.match(lines[0]) if lines else None
-        if version is None or version[1] != "1":
-            found = lines[0].strip() if lines else "nothing"
-            raise ScrflowError(f"{path}: line 1: expected '# kapture format: 1.x', found {found!r}")
-    rows = [(n, [f.strip() for f in line.split(",")]) for n, line in enumerate(lines, start=1)]
-    return [(n, fields) for n, fields in rows if any(fields) and not fields[0].startswith("#")]
+def _read_table(path: Path, form: str, least: int | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(file and line, fields) of a comma-separated file, blanks around fields cut: as many as ``form`` names, or
+    ``least`` and more."""
+    expected = len(form.split(","))
+    for number, line in read_lines(path):
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) < least if least else len(fields) != expected:
+            raise ScrflowError(f"{path}: line {number}: expected {form!r}; correct the line")
+        yield f"{path}: line {number}", fields

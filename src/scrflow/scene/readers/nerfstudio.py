@@ -21,7 +21,7 @@ from scrflow.config import NerfstudioSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
-from scrflow.scene.checks.validate import check_name, checked_pose, checked_size, some
+from scrflow.scene.checks import check_name, checked_pose, checked_size, some
 from scrflow.scene.readers.base import Collection, SourceImage
 
 log = logging.getLogger("scrflow")
@@ -39,7 +39,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file; mend key source.transforms") from None
+        raise ScrflowError(f"{path}: no such file; correct key source.transforms") from None
     except (ValueError, OSError, RecursionError) as error:
         raise ScrflowError(f"{path}: not JSON ({error})") from None
     frames = values.get("frames") if isinstance(values, dict) else None
@@ -50,41 +50,28 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
     for number, frame in enumerate(frames):
         if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
             raise ScrflowError(f"{path}: frame {number} needs file_path and transform_matrix")
-        check_name(posixpath.normpath(str(frame["file_path"]).replace("\\", "/")), f"{path}: frame {number}")
-        name = _existing(path.parent, str(frame["file_path"]))
-        where = f"{path}: frame {name}"
-        if not (path.parent / name).is_file():
-            missing.append(name)
+        name = posixpath.normpath(str(frame["file_path"]).replace("\\", "/"))
+        check_name(name, f"{path}: frame {number}")
+        # Blender-style lists omit the suffix
+        name = next((n for s in ("", ".png", ".jpg", ".jpeg", ".JPG") if (path.parent / (n := name + s)).is_file()), "")
+        if not name:
+            missing.append(str(frame["file_path"]))
             continue
+        where = f"{path}: frame {name}"
         try:
             matrix = np.array(frame["transform_matrix"], np.float64)
         except (ValueError, TypeError):
             raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers") from None
         world_from_cam = checked_pose(matrix, where)
         world_from_cam[:, :3] *= _OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
-        images.append(
-            SourceImage(name, _camera({**values, **frame}, path.parent / name, where), invert_pose(world_from_cam))
-        )
-    if missing and not source.skip_missing:
-        raise ScrflowError(
-            f"{path}: {len(missing)} of {len(frames)} frames have no image ({some(missing)}); "
-            "put the images there or set source.skip_missing: true"
-        )
+        camera = _camera({**values, **frame}, path.parent / name, where)
+        images.append(SourceImage(name, camera, invert_pose(world_from_cam)))
     if missing:
-        log.warning(
-            "%s: left out %d of %d frames, which have no image (%s)", path, len(missing), len(frames), some(missing)
-        )
+        told = f"{len(missing)} of {len(frames)} frames have no image ({some(missing)})"
+        if not source.skip_missing:
+            raise ScrflowError(f"{path}: {told}; put the images there or set source.skip_missing: true")
+        log.warning("%s: %s; they are left out", path, told)
     return Collection(path, path.parent, tuple(images))
-
-
-def _existing(folder: Path, file_path: str) -> str:
-    """The normalised name; where it has no file as it stands (Blender-style lists omit the suffix) the one that has."""
-    name = posixpath.normpath(file_path.replace("\\", "/"))
-    if not (folder / name).is_file():
-        for suffix in (".png", ".jpg", ".jpeg", ".JPG"):
-            if (folder / f"{name}{suffix}").is_file():
-                return name + suffix
-    return name
 
 
 def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
@@ -110,29 +97,25 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
         fx = 0.5 * width / math.tan(0.5 * angle)
     else:
         raise ScrflowError(f"{where}: no focal length; expected fl_x or camera_angle_x")
-    fy = number("fl_y", fx)
-    cx, cy = number("cx", width / 2), number("cy", height / 2)
+    pinhole = [fx, number("fl_y", fx), number("cx", width / 2), number("cy", height / 2)]
     k1, k2, k3, k4, p1, p2 = (number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
 
     kind = str(values.get("camera_model", "OPENCV_FISHEYE" if values.get("is_fisheye") else "OPENCV")).upper()
-    if kind in _PINHOLE:
-        k1 = k2 = k3 = k4 = p1 = p2 = 0.0  # nerfstudio reads no distortion for these
     if kind in _FISHEYE:
         if p1 or p2:
             raise ScrflowError(f"{where}: a fisheye camera with p1, p2 has no COLMAP model; calibrate without them")
-        model, params = "OPENCV_FISHEYE", [fx, fy, cx, cy, k1, k2, k3, k4]
+        model, params = "OPENCV_FISHEYE", [*pinhole, k1, k2, k3, k4]
     elif kind not in _PERSPECTIVE:
-        raise ScrflowError(
-            f"{where}: camera_model {kind!r} is not supported; there are {', '.join((*_PERSPECTIVE, *_FISHEYE))}"
-        )
+        known = ", ".join((*_PERSPECTIVE, *_FISHEYE))
+        raise ScrflowError(f"{where}: camera_model {kind!r} is not supported; there are {known}")
+    elif kind in _PINHOLE or not any((k1, k2, k3, k4, p1, p2)):  # nerfstudio reads no distortion for pinholes
+        model, params = "PINHOLE", pinhole
     elif k4:
         raise ScrflowError(
             f"{where}: k4 of a perspective camera has no COLMAP model; calibrate with at most k1, k2, k3"
         )
     elif k3:
-        model, params = "FULL_OPENCV", [fx, fy, cx, cy, k1, k2, p1, p2, k3, 0, 0, 0]
-    elif k1 or k2 or p1 or p2:
-        model, params = "OPENCV", [fx, fy, cx, cy, k1, k2, p1, p2]
+        model, params = "FULL_OPENCV", [*pinhole, k1, k2, p1, p2, k3, 0, 0, 0]
     else:
-        model, params = "PINHOLE", [fx, fy, cx, cy]
+        model, params = "OPENCV", [*pinhole, k1, k2, p1, p2]
     return pycolmap.Camera(model=model, width=width, height=height, params=params)

@@ -1,4 +1,8 @@
-"""A VisualSFM model (NVM) with an image folder; published intrinsics may stand in for its cameras.
+"""A VisualSFM model (NVM_V3) with an image folder; published intrinsics may stand in for its cameras.
+
+**The file.** A camera is ``name focal qw qx qy qz cx cy cz radial 0``: rotation world to camera, camera centre. A point
+is ``x y z r g b n`` and n times ``image feature x y``. A file may go on with further models and a section about PLY
+files; the first model counts.
 
 **Distortion.** VisualSFM keeps a normalised *measurement* distortion: of a measurement m (px from the principal point),
 m (1 + r |m|^2 / f^2) is the undistorted one (C. Wu, Multicore bundle adjustment: SetNormalizedMeasurementDistortion).
@@ -17,8 +21,12 @@ image centre (w/2, h/2) with the pixel origin of SiftGPU, which is COLMAP's (the
 from __future__ import annotations
 
 import logging
+import math
 import os
+from array import array
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pycolmap
@@ -28,11 +36,10 @@ from scrflow.core.cameras import pixels_from_points
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, rotation_from_quaternion
 from scrflow.core.images import image_size as header_size
-from scrflow.scene.checks.validate import QUATERNION_TOLERANCE, some
-from scrflow.scene.model import View, read_query_list
-from scrflow.scene.nvm_file import NvmModel, read_nvm
+from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
+from scrflow.scene.colmap_model import View, model_with_points
+from scrflow.scene.lists import finite_numbers, read_query_list
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.tracks import model_with_points
 
 log = logging.getLogger("scrflow")
 
@@ -86,7 +93,7 @@ def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height from the file's header."""
     if not os.path.lexists(path):
-        raise ScrflowError(f"{path}: image is missing; put it there, or mend key source.images")
+        raise ScrflowError(f"{path}: image is missing; put it there, or correct key source.images")
     return header_size(path)
 
 
@@ -97,7 +104,7 @@ def radial_camera(width: int, height: int, focal: float, r: float, where: str) -
     """The COLMAP camera of VisualSFM's focal length (px) and radial distortion; see the module's note."""
     centre = [width / 2, height / 2]
     if not focal > 0:
-        raise ScrflowError(f"{where}: focal length {focal:g} px, expected a positive number; mend the model")
+        raise ScrflowError(f"{where}: focal length {focal:g} px, expected a positive number; correct the model")
     if r == 0:
         return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=[focal, *centre])
     measured = np.linspace(0, np.hypot(*centre) / focal, _FIT_SAMPLES + 1)[1:]
@@ -170,8 +177,130 @@ def _origin(
     if not medians[best] <= _MAX_MEDIAN_PX:
         raise ScrflowError(
             f"{path}: its points are {medians[best]:.3g} px (median) from their measurements, expected under "
-            f"{_MAX_MEDIAN_PX:g}: cameras, poses and points do not fit; mend them, or set source.points: false"
+            f"{_MAX_MEDIAN_PX:g}: cameras, poses and points do not fit; correct them, or set source.points: false"
         )
     x, y = np.median(readings[best], axis=0)
     log.info("%s: measurements %s; median residual %.2f px, offset %.2f %.2f px", path, best, medians[best], x, y)
     return centre if best == "from the principal point" else np.zeros_like(centre)
+
+
+# ------------------------------------------------------------------------------------------------------------ the file
+
+_LONGEST_COUNT = 18  # digits
+_HEAD = 7  # numbers of a point before its measurements
+
+
+@dataclass(frozen=True, eq=False)
+class NvmModel:
+    """N cameras; P points with M measurements, those of a point one after the other."""
+
+    names: tuple[str, ...]  # [N]
+    focal: np.ndarray  # [N] px
+    quaternion: np.ndarray  # [N, 4] w x y z, world to camera, as written (not normalised)
+    centre: np.ndarray  # [N, 3] in the world
+    radial: np.ndarray  # [N]
+    xyz: np.ndarray  # [P, 3]
+    rgb: np.ndarray  # [P, 3] uint8
+    point: np.ndarray  # [M] int64, index into xyz
+    image: np.ndarray  # [M] int64, index into names
+    xy: np.ndarray  # [M, 2] float64, as written
+
+
+def read_nvm(path: Path, points: bool = True) -> NvmModel:
+    """The first model of the file, without its points where ``points`` is False. ScrflowError names a damaged line."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as f:
+            lines = _Lines(f, path)
+            header = lines.next("the header NVM_V3").split()
+            if header != [b"NVM_V3"]:
+                raise ScrflowError(
+                    f"{path}: begins with {header[0][:30].decode('latin-1')!r} and {len(header) - 1} more fields, "
+                    "expected 'NVM_V3' alone (no fixed calibration); save the model again by VisualSFM"
+                )
+            count = lines.count("cameras")
+            rows = [_camera(lines.next(f"camera {i + 1} of {count}"), lines.where()) for i in range(count)]
+            names = tuple(name for name, _ in rows)
+            check_unique(names, str(path))
+            values = np.array([row for _, row in rows], np.float64).reshape(count, 10)
+            of_points = _points(lines, lines.count("points") if points else 0, count)
+            more = ((points and lines.read()) or b"0").strip()
+            if more.isdigit() and int(more):
+                log.warning("%s: a further model of %s cameras follows; the first is taken", path, more.decode())
+    except OSError as error:
+        raise ScrflowError(f"{path}: NVM model cannot be read ({error.strerror}); correct the path in source") from None
+    return NvmModel(names, values[:, 0], values[:, 1:5], values[:, 5:8], values[:, 8], *of_points)
+
+
+class _Lines:
+    """Lines that are not empty, with their numbers."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path, self.number = file, path, 0
+
+    def where(self) -> str:
+        return f"{self.path}: line {self.number}"
+
+    def read(self) -> bytes | None:
+        for line in self.file:
+            self.number += 1
+            if line.strip():
+                return line
+        return None
+
+    def next(self, what: str) -> bytes:
+        line = self.read()
+        if line is None:
+            raise ScrflowError(f"{self.path}: ends before {what}; copy the file again")
+        return line
+
+    def count(self, what: str) -> int:
+        line = self.next(f"the number of {what}").strip()
+        if not line.isdigit() or len(line) > _LONGEST_COUNT:
+            raise ScrflowError(
+                f"{self.where()}: {line[:40].decode('latin-1')!r}, expected the number of {what}; copy the file again"
+            )
+        return int(line)
+
+
+def _camera(line: bytes, where: str) -> tuple[str, list[float]]:
+    # VisualSFM separates the name by a tab and writes blanks of a name as quotation marks
+    fields = line.decode("utf-8", "replace").rsplit(None, 10)
+    values = finite_numbers(fields[1:])
+    if values is None or len(values) != 10:
+        raise ScrflowError(
+            f"{where}: expected a camera 'name focal qw qx qy qz cx cy cz radial 0' with finite numbers; "
+            "copy the file again"
+        )
+    return fields[0].strip().replace('"', " ").replace("\\", "/"), values.tolist()
+
+
+def _points(lines: _Lines, count: int, cameras: int) -> tuple[np.ndarray, ...]:
+    """(xyz, rgb, point, image, xy) of ``count`` points."""
+    numbers, lengths = array("d"), array("q")
+    for i in range(count):
+        fields = lines.next(f"point {i + 1} of {count}").split()
+        try:
+            row = list(map(float, fields))
+            length = int(row[_HEAD - 1])
+        except (ValueError, IndexError, OverflowError):
+            row, length = [], 0
+        if length < 1 or len(row) != _HEAD + 4 * length or not math.isfinite(sum(row)):
+            raise ScrflowError(
+                f"{lines.where()}: expected a point 'x y z r g b n' and n times 'image feature x y', finite numbers; "
+                "copy the file again"
+            )
+        numbers.extend(row)
+        lengths.append(length)
+    values, n = np.array(numbers, np.float64), np.array(lengths, np.int64)
+    starts = np.cumsum(_HEAD + 4 * n) - (_HEAD + 4 * n)
+    point = np.repeat(np.arange(count), n)
+    first = starts[point] + _HEAD + 4 * (np.arange(len(point)) - (np.cumsum(n) - n)[point])
+    image = values[first].astype(np.int64)
+    wrong = np.flatnonzero((image < 0) | (image >= cameras))
+    if len(wrong):
+        raise ScrflowError(
+            f"{lines.path}: point {point[wrong[0]] + 1} names image {image[wrong[0]]} of {cameras}; copy the file again"
+        )
+    rgb = np.clip(values[starts[:, None] + (3, 4, 5)], 0, 255).astype(np.uint8)
+    return values[starts[:, None] + (0, 1, 2)], rgb, point, image, values[first[:, None] + (2, 3)]

@@ -10,8 +10,8 @@ import pycolmap
 
 from scrflow.config import PhotosSource
 from scrflow.core.errors import ScrflowError
-from scrflow.scene.checks.validate import some
-from scrflow.scene.model import View, copy_camera, read_model, views_of_model
+from scrflow.scene.checks import some
+from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, list_photos
 from scrflow.scene.readers.base import Collection, SourceImage
 from scrflow.storage.artifact import read_json, read_stamp
@@ -71,9 +71,7 @@ def _cameras_of_others(
         log.warning(
             "%s: no focal length in EXIF of %d photos, which take the median camera of the registered ones of their "
             "size: %s",
-            folder,
-            len(alike),
-            some(alike),
+            *(folder, len(alike), some(alike)),
         )
     if guessed:
         log.warning("%s: the camera of %d photos is a guess: %s", folder, len(guessed), some(guessed))

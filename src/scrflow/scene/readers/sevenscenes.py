@@ -1,4 +1,5 @@
-"""7-Scenes (Shotton et al., CVPR 2013) as published, with either of its two ground truths.
+"""7-Scenes (Shotton et al., CVPR 2013) as published, with either of its two ground truths; and what it shares with
+12-Scenes.
 
 ``*.pose.txt`` (KinectFusion) is world_from_cam of the depth camera, whose focal length is 585 px; photos and depth maps
 are not registered. The set-up of ACE takes the colour camera at f 525, the principal point at the image's centre, and
@@ -14,7 +15,9 @@ constant transform takes away the rest (drift of the trajectory, it seems): pref
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +25,14 @@ import pycolmap
 
 from scrflow.config import SevenScenesSource
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.scene.checks import checked_pose, some
+from scrflow.scene.lists import read_array
 from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
+from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
+
+log = logging.getLogger("scrflow")
 
 SIZE = (640, 480)
 DSLAM_FOCAL_PX = 525.0
@@ -43,68 +51,98 @@ def read(source: SevenScenesSource, root: Path, sfm_model: Path | None = None) -
     """All frames of the sequences of TrainSplit.txt (mapped) and TestSplit.txt (queries); names are like
     ``seq-01/frame-000000.color.png``. Frames without pose are left out with a warning."""
     folder = source.dataset(root)
-    splits = [_frames(folder, _sequences(folder / name)) for name in ("TrainSplit.txt", "TestSplit.txt")]
+    mapping, queries = (_frames(folder, name) for name in ("TrainSplit.txt", "TestSplit.txt"))
+
+    def published_pose(name: str) -> np.ndarray | None:
+        pose = read_frame_pose(folder / name.replace(".color.png", ".pose.txt"))
+        if pose is None or not source.depth_to_colour:
+            return pose
+        moved = COLOUR_FROM_DEPTH[:, :3] @ pose
+        return np.column_stack([moved[:, :3], moved[:, 3] + COLOUR_FROM_DEPTH[:, 3]])
+
     if source.poses == "sfm":
-        listed = read_lists(
-            source.pose_lists(root), "github.com/tsattler/visloc_pseudo_gt_limitations has them in pgt/sfm/7scenes"
-        )
-        _check_images_there(folder, listed, source.pose_lists(root))
-    images: dict[str, SourceImage] = {}
-    for name in (*splits[0], *splits[1]):
-        if source.poses == "sfm":
-            pose, focal = listed.get(name, (None, 0.0))
-        else:
-            pose = read_frame_pose(folder / name.replace(".color.png", ".pose.txt"))
-            focal = DSLAM_FOCAL_PX
-            if pose is not None and source.depth_to_colour:
-                pose = _compose(COLOUR_FROM_DEPTH, pose)
-        if pose is not None:
-            params = [focal, SIZE[0] / 2, SIZE[1] / 2]
-            camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=SIZE[0], height=SIZE[1], params=params)
-            images[name] = SourceImage(name, camera, pose)
-    mapping, queries = (tuple(n for n in names if n in images) for names in splits)
-    report_left_out(
-        folder,
-        "which the pose lists do not name" if source.poses == "sfm" else "whose pose is not finite",
-        {
-            "mapping": [n for n in splits[0] if n not in images],
-            "query": [n for n in splits[1] if n not in images],
-        },
-        len(splits[0]) + len(splits[1]),
-    )
-    return Collection(folder, folder, tuple(images.values()), split=(mapping, queries))
+        listed = read_pose_lists(source.pose_lists(root), folder, "7scenes")
+        return posed_frames(folder, mapping, queries, lambda n: sfm_image(listed, n, SIZE), NOT_LISTED)
+    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", DSLAM_FOCAL_PX, *SIZE)
+    return posed_frames(folder, mapping, queries, lambda n: (camera, published_pose(n)), NOT_FINITE)
 
 
-def _sequences(path: Path) -> list[str]:
-    """Folders ``seq-01`` of the lines ``sequence1``."""
-    out = []
-    for number, line in read_lines(path):
+def _frames(folder: Path, split: str) -> list[str]:
+    """Names of the frames of the sequences that a split file lists: ``sequence1`` is the folder seq-01."""
+    names = []
+    for number, line in read_lines(folder / split):
         match = re.fullmatch(r"sequence(\d+)", line)
         if match is None:
-            raise ScrflowError(f"{path}: line {number}: {line!r}, expected 'sequence1' or the like")
-        out.append(f"seq-{int(match[1]):02d}")
-    if not out:
-        raise ScrflowError(f"{path}: no sequence in it; unpack the dataset again")
-    return out
-
-
-def _frames(folder: Path, sequences: list[str]) -> list[str]:
-    names = []
-    for sequence in sequences:
+            raise ScrflowError(f"{folder / split}: line {number}: {line!r}, expected 'sequence1' or the like")
+        sequence = f"seq-{int(match[1]):02d}"
         found = sorted((folder / sequence).glob("frame-*.color.png"))
         if not found:
             raise ScrflowError(f"{folder / sequence}: no frame-*.color.png in it; unpack {sequence}.zip there")
         names += [f"{sequence}/{path.name}" for path in found]
+    if not names:
+        raise ScrflowError(f"{folder / split}: no sequence in it; unpack the dataset again")
     return names
 
 
-def _check_images_there(folder: Path, listed: dict[str, tuple[np.ndarray, float]], lists: list[Path]) -> None:
-    for name in listed:
-        if not (folder / name).is_file():
-            paths = " or ".join(map(str, lists))
-            raise ScrflowError(f"{folder / name}: image is missing; {paths} lists it; unpack the dataset again")
+# ------------------------------------------------------------------------------------------------ shared with 12-Scenes
+
+NOT_LISTED = "which the pose lists do not name"
+NOT_FINITE = "whose pose is not finite"
 
 
-def _compose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The pose [3, 4] of ``b``, then ``a``."""
-    return np.column_stack([a[:, :3] @ b[:, :3], a[:, :3] @ b[:, 3] + a[:, 3]])
+def posed_frames(
+    folder: Path,
+    mapping: Sequence[str],
+    queries: Sequence[str],
+    image: Callable[[str], tuple[pycolmap.Camera, np.ndarray | None]],
+    why: str,
+) -> Collection:
+    """The frames that have a pose; ``image`` gives camera and pose of a name. A warning says ``why`` others do not."""
+    images = {}
+    for name in sorted((*mapping, *queries)):
+        camera, pose = image(name)
+        if pose is not None:
+            images[name] = SourceImage(name, camera, pose)
+    for kind, names in (("mapping", mapping), ("query", queries)):
+        lost = [name for name in names if name not in images]
+        if lost:
+            total = len(mapping) + len(queries)
+            log.warning("%s: %d %s of %d frames left out, %s: %s", folder, len(lost), kind, total, why, some(lost))
+    split = tuple(n for n in mapping if n in images), tuple(n for n in queries if n in images)
+    return Collection(folder, folder, tuple(images.values()), split=split)
+
+
+def read_pose_lists(paths: Sequence[Path], folder: Path, dataset: str) -> dict[str, tuple[np.ndarray, float]]:
+    """name -> (cam_from_world [3, 4], focal length in px) of several lists of SfM poses (Brachmann et al., ICCV 2021),
+    all of whose images are in ``folder``."""
+    out: dict[str, tuple[np.ndarray, float]] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ScrflowError(
+                f"{path}: pose list is missing; github.com/tsattler/visloc_pseudo_gt_limitations has it in "
+                f"pgt/sfm/{dataset}, or correct key source.lists"
+            )
+        for name, found in read_pose_list(path).items():
+            if name in out:
+                raise ScrflowError(f"{path}: {name} also in another of {', '.join(map(str, paths))}; remove one")
+            if not (folder / name).is_file():
+                raise ScrflowError(f"{folder / name}: image is missing; {path} lists it; unpack the dataset again")
+            out[name] = found
+    return out
+
+
+def sfm_image(
+    listed: dict[str, tuple[np.ndarray, float]], name: str, size: tuple[int, int]
+) -> tuple[pycolmap.Camera, np.ndarray | None]:
+    """Camera (principal point at the centre) and pose of a frame that the lists name, pose None of another."""
+    pose, focal = listed.get(name, (None, 1.0))
+    width, height = size
+    params = [focal, width / 2, height / 2]
+    return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params), pose
+
+
+def read_frame_pose(path: Path) -> np.ndarray | None:
+    """cam_from_world [3, 4] of a file with the 4x4 matrix of world_from_cam; None where tracking was lost (numbers that
+    are not finite). ScrflowError for anything else than 16 numbers, or no rotation."""
+    world_from_cam = read_array(path, (4, 4))
+    return invert_pose(checked_pose(world_from_cam, str(path))) if np.isfinite(world_from_cam).all() else None

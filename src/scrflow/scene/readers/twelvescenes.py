@@ -7,7 +7,6 @@ lists of SfM poses lack some frames: both are left out, as in the published eval
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -16,9 +15,18 @@ import pycolmap
 
 from scrflow.config import TwelveScenesSource
 from scrflow.core.errors import ScrflowError
-from scrflow.scene.checks.validate import checked_size
-from scrflow.scene.readers.base import Collection, SourceImage
-from scrflow.scene.readers.frames import read_frame_pose, read_lists, report_left_out
+from scrflow.scene.checks import checked_size
+from scrflow.scene.lists import finite_numbers
+from scrflow.scene.readers.base import Collection
+from scrflow.scene.readers.sevenscenes import (
+    NOT_FINITE,
+    NOT_LISTED,
+    posed_frames,
+    read_frame_pose,
+    read_pose_lists,
+    sfm_image,
+)
+from scrflow.storage.listfile import read_lines
 
 _SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")
@@ -31,65 +39,32 @@ def read(source: TwelveScenesSource, root: Path, sfm_model: Path | None = None) 
     poses the list's focal length and the image's centre.
     """
     folder = source.dataset(root)
-    info = _info(folder / "info.txt")
+    info = _Info(folder / "info.txt")
     first, last = _test_range(folder / "split.txt")
     names = {f"data/{p.name}": int(m[1]) for p in sorted(folder.glob("data/*")) if (m := _FRAME.fullmatch(p.name))}
     if not names:
         raise ScrflowError(f"{folder / 'data'}: no frame-*.color.jpg in it; unpack the dataset there")
-    width, height = (_number(info, folder / "info.txt", key) for key in ("m_colorWidth", "m_colorHeight"))
-    checked_size(width, height, str(folder / "info.txt"))
-    if source.poses == "sfm":
-        listed = read_lists(
-            source.pose_lists(root), "github.com/tsattler/visloc_pseudo_gt_limitations has them in pgt/sfm/12scenes"
-        )
-        missing = [name for name in listed if name not in names]
-        if missing:
-            raise ScrflowError(
-                f"{folder / missing[0]}: image is missing; {' or '.join(map(str, source.pose_lists(root)))} lists it; "
-                "unpack the dataset again"
-            )
-    else:
-        published = _camera(info, folder / "info.txt", width, height)
-    images: dict[str, SourceImage] = {}
-    for name in names:
-        if source.poses == "sfm" and name in listed:
-            pose, focal = listed[name]
-            camera = pycolmap.Camera(
-                model="SIMPLE_PINHOLE", width=width, height=height, params=[focal, width / 2, height / 2]
-            )
-            images[name] = SourceImage(name, camera, pose)
-        elif source.poses == "dslam":
-            pose = read_frame_pose(folder / name.replace(".color.jpg", ".pose.txt"))
-            if pose is not None:
-                images[name] = SourceImage(name, published, pose)
     queries = [name for name, number in names.items() if first <= number <= last]
     mapping = [name for name, number in names.items() if not first <= number <= last]
-    report_left_out(
-        folder,
-        "which the pose lists do not name" if source.poses == "sfm" else "whose pose is not finite",
-        {"mapping": [n for n in mapping if n not in images], "query": [n for n in queries if n not in images]},
-        len(names),
-    )
-    split = tuple(n for n in mapping if n in images), tuple(n for n in queries if n in images)
-    return Collection(folder, folder, tuple(images.values()), split=split)
+    size = info.size()
+    if source.poses == "sfm":
+        listed = read_pose_lists(source.pose_lists(root), folder, "12scenes")
+        return posed_frames(folder, mapping, queries, lambda n: sfm_image(listed, n, size), NOT_LISTED)
+    camera = info.camera(size)
 
+    def image(name: str) -> tuple[pycolmap.Camera, np.ndarray | None]:
+        return camera, read_frame_pose(folder / name.replace(".color.jpg", ".pose.txt"))
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file; unpack the dataset there, or mend key source.folder") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
+    return posed_frames(folder, mapping, queries, image, NOT_FINITE)
 
 
 def _test_range(path: Path) -> tuple[int, int]:
     """First and last frame of the first sequence, from its line ``sequence0 [frames=357]  [start=0 ; end=356]``."""
-    lines = [line.strip() for line in _lines(path) if line.strip()]
-    match = _SEQUENCE.fullmatch(lines[0]) if lines else None
+    lines = read_lines(path) or [(1, "")]
+    match = _SEQUENCE.fullmatch(lines[0][1])
     if match is None:
         raise ScrflowError(
-            f"{path}: line 1 is {(lines or [''])[0][:80]!r}, expected 'sequence0 [frames=357]  [start=0 ; end=356]'"
+            f"{path}: line 1 is {lines[0][1][:80]!r}, expected 'sequence0 [frames=357]  [start=0 ; end=356]'"
         )
     frames, start, end = (int(match[i]) for i in (2, 3, 4))
     if end - start + 1 != frames:
@@ -97,31 +72,33 @@ def _test_range(path: Path) -> tuple[int, int]:
     return start, end
 
 
-def _info(path: Path) -> dict[str, str]:
-    """The lines ``key = value``."""
-    pairs = (line.partition("=") for line in _lines(path))
-    return {key.strip(): value.strip() for key, equals, value in pairs if equals}
+class _Info:
+    """The lines ``key = value`` of info.txt."""
 
+    def __init__(self, path: Path):
+        pairs = (line.partition("=") for _, line in read_lines(path))
+        self.path, self.values = path, {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
-def _numbers(info: dict[str, str], path: Path, key: str, count: int) -> list[float]:
-    try:
-        values = [float(v) for v in info.get(key, "").split()]
-    except ValueError:
-        values = []
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise ScrflowError(f"{path}: {key} is {info.get(key)!r}, expected {count} numbers; unpack the dataset again")
-    return values
+    def numbers(self, key: str, count: int) -> np.ndarray:
+        found = finite_numbers(self.values.get(key, "").split())
+        if found is None or len(found) != count:
+            raise ScrflowError(
+                f"{self.path}: {key} is {self.values.get(key)!r}, expected {count} numbers; unpack the dataset again"
+            )
+        return found
 
+    def size(self) -> tuple[int, int]:
+        width, height = (float(self.numbers(key, 1)[0]) for key in ("m_colorWidth", "m_colorHeight"))
+        return checked_size(width, height, str(self.path))
 
-def _number(info: dict[str, str], path: Path, key: str) -> int:
-    return int(_numbers(info, path, key, 1)[0])
-
-
-def _camera(info: dict[str, str], path: Path, width: int, height: int) -> pycolmap.Camera:
-    """m_calibrationColorIntrinsic, a 4x4 matrix. The extrinsics there are not read, by anyone."""
-    K = np.reshape(_numbers(info, path, "m_calibrationColorIntrinsic", 16), (4, 4))
-    rest = K.copy()
-    rest[[0, 1, 0, 1], [0, 1, 2, 2]] = [1, 1, 0, 0]
-    if np.abs(rest - np.eye(4)).max() > 1e-6:
-        raise ScrflowError(f"{path}: m_calibrationColorIntrinsic is not [fx 0 cx 0; 0 fy cy 0; 0 0 1 0; 0 0 0 1]")
-    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
+    def camera(self, size: tuple[int, int]) -> pycolmap.Camera:
+        """m_calibrationColorIntrinsic, a 4x4 matrix. The extrinsics are not read, here or elsewhere."""
+        K = self.numbers("m_calibrationColorIntrinsic", 16).reshape(4, 4)
+        rest = K.copy()
+        rest[[0, 1, 0, 1], [0, 1, 2, 2]] = [1, 1, 0, 0]
+        if np.abs(rest - np.eye(4)).max() > 1e-6:
+            raise ScrflowError(
+                f"{self.path}: m_calibrationColorIntrinsic is not [fx 0 cx 0; 0 fy cy 0; 0 0 1 0; 0 0 0 1]"
+            )
+        params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
+        return pycolmap.Camera(model="PINHOLE", width=size[0], height=size[1], params=params)

@@ -27,7 +27,7 @@ from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose, quaternion_from_rotation, rotation_from_quaternion
 from scrflow.core.images import opened, rgb
-from scrflow.scene.model import View
+from scrflow.scene.colmap_model import View
 
 log = logging.getLogger("scrflow")
 

@@ -1,1 +1,0 @@
-"""Checks of a scene before anything is built on it."""

@@ -1,0 +1,121 @@
+"""List files: lines of an image's name with its camera, its pose, or other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_numbers, rotation_from_quaternion
+from scrflow.scene.checks import checked_quaternion, checked_size
+from scrflow.storage.listfile import listed, read_lines, split_name
+
+
+def finite_numbers(fields: Sequence[str]) -> np.ndarray | None:
+    """The numbers of text fields; None where one is not a finite number."""
+    try:
+        values = np.array([float(f) for f in fields])
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
+
+
+def read_numbers(path: Path, form: str, header: int = 0) -> dict[str, tuple[str, np.ndarray]]:
+    """name -> (file, line and name for errors; numbers) of lines ``name`` and as many finite numbers as ``form`` names,
+    after ``header`` lines. ScrflowError for a damaged or a double line."""
+    out: dict[str, tuple[str, np.ndarray]] = {}
+    for number, line in read_lines(path):
+        if number <= header:
+            continue
+        name, fields = split_name(line)
+        where = f"{path}: line {number}: {name}"
+        values = finite_numbers(fields)
+        if values is None or len(values) != len(form.split()):
+            raise ScrflowError(f"{where}: expected 'name {form}' with finite numbers; correct or remove the line")
+        if name in out:
+            raise ScrflowError(f"{where}: listed twice; remove one line")
+        out[name] = where, values
+    return out
+
+
+def pose_of_numbers(values: Sequence[float], where: str) -> np.ndarray:
+    """The pose [3, 4] of qw qx qy qz tx ty tz; ScrflowError beginning with ``where`` for no unit quaternion."""
+    return np.column_stack([rotation_from_quaternion(checked_quaternion(np.array(values[:4]), where)), values[4:7]])
+
+
+def read_poses(path: Path) -> dict[str, np.ndarray]:
+    """name -> cam_from_world [3, 4] of lines ``name qw qx qy qz tx ty tz``; quaternions of any length are normalised.
+    ScrflowError for a damaged line."""
+    out: dict[str, np.ndarray] = {}
+    for name, (where, values) in read_numbers(path, "qw qx qy qz tx ty tz").items():
+        if not 1e-6 < np.linalg.norm(values[:4]) < 1e6:
+            raise ScrflowError(f"{where}: expected a quaternion, found {values[:4].tolist()}; correct the line")
+        out[name] = np.column_stack([rotation_from_quaternion(values[:4]), values[4:]])
+    return out
+
+
+def pose_line(name: str, pose: np.ndarray | Sequence[float], digits: int | None = None) -> str:
+    """``name qw qx qy qz tx ty tz`` (visuallocalization.net) of a pose [3, 4], or of its seven numbers; with all digits
+    that float64 needs, or rounded to ``digits``."""
+    numbers = pose_numbers(pose) if isinstance(pose, np.ndarray) else pose
+    return " ".join((listed(name), *(repr(v) if digits is None else f"{v:.{digits}g}" for v in numbers)))
+
+
+def read_query_list(path: Path) -> dict[str, pycolmap.Camera | None]:
+    """Names of a list file with their cameras: lines ``name`` (camera None) or ``name MODEL w h params...`` (hloc).
+
+    Empty lines and comments (#) are passed over. ScrflowError names the line of a damaged or a double entry.
+    """
+    out: dict[str, pycolmap.Camera | None] = {}
+    for number, line in read_lines(path):
+        name, rest = split_name(line)
+        if name in out:
+            raise ScrflowError(f"{path}: line {number}: {name} is listed twice; remove one")
+        out[name] = camera_of_fields(rest, f"{path}: line {number}") if rest else None
+    return out
+
+
+def query_line(name: str, camera: pycolmap.Camera) -> str:
+    """``name MODEL width height params...`` (hloc)."""
+    params = " ".join(repr(float(p)) for p in camera.params)
+    return f"{listed(name)} {camera.model.name} {camera.width} {camera.height} {params}"
+
+
+def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
+    """The camera of ``MODEL width height params...``; ScrflowError beginning with ``where``."""
+    if len(fields) < 4:
+        raise ScrflowError(f"{where}: expected 'name' or 'name MODEL width height params...'")
+    model = pycolmap.CameraModelId.__members__.get(fields[0])
+    if model is None or fields[0] == "INVALID":
+        raise ScrflowError(f"{where}: no COLMAP camera model {fields[0]!r}")
+    try:
+        width, height = int(fields[1]), int(fields[2])
+        params = [float(p) for p in fields[3:]]
+    except ValueError as error:
+        raise ScrflowError(f"{where}: {str(error)[:200]}") from None
+    width, height = checked_size(width, height, where)
+    camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
+    if not camera.verify_params():
+        raise ScrflowError(f"{where}: {fields[0]} takes parameters {camera.params_info}, found {len(params)} numbers")
+    return camera
+
+
+# infinity and not-a-number as Microsoft's C library prints them
+_NOT_FINITE = ("#inf", "#ind", "#qnan", "#snan")
+
+
+def read_array(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a text file, in the first of ``shapes`` that has as many; numbers need not be finite."""
+    fields = [field for _, line in read_lines(path) for field in line.split()]
+    try:
+        values = np.array([np.nan if any(n in f.lower() for n in _NOT_FINITE) else float(f) for f in fields])
+    except ValueError as error:
+        raise ScrflowError(f"{path}: expected numbers ({str(error)[:200]}); unpack the dataset again") from None
+    for shape in shapes:
+        if values.size == np.prod(shape):
+            return values.reshape(shape)
+    expected = " or ".join(str(int(np.prod(s))) for s in shapes)
+    raise ScrflowError(f"{path}: {values.size} numbers, expected {expected}; unpack the dataset again")
