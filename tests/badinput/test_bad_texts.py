@@ -252,7 +252,7 @@ CASES = [
         "DSAC*: a calibration of words",
         "dsac",
         changed("dsac", "train/calibration/0.txt", lambda b: b"wide"),
-        "cannot be read as text",
+        "expected numbers",
     ),
     Bad(
         "DSAC*: random bytes for a pose",

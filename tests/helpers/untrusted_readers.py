@@ -49,8 +49,7 @@ from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.readers import read_source
 from scrflow.scene.readers.nvm import read_nvm
-from scrflow.storage.archives import unpack
-from scrflow.storage.fetched import check_fetched
+from scrflow.storage.archives import check_fetched, unpack
 from scrflow.storage.journal import Journal
 from scrflow.training.buffer import load_buffer
 

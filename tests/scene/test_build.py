@@ -17,8 +17,8 @@ from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views
 from scrflow.scene.lists import query_line
+from scrflow.storage.archives import list_path, write_list
 from scrflow.storage.artifact import sha256_file
-from scrflow.storage.fetched import list_path, write_list
 
 SIZE = (64, 48)
 POSELIST = PoseListSource(reader="poselist", poses="poses.txt")

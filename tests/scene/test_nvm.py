@@ -228,7 +228,7 @@ FAULTS = {
     "camera cut": (cut_line(2), r"model\.nvm: line 6: expected a camera 'name focal qw"),
     "point cut": (cut_line(12), r"model\.nvm: line 18: expected a point"),
     "point not a number": (point_word, r"model\.nvm: line 26: expected a point"),
-    "image index": (image_index, r"model\.nvm: point 11 names image 17 of 6"),
+    "image index": (image_index, r"model\.nvm: point 5 names image 17 of 6"),
     "truncated among points": (
         end_after(0.5),
         r"model\.nvm: (line \d+: expected a point|ends before point \d+ of \d+)",

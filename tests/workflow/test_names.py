@@ -189,11 +189,11 @@ def test_names_without_blanks_need_no_suffix():
         ("a\0b.jpg", "control character"),
         ("a\x1b[31m.jpg", "control character"),
         ("a\u2028b.jpg", r"LINE SEPARATOR"),
-        ("a\udcffb.jpg", "no UTF-8"),
+        ("a\udcffb.jpg", "not UTF-8"),
         (" a.jpg", "begins or ends with a blank"),
         ("a.jpg ", "begins or ends with a blank"),
         ("a b", "has a blank and no suffix of a photo"),
-        ("l" * 252 + ".jpg", "longer than a file's name can be"),
+        ("l" * 252 + ".jpg", "longer than a file name can be"),
     ],
 )
 def test_names_that_no_list_can_hold_are_refused(name, message):

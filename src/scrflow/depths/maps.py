@@ -23,9 +23,9 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
 from scrflow.scene.model import Scene, load_scene
+from scrflow.storage.archives import check_fetched
 from scrflow.storage.artifact import Stamp, read_stamp, sha256_file
 from scrflow.storage.codeversion import code_version
-from scrflow.storage.fetched import check_fetched
 from scrflow.training.buffer import Buffer, load_buffer
 
 _MODES = ("I;16", "I;16B", "I", "F")

