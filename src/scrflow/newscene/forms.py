@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from scrflow.config import SevenScenesSource
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
@@ -21,7 +22,6 @@ from scrflow.storage.listfile import has_suffix, split_name
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
 _DEPTH = 3  # folders below the path that are looked through
-_MODEL_FILES = ("cameras", "images", "points3D")
 _NAMES = 200  # image names of a model that are looked up to find its image folder
 
 
@@ -45,18 +45,12 @@ def detect(path: Path) -> list[Found]:
     if not path.exists():
         raise ScrflowError(f"{path}: no such file or folder")
     found = [f for f in (detector(path) for detector in FORMS.values()) if f is not None]
-    if not found:
-        raise ScrflowError(
-            f"{path}: {_what_is_in(path)}; expected one of: {', '.join(FORMS)} (README, section on your own photos)"
-        )
-    return found
-
-
-def _what_is_in(path: Path) -> str:
-    if path.is_file():
-        return "a file of no known form"
+    if found:
+        return found
     suffixes = sorted({p.suffix.lower() for p in _walk(path) if p.is_file() and p.suffix})
-    return f"no photos and no form known in it, only {', '.join(suffixes[:8])}" if suffixes else "an empty folder"
+    what = f"no photos and no form known in it, only {', '.join(suffixes[:8])}" if suffixes else "an empty folder"
+    what = "a file of no known form" if path.is_file() else what
+    raise ScrflowError(f"{path}: {what}; expected one of: {', '.join(FORMS)} (README, section on your own photos)")
 
 
 def _walk(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
@@ -68,67 +62,48 @@ def _walk(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
                 yield from _walk(path, depth - 1)
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 # ----------------------------------------------------------------------------------------- folders known by their files
 
 
-def _kapture(path: Path) -> Found | None:
-    def is_kapture(folder: Path) -> bool:
-        return (folder / "sensors/sensors.txt").is_file() and (folder / "sensors/records_camera.txt").is_file()
+def _has(folder: Path, *patterns: str) -> bool:
+    return all(any(folder.glob(pattern)) for pattern in patterns)
 
-    if is_kapture(path):
-        source = {"reader": "kapture", "mapping": ".", "queries": {}}
-        return Found("kapture", path, source, "sensors/sensors.txt", "m")
-    if not path.is_dir() or not is_kapture(path / "mapping"):
+
+def _by_files(form: str, reader: str, *patterns: str) -> Detector:
+    """A metric form whose source needs no keys, known by files and folders."""
+
+    def detector(path: Path) -> Found | None:
+        return Found(form, path, {"reader": reader}, ", ".join(patterns), "m") if _has(path, *patterns) else None
+
+    return detector
+
+
+def _kapture(path: Path) -> Found | None:
+    files = ("sensors/sensors.txt", "sensors/records_camera.txt")
+    if _has(path, *files):
+        return Found("kapture", path, {"reader": "kapture", "mapping": ".", "queries": {}}, files[0], "m")
+    if not _has(path / "mapping", *files):
         return None
-    others = [p.name for p in sorted(path.iterdir()) if p.name != "mapping" and is_kapture(p)]
+    others = [p.name for p in sorted(path.iterdir()) if p.name != "mapping" and _has(p, *files)]
     queries = {"all": others[0]} if len(others) == 1 else {name: name for name in others}
     source = {"reader": "kapture", "mapping": "mapping", "queries": queries}
     return Found("kapture", path, source, f"kapture folders mapping, {', '.join(others) or 'and no other'}", "m")
 
 
 def _sevenscenes(path: Path) -> Found | None:
-    if not all((path / f"{part}Split.txt").is_file() for part in ("Train", "Test")):
+    files = ("TrainSplit.txt", "TestSplit.txt", "seq-*/*.pose.txt")
+    if not _has(path, *files):
         return None
-    if not any(path.glob("seq-*/*.pose.txt")):
-        return None
-    from scrflow.config import SevenScenesSource
-
     lists = SevenScenesSource(reader="sevenscenes", folder=path.name, poses="sfm").pose_lists(path)
     poses = "sfm" if all(p.is_file() for p in lists) else "dslam"
     source = {"reader": "sevenscenes", "folder": path.name, "poses": poses}
-    return Found("7-Scenes", path, source, "TrainSplit.txt, TestSplit.txt, seq-*/*.pose.txt", "m")
+    return Found("7-Scenes", path, source, ", ".join(files), "m")
 
 
 def _twelvescenes(path: Path) -> Found | None:
-    if not ((path / "info.txt").is_file() and (path / "split.txt").is_file() and any(path.glob("data/*.pose.txt"))):
-        return None
-    folder = f"{path.parent.name}/{path.name}"
-    source = {"reader": "twelvescenes", "folder": folder, "poses": "dslam"}
-    return Found("12-Scenes", path.parent, source, "info.txt, split.txt, data/*.pose.txt", "m")
-
-
-def _dsac(path: Path) -> Found | None:
-    kinds = ("rgb", "poses", "calibration")
-    if not all((path / split / kind).is_dir() for split in ("train", "test") for kind in kinds):
-        return None
-    return Found("DSAC*", path, {"reader": "dsac"}, "train/ and test/ with rgb/, poses/, calibration/", "m")
-
-
-def _mapfree(path: Path) -> Found | None:
-    if not all((path / name).exists() for name in ("intrinsics.txt", "poses.txt", "seq0", "seq1")):
-        return None
-    return Found("Map-free", path, {"reader": "mapfree"}, "intrinsics.txt, poses.txt, seq0/, seq1/", "m")
-
-
-def _cambridge(path: Path) -> Found | None:
-    names = ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
-    if not all((path / name).is_file() for name in names):
-        return None
-    return Found("Cambridge Landmarks", path, {"reader": "cambridge"}, ", ".join(names), "m")
+    files = ("info.txt", "split.txt", "data/*.pose.txt")
+    source = {"reader": "twelvescenes", "folder": f"{path.parent.name}/{path.name}", "poses": "dslam"}
+    return Found("12-Scenes", path.parent, source, ", ".join(files), "m") if _has(path, *files) else None
 
 
 def _nerfstudio(path: Path) -> Found | None:
@@ -136,36 +111,31 @@ def _nerfstudio(path: Path) -> Found | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        values = None
-    if path.is_file() and not (isinstance(values, dict) and "frames" in values):
+        frames = json.loads(file.read_text(encoding="utf-8"))["frames"]
+    except (ValueError, OSError, LookupError, TypeError):
+        frames = None
+    if path.is_file() and frames is None:
         return None  # some other json file
-    frames = len(values["frames"]) if isinstance(values, dict) and isinstance(values.get("frames"), list) else 0
     source = {"reader": "nerfstudio", "transforms": file.name}
-    return Found("nerfstudio", file.parent, source, f"{file.name} with {frames} frames", "unit")
+    count = len(frames) if isinstance(frames, list) else 0
+    return Found("nerfstudio", file.parent, source, f"{file.name} with {count} frames", "unit")
 
 
 # ---------------------------------------------------------------------------------------------- models and their images
 
 
 def _colmap(path: Path) -> Found | None:
-    if not path.is_dir():
-        return None
-    models = [folder for folder in (path, *(p for p in _walk(path) if p.is_dir())) if _is_model(folder)]
+    def is_model(folder: Path) -> bool:
+        return any(_has(folder, *(f"{n}{end}" for n in ("cameras", "images", "points3D"))) for end in (".bin", ".txt"))
+
+    models = [folder for folder in (path, *_walk(path)) if folder.is_dir() and is_model(folder)]
     if not models:
         return None
     model = max(models, key=lambda m: max(p.stat().st_size for p in m.glob("images.*")))
     names = [image.name for image in islice(read_model(model).images.values(), _NAMES)]
-    images = _image_folder(names, [model.parent, model.parent.parent], path)
-    root = _common(path, model, images)
-    source = {"reader": "colmap", "model": _relative(model, root), "images": _relative(images, root)}
     others = f"; the largest of {len(models)} models" if len(models) > 1 else ""
-    return Found("COLMAP", root, source, f"model in {_relative(model, root)}{others}", "unit")
-
-
-def _is_model(folder: Path) -> bool:
-    return any(all((folder / f"{name}{end}").is_file() for name in _MODEL_FILES) for end in (".bin", ".txt"))
+    found = _with_images("COLMAP", "colmap", path, model, names)
+    return Found("COLMAP", found.root, found.source, f"model in {found.source['model']}{others}", "unit")
 
 
 def _nvm(path: Path) -> Found | None:
@@ -173,51 +143,46 @@ def _nvm(path: Path) -> Found | None:
     if not files or not files[0].is_file():
         return None
     model = max(files, key=lambda p: p.stat().st_size)
-    with open(model, encoding="utf-8", errors="replace") as lines:
-        rows = [line.strip().rsplit(None, 10) for line in islice(lines, _NAMES)]
+    rows = [line.rsplit(None, 10) for line in _first_lines(model)]
     names = [row[0].replace('"', " ") for row in rows[1:] if len(row) == 11]
-    images = _image_folder(names, [model.parent, model.parent.parent], path if path.is_dir() else path.parent)
-    root = _common(path if path.is_dir() else path.parent, model, images)
-    source = {"reader": "nvm", "model": _relative(model, root), "images": _relative(images, root)}
-    return Found("NVM", root, source, f"{model.name}", "unit")
+    return _with_images("NVM", "nvm", path if path.is_dir() else path.parent, model, names)
+
+
+def _with_images(form: str, reader: str, path: Path, model: Path, names: list[str]) -> Found:
+    """A model and the folder that its image names are relative to; the root is ``path``, or above it what has both."""
+    images = _image_folder(names, [model.parent, model.parent.parent], path)
+    inside = model.is_relative_to(path) and images.is_relative_to(path)
+    root = path if inside else Path(os.path.commonpath([model.parent, images]))
+    keys = {key: part.relative_to(root).as_posix() for key, part in (("model", model), ("images", images))}
+    return Found(form, root, {"reader": reader, **keys}, model.name, "unit")
 
 
 def _poselist(path: Path) -> Found | None:
     files = [path] if path.is_file() and path.suffix == ".txt" else sorted(path.glob("*.txt")) if path.is_dir() else []
-    lists = [file for file in files if _is_pose_list(file)]
+    lists = []
+    for file in files:
+        rows = [split_name(line) for line in _first_lines(file) if line and not line.startswith("#")]
+        if rows and all(len(numbers) == 8 and has_suffix(name) for name, numbers in rows):
+            lists.append((file, [name for name, _ in rows]))
     if not lists:
         return None
-    file = lists[0]
-    images = _image_folder([name for name, _ in _rows(file)], [file.parent], file.parent)
-    source = {"reader": "poselist", "poses": file.name, "images": _relative(images, file.parent)}
-    others = f" (also {', '.join(f.name for f in lists[1:])}: name the file to take it)" if lists[1:] else ""
+    file, names = lists[0]
+    images = _image_folder(names, [file.parent], file.parent)
+    source = {"reader": "poselist", "poses": file.name, "images": images.relative_to(file.parent).as_posix()}
+    others = f" (also {', '.join(f.name for f, _ in lists[1:])}: name the file to take it)" if lists[1:] else ""
     return Found("pose list", file.parent, source, f"{file.name}: lines name qw qx qy qz tx ty tz f{others}", "unit")
 
 
-def _is_pose_list(file: Path) -> bool:
-    rows = _rows(file)
-    return bool(rows) and all(len(numbers) == 8 and has_suffix(name) for name, numbers in rows)
-
-
-def _rows(file: Path) -> list[tuple[str, list[str]]]:
-    """Name and further fields of the first lines that are neither empty nor comments."""
+def _first_lines(file: Path) -> list[str]:
     with open(file, encoding="utf-8", errors="replace") as lines:
-        stripped = [line.strip() for line in islice(lines, _NAMES)]
-    return [split_name(line) for line in stripped if line and not line.startswith("#")]
+        return [line.strip() for line in islice(lines, _NAMES)]
 
 
 def _image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     """The folder that most of the names are relative to; ``near`` goes before what is elsewhere under ``path``."""
     usual = [folder / name for folder in near for name in ("images", "input", "rgb")]
-    elsewhere = [p for p in _walk(path) if p.is_dir()] if path.is_dir() else []
-    folders = [f for f in dict.fromkeys([*usual, *near, path, *elsewhere]) if f.is_dir()]
+    folders = [f for f in dict.fromkeys([*usual, *near, path, *_walk(path)]) if f.is_dir()]
     return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
-
-
-def _common(path: Path, model: Path, images: Path) -> Path:
-    """``path`` where both lie in it, else the folder above that has both."""
-    both = (model.is_relative_to(path), images.is_relative_to(path))
-    return path if all(both) else Path(os.path.commonpath([model.parent, images]))
 
 
 # ---------------------------------------------------------------------------------------------------- photos and videos
@@ -243,14 +208,18 @@ def _photos(path: Path) -> Found | None:
     return Found("photos", path, source, f"{len(names)} photos, no poses", "unit")
 
 
+_DSAC_FOLDERS = tuple(f"{split}/{kind}" for split in ("train", "test") for kind in ("rgb", "poses", "calibration"))
+
 # the most specific first: what has poses is a folder of photos too
 FORMS: dict[str, Detector] = {
     "kapture": _kapture,
     "7-Scenes": _sevenscenes,
     "12-Scenes": _twelvescenes,
-    "DSAC*": _dsac,
-    "Map-free": _mapfree,
-    "Cambridge Landmarks": _cambridge,
+    "DSAC*": _by_files("DSAC*", "dsac", *_DSAC_FOLDERS),
+    "Map-free": _by_files("Map-free", "mapfree", "intrinsics.txt", "poses.txt", "seq0", "seq1"),
+    "Cambridge Landmarks": _by_files(
+        "Cambridge Landmarks", "cambridge", "dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"
+    ),
     "COLMAP": _colmap,
     "nerfstudio": _nerfstudio,
     "NVM": _nvm,

@@ -8,6 +8,7 @@ on the spot gives frames too, and no parallax; structure from motion says so lat
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from scrflow.config.base import Strict
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
 from scrflow.features.encoders.sift import Sift
+from scrflow.scene.checks import some
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.storage.artifact import atomic_dir
 
@@ -36,6 +38,9 @@ _RATIO = 0.9  # of match_smnn, on small pictures with few keypoints
 _NEIGHBOURS = 5  # candidates to each side that a candidate's sharpness is held against
 _CANDIDATES_A_FRAME = 8  # windows grow with the video: at most this many candidates for each frame that may be kept
 _JPEG_QUALITY = 95
+_MAX_BASELINE = 0.2  # beyond it neighbours may not match: a smaller step is taken where there is one
+_MAX_SHARED = 0.6  # share of keypoints that match: with fewer a quarter of min_baseline is enough
+_MIN_SHARPNESS = 0.5  # of the median sharpness (variance of the Laplacian) around
 
 
 class PickOptions(Strict):
@@ -44,9 +49,6 @@ class PickOptions(Strict):
     max_frames: int = 300
     window_s: float = 0.2
     min_baseline: float = 0.02  # a pan by 2.5 % of the width; raised until max_frames holds
-    max_baseline: float = 0.2  # beyond it neighbours may not match: a smaller step is taken where there is one
-    max_shared: float = 0.6  # share of keypoints that match: with fewer a quarter of min_baseline is enough
-    min_sharpness: float = 0.5  # of the median sharpness (variance of the Laplacian) around
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ class Picked:
     candidates: int
     blurred: int
     min_baseline: float
-    gaps: tuple[tuple[float, float], ...]  # seconds: neighbours that few keypoints or a long way connect
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +83,12 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ScrflowError(f"{out}: is there already, and is not overwritten; remove it or name another folder")
     candidates, decoded = _candidates(video, options)
-    blurred = _blurred([c.sharpness for c in candidates], options.min_sharpness)
-    sharp = [c for c, b in zip(candidates, blurred, strict=True) if not b]
+    sharp = _sharp(candidates)
     baseline = options.min_baseline
-    kept, gaps = _walk(sharp, baseline, options)
+    kept, gaps = _walk(sharp, baseline, options.min_baseline)
     while len(kept) > options.max_frames and baseline < 1:
         baseline *= max(1.1, (len(kept) / options.max_frames) ** 0.5)
-        kept, gaps = _walk(sharp, baseline, options)
+        kept, gaps = _walk(sharp, baseline, options.min_baseline)
     if len(kept) > options.max_frames:  # so many frames that have nothing in common
         kept = [kept[i] for i in np.linspace(0, len(kept) - 1, options.max_frames).astype(int)]
     if len(kept) < 3:
@@ -98,13 +98,9 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
         )
     names, size = _write(video, out, kept, decoded)
     if gaps:
-        log.warning(
-            "%s: %d jumps between kept frames, where SfM may come apart: %s",
-            video,
-            len(gaps),
-            ", ".join(f"{a:.1f}-{b:.1f} s" for a, b in gaps[:8]) + (" ..." if len(gaps) > 8 else ""),
-        )
-    return Picked(names, size, decoded, len(candidates), sum(blurred), baseline, tuple(gaps))
+        told = some([f"{a:.1f}-{b:.1f} s" for a, b in gaps], 8)
+        log.warning("%s: %d jumps between kept frames, where SfM may come apart: %s", video, len(gaps), told)
+    return Picked(names, size, decoded, len(candidates), len(candidates) - len(sharp), baseline)
 
 
 # -------------------------------------------------------------------------------------------------------------- choice
@@ -114,49 +110,43 @@ def _candidates(video: Path, options: PickOptions) -> tuple[list[_Candidate], in
     """The sharpest frame of each window, and how many frames there are."""
     quiet_pycolmap()
     sift = Sift(_KEYPOINTS, upright=True, first_octave=0)
-    best: tuple[float, int, float, np.ndarray] | None = None  # sharpness, index, time, grey
     out: list[_Candidate] = []
-    window, count = -1, 0
-
-    def close() -> None:
-        if best is not None:
-            sharpness, index, time, grey = best
-            features = sift(torch.from_numpy(grey).float().div(255).expand(3, -1, -1))
-            diagonal = math.hypot(*grey.shape)
-            out.append(
-                _Candidate(index, time, sharpness, features.keypoints_px / diagonal, features.descriptors.half())
-            )
-
-    with _Video(video) as source:
+    count = 0
+    with _Video(video) as source, meter("reading frames", source.frames) as step:
         width_s = max(options.window_s, source.duration / (_CANDIDATES_A_FRAME * options.max_frames))
-        with meter("reading frames", source.frames) as step:
+
+        def judged() -> Iterator[tuple[float, int, float, np.ndarray]]:
+            nonlocal count
             for index, time, frame in source:
                 count += 1
                 grey = source.grey(frame)
-                sharpness = float(ndimage.laplace(grey.astype(np.float32)).var())
-                if int(time / width_s) != window:
-                    close()
-                    window, best = int(time / width_s), None
-                if best is None or sharpness > best[0]:
-                    best = (sharpness, index, time, grey)
+                yield float(ndimage.laplace(grey.astype(np.float32)).var()), index, time, grey
                 step("")
-            close()
+
+        for _, window in itertools.groupby(judged(), lambda frame: int(frame[2] / width_s)):
+            sharpness, index, time, grey = max(window, key=lambda frame: frame[0])
+            found = sift(torch.from_numpy(grey).float().div(255).expand(3, -1, -1))
+            keypoints = found.keypoints_px / math.hypot(*grey.shape)
+            out.append(_Candidate(index, time, sharpness, keypoints, found.descriptors.half()))
     return out, count
 
 
-def _blurred(sharpness: Sequence[float], least: float) -> list[bool]:
-    """Whether a candidate is less sharp than ``least`` times the median of those around it."""
-    values = np.pad(np.asarray(sharpness, np.float64), _NEIGHBOURS, constant_values=np.nan)
-    around = np.lib.stride_tricks.sliding_window_view(values, 2 * _NEIGHBOURS + 1)
-    return (np.asarray(sharpness) < least * np.nanmedian(around, axis=1)).tolist()
+def _sharp(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """The candidates that are nearly as sharp as the median of those around them, or sharper."""
+    sharpness = np.array([c.sharpness for c in candidates], np.float64)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(sharpness, _NEIGHBOURS, constant_values=np.nan), 2 * _NEIGHBOURS + 1
+    )
+    sharp = sharpness >= _MIN_SHARPNESS * np.nanmedian(around, axis=1)
+    return [c for c, good in zip(candidates, sharp, strict=True) if good]
 
 
 def _walk(
-    candidates: Sequence[_Candidate], shortest: float, options: PickOptions
+    candidates: Sequence[_Candidate], shortest: float, asked: float
 ) -> tuple[list[_Candidate], list[tuple[float, float]]]:
     """Kept candidates, and the times of neighbours among them that are further apart than the longest baseline."""
-    longest = max(options.max_baseline, 2 * shortest)
-    least_shared = options.max_shared * options.min_baseline / shortest
+    longest = max(_MAX_BASELINE, 2 * shortest)
+    least_shared = _MAX_SHARED * asked / shortest
     kept, gaps = list(candidates[:1]), []
     before: _Candidate | None = None  # the candidate passed over last
     for candidate in candidates[1:]:
