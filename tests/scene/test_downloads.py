@@ -159,7 +159,7 @@ def test_a_checksum_nobody_published_is_recorded_and_checked(tmp_path, server):
     with pytest.raises(ScrflowError, match=rf"room\.zip: SHA-256 is {sha(second)}, .*room\.zip\.json.*{sha(first)}"):
         get(tmp_path, into="b")
     with pytest.raises(ScrflowError, match=r"room\.zip: SHA-256 is .* the config says 0000"):
-        get(tmp_path, sha256="0" * 64)
+        get(tmp_path, into="b", sha256="0" * 64)
     assert (tmp_path / "a.txt").read_bytes() == b"a"
 
 
