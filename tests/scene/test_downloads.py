@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from web import HOST, Server, sha, zipped
+from fake_server import HOST, Server, sha, zipped
 
 from scrflow.config import Archive, Download
 from scrflow.core.errors import ScrflowError, error_line

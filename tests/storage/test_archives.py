@@ -5,7 +5,7 @@ import subprocess
 import tarfile
 
 import pytest
-from web import sha, zipped
+from fake_server import sha, zipped
 
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.archives import check_fetched, list_path, unpack, write_list

@@ -11,7 +11,7 @@ import urllib.request
 import zipfile
 
 import pytest
-from web import Server, sha
+from fake_server import Server, sha
 
 from scrflow.core.errors import ScrflowError
 from scrflow.storage import transfer, weights
