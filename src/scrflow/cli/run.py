@@ -28,17 +28,7 @@ def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequ
     ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method, outside a project's folder,
     and, with the failing job's error and the path of the log, when Snakemake fails.
     """
-    if not (Path("Snakefile").is_file() and Path("config/config.yaml").is_file()):
-        raise ScrflowError(f"{Path.cwd()}: no Snakefile and config here; change to the folder of the scrflow project")
-    project = Project("config")
-    default = project.scene(scene).method
-    known = [*project.methods, *project.baselines]
-    if method is not None and method not in (*known, *project.variants):
-        raise ScrflowError(
-            f"no method {method!r} under config/methods or config/baselines; there are {', '.join(known)}"
-        )
-    folder = Path("results", scene, method or default)
-    targets = [str(folder / "report.html"), *([] if method not in (None, default) else [f"results/{scene}/poses.txt"])]
+    folder, targets = targets_of(scene, method)
     command = [sys.executable, "-m", "snakemake", *targets]
     own = [argument.partition("=")[0] for argument in arguments]
     if cores is not None or not any(name in _OWN_CORES for name in own):
@@ -57,6 +47,25 @@ def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequ
 
         print_summary([folder])
     print(f"report: {folder / 'report.html'}")
+
+
+def targets_of(scene: str, method: str | None) -> tuple[Path, list[str]]:
+    """The folder results/SCENE/METHOD, and the files that Snakemake is asked for: the report, which needs all else, and
+    the scene's poses where the method is its default one.
+
+    ScrflowError for an unknown scene or method, and outside a project's folder.
+    """
+    if not (Path("Snakefile").is_file() and Path("config/config.yaml").is_file()):
+        raise ScrflowError(f"{Path.cwd()}: no Snakefile and config here; change to the folder of the scrflow project")
+    project = Project("config")
+    default = project.scene(scene).method
+    known = [*project.methods, *project.baselines]
+    if method is not None and method not in (*known, *project.variants):
+        there = ", ".join(known)
+        raise ScrflowError(f"no method {method!r} under config/methods or config/baselines; there are {there}")
+    folder = Path("results", scene, method or default)
+    report = str(folder / "report.html")
+    return folder, [report] if method not in (None, default) else [report, f"results/{scene}/poses.txt"]
 
 
 def default_cores() -> int:

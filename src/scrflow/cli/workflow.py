@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scrflow.cli.options import ConfigDir
 from scrflow.core.errors import exit_on_error
 
 
@@ -38,61 +36,24 @@ def run(
 
 
 def plan(
-    scene: Annotated[str | None, typer.Argument(help="A scene of config/scenes; without one: give --images.")] = None,
-    method: Annotated[str | None, typer.Option(help="Default: the scene's; rscore-cpu without a scene.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Mapping images.")] = None,
-    queries: Annotated[int | None, typer.Option(min=1, help="Default: the scene's; 100 without a scene.")] = None,
-    resolution: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Of the photos on disk. Default: 640x480.")
-    ] = None,
-    neighbours: Annotated[
-        float | None, typer.Option(min=1, help="Covisible images an image; default: the graph's, or a city's 16.5.")
-    ] = None,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Without a scene: photos without poses, SfM comes first.")
-    ] = False,
-    profile: Annotated[Path | None, typer.Option(help="Snakemake's profile to check against.")] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Of this machine; default: all.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="Train on quadro-rtx-6000 or rtx-4090, by the papers' times; default: the CPU.")
-    ] = None,
-    calibrate: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FOLDER", help="results/SCENE/METHOD of your own: rates are brought to your machine."),
-    ] = None,
-    rates: Annotated[bool, typer.Option("--rates", help="Print every rate with its range and source.")] = False,
-    config: ConfigDir = Path("config"),
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="A scene of config/scenes.")],
+    method: Annotated[str | None, typer.Option(help="Default: the scene's.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Plan for this number of mapping images.")] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Plan for this number of queries.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Default: all of this machine.")] = None,
 ) -> None:
-    """Print what a scene will cost, stage by stage, from measured rates, and what does not fit, before anything starts.
+    """Print what a scene will cost, and what does not fit.
 
-    "extrapolated x 20" is of a rate that was measured up to a twentieth of that. Exit status 1 when a stage does not
-    fit the rules' or the profile's memory and time, or this machine; the line says how to mend it.
+    Jobs and limits are those of the rules. Time, memory and disk are scaled by the scene's size from the benchmark
+    files of finished scenes under results/, or else from figures measured on the demo. Training is on the CPU. Exit
+    status 1 when a job does not fit its limits or this machine; the line says what to change.
 
-    Example: scrflow plan redkitchen
+    Example: scrflow plan demo
 
-    Example: scrflow plan --images 100000 --method rscore --resolution 1600x1200 --profile profiles/slurm --gpu rtx-4090
-
-    Example: scrflow plan aachen --images 4328 --queries 922 --calibrate results/demo/rscore-cpu --rates
+    Example: scrflow plan redkitchen --method rscore --images 20000 --cores 16
     """
-    from scrflow.cli.plan import PlanRequest
-    from scrflow.cli.plan import plan as command
+    from scrflow.cli.plan import print_plan
 
     with exit_on_error(2):
-        fits = command(
-            PlanRequest(
-                scene=scene,
-                method=method,
-                images=images,
-                queries=queries,
-                resolution=resolution,
-                neighbours=neighbours,
-                bare=bare,
-                profile=profile,
-                cores=cores,
-                gpu=gpu,
-                calibrate=tuple(calibrate or ()),
-                rates=rates,
-                config=config,
-            )
-        )
+        fits = print_plan(scene, method, images, queries, cores)
     raise typer.Exit(0 if fits else 1)
