@@ -15,7 +15,8 @@ from PIL import Image
 from scrflow.baseline import mapfile as matching_mapfile
 from scrflow.baseline.localizer import MatchLocalizer
 from scrflow.config import BaselineLocalizeStage, LocalizeStage
-from scrflow.core.cameras import pinhole_matrix, pixels_from_rays
+from scrflow.core.cameras import pinhole_matrix
+from scrflow.core.geometry import project
 from scrflow.core.parallel import one_thread_each
 from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.figures import Reprojection, draw_keypoints, show_greyed
@@ -129,13 +130,7 @@ def _descriptor(run: Run, name: str) -> torch.Tensor | None:
 
 
 def _reprojection(found: Localization, camera: pycolmap.Camera) -> Reprojection:
-    K = found.view.K
-    rays = (found.view.pixels - K[:2, 2]) / [K[0, 0], K[1, 1]]
-    xyz = found.xyz_world @ found.cam_from_world[:, :3].T + found.cam_from_world[:, 3]
-    reprojected = np.full((len(xyz), 2), np.nan)
-    front = xyz[:, 2] > 1e-6
-    reprojected[front] = pixels_from_rays(camera, xyz[front, :2] / xyz[front, 2:])
-    return Reprojection(pixels_from_rays(camera, rays), reprojected, found.inliers)
+    return Reprojection(*found.photo_pixels(camera), found.inliers)
 
 
 def _fitted(photo: Image.Image) -> Image.Image:
@@ -161,10 +156,10 @@ def render_points(points: Points, camera: pycolmap.Camera, cam_from_world: np.nd
     height = max(1, round(camera.height * scale))
     K = pinhole_matrix(camera) * np.array([[scale], [scale], [1]])
     picture = np.full((height, width, 3), _BACKGROUND, np.uint8)
-    xyz = points.xyz @ cam_from_world[:, :3].T + cam_from_world[:, 3]
-    front = np.flatnonzero(xyz[:, 2] > 1e-6)
-    front = front[np.argsort(-xyz[front, 2], kind="stable")]  # far ones first, to be painted over
-    at = np.floor(xyz[front, :2] / xyz[front, 2:] * [K[0, 0], K[1, 1]] + K[:2, 2])
+    pixels, depth = project(points.xyz, K, cam_from_world)
+    front = np.flatnonzero(depth > 1e-6)
+    front = front[np.argsort(-depth[front], kind="stable")]  # far ones first, to be painted over
+    at = np.floor(pixels[front])
     radius = max(1, width // 200)
     near = (at > -radius - 1).all(1) & (at < np.array([width, height]) + radius).all(1)
     at, rgb = at[near].astype(np.int64), points.rgb[front[near]]
