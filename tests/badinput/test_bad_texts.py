@@ -273,8 +273,6 @@ CASES = [
         changed(SCENE, "queries.txt", lambda b: b.replace(b"30.0", b"31.0", 1)),
         "not those that were written",
     ),
-    Bad("confidence: words for numbers", "confidence", written("c.json", '{"features": 1}'), "not coefficients"),
-    Bad("confidence: 100 000 brackets", "confidence", written("c.json", "[" * 100_000), "not coefficients"),
     Bad("table: another table", "table", written("t.csv", "a,b\n1,2\n"), "no column table"),
     Bad("table: a line too short", "table", changed("table", "", lambda b: b + b"main,,a\n"), "line 3"),
     Bad("table: words for numbers", "table", old_to_new("table", "3.3", "many"), "mean is 'many'"),

@@ -128,7 +128,6 @@ _FILES = {
     "journal": "out.jsonl",
     "table": "table.csv",
     "download table": "files.tsv",
-    "confidence": "confidence.json",
 }
 _IN_FOLDERS = {
     "kapture": ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt"),

@@ -52,7 +52,7 @@ def weights_at_hand(name: str) -> None:
     try:
         locate(name)
     except ScrflowError as error:  # it says whether they are missing or not what they should be
-        pytest.skip(f"weights {name} are not at hand: {error}")
+        pytest.skip(f"weights {name} are not available: {error}")
 
 
 def map_stage(**changes) -> BaselineMapStage:
@@ -221,7 +221,7 @@ def test_a_photo_of_something_else_has_no_pose(wall):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("point", lambda v: v + 1_000_000, "an observation is of none of the"),
         ("xyz", lambda v: v * np.nan, "xyz has numbers that are not finite"),
@@ -230,7 +230,7 @@ def test_a_photo_of_something_else_has_no_pose(wall):
         ("names", None, "names"),
     ],
 )
-def test_a_damaged_map_is_told(wall, tmp_path, name, change, told):
+def test_a_damaged_map_is_refused(wall, tmp_path, name, change, message):
     path = tmp_path / "map.h5"
     path.write_bytes((wall[0] / "sift-matching/map.h5").read_bytes())
     with h5py.File(path, "a") as f:
@@ -239,11 +239,11 @@ def test_a_damaged_map_is_told(wall, tmp_path, name, change, told):
         if change is not None:
             f[name] = change(values)
     write_checksum(path)
-    with pytest.raises(ScrflowError, match=rf"map\.h5: not a whole map: .*{told}"):
+    with pytest.raises(ScrflowError, match=rf"map\.h5: not a whole map: .*{message}"):
         load_map(path)
 
 
-def test_parts_of_another_scene_are_told(wall, tmp_path):
+def test_parts_of_another_scene_are_refused(wall, tmp_path):
     folder, _, model, _ = wall
     other = write_graph(tmp_path, ["a.png", "b.png"])
     with pytest.raises(ScrflowError, match=r"covisibility\.npz: of other mapping images"):

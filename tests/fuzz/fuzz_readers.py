@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["scrflow"]):
 TARGETS = {
     **{name: (name, "") for name in ("map", "baseline map", "graph", "hloc features", "hloc matches")},
     **{name: (name, "") for name in ("hloc descriptors", "archive", "nvm", "poses", "query list", "pairs", "weights")},
-    **{name: (name, "") for name in ("journal", "table", "download table", "confidence", "cameras of photos")},
+    **{name: (name, "") for name in ("journal", "table", "download table", "cameras of photos")},
     "tar": ("archive", ""),
     "inspect h5": ("inspect", ""),
     **{f"colmap {name}": ("colmap", f"{name}.bin") for name in ("cameras", "images", "points3D", "rigs", "frames")},

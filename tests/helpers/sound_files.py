@@ -38,7 +38,6 @@ from scrflow.features.retrieval import Retriever
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features
 from scrflow.interop.hloc_matches import write_matches
-from scrflow.localize import confidence
 from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
@@ -61,11 +60,9 @@ def write_all(root: Path) -> dict[str, Path]:
     out = {**_archives(root), **_hloc(root), **_texts(root), **_tensors(root), **_h5(root), **_folders(root)}
     write_npz(root / "graph.npz", _graph(), Stamp("covisibility"))
     torch.save({"weight": torch.zeros(2, 2), "bias": torch.ones(2)}, root / "weights.pth")
-    shutil.copy(confidence._COEFFICIENTS, root / "confidence.json")
     return out | {
         "graph": root / "graph.npz",
         "weights": root / "weights.pth",
-        "confidence": root / "confidence.json",
         "inspect": root / "graph.npz",
     }
 

@@ -38,7 +38,6 @@ from scrflow.graph import covisibility
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop import hloc_features as features
 from scrflow.interop import hloc_matches as matches
-from scrflow.localize import confidence
 from scrflow.localize.batch import cameras_of
 from scrflow.localize.localizer import Localizer
 from scrflow.newscene.video import pick_frames
@@ -134,7 +133,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "colmap": _model,
     "nvm": read_nvm,
     "weights": read_tensors,
-    "confidence": confidence.read_model,
     "journal": _journal,
     "papers": published.load_papers,
     "table": read_table,

@@ -30,7 +30,7 @@ SPLIT = Split(every=6)
 
 def write_as_hloc(photos: Path, names: list[str], folder: Path) -> tuple[Path, Path]:
     """``features.h5`` and ``matches.h5`` as hloc's extract_features and match_features leave them: one group a name,
-    opened anew for each, keypoints with the top-left pixel's centre at (0, 0); a group a pair, dashes for slashes, the
+    opened again for each, keypoints with the top-left pixel's centre at (0, 0); a group a pair, dashes for slashes, the
     second pair of each image the other way round."""
     quiet_pycolmap()
     database = folder / "sift.db"
@@ -69,7 +69,7 @@ def write_as_hloc(photos: Path, names: list[str], folder: Path) -> tuple[Path, P
 def root(tmp_path_factory) -> Path:
     source = DATA / "herzjesu/images"
     if not source.is_dir():
-        pytest.skip(f"real photos are not at hand ({source})")
+        pytest.skip(f"real photos are not available ({source})")
     target = tmp_path_factory.mktemp("photos")
     for i, path in enumerate(sorted(source.glob("*.jpg"))[:COUNT]):
         folder = target / "images" / ("left" if i % 2 else "right")

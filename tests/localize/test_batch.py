@@ -205,7 +205,7 @@ def test_names_and_outputs_are_checked(wall_map, tmp_path):
         photos_of((torn,))
     for options, message in (
         ({"--out": tmp_path / "p.jsonl"}, "suffix .jsonl"),
-        ({"--out": tmp_path / "p.txt", "--min-confidence": 1.5}, "expected a probability"),
+        ({"--out": tmp_path / "p.txt", "--min-confidence": 1.5}, "give a probability"),
     ):
         arguments = [a for pair in options.items() for a in pair]
         done = run(wall_map.map, wall_map.photos / "query", "--camera", LINE, *arguments)

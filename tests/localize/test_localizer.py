@@ -76,7 +76,7 @@ def empty_map(head: torch.nn.Module) -> Map:
     return Map(stage, ("a.jpg",), head, Pca(torch.zeros(128), torch.eye(128)), None, None, 0)
 
 
-def test_a_query_that_cannot_be_localized_says_so():
+def test_a_query_that_cannot_be_localized_has_a_reason():
     torch.manual_seed(0)
     head = Head(128, HeadConfig(width=32, blocks=0, clusters=1, refine_blocks=0), torch.zeros(1, 3)).eval()
     result = Localizer(empty_map(head), CONFIG).localize(*photo())
@@ -130,7 +130,7 @@ def run(wall_map, folder, threads: int = 1) -> tuple[bytes, dict]:
 def untimed(details: dict) -> dict:
     queries = {name: {k: v for k, v in q.items() if k != "ms"} for name, q in details["queries"].items()}
     stamp = {k: v for k, v in details["scrflow"].items() if k != "content"}  # the digest of times, too
-    return {**details, "queries": queries, "summary": None, "ran": None, "scrflow": stamp}  # "ran" tells the threads
+    return {**details, "queries": queries, "summary": None, "ran": None, "scrflow": stamp}  # "ran" names the threads
 
 
 def test_the_stage_and_its_times(wall_map, tmp_path):
@@ -157,7 +157,7 @@ def test_two_threads_give_the_same(wall_map, tmp_path):
     assert again == poses and untimed(of_two) == untimed(details)
 
 
-def test_a_run_that_was_stopped_goes_on(wall_map, tmp_path):
+def test_a_stopped_run_continues(wall_map, tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     poses, details = run(wall_map, tmp_path / "whole")
@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_goes_on(wall_map, tmp_path):
     assert resumed["queries"][first]["ms"] == json.loads(written[1])["ms"] and resumed["summary"]["queries"] == 2
 
 
-def test_consensus_counts_what_agrees():
+def test_consensus_counts_inliers():
     pixels, world = correspondences()
     found = consensus(pixels, world, K, 10.0, 1000, seed=1)
     error = np.minimum(reprojection_error(pixels, world, K, found.pose.Rt), 10.0)

@@ -1,8 +1,7 @@
-"""Several maps of one frame: each photo finds its own, and what does not belong together is told.
+"""Several maps in one frame: each photo finds its own map, and maps that do not belong together are refused.
 
-Two real little maps: overlapping halves of 24 photos of the demo; VLAD of SIFT finds the photos, and a head too small
-to be accurate is trained for seconds. Whether poses are good is not asked here
-(docs/scaling.md), only that they are of the map that was chosen.
+Two small real maps: overlapping halves of 24 photos of the demo, with VLAD of SIFT, and a head trained for seconds. The
+tests do not ask whether poses are good (docs/scaling.md), only whether they come from the chosen map.
 """
 
 import json
@@ -68,7 +67,7 @@ def photos(project) -> dict[str, str]:
 
 
 def test_a_photo_goes_to_the_map_that_knows_its_place(maps, photos):
-    """Photos of one half alone: each is in its own map's index, where nothing is more alike than the photo itself."""
+    """Photos of one half only: each is in its own map's index, where it is the most similar image."""
     router = Router.open(maps, tried=1)
     wanted = [str(maps[0])] * 3 + [str(maps[1])] * 3
     routed = [router.localize(path, camera) for path, camera in photos.items()]

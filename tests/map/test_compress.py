@@ -1,4 +1,4 @@
-"""Shrinking a map: images that stand for others, shorter features, an index quantised anew."""
+"""Smaller maps: fewer images, shorter features, an index with fewer bytes an image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stage(retrieval: RetrievalConfig, parts: tuple[RetrievalPart, ...] = (), **s
 
 
 def decoded(tensors: dict[str, torch.Tensor], dim: int) -> torch.Tensor:
-    """Features [N, dim] that an index stands for, entry by entry."""
+    """Features [N, dim] decoded from an index, entry by entry."""
     books, codes = tensors["retrieval.codebooks"].float(), tensors["retrieval.codes"]
     rows = [torch.cat([books[m, int(c)] for m, c in enumerate(row)]) for row in codes]
     return torch.stack(rows)[:, :dim]
@@ -60,7 +60,7 @@ def test_every_image_is_overlapped_by_one_that_stays(least):
     assert (np.diff(kept) > 0).all()
     near = (overlap >= least) | np.eye(60, dtype=bool)
     assert near[kept].any(0).all()
-    # nobody stays for nothing: whoever has no near image is there, and more are merged at a lower threshold
+    # images without a near one are kept, and a lower threshold merges more
     assert set(np.flatnonzero(near.sum(0) == 1)) <= set(kept)
     assert len(kept) < 60 and len(kept) >= len(merge_images(scipy.sparse.csr_array(overlap), least - 0.2))
 
@@ -98,7 +98,7 @@ def test_a_fusion_is_cut_as_its_describer_cuts(weights):
 
 
 def test_fewer_bytes_for_many_images_find_most_of_the_same():
-    """400 images in 40 groups: features of 16 bytes, quantised anew in 4, still find their group."""
+    """400 images in 40 groups: features of 16 bytes, reduced to 4, still find their group."""
     rng = np.random.default_rng(1)
     centres = rng.normal(size=(40, 32)).repeat(10, axis=0)
     rows = torch.from_numpy(centres + 0.3 * rng.normal(size=(400, 32))).float()

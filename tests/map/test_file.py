@@ -1,4 +1,4 @@
-"""The map file: what is written is what is read; what is damaged, crafted or of another version is told in a line."""
+"""The map file: a round trip, and one-line errors for files that are damaged, crafted or of another version."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_merging_needs_the_graph_of_these_images(parts, tmp_path):
     folder = parts["folder"]
     files = [folder / f for f in ("head.safetensors", "pca.safetensors", "node2vec.h5", "retrieval.safetensors")]
     stage = STAGE.model_copy(update={"map": MapConfig(merge=0.8)})
-    with pytest.raises(ScrflowError, match="needs their covisibility graph"):
+    with pytest.raises(ScrflowError, match="and their covisibility graph"):
         write_map(stage, folder / "scene", *files, tmp_path / "m.safetensors")
     other = folder / "other.npz"
     csr = scipy.sparse.eye_array(2, format="csr")
@@ -219,12 +219,12 @@ def test_merging_needs_the_graph_of_these_images(parts, tmp_path):
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_parts_that_do_not_fit_are_told_when_the_map_is_written(parts, tmp_path):
+def test_parts_that_do_not_fit_are_refused(parts, tmp_path):
     folder = parts["folder"]
     narrow = {"mean": torch.randn(128), "components": torch.randn(128, LOCAL - 1)}
     write_safetensors(tmp_path / "pca.safetensors", narrow, Stamp("pca"))
     files = [folder / "head.safetensors", tmp_path / "pca.safetensors", folder / "node2vec.h5"]
-    with pytest.raises(ScrflowError, match=r"head\.safetensors: no map .* takes 24 numbers, PCA and encodings give 23"):
+    with pytest.raises(ScrflowError, match=r"head\.safetensors: does not fit .* takes 24 numbers, PCA and encodings give 23"):
         write_map(STAGE, folder / "scene", *files, folder / "retrieval.safetensors", tmp_path / "m.safetensors")
 
 
@@ -329,7 +329,7 @@ def test_crafted_metadata(map_path, tmp_path, case):
     assert_one_line(crafted(map_path, tmp_path / "map.safetensors", metadata=metadata, config=config), why)
 
 
-def test_a_map_of_before_versions(map_path, tmp_path):
+def test_a_map_without_a_format_version(map_path, tmp_path):
     path = crafted(map_path, tmp_path / "map.safetensors", drop=["format"])
     assert_one_line(path, r"has no format version \(older scrflow\); rebuild it \(rule write_map\)")
 
@@ -341,15 +341,15 @@ def test_a_truncated_file(map_path, tmp_path, share):
     assert_one_line(path, "damaged")
 
 
-def test_another_artifact_is_told(parts):
+def test_another_artifact_is_refused(parts):
     assert_one_line(parts["folder"] / "head.safetensors", "expected a map, found a head")
 
 
-def test_every_flipped_byte_of_the_header_is_told_or_harmless(map_path, tmp_path):
+def test_a_flipped_byte_of_the_header_is_an_error_or_harmless(map_path, tmp_path):
     """Bytes flipped in the header at 60 places: a map that is whole, or one line; never a traceback."""
     data = bytearray(map_path.read_bytes())
     header = 8 + int.from_bytes(data[:8], "little")
-    told = 0
+    errors = 0
     for place in np.random.default_rng(0).integers(0, header, 60):
         broken = bytearray(data)
         broken[place] ^= 0x15
@@ -358,9 +358,9 @@ def test_every_flipped_byte_of_the_header_is_told_or_harmless(map_path, tmp_path
         try:
             load_map(path)
         except ScrflowError as error:
-            told += 1
+            errors += 1
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
-    assert told > 20  # a letter of an image's name or of a stamp's digest may change unnoticed
+    assert errors > 20  # a changed letter of an image's name or of a stamp's digest is not noticed
 
 
 def assert_one_line(path: Path, why: str) -> None:
@@ -368,4 +368,4 @@ def assert_one_line(path: Path, why: str) -> None:
         load_map(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 600
-    assert "again" in message or "expected" in message  # the mend
+    assert "again" in message or "expected" in message or "rebuild" in message  # the fix

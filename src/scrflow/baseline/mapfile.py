@@ -17,13 +17,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from scrflow.baseline.matching import PhotoFeatures
 from scrflow.config import BaselineMapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.features.retrieval import Retriever
-from scrflow.map.format import check_index
+from scrflow.map.format import check_index, stage_config
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
 from scrflow.storage.untrusted import check_whole
 
@@ -74,14 +73,7 @@ def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp
 def load_map(path: Path) -> BaselineMap:
     """The map of a file; ScrflowError if it is damaged, of another version, or its parts do not fit together."""
     stamp = read_stamp(path, KIND)
-    try:
-        config = BaselineMapStage.model_validate(stamp.config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
-        raise ScrflowError(
-            f"{path}: its config is not one of this scrflow: key {key}: {first['msg']}; {_FIX}"
-        ) from None
+    config = stage_config(BaselineMapStage, path, stamp, _FIX)
     with open_h5(path, KIND) as f:
         try:
             if f.attrs.get("format") != FORMAT:

@@ -180,7 +180,7 @@ def _write_poses(request: LocalizeRequest, records: list[dict[str, Any]]) -> Out
     if request.min_confidence and unknown:
         raise ScrflowError(f"{request.map}: holds no thresholds, so there is no confidence; leave out --min-confidence")
     if request.min_confidence is None and unknown:
-        log.warning("%s: holds no thresholds, so poses of photos of other places cannot be told apart", request.map)
+        log.warning("%s: holds no thresholds, so poses of photos of other places cannot be left out", request.map)
     least = request.min_confidence if request.min_confidence is not None else 0.0 if unknown else MIN_CONFIDENCE
     sure = [r for r in posed if not least or r["confidence"] >= least]
     write_text(request.out, "".join(f"{pose_line(r['name'], r['pose'], _DIGITS)}\n" for r in sure))

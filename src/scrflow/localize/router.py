@@ -43,8 +43,6 @@ class Router:
 
     def __init__(self, maps: Mapping[str, Localizer], tried: int = 2):
         """``tried``: how many of the most similar maps to try for each photo."""
-        if not maps:
-            raise ScrflowError("no map is given; name at least one")
         if tried < 1:
             raise ScrflowError(f"maps to try: {tried}; try at least 1 (--tried)")
         self.maps, self._tried = dict(maps), min(tried, len(maps))
@@ -53,6 +51,8 @@ class Router:
     def open(cls, paths: Sequence[str | Path], device: str | None = None, tried: int = 2) -> Router:
         """The maps of files. ScrflowError for a map that is damaged, named twice, or of another unit or method."""
         names = [str(path) for path in paths]
+        if not names:
+            raise ScrflowError("no map is given; name at least one")
         check_unique(names, "MAP and --map")
         maps = {name: load_map(Path(name)) for name in names}
         _check_alike(maps)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -49,6 +50,7 @@ _KEPT = (".out.weight", "decoder.layers.1.weight")
 _FIX = "write the map again (rule write_map), or take an undamaged copy"
 
 Tensors = dict[str, Tensor]
+M = TypeVar("M", bound=BaseModel)
 
 
 def retrieval_features(config: MapStage) -> tuple[RetrievalPart, ...]:
@@ -156,7 +158,7 @@ def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dic
         stamp = read_stamp(path, "map")
         metadata = read_safetensors_metadata(path)
         _check_version(path, metadata)
-        config = _config(path, stamp)
+        config = stage_config(MapStage, path, stamp, "write the map again (rule write_map)")
         unknown = sorted(set(metadata) - _METADATA)
         if unknown:
             raise ValueError(f"metadata {_listed(unknown)} is not known")
@@ -188,32 +190,32 @@ def _check_version(path: Path, metadata: dict[str, str]) -> None:
         )
 
 
-def _config(path: Path, stamp: Stamp) -> MapStage:
+def stage_config(model: type[M], path: Path, stamp: Stamp, fix: str) -> M:
+    """The config in the stamp of a map; ScrflowError naming the first key that does not fit, or whose number would cost
+    hours or gigabytes for one photo."""
     try:
-        config = MapStage.model_validate(stamp.config)
-        key, reason = _unreasonable(stamp.config)
+        config = model.model_validate(stamp.config)
+        key, reason = next(_unreasonable(stamp.config), ("", ""))
     except ValidationError as error:
         first = error.errors()[0]
         key, reason = ".".join(str(p) for p in first["loc"]) or "(all)", first["msg"].lower()
     if key:
         raise ScrflowError(
             f"{path}: its config is not one of this scrflow: key {key[:100]}: {reason}; use the scrflow that wrote it, "
-            "or write the map again (rule write_map)"
+            f"or {fix}"
         )
     return config
 
 
-def _unreasonable(value: object, key: str = "") -> tuple[str, str]:
-    """The first key of a map's config whose number would cost hours or gigabytes for one photo, or is not a number,
-    and the reason; empty strings if there is none."""
+def _unreasonable(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Keys of numbers out of bounds, and the reason."""
     if isinstance(value, dict | list):
-        named = value.items() if isinstance(value, dict) else enumerate(value)
-        found = (_unreasonable(inner, f"{key}.{name}".lstrip(".")) for name, inner in named)
-        return next((f for f in found if f[0]), ("", ""))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "", ""
-    least, most = next((_BOUNDS[part] for part in reversed(key.split(".")) if part in _BOUNDS), _NUMBERS)
-    return ("", "") if least <= value <= most else (key, f"{value:.6g} is not within {least:g} and {most:g}")
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unreasonable(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        least, most = next((_BOUNDS[part] for part in reversed(key.split(".")) if part in _BOUNDS), _NUMBERS)
+        if not least <= value <= most:
+            yield key, f"{value:.6g} is not within {least:g} and {most:g}"
 
 
 def _strings(text: str, what: str) -> tuple[str, ...]:
