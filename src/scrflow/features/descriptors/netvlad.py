@@ -20,7 +20,9 @@ from scrflow.core.images import to_tensor
 from scrflow.features.encoders.checkpoint import load_strictly
 from scrflow.storage.weights import locate
 
-_MODELS = {"pitts30k": "netvlad-pitts30k", "tokyotm": "netvlad-tokyotm"}
+WEIGHTS = "netvlad-{trained_on}"  # of the options, or else the defaults
+DEFAULTS = {"trained_on": "pitts30k"}
+_TRAINED_ON = ("pitts30k", "tokyotm")
 # channels of the 3 x 3 convolutions of VGG16; "M" halves the image
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 # layers of the file: 0 to 28 are the trunk, one for each convolution, ReLU and pooling; 29 normalises each feature;
@@ -36,12 +38,12 @@ class NetVlad:
     reduced to it, smaller ones are left as they are (hloc: 1024).
     """
 
-    def __init__(self, device: str = "cpu", trained_on: str = "pitts30k", max_side: int = 1024):
-        if trained_on not in _MODELS:
-            raise ScrflowError(f"netvlad: trained_on {trained_on!r}; there are {', '.join(_MODELS)}")
+    def __init__(self, device: str = "cpu", trained_on: str = DEFAULTS["trained_on"], max_side: int = 1024):
+        if trained_on not in _TRAINED_ON:
+            raise ScrflowError(f"netvlad: trained_on {trained_on!r}; there are {', '.join(_TRAINED_ON)}")
         if max_side < 2 * _STRIDE:
             raise ScrflowError(f"netvlad: max_side must be {2 * _STRIDE} or more")
-        name = _MODELS[trained_on]
+        name = WEIGHTS.format(trained_on=trained_on)
         path = locate(name)
         state = read_mat(path)
         self._network = Network(state["vlad.centres"].shape[1], len(state["whitening.weight"]))
@@ -146,3 +148,6 @@ def _numbers(value: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         raise TypeError(f"an array of numbers was expected, found {type(value).__name__}")
     return value
+
+
+DESCRIPTOR = NetVlad

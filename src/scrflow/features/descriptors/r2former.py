@@ -14,7 +14,7 @@ from scrflow.core.images import to_tensor
 from scrflow.features.encoders.checkpoint import load_strictly, read_tensors
 from scrflow.storage.weights import locate
 
-_NAME = "r2former"
+WEIGHTS = "r2former"
 _PREFIX = "module.backbone."
 _RERANKER = ("module.local_head.", "module.Reranker.")
 _PATCH, _WIDTH, _BLOCKS, _HEADS = 16, 384, 12, 6
@@ -47,11 +47,11 @@ class R2Former:
         if len(size) != 2 or any(side < _PATCH or side % _PATCH for side in size):
             raise ScrflowError(f"r2former: size {size} must be height and width, multiples of {_PATCH}")
         self._network = Network(self.dim)
-        path = locate(_NAME)
+        path = locate(WEIGHTS)
         with torch.serialization.safe_globals(_NUMPY):
             state = read_tensors(path, "model_state_dict")
         state = {k.removeprefix(_PREFIX): v for k, v in state.items() if not k.startswith(_RERANKER)}
-        load_strictly(self._network, state, path, _NAME)
+        load_strictly(self._network, state, path, WEIGHTS)
         self._network.to(device)
         self._device, self._size = device, tuple(size)
 
@@ -120,3 +120,6 @@ class _Attention(nn.Module):
         batch, count, _ = x.shape
         q, k, v = self.qkv(x).view(batch, count, 3, _HEADS, _WIDTH // _HEADS).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, _WIDTH))
+
+
+DESCRIPTOR = R2Former

@@ -70,3 +70,6 @@ class Ace:
     def map(self, grey_11HW: torch.Tensor) -> torch.Tensor:
         """Descriptors [1, 512, H/8, W/8] (rounded up) of a grey image."""
         return self._model((grey_11HW - _MEAN) / _STD)
+
+
+ENCODER = Ace

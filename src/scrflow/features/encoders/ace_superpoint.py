@@ -61,3 +61,6 @@ def drawn_by_score(score_HW: torch.Tensor) -> torch.Tensor:
     """
     u = torch.rand(score_HW.numel(), generator=torch_generator(0, "cells by score", *score_HW.shape))
     return torch.argsort(-u.clamp(min=1e-12).log() / score_HW.flatten().clamp(min=1e-12), stable=True)
+
+
+ENCODER = AceSuperPoint

@@ -36,3 +36,6 @@ class Aliked:
             F.normalize(out.descriptors[order].float(), dim=1),
             out.keypoint_scores[order],
         )
+
+
+ENCODER = Aliked

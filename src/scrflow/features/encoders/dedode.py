@@ -81,3 +81,6 @@ def _descriptor_g() -> DeDoDeDescriptor:
         reason = " ".join(str(error).split())[:200]
         raise ScrflowError(f"{path}: not the weights of {_DINO}: {reason}") from None
     return DeDoDeDescriptor(encoder, Decoder(refiners, num_prototypes=prototypes))
+
+
+ENCODER = Dedode

@@ -61,3 +61,6 @@ def _parabola(heatmap_HW: torch.Tensor, position_N2: torch.Tensor) -> torch.Tens
     for before, after in ((heatmap_HW[y, x - 1], heatmap_HW[y, x + 1]), (heatmap_HW[y - 1, x], heatmap_HW[y + 1, x])):
         offsets.append((after - before) / (2 * (2 * centre - before - after)))
     return torch.stack(offsets, 1)
+
+
+ENCODER = Disk

@@ -45,3 +45,6 @@ class Loftr:
         m = self._model
         x = m.relu(m.bn1(m.conv1(grey_11HW)))
         return m.layer3(m.layer2(m.layer1(x)))
+
+
+ENCODER = Loftr

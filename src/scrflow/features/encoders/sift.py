@@ -41,3 +41,6 @@ class Sift:
         d = torch.nn.functional.normalize(d, dim=1)
         k = torch.from_numpy(keypoints[order])
         return LocalFeatures(k[:, :2].contiguous(), d, k[:, 2].contiguous())
+
+
+ENCODER = Sift

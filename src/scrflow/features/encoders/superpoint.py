@@ -78,3 +78,6 @@ def sample_cells(map_1DHW: torch.Tensor, keypoints_px_N2: torch.Tensor) -> torch
     grid = 2 * keypoints_px_N2 / (torch.tensor([columns, rows]) * CELL) - 1
     sampled = F.grid_sample(map_1DHW, grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)
     return F.normalize(sampled[0, :, 0].T, dim=1)
+
+
+ENCODER = SuperPoint

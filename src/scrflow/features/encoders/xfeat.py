@@ -24,6 +24,7 @@ class XFeat:
 
     dim = 64
     sees_colour = False
+    side_by_side = True  # small, and nothing is kept from one photo to the next
 
     def __init__(self, max_keypoints: int, upscale: float = 1.0, detection_threshold: float = 0.05):
         self._model = KorniaXFeat()
@@ -69,3 +70,6 @@ def _centroid(heatmap_HW: torch.Tensor, position_N2: torch.Tensor) -> torch.Tens
     weight = heatmap_HW[position_N2[:, 1:] + dy, position_N2[:, :1] + dx]  # [N, 25]
     weight = weight / weight.sum(1, keepdim=True)
     return torch.stack([(weight * dx).sum(1), (weight * dy).sum(1)], 1)
+
+
+ENCODER = XFeat

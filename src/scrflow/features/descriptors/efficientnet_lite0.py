@@ -33,6 +33,9 @@ _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 _BATCH_NORM_EPS = 1e-3
 
 
+WEIGHTS = "efficientnet-lite0"
+
+
 class EfficientNetLite0:
     """1 280 channels, each the p-mean of the last feature map, over their length.
 
@@ -41,12 +44,13 @@ class EfficientNetLite0:
     """
 
     dim = _HEAD
+    side_by_side = True  # small
 
     def __init__(self, device: str = "cpu", short_side: int = 320, power: float = 3.0):
         if short_side < _STRIDE or power < 1:
             raise ScrflowError(f"efficientnet-lite0: short_side must be {_STRIDE} or more, power 1 or more")
         self._network = Network()
-        load_published(self._network, "efficientnet-lite0")
+        load_published(self._network, WEIGHTS)
         for_inference(self._network)
         self._network.to(device)
         self._device, self._short_side, self._power = device, short_side, power
@@ -149,3 +153,6 @@ def _relu6_(x: torch.Tensor) -> torch.Tensor:
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=_BATCH_NORM_EPS)
+
+
+DESCRIPTOR = EfficientNetLite0
