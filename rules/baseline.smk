@@ -19,18 +19,18 @@ rule map_baseline:
         mem_mb=growing(6000),
         runtime=longer(720),
     params:
-        config=stage_config("baseline_map"),
-        code=baseline_code("baseline.mapping"),
+        config=stage_config("map_baseline"),
+        code=stage_code("map_baseline"),
     message:
         "{wildcards.scene}: map of {wildcards.baseline}"
     script:
-        "../workflow/scripts/map_baseline.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule localize_baseline:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{baseline}/map.h5",
+        map_path="results/{scene}/{baseline}/map.h5",
         descriptors=baseline_descriptors,
     output:
         poses="results/{scene}/{baseline}/poses.txt",
@@ -46,35 +46,36 @@ rule localize_baseline:
         mem_mb=growing(7000),
         runtime=longer(480),
     params:
-        config=stage_config("baseline_localize"),
-        code=baseline_code("baseline.localizer"),
+        config=stage_config("localize_baseline"),
+        code=stage_code("localize_baseline"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.baseline}"
     script:
-        "../workflow/scripts/localize_baseline.py"
+        "../workflow/scripts/run_stage.py"
 
 
-rule evaluate_baseline:
+use rule evaluate_poses as evaluate_baseline with:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{baseline}/map.h5",
+        map_path="results/{scene}/{baseline}/map.h5",
         poses="results/{scene}/{baseline}/poses.txt",
         details="results/{scene}/{baseline}/localization.json",
+        training=[],
     output:
-        queries=report(
+        out_csv=report(
             "results/{scene}/{baseline}/queries.csv",
             caption="../workflow/report/queries.rst",
             category="{scene}",
             labels={"method": "{baseline}", "what": "errors of every query"},
         ),
-        metrics="results/{scene}/{baseline}/metrics.json",
-        errors=report(
+        out_metrics="results/{scene}/{baseline}/metrics.json",
+        errors_png=report(
             "results/{scene}/{baseline}/errors.png",
             caption="../workflow/report/errors.rst",
             category="{scene}",
             labels={"method": "{baseline}", "what": "errors on the map, from above"},
         ),
-        overlay=report(
+        overlay_png=report(
             "results/{scene}/{baseline}/overlay.png",
             caption="../workflow/report/overlay.rst",
             category="{scene}",
@@ -84,16 +85,5 @@ rule evaluate_baseline:
         "results/{scene}/logs/evaluate_baseline/{baseline}.log",
     benchmark:
         "results/{scene}/benchmarks/evaluate_baseline/{baseline}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1500),
-        runtime=longer(30),
-    params:
-        config=stage_config("evaluate"),
-        code=code_version("evaluate.metrics"),
     message:
         "{wildcards.scene}: evaluation, {wildcards.baseline}"
-    script:
-        "../workflow/scripts/evaluate_baseline.py"

@@ -17,13 +17,13 @@ rule fit_pca:
         mem_mb=growing(2500),
         runtime=longer(120),
     params:
-        config=stage_config("pca"),
-        code=encoder_code("features.pca"),
+        config=stage_config("fit_pca"),
+        code=stage_code("fit_pca"),
         key=cache_key,
     message:
         "{wildcards.scene}: PCA of the local descriptors, {wildcards.encoder}"
     script:
-        "../workflow/scripts/fit_pca.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # one job a shard, a range of the images each; the number of shards is in the config
@@ -32,7 +32,7 @@ rule fill_buffer:
         scene="results/{scene}/scene/scene.json",
         pca="results/{scene}/local/{encoder}/pca.safetensors",
     output:
-        shard="results/{scene}/local/{encoder}/buffer-{shard}.h5",
+        samples="results/{scene}/local/{encoder}/buffer-{shard}.h5",
         benchmark="results/{scene}/benchmarks/fill_buffer/{encoder}-{shard}.tsv",
     log:
         "results/{scene}/logs/fill_buffer/{encoder}-{shard}.log",
@@ -44,13 +44,14 @@ rule fill_buffer:
         mem_mb=growing(1500),
         runtime=longer(480),
     params:
-        config=stage_config("buffer"),
-        code=encoder_code("training.buffer"),
+        config=stage_config("fill_buffer"),
+        code=stage_code("fill_buffer"),
+        shard=lambda wildcards: int(wildcards.shard),
         key=cache_key,
     message:
         "{wildcards.scene}: training samples, {wildcards.encoder}, shard {wildcards.shard}"
     script:
-        "../workflow/scripts/fill_buffer.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # depths of the samples, one file a source: only methods with known_depth, pull_to depth or mix_share ask for one
@@ -71,12 +72,12 @@ rule triangulate_samples:
         mem_mb=growing(2500),
         runtime=longer(240),
     params:
-        config=stage_config("sample_depth"),
-        code=code_version("depths.matched"),
+        config=stage_config("triangulate_samples"),
+        code=stage_code("triangulate_samples"),
     message:
         "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
     script:
-        "../workflow/scripts/triangulate_samples.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule find_point_depths:
@@ -96,12 +97,12 @@ rule find_point_depths:
         mem_mb=growing(2500),
         runtime=longer(240),
     params:
-        config=stage_config("point_depth"),
-        code=code_version("depths.points"),
+        config=stage_config("find_point_depths"),
+        code=stage_code("find_point_depths"),
     message:
         "{wildcards.scene}: depths of the training samples by 3D points, {wildcards.encoder}"
     script:
-        "../workflow/scripts/find_point_depths.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule read_depth_maps:
@@ -122,10 +123,10 @@ rule read_depth_maps:
         mem_mb=growing(2500),
         runtime=longer(240),
     params:
-        config=stage_config("map_depth"),
-        code=code_version("depths.maps"),
+        config=stage_config("read_depth_maps"),
+        code=stage_code("read_depth_maps"),
         root=scene_root,
     message:
         "{wildcards.scene}: depths of the training samples by depth images, {wildcards.encoder}"
     script:
-        "../workflow/scripts/read_depth_maps.py"
+        "../workflow/scripts/run_stage.py"

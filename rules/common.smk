@@ -11,22 +11,13 @@ from snakemake.exceptions import WorkflowError
 # the package is used as it lies here, installed or not
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from scrflow.storage.codeversion import code_version
 from scrflow.pipeline.project import Project
 from scrflow.pipeline.licence import restrictions
-from scrflow.features.descriptors import descriptor_module
-from scrflow.features.encoders import encoder_module
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.slurm import become_own_array_task, check_array_budget
+from scrflow.pipeline.stages import STAGES, code_of
 from scrflow.pipeline.job import check_room, file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
 
 logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
-
-# before all else: a task of a SLURM job array may have been started as the Snakemake of another task
-try:
-    become_own_array_task(workflow.tear_down)
-except ScrflowError as error:
-    raise WorkflowError(str(error)) from None
 
 
 def load_project():
@@ -63,7 +54,7 @@ wildcard_constraints:
     baseline=one_of(project.baselines),
     graph=one_of(project.config.graphs),
     table=one_of(project.tables),
-    set=one_of(project.set_names()),
+    set_name=one_of(project.set_names()),
     encoder=one_of(project.encoders),
     encoding=one_of(project.config.encodings),
     feature=one_of(project.config.retrieval),
@@ -80,27 +71,12 @@ def hold_lock():
     if not workflow.is_main_process:
         return
     try:
-        check_arrays()
         check_room()
         hold_workflow_lock()
     except ScrflowError as error:
         raise WorkflowError(str(error)) from None
     if workflow.local_exec:
         tie_local_jobs()
-
-
-def check_arrays():
-    """With SLURM's job arrays no limit may hold back a part of the jobs (scrflow.pipeline.slurm)."""
-    names = re.split(r"[\s,;]+", getattr(workflow.executor_settings, "array_jobs", None) or "")
-    planned = list(workflow.dag.needrun_jobs())
-    in_arrays = [job for job in planned if job.rule.name in names or "all" in names]
-    limits = {
-        "jobs": workflow.resource_settings.nodes,
-        "max-jobs-per-timespan": workflow.scheduling_settings.max_jobs_per_timespan.max_jobs,
-    }
-    limited = [name for name in workflow.global_resources if any(name in job.resources.keys() for job in in_arrays)]
-    if in_arrays:
-        check_array_budget(len(planned), limits, [name for name in limited if not name.startswith("_")])
 
 
 def tell_restrictions():

@@ -11,7 +11,7 @@ rule download_dataset:
         table=download_table,
     output:
         # a marker, so that a broken transfer is not deleted but continued
-        marker=local("resources/{root}.downloaded"),
+        marker=touch(local("resources/{root}.downloaded")),
     log:
         "resources/{root}.log",
     benchmark:
@@ -23,18 +23,18 @@ rule download_dataset:
         mem_mb=growing(500),
         runtime=longer(1440),
     params:
-        config=stage_config("download"),
-        folder="resources/{root}",
+        config=stage_config("download_dataset"),
+        out="resources/{root}",
     message:
         "{wildcards.root}: downloading"
     script:
-        "../workflow/scripts/download_dataset.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule build_scene:
     input:
         sources=scene_sources,
-        sfm=scene_sfm,
+        sfm_model=scene_sfm,
         parts=scene_parts,
     output:
         # update: what was read before stays when the source has become faulty
@@ -52,11 +52,11 @@ rule build_scene:
         mem_mb=growing(4000),
         runtime=longer(60),
     params:
-        config=stage_config("scene"),
-        code=scene_code,
+        config=stage_config("build_scene"),
+        code=stage_code("build_scene"),
         root=scene_root,
         failures=failures("build_scene"),
     message:
         "{wildcards.scene}: reading the scene"
     script:
-        "../workflow/scripts/build_scene.py"
+        "../workflow/scripts/run_stage.py"

@@ -20,12 +20,12 @@ rule embed_graph:
         mem_mb=growing(2000),
         runtime=longer(120),
     params:
-        config=stage_config("node2vec"),
-        code=code_version("graph.node2vec", "graph.node2vec.reference_worker"),
+        config=stage_config("embed_graph"),
+        code=stage_code("embed_graph"),
     message:
         "{wildcards.scene}: Node2Vec, {wildcards.encoding}"
     script:
-        "../workflow/scripts/embed_graph.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # GLACE's ablation: the query's own feature chooses among the same centres
@@ -49,9 +49,9 @@ rule cluster_features:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("clusters"),
-        code=code_version("features.clusters"),
+        config=stage_config("cluster_features"),
+        code=stage_code("cluster_features"),
     message:
         "{wildcards.scene}: clusters of a retrieval feature, {wildcards.encoding}"
     script:
-        "../workflow/scripts/cluster_features.py"
+        "../workflow/scripts/run_stage.py"

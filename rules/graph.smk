@@ -4,7 +4,7 @@
 rule build_graph:
     input:
         scene="results/{scene}/scene/scene.json",
-        points=graph_points,
+        model=graph_points,
     output:
         graph="results/{scene}/covisibility.npz",
     log:
@@ -18,19 +18,19 @@ rule build_graph:
         mem_mb=growing(2000),
         runtime=longer(120),
     params:
-        config=stage_config("covisibility"),
-        code=code_version("graph.covisibility"),
+        config=stage_config("build_graph"),
+        code=stage_code("build_graph"),
     message:
         "{wildcards.scene}: covisibility graph"
     script:
-        "../workflow/scripts/build_graph.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # another graph than the scene's, for the encodings that name one
 use rule build_graph as build_named_graph with:
     input:
         scene="results/{scene}/scene/scene.json",
-        points=named_graph_points,
+        model=named_graph_points,
     output:
         graph="results/{scene}/graphs/{graph}.npz",
     log:
@@ -38,7 +38,7 @@ use rule build_graph as build_named_graph with:
     benchmark:
         "results/{scene}/benchmarks/build_named_graph/{graph}.tsv"
     params:
-        config=stage_config("named_graph"),
-        code=code_version("graph.covisibility"),
+        config=stage_config("build_named_graph"),
+        code=stage_code("build_named_graph"),
     message:
         "{wildcards.scene}: covisibility graph {wildcards.graph}"

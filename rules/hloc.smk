@@ -8,6 +8,7 @@ localrules:
 
 rule list_hloc_images:
     input:
+        scene=hloc_scene,
         sources=hloc_sources,
     output:
         images="results/{scene}/hloc/images.json",
@@ -22,13 +23,13 @@ rule list_hloc_images:
         mem_mb=growing(1000),
         runtime=longer(10),
     params:
-        config=hloc_photos,
-        code=code_version("baseline.hloc_images"),
+        config=stage_config("list_hloc_images"),
+        code=stage_code("list_hloc_images"),
         root=scene_root,
     message:
         "{wildcards.scene}: photos for hloc"
     script:
-        "../workflow/scripts/list_hloc_images.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule hloc_global_features:
@@ -49,14 +50,14 @@ rule hloc_global_features:
         gpu=1,
     params:
         configuration=lambda wildcards: wildcards.configuration,
-        code=code_version("baseline.hloc_run"),
+        code=stage_code("hloc_global_features"),
     message:
         "{wildcards.scene}: global descriptors by hloc, {wildcards.configuration}"
     script:
-        "../workflow/scripts/hloc_extract_features.py"
+        "../workflow/scripts/run_stage.py"
 
 
-rule hloc_local_features:
+use rule hloc_global_features as hloc_local_features with:
     input:
         images="results/{scene}/hloc/images.json",
     output:
@@ -65,20 +66,11 @@ rule hloc_local_features:
         "results/{scene}/logs/hloc_local_features.log",
     benchmark:
         "results/{scene}/benchmarks/hloc_local_features.tsv"
-    conda:
-        "../envs/hloc.yaml"
-    threads: 4
-    resources:
-        mem_mb=growing(6000),
-        runtime=longer(480),
-        gpu=1,
     params:
         configuration=project.config.hloc.features,
-        code=code_version("baseline.hloc_run"),
+        code=stage_code("hloc_local_features"),
     message:
         "{wildcards.scene}: local features by hloc"
-    script:
-        "../workflow/scripts/hloc_extract_features.py"
 
 
 rule hloc_pairs:
@@ -99,11 +91,11 @@ rule hloc_pairs:
         runtime=longer(60),
     params:
         neighbours=project.config.hloc.pairs,
-        code=code_version("baseline.hloc_run"),
+        code=stage_code("hloc_pairs"),
     message:
         "{wildcards.scene}: pairs to match by hloc"
     script:
-        "../workflow/scripts/hloc_choose_pairs.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule hloc_match:
@@ -125,17 +117,18 @@ rule hloc_match:
         gpu=1,
     params:
         configuration=project.config.hloc.matcher,
-        code=code_version("baseline.hloc_run"),
+        code=stage_code("hloc_match"),
     message:
         "{wildcards.scene}: matches by hloc"
     script:
-        "../workflow/scripts/hloc_match_features.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # for use with hloc's own localization; the graph of kind points has triangulate_points instead
 rule hloc_triangulate:
     input:
         scene="results/{scene}/scene/scene.json",
+        reference="results/{scene}/scene/mapping",
         images="results/{scene}/hloc/images.json",
         pairs="results/{scene}/hloc/pairs.txt",
         features="results/{scene}/hloc/features.h5",
@@ -153,8 +146,8 @@ rule hloc_triangulate:
         mem_mb=growing(6000),
         runtime=longer(720),
     params:
-        code=code_version("baseline.hloc_run"),
+        code=stage_code("hloc_triangulate"),
     message:
         "{wildcards.scene}: triangulation by hloc"
     script:
-        "../workflow/scripts/hloc_triangulate.py"
+        "../workflow/scripts/run_stage.py"

@@ -76,16 +76,13 @@ def hloc_files(wildcards):
     return [sfm.hloc_features, sfm.hloc_matches] if sfm.features == "hloc" else []
 
 
+def hloc_scene(wildcards):
+    """The scene whose photos hloc reads; none of bare photos, which hloc may be asked to make the scene from."""
+    return [] if is_bare_photos(wildcards.scene) else f"results/{wildcards.scene}/scene/scene.json"
+
+
 def hloc_sources(wildcards):
-    """What tells hloc's rules the photos: the scene, or bare photos, which hloc may be asked to make the scene from."""
-    if is_bare_photos(wildcards.scene):
-        return scene_sources(wildcards)
-    return f"results/{wildcards.scene}/scene/scene.json"
-
-
-def hloc_photos(wildcards):
-    """Config of bare photos; nothing where the scene is given."""
-    return stage_config("sfm")(wildcards) if is_bare_photos(wildcards.scene) else None
+    return scene_sources(wildcards) if is_bare_photos(wildcards.scene) else []
 
 
 def clustered_feature(wildcards):
@@ -230,25 +227,9 @@ def default_method(name):
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def table_stage(wildcards):
-    """Of a table on its own scenes or, where the wildcard is there, on those of a set."""
-    set_name = wildcards.get("set")
-    if set_name is not None and set_name not in project.table_sets(wildcards.table):
-        known = ", ".join(project.table_sets(wildcards.table)) or "none"
-        raise WorkflowError(f"config/tables/{wildcards.table}.yaml: no set {set_name!r}; there are {known}")
-    try:
-        return project.table_stage(wildcards.table, set_name)
-    except ScrflowError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def table_config(wildcards):
-    return table_stage(wildcards).model_dump(mode="json")
-
-
 def table_metrics(wildcards):
     """What the table's rows measured on its scenes: a file a scene, method and seed."""
-    runs = table_stage(wildcards).runs
+    runs = config_for("write_table", wildcards).runs
     return list(dict.fromkeys(f"results/{run.scene}/{run.folder}/metrics.json" for run in runs))
 
 
@@ -263,21 +244,5 @@ def tables_on(name):
     return [f"results/tables/{table}@{name}.md" for table in tables]
 
 
-def toy_stage(wildcards):
-    """GLACE's toy example, on the scenes of a set where the wildcard is there."""
-    try:
-        return project.toy_stage(wildcards.get("set"))
-    except ScrflowError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def toy_config(wildcards):
-    return toy_stage(wildcards).model_dump(mode="json")
-
-
 def toy_scenes(wildcards):
-    return expand("results/{scene}/scene/scene.json", scene=toy_stage(wildcards).toy.scenes)
-
-
-def toy_code(wildcards):
-    return code_version("report.toytable", encoder_module(project.config.toy.extractor.name))
+    return expand("results/{scene}/scene/scene.json", scene=config_for("toy_example", wildcards).toy.scenes)

@@ -8,7 +8,7 @@ localrules:
 rule localize_queries:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{method}/map.safetensors",
+        map_path="results/{scene}/{method}/map.safetensors",
         descriptors=method_descriptors,
     output:
         poses="results/{scene}/{method}/poses.txt",
@@ -24,36 +24,36 @@ rule localize_queries:
         mem_mb=growing(7000),
         runtime=longer(240),
     params:
-        config=stage_config("localize"),
-        code=localize_code,
+        config=stage_config("localize_queries"),
+        code=stage_code("localize_queries"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.method}"
     script:
-        "../workflow/scripts/localize_queries.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule evaluate_poses:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{method}/map.safetensors",
+        map_path="results/{scene}/{method}/map.safetensors",
         poses="results/{scene}/{method}/poses.txt",
         details="results/{scene}/{method}/localization.json",
-        history=trained("train.jsonl"),
+        training=trained("train.jsonl"),
     output:
-        queries=report(
+        out_csv=report(
             "results/{scene}/{method}/queries.csv",
             caption="../workflow/report/queries.rst",
             category="{scene}",
             labels={"method": "{method}", "what": "errors of every query"},
         ),
-        metrics="results/{scene}/{method}/metrics.json",
-        errors=report(
+        out_metrics="results/{scene}/{method}/metrics.json",
+        errors_png=report(
             "results/{scene}/{method}/errors.png",
             caption="../workflow/report/errors.rst",
             category="{scene}",
             labels={"method": "{method}", "what": "errors on the map, from above"},
         ),
-        overlay=report(
+        overlay_png=report(
             "results/{scene}/{method}/overlay.png",
             caption="../workflow/report/overlay.rst",
             category="{scene}",
@@ -70,12 +70,12 @@ rule evaluate_poses:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("evaluate"),
-        code=code_version("evaluate.metrics"),
+        config=stage_config("evaluate_poses"),
+        code=stage_code("evaluate_poses"),
     message:
         "{wildcards.scene}: evaluation, {wildcards.method}"
     script:
-        "../workflow/scripts/evaluate_poses.py"
+        "../workflow/scripts/run_stage.py"
 
 
 # whoever asks for the scene's poses gets the table and the pictures too
@@ -85,7 +85,7 @@ rule choose_poses:
         poses=default_method("poses.txt"),
         metrics=default_method("metrics.json"),
     output:
-        poses="results/{scene}/poses.txt",
+        chosen="results/{scene}/poses.txt",
     log:
         "results/{scene}/logs/choose_poses.log",
     benchmark:
@@ -97,9 +97,9 @@ rule choose_poses:
         mem_mb=growing(200),
         runtime=longer(5),
     params:
-        config=stage_config("submission"),
-        code=code_version("evaluate.submission"),
+        config=stage_config("choose_poses"),
+        code=stage_code("choose_poses"),
     message:
         "{wildcards.scene}: poses of the default method"
     script:
-        "../workflow/scripts/choose_poses.py"
+        "../workflow/scripts/run_stage.py"

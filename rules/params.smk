@@ -1,95 +1,30 @@
 # Params of the rules: the part of the config that a stage reads, the version of its code, and the key of the cache.
 
 
-def stage_config(name):
-    """Params of a rule: the config that the stage NAME reads, for the rule's wildcards."""
-    method = getattr(project, f"{name}_stage")
+def stage_config(rule_name):
+    """The config that the stage reads, for the rule's wildcards (scrflow.pipeline.stages)."""
 
     def resolve(wildcards):
-        return method(*(wildcards[key] for key in STAGE_WILDCARDS[name])).model_dump(mode="json")
+        made = config_for(rule_name, wildcards)
+        return None if made is None else made.model_dump(mode="json")
 
     return resolve
 
 
-STAGE_WILDCARDS = {
-    "download": ["root"],
-    "sfm": ["scene"],
-    "scene": ["scene"],
-    "triangulate": ["scene"],
-    "covisibility": ["scene"],
-    "named_graph": ["scene", "graph"],
-    "node2vec": ["encoding"],
-    "clusters": ["encoding"],
-    "retrieval": ["scene", "feature"],
-    "pca": ["encoder"],
-    "buffer": ["encoder"],
-    "sample_depth": [],
-    "point_depth": [],
-    "map_depth": ["scene"],
-    "train": ["scene", "method"],
-    "map": ["scene", "method"],
-    "localize": ["method"],
-    "evaluate": ["scene"],
-    "submission": ["scene"],
-    "baseline_map": ["baseline"],
-    "baseline_localize": ["baseline"],
-}
-
-
-def scene_code(wildcards):
-    return code_version("scene.build", f"scene.readers.{project.scene(wildcards.scene).source.reader}")
-
-
-def encoder_code(stage):
-    """Code version of a stage and of the extractor of its wildcard ``encoder``."""
+def stage_code(rule_name):
+    """Version of the code of the stage, and of the encoders, descriptors and readers that its config names."""
 
     def resolve(wildcards):
-        return code_version(stage, *extractor_modules(wildcards.encoder))
+        return code_of(rule_name, config_for(rule_name, wildcards))
 
     return resolve
 
 
-def retrieval_code(wildcards):
-    return code_version("features.retrieval", *feature_modules(wildcards.feature))
-
-
-def localize_code(wildcards):
-    return code_version("localize.localizer", *localizing_modules(wildcards))
-
-
-def report_code(wildcards):
-    return code_version("report.page.page", *localizing_modules(wildcards))
-
-
-def localizing_modules(wildcards):
-    """Modules of the extractors that a method localizes with."""
-    method = project.method(wildcards.method)
-    return sorted({*extractor_modules(method.encoder), *feature_modules(method.retrieval)})
-
-
-def baseline_code(stage):
-    """Code version of a baseline's stage, its extractor and its retrieval feature."""
-
-    def resolve(wildcards):
-        baseline = project.baseline(wildcards.baseline)
-        modules = {encoder_module(baseline.features.name), *feature_modules(baseline.retrieval)}
-        return code_version(stage, *sorted(modules))
-
-    return resolve
-
-
-def extractor_modules(encoder):
-    return [encoder_module(project.encoders[encoder].extractor.name)]
-
-
-def feature_modules(feature):
-    """Modules of the extractors and networks that a retrieval feature is made of, if any."""
-    if feature is None:
-        return []
-    retrieval = project.config.retrieval[feature]
-    modules = extractor_modules(retrieval.encoder) if retrieval.kind == "vlad" else []
-    modules += [descriptor_module(retrieval.network)] if retrieval.kind == "network" else []
-    return modules + [module for part in retrieval.parts for module in feature_modules(part)]
+def config_for(rule_name, wildcards):
+    try:
+        return STAGES[rule_name].config_of(project, wildcards)
+    except ScrflowError as error:
+        raise WorkflowError(str(error)) from None
 
 
 # --------------------------------------------------------------------------------------------------------------- cache
@@ -117,7 +52,7 @@ def cache_key(wildcards, input):
 
 
 def failures(rule_name):
-    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.pipeline.job.stage). Snakemake
+    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.pipeline.job.job_frame). Snakemake
     takes what it restores after a failure for made with the new params, and would have nothing to do in the next run:
     one more failure makes other params."""
 

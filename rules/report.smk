@@ -7,10 +7,10 @@ report: "../workflow/report/workflow.rst"
 rule write_report:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{method}/map.safetensors",
+        map_path="results/{scene}/{method}/map.safetensors",
         poses="results/{scene}/{method}/poses.txt",
         details="results/{scene}/{method}/localization.json",
-        metrics="results/{scene}/{method}/metrics.json",
+        folder="results/{scene}/{method}/metrics.json",
         history=trained("train.jsonl"),
         graph=method_graph,
         descriptors=method_descriptors,
@@ -32,20 +32,20 @@ rule write_report:
         mem_mb=growing(3000),
         runtime=longer(60),
     params:
-        code=report_code,
+        code=stage_code("write_report"),
     message:
         "{wildcards.scene}: report, {wildcards.method}"
     script:
-        "../workflow/scripts/write_report.py"
+        "../workflow/scripts/run_stage.py"
 
 
-rule write_baseline_report:
+use rule write_report as write_baseline_report with:
     input:
         scene="results/{scene}/scene/scene.json",
-        map="results/{scene}/{baseline}/map.h5",
+        map_path="results/{scene}/{baseline}/map.h5",
         poses="results/{scene}/{baseline}/poses.txt",
         details="results/{scene}/{baseline}/localization.json",
-        metrics="results/{scene}/{baseline}/metrics.json",
+        folder="results/{scene}/{baseline}/metrics.json",
         graph="results/{scene}/covisibility.npz",
         descriptors=baseline_descriptors,
     output:
@@ -59,15 +59,7 @@ rule write_baseline_report:
         "results/{scene}/logs/write_baseline_report/{baseline}.log",
     benchmark:
         "results/{scene}/benchmarks/write_baseline_report/{baseline}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
-    threads: 4
-    resources:
-        mem_mb=growing(3000),
-        runtime=longer(60),
     params:
-        code=baseline_code("report.page.page"),
+        code=stage_code("write_baseline_report"),
     message:
         "{wildcards.scene}: report, {wildcards.baseline}"
-    script:
-        "../workflow/scripts/write_report.py"

@@ -22,10 +22,10 @@ rule build_retrieval:
         mem_mb=growing(3000),
         runtime=longer(240),
     params:
-        config=stage_config("retrieval"),
-        code=retrieval_code,
+        config=stage_config("build_retrieval"),
+        code=stage_code("build_retrieval"),
         key=cache_key,
     message:
         "{wildcards.scene}: retrieval features, {wildcards.feature}"
     script:
-        "../workflow/scripts/build_retrieval.py"
+        "../workflow/scripts/run_stage.py"

@@ -23,15 +23,15 @@ rule reconstruct_scene:
         mem_mb=growing(4000),
         runtime=longer(720),
     params:
-        config=stage_config("sfm"),
-        code=code_version("sfm.reconstruct"),
+        config=stage_config("reconstruct_scene"),
+        code=stage_code("reconstruct_scene"),
         root=scene_root,
         failures=failures("reconstruct_scene"),
         key=cache_key,
     message:
         "{wildcards.scene}: structure from motion"
     script:
-        "../workflow/scripts/reconstruct_scene.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule triangulate_points:
@@ -56,10 +56,10 @@ rule triangulate_points:
         mem_mb=growing(4000),
         runtime=longer(480),
     params:
-        config=stage_config("triangulate"),
-        code=code_version("sfm.triangulate"),
+        config=stage_config("triangulate_points"),
+        code=stage_code("triangulate_points"),
         key=cache_key,
     message:
         "{wildcards.scene}: triangulating 3D points"
     script:
-        "../workflow/scripts/triangulate_points.py"
+        "../workflow/scripts/run_stage.py"

@@ -7,16 +7,16 @@
 rule write_table:
     input:
         metrics=table_metrics,
-        papers=paper_files,
+        published=paper_files,
     output:
-        markdown="results/tables/{table}.md",
-        csv=report(
+        out_markdown="results/tables/{table}.md",
+        out_csv=report(
             "results/tables/{table}.csv",
             caption="../workflow/report/table.rst",
             category="tables",
             labels={"table": "{table}", "scenes": "its own"},
         ),
-        latex="results/tables/{table}.tex",
+        out_latex="results/tables/{table}.tex",
     log:
         "results/tables/logs/{table}.log",
     benchmark:
@@ -28,28 +28,29 @@ rule write_table:
         mem_mb=growing(1000),
         runtime=longer(10),
     params:
-        config=table_config,
-        code=code_version("report.tables.build"),
+        config=stage_config("write_table"),
+        code=stage_code("write_table"),
+        results="results",
         papers=str(project.dir / "papers"),
     message:
         "table {wildcards.table}"
     script:
-        "../workflow/scripts/write_table.py"
+        "../workflow/scripts/run_stage.py"
 
 
 use rule write_table as write_table_of_set with:
     output:
-        markdown="results/tables/{table}@{set}.md",
-        csv=report(
-            "results/tables/{table}@{set}.csv",
+        out_markdown="results/tables/{table}@{set_name}.md",
+        out_csv=report(
+            "results/tables/{table}@{set_name}.csv",
             caption="../workflow/report/table.rst",
             category="tables",
-            labels={"table": "{table}", "scenes": "{set}"},
+            labels={"table": "{table}", "scenes": "{set_name}"},
         ),
-        latex="results/tables/{table}@{set}.tex",
+        out_latex="results/tables/{table}@{set_name}.tex",
     log:
-        "results/tables/logs/{table}@{set}.log",
+        "results/tables/logs/{table}@{set_name}.log",
     benchmark:
-        "results/tables/benchmarks/{table}@{set}.tsv"
+        "results/tables/benchmarks/{table}@{set_name}.tsv"
     message:
-        "table {wildcards.table} on {wildcards.set}"
+        "table {wildcards.table} on {wildcards.set_name}"

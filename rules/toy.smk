@@ -4,10 +4,10 @@
 rule toy_example:
     input:
         scenes=toy_scenes,
-        papers=paper_files,
+        published=paper_files,
     output:
         markdown="results/tables/glace-figure-8.md",
-        csv="results/tables/glace-figure-8.csv",
+        table="results/tables/glace-figure-8.csv",
         latex="results/tables/glace-figure-8.tex",
         picture="results/tables/glace-figure-8.png",
     log:
@@ -21,24 +21,24 @@ rule toy_example:
         mem_mb=growing(1500),
         runtime=longer(60),
     params:
-        config=toy_config,
-        code=toy_code,
+        config=stage_config("toy_example"),
+        code=stage_code("toy_example"),
         papers=str(project.dir / "papers"),
     message:
         "toy example of the position decoder"
     script:
-        "../workflow/scripts/run_toy.py"
+        "../workflow/scripts/run_stage.py"
 
 
 use rule toy_example as toy_example_of_set with:
     output:
-        markdown="results/tables/glace-figure-8@{set}.md",
-        csv="results/tables/glace-figure-8@{set}.csv",
-        latex="results/tables/glace-figure-8@{set}.tex",
-        picture="results/tables/glace-figure-8@{set}.png",
+        markdown="results/tables/glace-figure-8@{set_name}.md",
+        table="results/tables/glace-figure-8@{set_name}.csv",
+        latex="results/tables/glace-figure-8@{set_name}.tex",
+        picture="results/tables/glace-figure-8@{set_name}.png",
     log:
-        "results/tables/logs/glace-figure-8@{set}.log",
+        "results/tables/logs/glace-figure-8@{set_name}.log",
     benchmark:
-        "results/tables/benchmarks/glace-figure-8@{set}.tsv"
+        "results/tables/benchmarks/glace-figure-8@{set_name}.tsv"
     message:
-        "toy example of the position decoder on {wildcards.set}"
+        "toy example of the position decoder on {wildcards.set_name}"

@@ -22,14 +22,14 @@ rule train_head:
         runtime=1440,
         gpu=training_gpus,
     params:
-        config=stage_config("train"),
-        code=code_version("training.job"),
+        config=stage_config("train_head"),
+        code=stage_code("train_head"),
         # no output: Snakemake deletes those of a killed job, and training is to go on from here
         checkpoint="results/{scene}/{method}/checkpoint.pt",
     message:
         "{wildcards.scene}: training, {wildcards.method}"
     script:
-        "../workflow/scripts/train_head.py"
+        "../workflow/scripts/run_stage.py"
 
 
 rule write_map:
@@ -53,9 +53,9 @@ rule write_map:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("map"),
-        code=code_version("map.file"),
+        config=stage_config("write_map"),
+        code=stage_code("write_map"),
     message:
         "{wildcards.scene}: map file, {wildcards.method}"
     script:
-        "../workflow/scripts/write_map.py"
+        "../workflow/scripts/run_stage.py"

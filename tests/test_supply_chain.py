@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from scrflow.config import MapStage
-from scrflow.features.descriptors import descriptor_weights
-from scrflow.pipeline.licence import encoder_restrictions, restrictions
+from scrflow.pipeline.licence import descriptor_weights, encoder_restrictions, restrictions
 from scrflow.pipeline.project import Project
 from scrflow.storage.weights import registry
 

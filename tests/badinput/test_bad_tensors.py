@@ -158,9 +158,7 @@ CASES = [
         with_config(extractor__name="../../../tmp/evil"),
         "no local encoder '../../../tmp/evil'",
     ),
-    Bad(
-        "map: its encoder is a module", MAP, with_config(extractor__name="os"), "no local encoder 'os'; there are sift"
-    ),
+    Bad("map: its encoder is a module", MAP, with_config(extractor__name="os"), "no local encoder 'os'; there are ace"),
     Bad(
         "map: options that are no options", MAP, with_config(extractor__options={"__class__": 1}), "options .*__class__"
     ),

@@ -16,7 +16,8 @@ from scipy.io import savemat
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, to_tensor
-from scrflow.features.descriptors import build_descriptor, descriptor_module, efficientnet_lite, netvlad, r2former
+from scrflow.core.plugins import plugins
+from scrflow.features.descriptors import build_descriptor, efficientnet_lite0, netvlad, r2former
 from scrflow.storage import weights
 from scrflow.storage.weights import registry
 
@@ -44,8 +45,7 @@ def values(rng: np.random.Generator, *shape: int, scale: float = 0.05) -> np.nda
 
 
 def test_names_are_known():
-    for name in ("efficientnet-lite0", "netvlad", "r2former"):
-        assert descriptor_module(name).startswith("descriptors.")
+    assert set(plugins("global descriptor")) == {"efficientnet-lite0", "netvlad", "r2former"}
     with pytest.raises(ScrflowError, match="no global descriptor 'dinosaur'; there are"):
         build_descriptor("dinosaur", {})
     with pytest.raises(ScrflowError, match="options"):
@@ -55,7 +55,7 @@ def test_names_are_known():
 # -------------------------------------------------------------------------------------------------- EfficientNet-Lite0
 
 
-def published_efficientnet() -> efficientnet_lite.EfficientNetLite0:
+def published_efficientnet() -> efficientnet_lite0.EfficientNetLite0:
     try:
         return build_descriptor("efficientnet-lite0", {})
     except ScrflowError as error:
@@ -89,7 +89,7 @@ def test_efficientnet_describes_what_it_sees():
 
 def test_efficientnet_pooling_and_padding():
     torch.manual_seed(0)
-    network = efficientnet_lite.Network().eval()
+    network = efficientnet_lite0.Network().eval()
     assert sum(p.numel() for p in network.parameters()) == 4_652_008  # 4.7 M, as published
     x = torch.randn(1, 3, 64, 96)
     assert network.features(x).shape == (1, 1280, 2, 3)
@@ -100,7 +100,7 @@ def test_efficientnet_pooling_and_padding():
 
 
 def test_efficientnet_checkpoint_must_fit(cache, monkeypatch):
-    state = efficientnet_lite.Network().state_dict()
+    state = efficientnet_lite0.Network().state_dict()
     state["_fc.bias2"] = state.pop("_fc.bias")
     state["_conv_head.weight"] = state["_conv_head.weight"][:, :-1]
     entry = registry()["efficientnet-lite0"]

@@ -115,7 +115,7 @@ def test_matches_obey_the_known_poses(name, matches, median_px):
 
 
 def test_unknown_names_and_options_are_told():
-    with pytest.raises(ScrflowError, match="no local encoder 'surf'; there are sift"):
+    with pytest.raises(ScrflowError, match="no local encoder 'surf'; there are ace"):
         encoder("surf")
     with pytest.raises(ScrflowError, match="encoder sift: options"):
         encoder("sift", sharpness=3)

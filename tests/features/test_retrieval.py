@@ -202,7 +202,13 @@ def vlad_stage():
 
 def build(config, scene, stem, parts=()):
     """The stage's three files, named by ``stem``."""
-    build_retrieval(config, scene, *(stem.with_suffix(s) for s in (".h5", ".safetensors", ".json")), 1, parts)
+    build_retrieval(
+        config,
+        scene,
+        *(stem.with_suffix(s) for s in (".h5", ".safetensors", ".json")),
+        1,
+        *(zip(*parts, strict=True) if parts else ()),
+    )
 
 
 def test_vlad_stage_finds_the_right_crops(scene, tmp_path):

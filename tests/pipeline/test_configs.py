@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scrflow.config import BufferConfig, HeadConfig, LossConfig, MethodConfig, TrainingConfig
-from scrflow.features.encoders import encoder_module
+from scrflow.core.plugins import module_of
 from scrflow.features.encoders.ace_superpoint import drawn_by_score, joined_cells
 from scrflow.pipeline.project import Project
 from scrflow.training.head import Head
@@ -94,7 +94,7 @@ def test_cpu_methods_keep_their_own_head():
 
 @pytest.mark.parametrize("name", PROJECT.encoders)
 def test_encoder_is_known(name):
-    assert encoder_module(PROJECT.encoders[name].extractor.name).startswith("features.encoders.")
+    assert module_of("local encoder", PROJECT.encoders[name].extractor.name).startswith("features.encoders.")
 
 
 def test_copies_fill_a_buffer():

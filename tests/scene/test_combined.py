@@ -29,7 +29,7 @@ def combined(*scenes: str, unit: str = "m", **keys) -> SceneStage:
 
 def build_combined(tmp_path: Path, parts: dict[str, Path], unit: str = "m", **keys):
     out = tmp_path / "combined"
-    build_scene(combined(*parts, unit=unit, **keys), Path("."), out, None, parts)
+    build_scene(combined(*parts, unit=unit, **keys), Path("."), out, None, list(parts.values()))
     return load_scene(out)
 
 
@@ -178,7 +178,7 @@ def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
     with pytest.raises(ScrflowError, match=r"photos/hall/images/mapping/.*\.jpg: image of both hall and again"):
         build_combined(tmp_path, twice)
     with pytest.raises(ScrflowError, match="no scene artifact of attic given"):
-        build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, {"hall": rooms["hall"]})
+        build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, [rooms["hall"]])
     with pytest.raises(ScrflowError, match=r"scene is missing"):
         build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "nothing"})
 

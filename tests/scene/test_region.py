@@ -23,7 +23,8 @@ SPLIT = Split(mapping="mapping.txt", queries={"day": "day.txt", "night": "night.
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     """The scene artifact of every fourth photo of the demo, 35 to be mapped, and five queries."""
-    root = tmp_path_factory.mktemp("base")
+    root = tmp_path_factory.mktemp("scenes") / "base"
+    root.mkdir()
     for name in ("images", "model"):
         (root / name).symlink_to(REPO / "demo" / name)
     for out, source, step in (("mapping", "mapping", 4), ("day", "queries_day", 14), ("night", "queries_night", 10)):
@@ -37,7 +38,7 @@ def base(tmp_path_factory) -> Path:
 def region(base: Path, out: Path, **keys):
     source = RegionSource(reader="region", scene="base", **keys)
     config = SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
-    build_scene(config, Path("."), out, None, {"base": base})
+    build_scene(config, Path("."), out, None, [base])
     return load_scene(out)
 
 

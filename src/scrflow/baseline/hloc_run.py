@@ -28,9 +28,9 @@ def extract_features(images: Path, configuration: str, out: Path) -> None:
     hloc.main(conf, Path(listed["image_root"]), as_half=False, image_list=names, feature_path=out)
 
 
-def pairs_from_retrieval(images: Path, descriptors: Path, count: int, out: Path) -> None:
-    """Each mapping image with its ``count`` most similar ones, as lines of a text file. ScrflowError for names with a
-    blank, at which hloc splits the lines."""
+def pairs_from_retrieval(images: Path, descriptors: Path, neighbours: int, out: Path) -> None:
+    """Each mapping image with its ``neighbours`` most similar ones, as lines of a text file. ScrflowError for names
+    with a blank, at which hloc splits the lines."""
     mapping = _read(images)["mapping"]
     blank = [name for name in mapping if any(c.isspace() for c in name)]
     if blank:
@@ -39,7 +39,7 @@ def pairs_from_retrieval(images: Path, descriptors: Path, count: int, out: Path)
             "there; rename them, or use SIFT (sfm.features: sift)"
         )
     hloc = _module("pairs_from_retrieval")
-    hloc.main(descriptors, out, num_matched=min(count, len(mapping) - 1), query_list=mapping, db_list=mapping)
+    hloc.main(descriptors, out, num_matched=min(neighbours, len(mapping) - 1), query_list=mapping, db_list=mapping)
 
 
 def match_features(features: Path, pairs: Path, configuration: str, out: Path) -> None:

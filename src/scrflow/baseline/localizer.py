@@ -20,7 +20,7 @@ from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.features.views import EncodedView
 from scrflow.localize.pose import estimate_pose
 from scrflow.localize.result import Clock, Localization, localize_scene
-from scrflow.storage.codeversion import code_version
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.weights import expecting
 
 
@@ -39,7 +39,7 @@ def localize_baseline(
     with the most inliers, and there is no confidence: its coefficients were fitted for scene coordinates.
     """
     localizer = MatchLocalizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
-    code = code_version("baseline.localizer")
+    code = code_of("localize_baseline", config)
     localize_scene(localizer, config, code, scene, map_path, out, details, threads, descriptors)
 
 

@@ -23,12 +23,12 @@ from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import Retriever
 from scrflow.features.retrieval.describe import PhotoDescriber
 from scrflow.graph.covisibility import Graph, load_graph
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import model_of_views
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
 from scrflow.storage.artifact import Stamp, h5_file, read_safetensors, read_safetensors_metadata, writing
-from scrflow.storage.codeversion import code_version
 from scrflow.storage.weights import located
 
 _HELD = 256  # photos whose features stay in memory: pairs are sorted by their first image
@@ -64,7 +64,7 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
         model = _triangulate(config.seed, loaded, features, pairs, matches, Path(folder))
         result = _gathered(config, names, features, model, retriever)
     inputs = {"scene": scene / "scene.json", "graph": graph, "retrieval": retrieval}
-    write_map(out, result, weights, Stamp.make(KIND, config, code_version("baseline.mapping"), **inputs))
+    write_map(out, result, weights, Stamp.make(KIND, config, code_of("map_baseline", config), **inputs))
     log.info("map: %.2f MB, %d points, %d observations", out.stat().st_size / 1e6, len(result.xyz), len(result.point))
 
 

@@ -11,17 +11,17 @@ from typing import Any
 from scrflow.core.errors import ScrflowError
 
 _ROOT = Path(__file__).parents[1]
-# kind -> folder, and the line by which a module of the kind is told from helpers beside it
+# kind -> folder, and the line that a module of the kind has and helpers beside it have not
 _KINDS = {
-    "encoder": ("features/encoders", "\nENCODER = "),
-    "descriptor": ("features/descriptors", "\nDESCRIPTOR = "),
+    "local encoder": ("features/encoders", "\nENCODER = "),
+    "global descriptor": ("features/descriptors", "\nDESCRIPTOR = "),
     "reader": ("scene/readers", "\ndef read("),
 }
 
 
 @functools.cache
 def plugins(kind: str) -> dict[str, Path]:
-    """Name -> file of all encoders, descriptors or readers. The file ``my_net.py`` is ``my-net`` in the config."""
+    """Name -> file of all modules of a kind. The file ``my_net.py`` is ``my-net`` in the config."""
     folder, mark = _KINDS[kind]
     files = sorted((_ROOT / folder).glob("*.py"))
     return {p.stem.replace("_", "-"): p for p in files if mark in p.read_text(encoding="utf-8")}

@@ -22,10 +22,10 @@ from scrflow.core.cameras import rays_from_pixels, rescaled_camera
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.archives import check_fetched
 from scrflow.storage.artifact import Stamp, read_stamp, sha256_file
-from scrflow.storage.codeversion import code_version
 from scrflow.training.buffer import Buffer, load_buffer
 
 _MODES = ("I;16", "I;16B", "I", "F")
@@ -65,7 +65,9 @@ def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: lis
     inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
     content = "".join(f"{buffer.names[i]} {sha256_file(files[i])}\n" for i in held)
     maps = hashlib.sha256(content.encode()).hexdigest()[:16]
-    stamp = Stamp.make(KIND, config, code_version("depths.maps"), scene=scene / "scene.json", maps=maps, **inputs)
+    stamp = Stamp.make(
+        KIND, config, code_of("read_depth_maps", config), scene=scene / "scene.json", maps=maps, **inputs
+    )
     write_sample_depth(out, result, stamp)
 
 

@@ -24,8 +24,8 @@ from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import torch_generator
 from scrflow.graph.covisibility import Graph, load_graph
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
-from scrflow.storage.codeversion import code_version
 from scrflow.training.buffer import Buffer, load_buffer
 
 KIND = "sample-depth"
@@ -71,7 +71,9 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
             "the map will be less precise where they are few"
         )
     inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
-    write_sample_depth(out, result, Stamp.make(KIND, config, code_version("depths.matched"), graph=graph, **inputs))
+    write_sample_depth(
+        out, result, Stamp.make(KIND, config, code_of("triangulate_samples", config), graph=graph, **inputs)
+    )
 
 
 def write_sample_depth(out: Path, depths: SampleDepth, stamp: Stamp) -> None:

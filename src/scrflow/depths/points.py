@@ -20,21 +20,22 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, project
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import read_model
 from scrflow.storage.artifact import Stamp, read_stamp
-from scrflow.storage.codeversion import code_version
 from scrflow.training.buffer import Buffer, load_buffer
 
 _SLANT = 2.0  # relative change of depth for a ray that moves by one unit of the plane z = 1: tan 63 degrees
 _STOP_SHARE = 0.001  # of samples with a depth; redkitchen has 0.42
 
 
-def depths_from_points(config: PointDepthStage, model: Path, points: Path, shards: list[Path], out: Path) -> None:
+def depths_from_points(config: PointDepthStage, points: Path, shards: list[Path], out: Path) -> None:
     """Write the depths of a buffer's samples (``write_sample_depth``).
 
-    ``model`` is the COLMAP model's folder, ``points`` the stamped artifact that it belongs to. Raises ScrflowError when
+    ``points`` is the scene.json of a scene with 3D points, or the triangulation.json beside a model. ScrflowError when
     the model has no points, lacks a mapping image, or gives hardly any sample a depth.
     """
+    model = points.parent / "mapping" if points.name == "scene.json" else points.parent
     buffer = load_buffer(shards)
     observed = ObservedPoints.of_model(read_model(model), buffer.names, model)
     result = depths_of_samples(buffer, observed, config.points)
@@ -51,7 +52,7 @@ def depths_from_points(config: PointDepthStage, model: Path, points: Path, shard
             "enlarge point_depth.radius_px, or give a model with more points"
         )
     inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
-    stamp = Stamp.make(KIND, config, code_version("depths.points"), points=points, **inputs)
+    stamp = Stamp.make(KIND, config, code_of("find_point_depths", config), points=points, **inputs)
     write_sample_depth(out, result, stamp)
 
 

@@ -22,10 +22,10 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.evaluate.figures import Reprojection, draw_errors, draw_overlay
 from scrflow.pipeline.provenance import gather
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, atomic_path, read_json, require, sha256_file, write_json
-from scrflow.storage.codeversion import code_version
 
 KIND = "metrics"
 OVERALL = "all"  # the name of the group of all queries, and the condition of scenes that tell none apart
@@ -133,7 +133,7 @@ def evaluate(
     stamp = Stamp.make(
         KIND,
         config,
-        code_version("evaluate.metrics"),
+        code_of("evaluate_poses", config),
         scene=loaded.stamp.digest,
         map=Path(map_path),
         details=Path(details),

@@ -14,9 +14,9 @@ from scrflow.core.kmeans import kmeans
 from scrflow.core.seeds import torch_generator
 from scrflow.features.global_encoding import nearest_centre, unit_length
 from scrflow.interop import hloc_descriptors
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, create_h5, write_json
-from scrflow.storage.codeversion import code_version
 
 KIND = "global-encoding"
 METRICS_KIND = "clusters-metrics"
@@ -49,7 +49,7 @@ def cluster_features(config: ClustersStage, scene: Path, features: Path, out: Pa
         "rms_distance_to_mean": round(float((rows - rows.mean(0)).pow(2).sum(1).mean().sqrt()), 6),
     }
     inputs = {"scene": Path(scene) / "scene.json", "features": Path(features)}
-    code = code_version("features.clusters")
+    code = code_of("cluster_features", config)
     write_json(metrics, values, Stamp.make(METRICS_KIND, config, code, **inputs))
     with create_h5(out, Stamp.make(KIND, config, code, **inputs)) as f:
         f.create_dataset("encoding", data=unit_length(centres)[label].numpy())

@@ -12,11 +12,11 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import numpy_generator
-from scrflow.features.encoders import build_encoder, encoder_module, encodes_side_by_side
+from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.views import encode_view
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, write_safetensors
-from scrflow.storage.codeversion import code_version
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
         *pca.components.shape,
         kept,
     )
-    stamp = Stamp.make(
-        "pca", config, code_version("features.pca", encoder_module(config.extractor.name)), scene=scene / "scene.json"
-    )
+    stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
     write_safetensors(out, {"mean": pca.mean, "components": pca.components}, stamp)
 
 

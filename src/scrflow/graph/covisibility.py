@@ -17,10 +17,10 @@ import scipy.sparse
 from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.frustum import frustum_graph
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
-from scrflow.storage.codeversion import code_version
 from scrflow.storage.untrusted import read_arrays
 
 KIND = "covisibility"
@@ -68,7 +68,7 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
         "shape": np.array(graph.csr.shape, np.int64),
         "names": np.array(names, dtype=np.str_),
     }
-    write_npz(out, arrays, Stamp.make(KIND, config, code_version("graph.covisibility"), **inputs))
+    write_npz(out, arrays, Stamp.make(KIND, config, code_of("build_graph", config), **inputs))
 
 
 def load_graph(path: Path) -> Graph:

@@ -27,7 +27,7 @@ from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization, localize_scene
 from scrflow.map.file import Map, load_map
 from scrflow.map.format import retrieval_features
-from scrflow.storage.codeversion import code_version
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.weights import expecting
 
 
@@ -42,7 +42,7 @@ def localize_queries(
 ) -> None:
     """The stage that localizes every query of a scene with a map, see scrflow.localize.result.localize_scene."""
     localizer = Localizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
-    code = code_version("localize.localizer")
+    code = code_of("localize_queries", config)
     localize_scene(localizer, config, code, scene, map_path, out, details, threads, descriptors)
 
 

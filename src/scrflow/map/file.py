@@ -30,9 +30,9 @@ from scrflow.map.format import (
     retrieval_features,
     unpack,
 )
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
-from scrflow.storage.codeversion import code_version
 from scrflow.storage.weights import located
 from scrflow.training.head import Head
 
@@ -92,7 +92,7 @@ def write_map(
         "output_unit": read_safetensors_metadata(head)["output_unit"],
         "weights": json.dumps(_weights(config, tensors), sort_keys=True),
     }
-    write_safetensors(out, tensors, Stamp.make("map", config, code_version("map.file"), **inputs), metadata)
+    write_safetensors(out, tensors, Stamp.make("map", config, code_of("write_map", config), **inputs), metadata)
     log.info("map: %.2f MB", out.stat().st_size / 1e6)
 
 

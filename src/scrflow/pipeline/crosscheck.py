@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scrflow.config.method import MethodConfig
 from scrflow.config.sources import RegionSource
 from scrflow.core.errors import ScrflowError
+from scrflow.core.plugins import module_of
 
 if TYPE_CHECKING:
     from scrflow.pipeline.whole import WholeConfig
@@ -54,14 +55,12 @@ def _check_shared(whole: WholeConfig) -> None:
 
 
 def _check_baseline(whole: WholeConfig, name: str) -> None:
-    from scrflow.features.encoders import encoder_module  # it imports this package
-
     where, baseline = f"{whole.dir}/baselines/{name}.yaml", whole.baselines[name]
     if name in whole.methods or name in RESERVED:
         raise ScrflowError(f"{where}: a baseline may not be named like a method or one of {sorted(RESERVED)}")
     _known(where, "retrieval", baseline.retrieval, whole.config.retrieval)
     try:
-        encoder_module(baseline.features.name)
+        module_of("local encoder", baseline.features.name)
     except ScrflowError as error:
         raise ScrflowError(f"{where}: key features.name: {error}") from None
 

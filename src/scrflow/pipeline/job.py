@@ -1,6 +1,6 @@
 """What Snakefile and workflow scripts share: one job of a stage, and the lock of a running workflow.
 
-Nothing here imports numpy or torch: ``stage`` must set the number of threads before they are loaded.
+Nothing here imports numpy or torch: ``job_frame`` must set the number of threads before they are loaded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, TextIO
 
 from scrflow.config import SceneConfig
 from scrflow.core.errors import ScrflowError, error_line
@@ -36,54 +34,22 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 _MAIN_VARIABLE = "SCRFLOW_WORKFLOW"  # host:pid of the Snakemake that a local job belongs to
 _WATCH_EVERY_S = 2.0
 
-C = TypeVar("C", bound=BaseModel)
 log = logging.getLogger("scrflow")
 
 # ---------------------------------------------------------------------------------------------------------- one job
 
 
-class Job:
-    """Typed access to what Snakemake hands a script."""
+def run_stage(snakemake: Any) -> None:
+    """The job of a rule: call the function of its stage (scrflow.pipeline.stages)."""
+    with job_frame(snakemake):
+        from scrflow.pipeline.stages import STAGES
 
-    def __init__(self, snakemake: Any):
-        self._snakemake = snakemake
-        self.threads: int = snakemake.threads
-
-    def config(self, model: type[C]) -> C:
-        """The config subset of the rule's params, as the stage's model."""
-        return model.model_validate(self._snakemake.params.config)
-
-    def param(self, name: str) -> Any:
-        """A param by name."""
-        return getattr(self._snakemake.params, name)
-
-    def input(self, name: str) -> Path:
-        """An input that is always there."""
-        return Path(getattr(self._snakemake.input, name))
-
-    def optional(self, name: str) -> Path | None:
-        """An input that the rule leaves out (an empty list) where the config has no use for it."""
-        value = getattr(self._snakemake.input, name)
-        return Path(value) if value else None
-
-    def inputs(self, name: str) -> list[Path]:
-        """Several inputs under one name."""
-        value = getattr(self._snakemake.input, name)
-        return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
-
-    def output(self, name: str) -> Path:
-        """An output."""
-        return Path(getattr(self._snakemake.output, name))
-
-    @property
-    def scene(self) -> Path:
-        """Folder of the scene artifact; the rules' input is the scene.json in it."""
-        return self.input("scene").parent
+        STAGES[snakemake.rule].run(snakemake)
 
 
 @contextlib.contextmanager
-def stage(snakemake: Any) -> Iterator[Job]:
-    """The frame of a workflow script: threads, log, and errors. Import what needs numpy or torch inside the block.
+def job_frame(snakemake: Any) -> Iterator[None]:
+    """The frame of a job: threads, log, and errors. Import what needs numpy or torch inside the block.
 
     A ScrflowError becomes one line and exit code 1, and so does a full disk and its like. Any other exception is a bug
     and keeps its traceback, in the log and on the terminal.
@@ -94,7 +60,7 @@ def stage(snakemake: Any) -> Iterator[Job]:
     with _logging(Path(snakemake.log[0]), label):
         try:
             with _counting_failures(snakemake):
-                yield Job(snakemake)
+                yield
             usage = Usage.of_this_process()
             log.debug("%s", usage)
             benchmark = getattr(snakemake.output, "benchmark", None)

@@ -6,9 +6,10 @@ The code's own licence is Apache-2.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scrflow.config.licence import Restriction
+from scrflow.core.plugins import constant
 
 if TYPE_CHECKING:
     from scrflow.pipeline.project import Project
@@ -40,9 +41,14 @@ def encoder_restrictions(project: Project, name: str) -> Iterator[Restriction]:
         yield Restriction(what=f"encoder {name}", licence=e.licence, commercial_use=e.commercial_use)
 
 
+def descriptor_weights(name: str, options: dict[str, Any]) -> str:
+    """The published weights (in weights_registry.yaml) that a network with these options takes."""
+    defaults = constant("global descriptor", name, "DEFAULTS") or {}
+    return constant("global descriptor", name, "WEIGHTS").format(**{**defaults, **options})
+
+
 def feature_restrictions(project: Project, name: str) -> Iterator[Restriction]:
     """Of a retrieval feature: of the encoder that it aggregates, its network's weights, or its parts."""
-    from scrflow.features.descriptors import descriptor_weights  # it imports this package
     from scrflow.storage.weights import registry
 
     r = project.config.retrieval[name]

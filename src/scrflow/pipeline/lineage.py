@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.stages import STAGES
 from scrflow.storage.artifact import FORMS, Stamp, read_stamp
 
 MAPS = ("map.safetensors", "map.h5")  # of a head, of feature matching
@@ -43,32 +44,12 @@ _HLOC = {
 }
 
 
-# (rule, pattern) of every output that can be an artifact, or an input of one
-_OUTPUTS = (
-    ("reconstruct_scene", "results/{scene}/sfm/sfm.json"),
-    ("build_scene", "results/{scene}/scene/scene.json"),
-    ("triangulate_points", "results/{scene}/triangulated/triangulation.json"),
-    ("build_graph", "results/{scene}/covisibility.npz"),
-    ("build_named_graph", "results/{scene}/graphs/{graph}.npz"),
-    ("embed_graph", "results/{scene}/encodings/{encoding}.h5"),
-    ("cluster_features", "results/{scene}/encodings/{encoding}.h5"),
-    ("build_retrieval", "results/{scene}/retrieval/{feature}.h5"),
-    ("build_retrieval", "results/{scene}/retrieval/{feature}.safetensors"),
-    ("list_hloc_images", "results/{scene}/hloc/images.json"),
-    ("hloc_global_features", "results/{scene}/hloc/global-feats-{configuration}.h5"),
-    ("hloc_local_features", "results/{scene}/hloc/features.h5"),
-    ("hloc_pairs", "results/{scene}/hloc/pairs.txt"),
-    ("hloc_match", "results/{scene}/hloc/matches.h5"),
-    ("fit_pca", "results/{scene}/local/{encoder}/pca.safetensors"),
-    ("fill_buffer", "results/{scene}/local/{encoder}/buffer-{shard}.h5"),
-    ("triangulate_samples", "results/{scene}/local/{encoder}/depth-matched.h5"),
-    ("find_point_depths", "results/{scene}/local/{encoder}/depth-points.h5"),
-    ("read_depth_maps", "results/{scene}/local/{encoder}/depth-maps.h5"),
-    ("train_head", "results/{scene}/{method}/head.safetensors"),
-    ("write_map", "results/{scene}/{method}/map.safetensors"),
-    ("map_baseline", "results/{scene}/{baseline}/map.h5"),
-    ("localize_queries", "results/{scene}/{method}/localization.json"),
-    ("localize_baseline", "results/{scene}/{baseline}/localization.json"),
+# (rule, pattern) of every output of a scene
+_OUTPUTS = tuple(
+    (stage.rule, pattern)
+    for stage in STAGES.values()
+    for pattern in stage.outputs.values()
+    if pattern.startswith("results/{scene}/")
 )
 
 

@@ -51,6 +51,10 @@ class Project(WholeConfig):
         s = self.scene(scene)
         return SfmStage(source=s.source, split=s.split, sfm=s.sfm.of_scene(scene), seed=self.config.seed)
 
+    def hloc_photos_stage(self, scene: str) -> SfmStage | None:
+        """Of bare photos, from which hloc may be asked to make the scene; None where the scene is given."""
+        return self.sfm_stage(scene) if self.scene(scene).source.reader == "photos" else None
+
     def scene_stage(self, scene: str) -> SceneStage:
         s = self.scene(scene)
         return SceneStage(
@@ -70,9 +74,6 @@ class Project(WholeConfig):
         s = self.scene(scene)
         made = self.config.graphs[graph or s.graph]
         return CovisibilityStage(graph=made, depth_range=s.depth_range, seed=self.config.seed)
-
-    def named_graph_stage(self, scene: str, graph: str) -> CovisibilityStage:
-        return self.covisibility_stage(scene, graph)
 
     def node2vec_stage(self, encoding: str) -> Node2VecStage:
         return Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
@@ -184,6 +185,9 @@ class Project(WholeConfig):
         if table in self.unusable:
             raise self.unusable[table]
         config = self.tables[table]
+        if set_name is not None and set_name not in self.table_sets(table):
+            there = ", ".join(self.table_sets(table)) or "none"
+            raise ScrflowError(f"{self.dir}/tables/{table}.yaml: no set {set_name!r}; there are {there}")
         scenes = config.scenes if set_name is None else self.table_sets(table)[set_name]
         runs = []
         for row in config.rows:

@@ -10,28 +10,25 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from scrflow.config.baseline import MatchFeaturesConfig
 from scrflow.config.encoder import ExtractorConfig
 from scrflow.config.features import RetrievalConfig
 from scrflow.core.plugins import module_of
+from scrflow.pipeline.project import Project
 from scrflow.storage.codeversion import code_version
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule and the function that its job calls.
-
-    ``arguments`` binds the function's parameters by name to the rule's inputs, params, outputs, config and threads. The
-    parameter ``out`` is the rule's first output, unless the rule's params have one of that name.
-    """
+    """A rule and the function that its job calls."""
 
     rule: str
     function: str  # MODULE:NAME
-    config: str | None  # the config is made by Project's method NAME_stage, whose parameters are wildcards
+    config: str | None  # Project's method NAME_stage makes it, from the wildcards that its parameters name
     inputs: tuple[str, ...]  # "name/": the function gets the folder of that file
     outputs: Mapping[str, str]  # name or "name/" -> pattern, relative to the project
     params: tuple[str, ...] = ()
@@ -48,35 +45,35 @@ class Stage:
         module, _, name = self.function.partition(":")
         return getattr(importlib.import_module(module), name)
 
-    def arguments(
-        self,
-        function: Callable[..., None],
-        inputs: Mapping[str, str | list[str]],
-        outputs: Mapping[str, str],
-        params: Mapping[str, Any],
-        config: Any,
-        threads: int,
-    ) -> dict[str, Any]:
-        """Keyword arguments of the function. A file is a Path, several are a list of Paths. An optional input that the
-        rule leaves empty is the parameter's default, or None where it has no default."""
+    def config_of(self, project: Project, wildcards: Mapping[str, str]) -> BaseModel | None:
+        """The config that a job with these wildcards reads."""
+        if self.config is None:
+            return None
+        make, known = getattr(project, f"{self.config}_stage"), dict(wildcards.items())
+        names = [name for name in inspect.signature(make).parameters if name in known]
+        return make(**{name: known[name] for name in names})
+
+    def run(self, snakemake: Any) -> None:
+        """Call the function. Its parameters are by name the rule's inputs, params and outputs, ``config`` and
+        ``threads``; ``out`` is the first output. Files are Paths or lists of them. Where the rule leaves an input
+        empty, the parameter keeps its default or is None."""
+        function = self.load()
         folders = {name.rstrip("/") for name in (*self.inputs, *self.outputs) if name.endswith("/")}
-        values: dict[str, Any] = {"config": config, "threads": threads}
+        given: dict[str, Any] = {"threads": snakemake.threads}
+        for files in (snakemake.output, snakemake.input):
+            given |= {name: _paths(value, name in folders) for name, value in files.items()}
         first = next(iter(self.outputs)).rstrip("/")
-        for name, value in (("out", outputs[first]), *outputs.items(), *inputs.items()):
-            place = first if name == "out" and name not in outputs else name
-            values[name] = _paths(value, place in folders)
-        values |= params
-        found = {}
+        given["out"] = _paths(getattr(snakemake.output, first), first in folders)
         for name, parameter in inspect.signature(function).parameters.items():
-            has_default = parameter.default is not parameter.empty
-            if name not in values or values[name] == []:
-                if not has_default:
-                    found[name] = None
-            elif name in params and parameter.annotation in ("Path", Path):
-                found[name] = Path(values[name])
-            elif name in values:
-                found[name] = values[name]
-        return found
+            if name in dict(snakemake.params.items()):
+                value = getattr(snakemake.params, name)
+                given[name] = Path(value) if parameter.annotation in ("Path", Path) else value
+            elif given.get(name) == []:
+                given[name] = parameter.default if parameter.default is not parameter.empty else None
+        if self.config is not None:
+            made = get_type_hints(getattr(Project, f"{self.config}_stage"))["return"]
+            given["config"] = TypeAdapter(made).validate_python(snakemake.params.config)
+        function(**{name: given[name] for name in inspect.signature(function).parameters if name in given})
 
 
 def _paths(value: str | list[str], folder: bool) -> Path | list[Path]:
@@ -95,9 +92,9 @@ def code_of(rule: str, config: Any = None) -> str:
 def _modules(part: Any) -> Iterator[str]:
     """Modules of the encoders, descriptors and readers that a part of a config names."""
     if isinstance(part, ExtractorConfig | MatchFeaturesConfig):
-        yield module_of("encoder", part.name)
+        yield module_of("local encoder", part.name)
     elif isinstance(part, RetrievalConfig) and part.network is not None:
-        yield module_of("descriptor", part.network)
+        yield module_of("global descriptor", part.network)
     elif hasattr(part, "reader"):
         yield module_of("reader", part.reader)
     elif isinstance(part, BaseModel):
@@ -124,7 +121,10 @@ def _model(report: str) -> dict[str, str]:
 
 
 def _encoding() -> dict[str, str]:
-    return {name: f"results/{{scene}}/encodings/{{encoding}}.{end}" for name, end in (("encoding", "h5"), ("metrics", "json"))}
+    return {
+        name: f"results/{{scene}}/encodings/{{encoding}}.{end}"
+        for name, end in (("encoding", "h5"), ("metrics", "json"))
+    }
 
 
 def _localized(folder: str) -> dict[str, str]:
@@ -146,7 +146,7 @@ def _table(stem: str, *names: str) -> dict[str, str]:
 
 _TABLE = ("out_markdown", "out_csv", "out_latex")
 _TOY = ("markdown", "table", "latex", "picture")
-_EVALUATE_INPUTS = ("scene/", "map_path", "poses", "details")
+_LOCALIZED_INPUTS = ("scene/", "map_path", "poses", "details")
 
 # rule, function, config, inputs, outputs
 _STAGES = (
@@ -258,7 +258,7 @@ _STAGES = (
         None,
         ("images", "descriptors"),
         {"pairs": f"{_HLOC}/pairs.txt"},
-        params=("count",),
+        params=("neighbours",),
     ),
     Stage(
         "hloc_match",
@@ -318,7 +318,7 @@ _STAGES = (
     # methods
     Stage(
         "train_head",
-        "scrflow.training.launch:train",
+        "scrflow.training.job:train_head",
         "train",
         ("shards", "graph", "encoding", "depth"),
         {"head": f"{_METHOD}/head.safetensors", "history": f"{_METHOD}/train.jsonl"},
@@ -333,7 +333,7 @@ _STAGES = (
     ),
     Stage(
         "localize_queries",
-        "scrflow.localize.stage:localize_queries",
+        "scrflow.localize.localizer:localize_queries",
         "localize",
         ("scene/", "map_path", "descriptors"),
         _localized(_METHOD),
@@ -342,7 +342,7 @@ _STAGES = (
         "evaluate_poses",
         "scrflow.evaluate.metrics:evaluate",
         "evaluate",
-        (*_EVALUATE_INPUTS, "training"),
+        (*_LOCALIZED_INPUTS, "training"),
         _evaluated(_METHOD),
     ),
     Stage(
@@ -372,7 +372,7 @@ _STAGES = (
         "evaluate_baseline",
         "scrflow.evaluate.metrics:evaluate",
         "evaluate",
-        _EVALUATE_INPUTS,
+        (*_LOCALIZED_INPUTS, "training"),
         _evaluated(_BASELINE),
     ),
     # reports and tables
@@ -380,14 +380,14 @@ _STAGES = (
         "write_report",
         "scrflow.report.page.page:write_report",
         None,
-        (*_EVALUATE_INPUTS, "folder/", "history", "graph", "descriptors"),
+        (*_LOCALIZED_INPUTS, "folder/", "history", "graph", "descriptors"),
         {"page": f"{_METHOD}/report.html"},
     ),
     Stage(
         "write_baseline_report",
         "scrflow.report.page.page:write_report",
         None,
-        (*_EVALUATE_INPUTS, "folder/", "graph", "descriptors"),
+        (*_LOCALIZED_INPUTS, "folder/", "graph", "descriptors"),
         {"page": f"{_BASELINE}/report.html"},
     ),
     Stage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pycolmap
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import MIN_SIDE_PX
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import (
     check_images,
     check_intrinsics,
@@ -28,9 +29,8 @@ from scrflow.scene.lists import read_poses, read_query_list
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
 from scrflow.scene.pose_consistency import check_poses_by_photos
-from scrflow.scene.readers import Collection, SourceImage, read_source, reader_module
+from scrflow.scene.readers import Collection, SourceImage, read_source
 from scrflow.storage.archives import check_fetched
-from scrflow.storage.codeversion import code_version
 
 log = logging.getLogger("scrflow")
 
@@ -42,13 +42,13 @@ def build_scene(
     root: Path,
     out: Path,
     sfm_model: Path | None = None,
-    parts: Mapping[str, Path] | None = None,
+    parts: Sequence[Path] = (),
 ) -> None:
     """Read the dataset under ``root`` and write the scene artifact to the folder ``out``.
 
-    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the scene artifacts (name ->
-    folder) that the reader ``combined`` puts together. ScrflowError, naming the file, for every fault of the dataset;
-    ``out`` is only replaced when all is well.
+    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the scene artifacts (folders
+    results/PART/scene) that the readers ``combined`` and ``region`` take. ScrflowError, naming the file, for every
+    fault of the dataset; ``out`` is only replaced when all is well.
     """
     root = Path(root)
     if not root.is_dir():
@@ -57,7 +57,7 @@ def build_scene(
         )
     listed = (config.split.mapping, *config.split.queries.values(), config.split.query_poses)
     check_fetched(root, [*(root / name for name in listed if name), *config.source.files(root)])
-    collection = read_source(config.source, root, sfm_model, parts)
+    collection = read_source(config.source, root, sfm_model, {folder.parent.name: folder for folder in parts})
     where = str(collection.where)
     check_unique((image.name for image in collection.images), where)
     images = {image.name: image for image in collection.images}
@@ -104,7 +104,7 @@ def build_scene(
     write_scene(
         out,
         config=config,
-        code=code_version("scene.build", reader_module(config.source.reader)),
+        code=code_of("build_scene", config),
         image_root=collection.image_root,
         unit=config.unit,
         mapping=mapping,

@@ -18,6 +18,7 @@ from PIL import Image
 from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import check_images, check_name, check_unique, some
 from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
 from scrflow.scene.lists import read_query_list
@@ -26,7 +27,6 @@ from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs
 from scrflow.sfm.pairs import all_pairs, retrieval_pairs
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
-from scrflow.storage.codeversion import code_version
 
 log = logging.getLogger("scrflow")
 
@@ -63,7 +63,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
             inputs |= {
                 key: sha256_file(Path(getattr(config.sfm, key)))[:16] for key in ("hloc_features", "hloc_matches")
             }
-        stamp = Stamp.make("sfm", config, code_version("sfm.reconstruct"), **inputs)
+        stamp = Stamp.make("sfm", config, code_of("reconstruct_scene", config), **inputs)
         registered = sorted(model.image(i).name for i in model.reg_image_ids())
         # the scene stage compares them: a model that came out of a cache must be of these photos
         report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}

@@ -18,13 +18,13 @@ from scrflow.config import TriangulateStage
 from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.geometry import camera_centre
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import MODEL_DIGEST, View, model_of_views, write_binary_model
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, import_matches, match_pairs
 from scrflow.sfm.pairs import all_pairs, nearest_pairs
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
-from scrflow.storage.codeversion import code_version
 
 log = logging.getLogger("scrflow")
 
@@ -66,7 +66,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
         model, verified = triangulate_matches(database, loaded, model, work, len(pairs), config.seed)
         shutil.rmtree(work)
         write_binary_model(model, folder)
-        stamp = Stamp.make("triangulation", config, code_version("sfm.triangulate"), **inputs)
+        stamp = Stamp.make("triangulation", config, code_of("triangulate_points", config), **inputs)
         report = {**summary(model, len(pairs), verified), MODEL_DIGEST: folder_digest(folder)}
         write_json(folder / "triangulation.json", report, stamp)
 

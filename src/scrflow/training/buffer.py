@@ -21,8 +21,8 @@ from torch import Tensor
 
 from scrflow.config import BufferStage
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, open_h5
-from scrflow.storage.codeversion import code_version
 
 # fill_shard imports what it alone needs: training reads a buffer without pycolmap and without an encoder
 
@@ -48,7 +48,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     from scrflow.core.progress import track
     from scrflow.core.seeds import numpy_generator
     from scrflow.features.augment import Augmentation, rolled_pose
-    from scrflow.features.encoders import build_encoder, encoder_module
+    from scrflow.features.encoders import build_encoder
     from scrflow.features.pca import load_pca
     from scrflow.features.views import encode_view
     from scrflow.scene.model import load_scene
@@ -79,7 +79,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
             views += 1
         if not found:
             raise ScrflowError(f"{s.image_path(mapped.name)}: no keypoint found; take the image off the mapping list")
-    code = code_version("training.buffer", encoder_module(config.extractor.name))
+    code = code_of("fill_buffer", config)
     stamp = Stamp.make("buffer", config, code, scene=scene / "scene.json", pca=pca, shard=str(shard))
     with create_h5(out, stamp) as f:
         for name, parts in columns.items():

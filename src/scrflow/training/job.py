@@ -22,8 +22,8 @@ from scrflow.core.errors import ScrflowError, exit_on_error
 from scrflow.core.progress import log
 from scrflow.core.seeds import derived_seed
 from scrflow.pipeline.provenance import note_run, this_run
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, open_h5, read_stamp, write_safetensors, write_text
-from scrflow.storage.codeversion import code_version
 from scrflow.training.buffer import SAMPLE_DEPTH
 from scrflow.training.head import Head
 from scrflow.training.samples import Samples
@@ -69,7 +69,7 @@ class TrainJob(Strict):
         inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(self.shards)}
         named = {"graph": self.graph, "encoding": self.encoding, "depth": self.depth}
         inputs |= {name: read_stamp(path).digest for name, path in named.items() if path is not None}
-        stamp = Stamp.make("head", config, code_version("training.job"), **inputs)
+        stamp = Stamp.make("head", config, code_of("train_head", config), **inputs)
 
         depth = self.depth if config.training.needs_depth else None
         samples = Samples.open(config, list(self.shards), self.graph, self.encoding, depth)
@@ -95,6 +95,22 @@ def output_unit(depth: Path) -> float:
     fresh head speaks of distances of the scene's own size. It is 1 otherwise, as in the papers."""
     with open_h5(depth, SAMPLE_DEPTH) as f:
         return round(float(torch.from_numpy(f["depth"][:]).nanmedian()), 3)
+
+
+def train_head(
+    config: TrainStage,
+    shards: list[Path],
+    out: Path,
+    history: Path,
+    checkpoint: Path,
+    threads: int,
+    graph: Path | None = None,
+    encoding: Path | None = None,
+    depth: Path | None = None,
+) -> None:
+    """The stage that trains the head of a method, see TrainJob and run_training."""
+    files = {"shards": shards, "out": out, "history": history, "checkpoint": checkpoint}
+    run_training(TrainJob(config=config, threads=threads, graph=graph, encoding=encoding, depth=depth, **files))
 
 
 def run_training(job: TrainJob, processes: int | None = None) -> None:

@@ -16,12 +16,12 @@ from scrflow.features.descriptors.base import GlobalDescriptor
 
 def describes_side_by_side(name: str) -> bool:
     """Whether to describe photos by several threads at once on a CPU, one photo each, with the network of that name."""
-    return getattr(load("descriptor", name).DESCRIPTOR, "side_by_side", False)
+    return getattr(load("global descriptor", name).DESCRIPTOR, "side_by_side", False)
 
 
 def build_descriptor(name: str, options: dict[str, Any], device: str = "cpu") -> GlobalDescriptor:
     """The network that a config names; ScrflowError for an unknown name, unknown options or missing weights."""
-    descriptor = load("descriptor", name).DESCRIPTOR
+    descriptor = load("global descriptor", name).DESCRIPTOR
     try:
         return descriptor(device=device, **options)
     except TypeError as error:

@@ -14,12 +14,12 @@ from scrflow.features.encoders.base import LocalEncoder, LocalFeatures
 
 def encodes_side_by_side(name: str) -> bool:
     """Whether to encode photos by several threads at once, one photo each, with the encoder of that name."""
-    return getattr(load("encoder", name).ENCODER, "side_by_side", False)
+    return getattr(load("local encoder", name).ENCODER, "side_by_side", False)
 
 
 def build_encoder(config: ExtractorConfig) -> LocalEncoder:
     """The extractor that the config names; ScrflowError for an unknown name, unknown options or missing weights."""
-    encoder = load("encoder", config.name).ENCODER
+    encoder = load("local encoder", config.name).ENCODER
     try:
         return encoder(config.max_keypoints, **config.options)
     except TypeError as error:

@@ -15,14 +15,15 @@ from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import meter, track
-from scrflow.features.descriptors import build_descriptor, describes_side_by_side, descriptor_module
-from scrflow.features.encoders import build_encoder, encoder_module, encodes_side_by_side
+from scrflow.features.descriptors import build_descriptor, describes_side_by_side
+from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import pq, vlad
 from scrflow.features.retrieval.describe import Whitening, joined, part_tensors
 from scrflow.features.retrieval.quality import measure
 from scrflow.features.retrieval.search import KIND, Retriever
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors
+from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import (
@@ -35,7 +36,6 @@ from scrflow.storage.artifact import (
     write_json,
     write_safetensors,
 )
-from scrflow.storage.codeversion import code_version
 
 _VOCABULARY_IMAGES = 256  # evenly spaced; their descriptors are held, so that no photo is encoded twice
 
@@ -49,7 +49,6 @@ class _Described:
     descriptors: np.ndarray  # [images, dim] float32
     tensors: dict[str, torch.Tensor]  # what describes another photo
     keypoints: int = 0  # local descriptors of a photo that are aggregated
-    modules: tuple[str, ...] = ()  # code that took part
     inputs: dict[str, str] | None = None  # digests of files that took part
     queries: dict[str, np.ndarray] | None = None  # descriptors of the queries, where a file provides them
 
@@ -84,7 +83,7 @@ def build(
     retriever = Retriever(tuple(names), codebooks, codes, found.tensors)
 
     inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
-    stamp = Stamp.make(KIND, config, code_version("features.retrieval.build", *found.modules), **inputs)
+    stamp = Stamp.make(KIND, config, code_of("build_retrieval", config), **inputs)
     with create_h5(out, stamp) as f:
         hloc_descriptors.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
     write_safetensors(model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)})
@@ -128,7 +127,6 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
         descriptors,
         {"vocabulary": vocabulary, **whitening.tensors()},
         r.keypoints,
-        (encoder_module(extractor.name),),
     )
 
 
@@ -142,7 +140,7 @@ def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Desc
     side_by_side = device == "cpu" and describes_side_by_side(r.network)
     rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))
     descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
-    return _Described(descriptors, whitening.tensors(), modules=(descriptor_module(r.network),))
+    return _Described(descriptors, whitening.tensors())
 
 
 def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tuple[Path, Path]]) -> _Described:

@@ -22,8 +22,8 @@ from scrflow.graph.covisibility import load_graph
 from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 from scrflow.graph.node2vec.reference import reference_vectors
 from scrflow.graph.node2vec.skipgram import Walker, count_pairs, train, train_sampled
+from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, write_json
-from scrflow.storage.codeversion import code_version
 
 KIND = "global-encoding"
 METRICS_KIND = "node2vec-metrics"
@@ -58,9 +58,7 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
         again = normalised(node_vectors(c, rest, config.seed))
         held_out = held_out_average_precision(again, loaded.csr, edges, _rng(config.seed, "separation"))
 
-    stamp = Stamp.make(
-        METRICS_KIND, config, code_version("graph.node2vec", "graph.node2vec.reference_worker"), graph=Path(graph)
-    )
+    stamp = Stamp.make(METRICS_KIND, config, code_of("embed_graph", config), graph=Path(graph))
     values = {
         "engine": c.engine,
         "images": len(loaded.names),

@@ -5,11 +5,11 @@ A new form is one module here, named as its ``reader``, and its keys as a model 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from scrflow.config import Source
+from scrflow.core.plugins import load
 from scrflow.scene.readers.base import Collection, SourceImage
 
 
@@ -18,15 +18,10 @@ def read_source(
 ) -> Collection:
     """All images that the dataset under ``root`` lists; ScrflowError, naming the file, for every fault in it.
 
-    ``parts`` are the scene artifacts (name -> folder) that the reader ``combined`` puts together.
+    ``parts`` are the scene artifacts (name -> folder) that the readers ``combined`` and ``region`` take.
     """
-    read = importlib.import_module(f"scrflow.{reader_module(source.reader)}").read
+    read = load("reader", source.reader).read
     return read(source, root, sfm_model, **({"parts": parts} if parts else {}))
 
 
-def reader_module(reader: str) -> str:
-    """The package's module that reads this form (for code versions), relative to the package."""
-    return f"scene.readers.{reader}"
-
-
-__all__ = ["Collection", "SourceImage", "read_source", "reader_module"]
+__all__ = ["Collection", "SourceImage", "read_source"]
