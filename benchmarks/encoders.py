@@ -26,11 +26,13 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow import encoders, weights  # noqa: E402
-from scrflow.config import EncoderConfig, Project  # noqa: E402
+from scrflow.config import EncoderConfig  # noqa: E402
 from scrflow.core.errors import ScrflowError  # noqa: E402
 from scrflow.core.images import read_rgb, to_tensor  # noqa: E402
+from scrflow.features import encoders  # noqa: E402
 from scrflow.features.encoders import build_encoder, checkpoint  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
+from scrflow.storage import weights  # noqa: E402
 
 REFERENCE = "xfeat"
 MIN_RUNS = 3

@@ -28,15 +28,16 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow import localizer as localizer_module  # noqa: E402
-from scrflow.config import LocalizeConfig, Project  # noqa: E402
+from scrflow.config import LocalizeConfig  # noqa: E402
 from scrflow.core.errors import ScrflowError  # noqa: E402
 from scrflow.core.geometry import pose_error  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.core.parallel import mapped, one_thread_each  # noqa: E402
 from scrflow.core.seeds import derived_seed  # noqa: E402
-from scrflow.localize.localizer import Localization, Localizer  # noqa: E402
+from scrflow.localize.localizer import Localizer  # noqa: E402
+from scrflow.localize.result import Clock, Localization  # noqa: E402
 from scrflow.map.file import Map, load_map  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import Query, Scene, load_scene  # noqa: E402
 
 PARTS = ("encode", "retrieve", "head", "hypotheses", "pose", "total")
@@ -129,7 +130,7 @@ def main(
         step = max(1, len(loaded.queries) // limit) if limit else 1
         queries = list(loaded.queries)[::step][:limit]
         if device == "cpu":
-            localizer_module.Clock.now = staticmethod(time.process_time)
+            Clock.now = staticmethod(time.process_time)
         name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
         print(f"{scene}, {len(queries)} queries, {name}, {torch.__version__}; load {os.getloadavg()[0]:.1f}\n")
         if hypotheses:

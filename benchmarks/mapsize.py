@@ -25,13 +25,14 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow.config import LocalizeStage, MapStage, Project  # noqa: E402
+from scrflow.config import LocalizeStage, MapStage  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
 from scrflow.core.errors import ScrflowError  # noqa: E402
 from scrflow.core.geometry import pose_error  # noqa: E402
 from scrflow.localize.localizer import localize_queries  # noqa: E402
 from scrflow.map.file import write_map  # noqa: E402
 from scrflow.map.format import sizes  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.lists import read_poses  # noqa: E402
 from scrflow.scene.model import Scene, load_scene  # noqa: E402
 

@@ -26,13 +26,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow.config import ExtractorConfig, Project, RetrievalPart  # noqa: E402
+from scrflow.config import ExtractorConfig, RetrievalPart  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.features.retrieval import Retriever, build_retrieval, hloc  # noqa: E402
+from scrflow.features.retrieval import Retriever, build_retrieval  # noqa: E402
 from scrflow.features.retrieval.describe import build_describer  # noqa: E402
 from scrflow.features.retrieval.quality import ANGLE_DEG, measure  # noqa: E402
 from scrflow.features.views import encode_view  # noqa: E402
+from scrflow.interop import hloc_descriptors as hloc  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import Scene, load_scene  # noqa: E402
 from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata  # noqa: E402
 
