@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/retrieval.py redkitchen fox --features vlad,efficientnet-lite0,fusion
 
 Features are built and queries described as the workflow does it, in a temporary folder. Queries are used for nothing
-but the measures. Recalls are those of scrflow.features.retrieval.quality. CPU ms is the median over the queries of
+but the measures. Recalls are those of scrflow.features.retrieval.build. CPU ms is the median over the queries of
 describing
 one, of all threads together: what else the machine does hardly counts.
 """
@@ -30,8 +30,8 @@ from scrflow.config import ExtractorConfig, RetrievalPart  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.features.encoders import build_encoder  # noqa: E402
 from scrflow.features.retrieval import Retriever, build_retrieval  # noqa: E402
-from scrflow.features.retrieval.describe import build_describer  # noqa: E402
-from scrflow.features.retrieval.quality import ANGLE_DEG, measure  # noqa: E402
+from scrflow.features.retrieval.build import ANGLE_DEG, measure  # noqa: E402
+from scrflow.features.retrieval.search import build_describer  # noqa: E402
 from scrflow.features.views import encode_view  # noqa: E402
 from scrflow.interop import hloc_descriptors as hloc  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402

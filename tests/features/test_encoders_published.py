@@ -14,9 +14,9 @@ from kornia.feature.dedode.transformer import vit_large
 from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders import build_encoder
-from scrflow.features.encoders.checkpoint import read_tensors
 from scrflow.features.encoders.dedode import _descriptor_g
 from scrflow.features.encoders.superpoint import SuperPointNetwork, sample_cells
+from scrflow.features.networks import read_tensors
 from scrflow.storage import weights
 
 # name of a convolution in the published file: channels in, out, kernel

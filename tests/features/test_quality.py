@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from scrflow.core.geometry import camera_centre, pose_error
-from scrflow.features.retrieval import Retriever, pq
-from scrflow.features.retrieval.quality import ANGLE_DEG, decoded, measure, near_pairs
+from scrflow.features.retrieval import Retriever, search
+from scrflow.features.retrieval.build import ANGLE_DEG, measure, near_pairs
 
 COUNT = 40
 
@@ -26,8 +26,10 @@ def ring(count=COUNT, turn=0.0):
 
 
 def model(vectors, parts=8):
-    books = pq.learn_codebooks(vectors, parts, 1)
-    return Retriever(tuple(f"{i:03d}" for i in range(len(vectors))), books, pq.encode(torch.from_numpy(vectors), books))
+    books = search.learn_codebooks(vectors, parts, 1)
+    return Retriever(
+        tuple(f"{i:03d}" for i in range(len(vectors))), books, search.quantised(torch.from_numpy(vectors), books)
+    )
 
 
 def test_near_pairs_are_pose_errors():
@@ -95,4 +97,4 @@ def test_quantisation_costs_recall():
         same.append(len(set(exact) & set(retriever.search(torch.from_numpy(q), 10)[0].tolist())) / 10)
     assert coarse["quantised_vs_exact"]["queries"]["recall@10"] == pytest.approx(np.mean(same), abs=1e-4)
     entry = retriever.codebooks[1, retriever.codes[7, 1].long()].float()
-    assert torch.equal(decoded(retriever)[7, 16:], entry)
+    assert torch.equal(search.decoded(retriever)[7, 16:], entry)

@@ -22,8 +22,8 @@ from scrflow.config import (
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import Retriever, build_retrieval, pq, vlad
-from scrflow.features.retrieval.describe import build_describer
+from scrflow.features.retrieval import Retriever, build_retrieval, search
+from scrflow.features.retrieval.search import build_describer
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.scene.colmap_model import View
@@ -50,23 +50,23 @@ def test_vlad_is_the_plain_loop():
         if length > 0:
             sums[k] /= length
     expected = sums.ravel() / np.linalg.norm(sums)
-    np.testing.assert_allclose(vlad.aggregate(torch.from_numpy(x), torch.from_numpy(words)), expected, atol=1e-5)
+    np.testing.assert_allclose(search.aggregate(torch.from_numpy(x), torch.from_numpy(words)), expected, atol=1e-5)
 
 
 def test_photo_without_keypoints_has_a_descriptor():
     words = torch.from_numpy(unit(4, 8))
-    assert not vlad.aggregate(torch.zeros(0, 8), words).any()
+    assert not search.aggregate(torch.zeros(0, 8), words).any()
 
 
 def test_whitening_evens_variances_and_is_capped():
     x = unit(40, 30) * np.linspace(3, 0.1, 30, dtype=np.float32)
-    mean, matrix = vlad.learn_whitening(x, 256, np.random.default_rng(0))
+    mean, matrix = search.learn_whitening(x, 256, np.random.default_rng(0))
     assert matrix.shape == (30, 30)
-    assert vlad.learn_whitening(x[:9], 256, np.random.default_rng(0))[1].shape == (8, 30)
+    assert search.learn_whitening(x[:9], 256, np.random.default_rng(0))[1].shape == (8, 30)
     y = (x - mean.numpy()) @ matrix.float().numpy().T
     before, after = (np.linalg.svd(v - v.mean(0))[1] for v in (x, y))
     assert after[0] / after[-1] < before[0] / before[-1]
-    z = vlad.whiten(torch.from_numpy(x), mean, matrix)
+    z = search.whiten(torch.from_numpy(x), mean, matrix)
     torch.testing.assert_close(z.norm(dim=1), torch.ones(40))
 
 
@@ -78,8 +78,8 @@ def test_search_is_faiss(count, dim, parts):
     import faiss
 
     x, query = unit(count, dim), unit(5, dim, 9)
-    books = pq.learn_codebooks(x, parts, 1)
-    codes = pq.encode(torch.from_numpy(x), books)
+    books = search.learn_codebooks(x, parts, 1)
+    codes = search.quantised(torch.from_numpy(x), books)
     m, entries, size = books.shape
     retriever = Retriever(tuple(map(str, range(count))), books, codes)
 
@@ -97,13 +97,13 @@ def test_search_is_faiss(count, dim, parts):
         assert found.dtype == torch.int64
         np.testing.assert_array_equal(found, nearest[row])
         np.testing.assert_allclose(-scores, distance[row], atol=1e-5)
-    assert np.array_equal(books, pq.learn_codebooks(x, parts, 1))
+    assert np.array_equal(books, search.learn_codebooks(x, parts, 1))
 
 
 def test_few_images_are_searched_exactly():
     x, query = unit(200, 64), unit(20, 64, 5)
-    books = pq.learn_codebooks(x, 16, 1)
-    retriever = Retriever(tuple("a" * 200), books, pq.encode(torch.from_numpy(x), books))
+    books = search.learn_codebooks(x, 16, 1)
+    retriever = Retriever(tuple("a" * 200), books, search.quantised(torch.from_numpy(x), books))
     for q in query:
         exact = np.argsort(((x - q) ** 2).sum(1), kind="stable")[:10]
         found = retriever.search(torch.from_numpy(q), 10)[0].numpy()
@@ -114,9 +114,9 @@ def test_quantisation_keeps_neighbours():
     rng = np.random.default_rng(0)
     centres = unit(100, 64)
     x = np.repeat(centres, 10, 0) + 0.02 * rng.normal(size=(1000, 64)).astype(np.float32)
-    books = pq.learn_codebooks(x, 16, 1)
+    books = search.learn_codebooks(x, 16, 1)
     assert books.shape == (16, 256, 4)
-    retriever = Retriever(tuple("a" * 1000), books, pq.encode(torch.from_numpy(x), books))
+    retriever = Retriever(tuple("a" * 1000), books, search.quantised(torch.from_numpy(x), books))
     for i in range(100):
         found = retriever.search(torch.from_numpy(centres[i]), 10)[0].numpy()
         assert set(found // 10) == {i}

@@ -14,8 +14,13 @@ from tiny_project import METHOD, Project
 
 from scrflow.config import ClustersConfig, ClustersStage, GlobalConfig, Node2VecConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.features.clusters import cluster_features
-from scrflow.features.global_encoding import nearest_centre, own_encoding, read_centres, read_global_encoding
+from scrflow.features.global_encoding import (
+    cluster_features,
+    nearest_centre,
+    own_encoding,
+    read_centres,
+    read_global_encoding,
+)
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.pipeline.project import Project as Config
 from scrflow.storage.artifact import Stamp, create_h5, read_json

@@ -30,8 +30,8 @@ from scrflow.config import (
     SevenScenesSource,
     TwelveScenesSource,
 )
-from scrflow.features.encoders.checkpoint import read_tensors
 from scrflow.features.global_encoding import read_global_encoding
+from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
 from scrflow.features.retrieval import Retriever
 from scrflow.graph import covisibility

@@ -28,7 +28,7 @@ from scrflow.config import (
     Split,
 )
 from scrflow.core.errors import ScrflowError
-from scrflow.features.retrieval import Retriever, pq
+from scrflow.features.retrieval import Retriever, search
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes
@@ -91,13 +91,13 @@ def parts(tmp_path_factory) -> dict[str, Path]:
         f["encoding"] = rng.normal(size=(IMAGES, GLOBAL)).astype(np.float32)
         f["names"] = list(NAMES)
     features = torch.nn.functional.normalize(torch.randn(IMAGES, DIM), dim=1)
-    books = pq.learn_codebooks(features.numpy(), 3, 1)
+    books = search.learn_codebooks(features.numpy(), 3, 1)
     described = {
         "vocabulary": torch.randn(WORDS, 128),
         "whitening_mean": torch.randn(WORDS * 128),
         "whitening": torch.randn(DIM, WORDS * 128).half(),
     }
-    retriever = Retriever(NAMES, books, pq.encode(features, books), described)
+    retriever = Retriever(NAMES, books, search.quantised(features, books), described)
     write_safetensors(
         folder / "retrieval.safetensors", retriever.tensors(), Stamp("retrieval"),
         {**retriever.metadata(), "keypoints": "40"},

@@ -12,9 +12,9 @@ from torch import nn
 from scrflow.config import ExtractorConfig
 from scrflow.core.parallel import mapped
 from scrflow.depths.matched import _mutual
-from scrflow.features.augment import Augmentation, warp
 from scrflow.features.encoders import build_encoder
-from scrflow.features.encoders.inference import for_inference, window_max
+from scrflow.features.networks import for_inference, window_max
+from scrflow.features.views import Augmentation, warp
 from scrflow.graph.node2vec import skipgram
 
 

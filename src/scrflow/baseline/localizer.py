@@ -16,7 +16,7 @@ from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_came
 from scrflow.core.geometry import pinhole_pixels, reprojection_error
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval.describe import PhotoDescriber
+from scrflow.features.retrieval.search import PhotoDescriber
 from scrflow.features.views import EncodedView
 from scrflow.localize.pose import estimate_pose
 from scrflow.localize.result import Clock, Localization, localize_scene

@@ -118,7 +118,7 @@ class LightGlue:
     def __init__(self, config: MatcherConfig, dim: int):
         from kornia.feature import LightGlue as KorniaLightGlue
 
-        from scrflow.features.encoders.checkpoint import load_strictly, read_tensors
+        from scrflow.features.networks import load_strictly, read_tensors
         from scrflow.storage.weights import locate
 
         path = locate(config.weights)

@@ -1,4 +1,4 @@
-"""Global encodings: read, scaled, and from a photo's own retrieval feature (GLACE).
+"""Global encodings: read, scaled, from a photo's own retrieval feature, and from clusters of features (GLACE).
 
 Which kind of global encoding is which paper's, by ``global_encoding.name`` of a method:
 
@@ -18,8 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scrflow.config import ClustersStage
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.artifact import open_h5, read_stamp
+from scrflow.core.kmeans import kmeans
+from scrflow.core.progress import log
+from scrflow.core.seeds import torch_generator
+from scrflow.pipeline.stages import code_of
+from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp, write_json
+
+KIND = "global-encoding"
 
 
 def nearest_centre(features_ND: torch.Tensor, centres_KD: torch.Tensor) -> torch.Tensor:
@@ -70,7 +77,45 @@ def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
 
 def read_centres(path: Path) -> torch.Tensor:
     """Centres [K, D] of the clusters that encodings of kind ``clusters`` are; ScrflowError where the file has none."""
-    with open_h5(path, "global-encoding") as f:
+    with open_h5(path, KIND) as f:
         if "centres" not in f:
             raise ScrflowError(f"{path}: no cluster centres; delete it and run again")
         return torch.from_numpy(f["centres"][:]).float()
+
+
+def cluster_features(config: ClustersStage, scene: Path, features: Path, out: Path, metrics: Path) -> None:
+    """Cluster the retrieval features of the mapping images, and write the encodings (GLACE sec. 3.2, Table 6).
+
+    ``features`` is the HDF5 that build_retrieval made. ``out`` (HDF5) holds ``names``, ``encoding`` [images, D], the
+    centre of each image's cluster, unit length, and ``centres`` [K, D], as K-means left them; ``metrics`` (JSON) the
+    sizes of the clusters. ScrflowError for more clusters than images.
+    """
+    # training reads encodings without pycolmap
+    from scrflow.interop import hloc_descriptors
+    from scrflow.scene.model import load_scene
+
+    names = tuple(v.name for v in load_scene(scene).mapping)
+    rows = torch.from_numpy(hloc_descriptors.read_descriptors(features, names))
+    count = config.clusters.clusters
+    if count > len(names):
+        raise ScrflowError(
+            f"{features}: {count} clusters of {len(names)} mapping images; lower key clusters of the encoding"
+        )
+    centres = kmeans(rows, count, torch_generator(config.seed, "encoding.clusters")).float()
+    label = nearest_centre(rows, centres)
+    spread = float((rows - centres[label]).pow(2).sum(1).mean().sqrt())
+    values = {
+        "images": len(names),
+        "clusters": count,
+        "cluster_sizes": torch.bincount(label, minlength=count).tolist(),
+        "rms_distance_to_centre": round(spread, 6),
+        "rms_distance_to_mean": round(float((rows - rows.mean(0)).pow(2).sum(1).mean().sqrt()), 6),
+    }
+    inputs = {"scene": Path(scene) / "scene.json", "features": Path(features)}
+    code = code_of("cluster_features", config)
+    write_json(metrics, values, Stamp.make("clusters-metrics", config, code, **inputs))
+    with create_h5(out, Stamp.make(KIND, config, code, **inputs)) as f:
+        f.create_dataset("encoding", data=unit_length(centres)[label].numpy())
+        f.create_dataset("centres", data=centres.numpy())
+        f.create_dataset("names", data=np.array([n.encode() for n in names]))
+    log.info("clusters: %d of %d images, sizes %s", count, len(names), values["cluster_sizes"])

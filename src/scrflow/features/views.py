@@ -1,4 +1,10 @@
-"""Encoding one photo, plain or augmented: keypoints, undistorted into the pinhole image of a view, and descriptors."""
+"""Encoding one photo, plain or augmented: keypoints, undistorted into the pinhole image of a view, and descriptors.
+
+Augmented copies of a mapping image are rotated in the image plane, scaled, and changed in colour (GLACE sec. B). The
+geometry is exact: a copy is the photo seen by a camera rolled by the angle about its optical axis, with a scaled focal
+length. A keypoint of the copy is brought back to the photo by the inverse of the warp and undistorted there through the
+true camera, and its ray is rolled. Pose and intrinsics of the view follow, so lens distortion stays exact.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
+from scrflow.config import AugmentConfig
 from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
 from scrflow.core.geometry import pinhole_pixels
 from scrflow.core.images import resized_to_short_side, to_tensor
-from scrflow.features.augment import Augmentation, inside, roll_rotation, to_photo_pixels, warp
 from scrflow.features.encoders.base import LocalEncoder
 
 
@@ -56,3 +63,97 @@ def encode_view(
     K = np.diag([a.scale, a.scale, 1.0]) @ K
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
     return EncodedView(pinhole_pixels(rolled, K), features.descriptors[torch.from_numpy(keep)], K, a.roll)
+
+
+# -------------------------------------------------------------------------------------------------------- augmentation
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw: counter-clockwise-positive roll in radians (x towards y), scale, and photometric factors."""
+
+    roll: float = 0.0
+    scale: float = 1.0
+    brightness: float = 0.0  # added
+    contrast: float = 1.0  # factor about the mean
+    saturation: float = 1.0  # factor about the grey value
+    hue: float = 0.0  # rotation of the colour plane, in turns
+
+    @classmethod
+    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
+        """A random augmentation; the scale is log-uniform."""
+        low, high = np.log(config.scale)
+        return cls(
+            roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
+            scale=float(np.exp(rng.uniform(low, high))),
+            brightness=float(rng.uniform(-config.brightness, config.brightness)),
+            contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
+            saturation=float(1 + rng.uniform(-config.saturation, config.saturation)),
+            hue=float(rng.uniform(-config.hue, config.hue)),
+        )
+
+
+def roll_rotation(roll: float) -> np.ndarray:
+    """R_z [3, 3] that turns x towards y by ``roll`` radians."""
+    c, s = np.cos(roll), np.sin(roll)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def rolled_pose(cam_from_world: np.ndarray, roll: float) -> np.ndarray:
+    """Pose [3, 4] of the camera whose image is rolled: R_z(roll) [R | t]."""
+    return roll_rotation(roll) @ cam_from_world
+
+
+def warp(image_CHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
+    """The augmented image [C, H', W'], H' and W' scaled and rounded; beyond the photo's border it is mirrored.
+
+    C is 3, or 1 for an image in grey, which has no saturation and no hue to change.
+    """
+    height, width = image_CHW.shape[1:]
+    size = (max(32, round(height * a.scale)), max(32, round(width * a.scale)))
+    x = image_CHW[None]
+    if size != (height, width):
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+    if a.roll:
+        x = F.grid_sample(x, _source(size, a.roll), mode="bicubic", padding_mode="reflection", align_corners=False)
+    return _photometric(x[0], a).clamp_(0, 1)
+
+
+def _source(size: tuple[int, int], roll: float) -> torch.Tensor:
+    """Where each pixel of a rolled image of (height, width) comes from: [1, H, W, 2], x y, in -1..1 over the image."""
+    h, w = size
+    x, y = ((2 * torch.arange(n) + 1) / n - 1 for n in (w, h))  # centres of columns and rows
+    c, s = np.cos(roll), np.sin(roll)
+    # as affine_grid has it, in a fifth of its time: rows and columns are independent, so no product of matrices
+    grid = torch.empty(1, h, w, 2)
+    torch.add(x * c, (y * (s * h / w))[:, None], out=grid[0, ..., 0])
+    torch.add(x * (-s * w / h), (y * c)[:, None], out=grid[0, ..., 1])
+    return grid
+
+
+def _photometric(x: torch.Tensor, a: Augmentation) -> torch.Tensor:
+    grey_weights = torch.tensor([0.299, 0.587, 0.114] if len(x) == 3 else [1.0]).view(-1, 1, 1)
+    if len(x) == 3 and (a.saturation != 1.0 or a.hue != 0.0):
+        # in YIQ the hue is an angle and the saturation a radius
+        to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        c, s = np.cos(2 * np.pi * a.hue) * a.saturation, np.sin(2 * np.pi * a.hue) * a.saturation
+        turn = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float32)
+        x = torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, x)
+    if a.contrast != 1.0 or a.brightness != 0.0:
+        mean = (x * grey_weights).sum(0).mean()
+        x = (x - mean) * a.contrast + mean + a.brightness
+    return x
+
+
+def to_photo_pixels(
+    pixels_N2: np.ndarray, photo_size: tuple[int, int], warped_size: tuple[int, int], a: Augmentation
+) -> np.ndarray:
+    """Pixels [N, 2] of the warped image in the photo; sizes are (width, height). Inverse of ``warp``."""
+    photo, warped = np.array(photo_size, np.float64), np.array(warped_size, np.float64)
+    centred = np.asarray(pixels_N2, np.float64) - warped / 2
+    return (centred @ roll_rotation(a.roll)[:2, :2] + warped / 2) * (photo / warped)
+
+
+def inside(pixels_N2: np.ndarray, size: tuple[int, int], margin: float = 2.0) -> np.ndarray:
+    """Which pixels [N] lie within an image of (width, height), ``margin`` px off its border (mirrored content goes)."""
+    return ((pixels_N2 >= margin) & (pixels_N2 <= np.array(size) - margin)).all(1)

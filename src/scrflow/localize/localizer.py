@@ -19,7 +19,7 @@ from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
 from scrflow.features.encoders import build_encoder
 from scrflow.features.encoders.base import LocalEncoder
 from scrflow.features.global_encoding import own_encoding, standardised
-from scrflow.features.retrieval.describe import PhotoDescriber
+from scrflow.features.retrieval.search import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.confidence import confidence_of
 from scrflow.localize.hypotheses import SceneCoordinates, best_pose

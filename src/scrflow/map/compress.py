@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from scrflow.config import MapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
-from scrflow.features.retrieval import Retriever, pq
-from scrflow.features.retrieval.quality import decoded
+from scrflow.features.retrieval import Retriever, search
+from scrflow.features.retrieval.search import decoded
 from scrflow.map.format import BOOKS, CODES, Tensors
 
 log = logging.getLogger("scrflow")
@@ -47,14 +47,14 @@ def shrink(
         tensors["encoding"] = tensors["encoding"][kept]
         features, codes = features[kept], tensors[CODES][kept]
         # codebooks of so few images are the images' own features: only new ones are smaller
-        relearn |= len(kept) <= pq.ENTRIES
+        relearn |= len(kept) <= search.ENTRIES
         tensors[CODES] = codes.contiguous()
         log.info("map: %d of %d images kept, the others overlap one of them by %g", len(kept), len(names), wish.merge)
         names = tuple(names[i] for i in kept.tolist())
     if relearn:
         parts = wish.pq_bytes or tensors[CODES].shape[1]
-        books = pq.learn_codebooks(features.numpy(), parts, derived_seed(config.seed, "map.pq") % (1 << 31))
-        tensors |= {BOOKS: books, CODES: pq.encode(features, books)}
+        books = search.learn_codebooks(features.numpy(), parts, derived_seed(config.seed, "map.pq") % (1 << 31))
+        tensors |= {BOOKS: books, CODES: search.quantised(features, books)}
     return tensors, names
 
 

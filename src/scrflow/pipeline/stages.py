@@ -210,7 +210,7 @@ _STAGES = (
     ),
     Stage(
         "cluster_features",
-        "scrflow.features.clusters:cluster_features",
+        "scrflow.features.global_encoding:cluster_features",
         "clusters",
         ("scene/", "features"),
         _encoding(),

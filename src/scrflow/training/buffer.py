@@ -47,10 +47,9 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     """
     from scrflow.core.progress import track
     from scrflow.core.seeds import numpy_generator
-    from scrflow.features.augment import Augmentation, rolled_pose
     from scrflow.features.encoders import build_encoder
     from scrflow.features.pca import load_pca
-    from scrflow.features.views import encode_view
+    from scrflow.features.views import Augmentation, encode_view, rolled_pose
     from scrflow.scene.model import load_scene
 
     s, projection, settings = load_scene(scene), load_pca(pca), config.buffer

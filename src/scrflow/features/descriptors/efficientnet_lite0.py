@@ -10,8 +10,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.encoders.checkpoint import load_published
-from scrflow.features.encoders.inference import for_inference
+from scrflow.features.networks import for_inference, load_published
 
 _STRIDE = 32
 # TensorFlow's, which trained the weights, and not the ImageNet statistics in the examples of the PyTorch port: with

@@ -17,7 +17,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.encoders.checkpoint import load_strictly
+from scrflow.features.networks import load_strictly
 from scrflow.storage.weights import locate
 
 WEIGHTS = "netvlad-{trained_on}"  # of the options, or else the defaults

@@ -11,7 +11,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.encoders.checkpoint import load_strictly, read_tensors
+from scrflow.features.networks import load_strictly, read_tensors
 from scrflow.storage.weights import locate
 
 WEIGHTS = "r2former"

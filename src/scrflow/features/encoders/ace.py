@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published
-from scrflow.features.encoders.dense import grey, grid_features
+from scrflow.features.networks import grey, grid_features, load_published
 
 _MEAN, _STD = 0.4, 0.25  # of the grey images that the published weights were trained with
 ORIGIN_PX = 4.0

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from kornia.feature import ALIKED as KorniaAliked
 
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published
+from scrflow.features.networks import load_published
 
 _BUFFERS = {"dkd.hw_grid"}  # kornia's constant that the published files do not hold
 

@@ -11,7 +11,7 @@ from kornia.feature.dedode.encoder import VGG_DINOv2
 
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published, read_tensors
+from scrflow.features.networks import load_published, read_tensors
 from scrflow.storage.weights import locate
 
 _DETECTORS = {"L-upright": "dedode-detector-l", "L-C4-v2": "dedode-detector-l-v2"}

@@ -10,8 +10,7 @@ from kornia.feature.loftr.loftr import default_cfg
 
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published
-from scrflow.features.encoders.dense import CELL, grey, grid_features
+from scrflow.features.networks import CELL, grey, grid_features, load_published
 
 _MODELS = ("outdoor", "indoor")
 _PART = ("matcher.backbone.", "backbone.")  # the published files hold the whole matcher

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published
-from scrflow.features.encoders.dense import CELL, grey
+from scrflow.features.networks import CELL, grey, load_published
 
 
 class SuperPointNetwork(nn.Module):

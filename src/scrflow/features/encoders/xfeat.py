@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from kornia.feature import XFeat as KorniaXFeat
 
 from scrflow.features.encoders.base import LocalFeatures
-from scrflow.features.encoders.checkpoint import load_published
-from scrflow.features.encoders.inference import for_inference, window_max
+from scrflow.features.networks import for_inference, load_published, window_max
 
 _BORDER = 4  # px: the window of a keypoint must lie inside the heatmap
 _WINDOW = 2  # px: half the window over which a keypoint's position is averaged

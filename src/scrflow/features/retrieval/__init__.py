@@ -28,7 +28,7 @@ def build_retrieval(
     ``out`` gets the descriptors in hloc's HDF5 form (those of the queries too where they come from a file), ``model``
     the quantised index and what describes a query, as ``Retriever`` reads it (safetensors, kind "retrieval"; the
     metadata key ``keypoints`` says how many of a photo's best local descriptors are aggregated), ``quality`` how well
-    both retrieve (JSON, see scrflow.features.retrieval.quality). ``part_descriptors`` and ``part_models`` are the files
+    both retrieve (JSON, see scrflow.features.retrieval.build). ``part_descriptors`` and ``part_models`` are the files
     ``out`` and ``model`` of the features that a fusion joins, in the config's order. ScrflowError for a photo or a file
     that is missing or damaged, a descriptor file that lacks an image of the scene, or weights that are not found.
     """

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,8 @@ from scrflow.core.parallel import mapped
 from scrflow.core.progress import meter, track
 from scrflow.features.descriptors import build_descriptor, describes_side_by_side
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
-from scrflow.features.retrieval import pq, vlad
-from scrflow.features.retrieval.describe import Whitening, joined, part_tensors
-from scrflow.features.retrieval.quality import measure
-from scrflow.features.retrieval.search import KIND, Retriever
+from scrflow.features.retrieval import search
+from scrflow.features.retrieval.search import KIND, Retriever, Whitening, joined, part_tensors
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors
 from scrflow.pipeline.stages import code_of
@@ -37,6 +36,12 @@ from scrflow.storage.artifact import (
     write_safetensors,
 )
 
+ANGLE_DEG = 30.0  # views within it (and near enough) look alike enough for one to serve as the other's hypothesis
+_RANKS = (1, 10)
+_ROWS = (
+    1000  # images that are tried as queries, evenly spaced: the work grows with their number times that of all images
+)
+_NEIGHBOURS = 5  # frames of a video before and after an image, which show what it shows; fewer of few images
 _VOCABULARY_IMAGES = 256  # evenly spaced; their descriptors are held, so that no photo is encoded twice
 
 log = logging.getLogger("scrflow")
@@ -78,8 +83,8 @@ def build(
         found = _fusion(r, config.seed, names, parts)
     else:
         found = _from_file(r, scene, loaded)
-    codebooks = pq.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
-    codes = pq.encode(torch.from_numpy(found.descriptors), codebooks)
+    codebooks = search.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
+    codes = search.quantised(torch.from_numpy(found.descriptors), codebooks)
     retriever = Retriever(tuple(names), codebooks, codes, found.tensors)
 
     inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
@@ -104,7 +109,7 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
         return encode_view(photo, view.camera, encoder, extractor.short_side, r.keypoints).descriptors
 
     def aggregated(i: int) -> np.ndarray:
-        return vlad.aggregate(local(i), vocabulary).numpy()
+        return search.aggregate(local(i), vocabulary).numpy()
 
     count = len(scene.mapping)
     sample = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).round().astype(int)).tolist()
@@ -116,8 +121,8 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
         pooled = torch.cat(list(held.values())).numpy()
         if len(pooled) == 0:
             raise ScrflowError(f"encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images")
-        vocabulary = vlad.learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
-        rows = {i: vlad.aggregate(found, vocabulary).numpy() for i, found in held.items()}
+        vocabulary = search.learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
+        rows = {i: search.aggregate(found, vocabulary).numpy() for i, found in held.items()}
         rest = [i for i in range(count) if i not in rows]
         for i, row in zip(rest, mapped(aggregated, rest, threads, side_by_side), strict=True):
             rows[i] = row
@@ -180,7 +185,7 @@ def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarr
     """Descriptors [N, d] float32 after a whitening learnt on them; as they are without ``dim``."""
     if dim is None:
         return rows_NV, Whitening()
-    mean, matrix = vlad.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
+    mean, matrix = search.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
     whitening = Whitening(mean, matrix)
     return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
 
@@ -188,3 +193,111 @@ def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarr
 def _seed(seed: int, name: str) -> int:
     """A seed of its own for each use, within the 31 bits that faiss takes."""
     return (seed * 1_000_003 + zlib.crc32(f"retrieval.{name}".encode())) % (2**31 - 1)
+
+
+# -------------------------------------------------------------------------------------------------------------- quality
+
+
+def measure(
+    retriever: Retriever,
+    vectors_ND: np.ndarray,
+    poses_N34: np.ndarray,
+    near: float,
+    queries: dict[str, np.ndarray] | None = None,
+    query_poses: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Sizes, and recalls of mapping images (leave-one-out) and of described queries.
+
+    ``vectors_ND`` are the mapping images' descriptors before quantisation, ``poses_N34`` their cam_from_world, ``near``
+    the distance (scene units) within which an image counts as found, together with ANGLE_DEG between the rotations.
+    ``queries`` holds descriptors by name, ``query_poses`` the poses of some of them. The result:
+
+    ``quantised_vs_exact``: recall@1, the share of images whose nearest is the same in both searches, and recall@10, the
+    share of the ten nearest that are. A mapping image is not its own neighbour.
+    ``by_pose``: with the quantised search, recall@k, the share of images with a near one among k, and precision@10, the
+    share of near ones among ten. Images without any near candidate are not counted (``without``). For a mapping image
+    the neighbours in the order of names (``skipped`` before and after) are no candidates: frames of a video would find
+    each other. Where photos are unordered that only makes the task harder.
+    """
+    exact = torch.from_numpy(np.ascontiguousarray(vectors_ND, np.float32))
+    coded = search.decoded(retriever)[:, : exact.shape[1]]
+    count = len(exact)
+    rows = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(count, _ROWS)).round().astype(int)))
+    skipped = min(_NEIGHBOURS, count // 20)
+    order = torch.arange(count)
+    apart = (rows[:, None] - order).abs()
+    poses = torch.from_numpy(np.asarray(poses_N34, np.float64))
+    compared = {"mapping": _agreement(exact[rows], exact, coded, apart > 0)}
+    found = {"mapping": _found(exact[rows], poses[rows], coded, poses, near, apart > skipped) | {"skipped": skipped}}
+    if queries:
+        names = sorted(queries)
+        vectors = torch.from_numpy(np.stack([queries[n] for n in names]).astype(np.float32))
+        compared["queries"] = _agreement(vectors, exact, coded)
+        posed = [i for i, n in enumerate(names) if n in (query_poses or {})]
+        if posed:
+            reference = torch.from_numpy(np.stack([query_poses[names[i]] for i in posed]))
+            found["queries"] = _found(vectors[posed], reference, coded, poses, near)
+    tensors = retriever.tensors().values()
+    return {
+        "images": count,
+        "dim": exact.shape[1],
+        "bytes_per_image": retriever.codes.shape[1],
+        "model_mb": round(sum(t.numel() * t.element_size() for t in tensors) / 1e6, 3),
+        "near": {"distance": near, "angle_deg": ANGLE_DEG},
+        "quantised_vs_exact": compared,
+        "by_pose": found,
+    }
+
+
+def near_pairs(poses_Q34: torch.Tensor, poses_N34: torch.Tensor, near: float) -> torch.Tensor:
+    """[Q, N] bool: centres within ``near`` and rotations within ANGLE_DEG."""
+    centres = [-torch.einsum("nij,ni->nj", p[:, :, :3], p[:, :, 3]) for p in (poses_Q34, poses_N34)]
+    trace = torch.einsum("qij,nij->qn", poses_Q34[:, :, :3], poses_N34[:, :, :3])
+    return (torch.cdist(*centres) <= near) & ((trace - 1) / 2 >= np.cos(np.radians(ANGLE_DEG)))
+
+
+def _ranked(
+    vectors: torch.Tensor, database: torch.Tensor, allowed: torch.Tensor | None, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [Q, k] of the nearest allowed candidates, and whether there are so many [Q, k]."""
+    distance = torch.cdist(vectors, database)
+    if allowed is not None:
+        distance = distance.masked_fill(~allowed, torch.inf)
+    value, index = distance.topk(min(k, len(database)), largest=False)
+    return index, value.isfinite()
+
+
+def _agreement(
+    vectors: torch.Tensor, exact: torch.Tensor, coded: torch.Tensor, allowed: torch.Tensor | None = None
+) -> dict[str, Any]:
+    (a, there), (b, _) = (_ranked(vectors, database, allowed, max(_RANKS)) for database in (exact, coded))
+    out: dict[str, Any] = {"count": len(vectors)}
+    for k in _RANKS:
+        same = (a[:, :k, None] == b[:, None, :k]).any(2) & there[:, :k]
+        out[f"recall@{k}"] = _share(same.sum(), there[:, :k].sum())
+    return out
+
+
+def _found(
+    vectors: torch.Tensor,
+    poses: torch.Tensor,
+    coded: torch.Tensor,
+    database_poses: torch.Tensor,
+    near: float,
+    allowed: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    good = near_pairs(poses, database_poses, near)
+    if allowed is not None:
+        good &= allowed
+    possible = good.any(1)
+    index, there = _ranked(vectors, coded, allowed, max(_RANKS))
+    hit = (good.gather(1, index) & there)[possible]
+    out: dict[str, Any] = {"count": int(possible.sum()), "without": int((~possible).sum())}
+    for k in _RANKS:
+        out[f"recall@{k}"] = _share(hit[:, :k].any(1).sum(), len(hit))
+    out[f"precision@{max(_RANKS)}"] = _share(hit.sum(), there[possible].sum())
+    return out
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return round(float(part) / float(whole), 4) if float(whole) else None
