@@ -12,7 +12,6 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from scrflow.pipeline.project import Project
-from scrflow.pipeline.licence import restrictions
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.stages import STAGES, code_of
 from scrflow.pipeline.job import check_room, file_digest, hold_workflow_lock, inputs_of, source_files, tie_local_jobs
@@ -87,7 +86,7 @@ def tell_restrictions():
     found = {
         line: None
         for scene, method in sorted((scene, method or "") for scene, method in wanted if scene)
-        for line in map(str, restrictions(project, scene, method or None))
+        for line in map(str, project.restrictions(scene, method or None))
     }
     for line in found:
         print(f"licence: {line}", file=sys.stderr)

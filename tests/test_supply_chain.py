@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from scrflow.config import MapStage
-from scrflow.pipeline.licence import descriptor_weights, encoder_restrictions, restrictions
-from scrflow.pipeline.project import Project
+from scrflow.pipeline.project import Project, descriptor_weights
 from scrflow.storage.weights import registry
 
 REPO = Path(__file__).resolve().parents[1]
@@ -120,8 +119,8 @@ def test_every_kind_of_scene_encoder_and_network_says_what_its_licence_does(proj
 
 
 def test_restrictions_go_into_the_map(project):
-    assert restrictions(project, "demo", "rscore-cpu") == ()
-    found = restrictions(project, "fox", "glace")
+    assert project.restrictions("demo", "rscore-cpu") == ()
+    found = project.restrictions("fox", "glace")
     assert [r.what for r in found] == ["scene fox", "encoder ace-16m", "retrieval feature r2former"]
     assert [r.commercial_use for r in found] == ["forbidden", "forbidden", "unknown"]
     stage = project.map_stage("fox", "glace")
@@ -131,7 +130,7 @@ def test_restrictions_go_into_the_map(project):
     del older["restrictions"]
     assert MapStage.model_validate(older).restrictions == (), "maps of before are read"
     assert str(found[0]).startswith("scene fox: no commercial use (NVIDIA")
-    assert not list(encoder_restrictions(project, "xfeat"))
+    assert not project.encoder_restrictions("xfeat")
 
 
 def test_own_photos_are_no_restriction(project):
@@ -139,4 +138,4 @@ def test_own_photos_are_no_restriction(project):
     scene = project.scenes["demo"].model_copy(update={"commercial_use": "unknown"})
     project = Project(REPO / "config")
     project.scenes["demo"] = scene
-    assert restrictions(project, "demo") == ()
+    assert project.restrictions("demo") == ()

@@ -79,7 +79,6 @@ def validate(config: ConfigDir = Path("config")) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from scrflow.pipeline.licence import encoder_restrictions, feature_restrictions
     from scrflow.pipeline.project import Project
 
     project = Project(config)
@@ -91,8 +90,8 @@ def validate(config: ConfigDir = Path("config")) -> None:
     console.print(table)
     console.print(f"encoders: {', '.join(project.encoders)}", f"methods: {', '.join(project.methods)}", sep="\n")
     restricted = dict.fromkeys(
-        [found for name in project.encoders for found in encoder_restrictions(project, name)]
-        + [found for name in project.config.retrieval for found in feature_restrictions(project, name)]
+        [found for name in project.encoders for found in project.encoder_restrictions(name)]
+        + [found for name in project.config.retrieval for found in project.feature_restrictions(name)]
     )
     for found in restricted:
         console.print(f"{found}", markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
 from scrflow.newscene.forms import Found, detect
 from scrflow.newscene.text import Look, Photo, Queries, found_rows, missing_lines, scene_text
-from scrflow.pipeline.crosscheck import RESERVED
+from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
 from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.lists import read_query_list

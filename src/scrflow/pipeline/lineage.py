@@ -46,8 +46,8 @@ _HLOC = {
 
 # (rule, pattern) of every output of a scene
 _OUTPUTS = tuple(
-    (stage.rule, pattern)
-    for stage in STAGES.values()
+    (rule, pattern)
+    for rule, stage in STAGES.items()
     for pattern in stage.outputs.values()
     if pattern.startswith("results/{scene}/")
 )

@@ -24,56 +24,48 @@ from scrflow.storage.codeversion import code_version
 
 @dataclass(frozen=True)
 class Stage:
-    """A rule and the function that its job calls."""
+    """The function that a rule's job calls, and what binds them."""
 
-    rule: str
-    function: str  # MODULE:NAME
+    function: str  # MODULE:NAME, relative to the package
     config: str | None  # Project's method NAME_stage makes it, from the wildcards that its parameters name
-    inputs: tuple[str, ...]  # "name/": the function gets the folder of that file
+    inputs: str  # names; "name/": the function gets the folder of that file
     outputs: Mapping[str, str]  # name or "name/" -> pattern, relative to the project
-    params: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()  # keys of the config that name an encoder, a descriptor or a reader whose code counts
+    code: str = ""  # keys of the config that name an encoder, a descriptor or a reader whose code counts too
     modules: tuple[str, ...] = ()  # other modules that count and that no import shows
-
-    @property
-    def module(self) -> str:
-        """Module of the function, relative to the package."""
-        return self.function.partition(":")[0].removeprefix("scrflow.")
 
     def load(self) -> Callable[..., None]:
         """The function; imports its module."""
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(f"scrflow.{module}"), name)
 
     def config_of(self, project: Project, wildcards: Mapping[str, str]) -> BaseModel | None:
         """The config that a job with these wildcards reads."""
         if self.config is None:
             return None
         make, known = getattr(project, f"{self.config}_stage"), dict(wildcards.items())
-        names = [name for name in inspect.signature(make).parameters if name in known]
-        return make(**{name: known[name] for name in names})
+        return make(**{name: known[name] for name in inspect.signature(make).parameters if name in known})
 
     def run(self, snakemake: Any) -> None:
-        """Call the function. Its parameters are by name the rule's inputs, params and outputs, ``config`` and
-        ``threads``; ``out`` is the first output. Files are Paths or lists of them. Where the rule leaves an input
-        empty, the parameter keeps its default or is None."""
+        """Call the function. Its parameters are by name the rule's params, inputs and outputs, ``config`` and
+        ``threads``; ``out`` is the first output unless it is a param. Files are Paths or lists of them. Where the rule
+        leaves an input empty, the parameter keeps its default or is None."""
         function = self.load()
-        folders = {name.rstrip("/") for name in (*self.inputs, *self.outputs) if name.endswith("/")}
+        folders = {name.rstrip("/") for name in (*self.inputs.split(), *self.outputs) if name.endswith("/")}
         given: dict[str, Any] = {"threads": snakemake.threads}
         for files in (snakemake.output, snakemake.input):
             given |= {name: _paths(value, name in folders) for name, value in files.items()}
         first = next(iter(self.outputs)).rstrip("/")
         given["out"] = _paths(getattr(snakemake.output, first), first in folders)
-        for name, parameter in inspect.signature(function).parameters.items():
-            if name in dict(snakemake.params.items()):
-                value = getattr(snakemake.params, name)
-                given[name] = Path(value) if parameter.annotation in ("Path", Path) else value
+        params, parameters = dict(snakemake.params.items()), inspect.signature(function).parameters
+        for name, parameter in parameters.items():
+            if name in params:
+                given[name] = Path(params[name]) if parameter.annotation in ("Path", Path) else params[name]
             elif given.get(name) == []:
                 given[name] = parameter.default if parameter.default is not parameter.empty else None
         if self.config is not None:
             made = get_type_hints(getattr(Project, f"{self.config}_stage"))["return"]
-            given["config"] = TypeAdapter(made).validate_python(snakemake.params.config)
-        function(**{name: given[name] for name in inspect.signature(function).parameters if name in given})
+            given["config"] = TypeAdapter(made).validate_python(params["config"])
+        function(**{name: given[name] for name in parameters if name in given})
 
 
 def _paths(value: str | list[str], folder: bool) -> Path | list[Path]:
@@ -85,344 +77,206 @@ def _paths(value: str | list[str], folder: bool) -> Path | list[Path]:
 def code_of(rule: str, config: Any = None) -> str:
     """Version of a stage's code, with the encoders, descriptors and readers that ``config`` names."""
     stage = STAGES[rule]
-    named = {m for key in stage.code for m in _modules(getattr(config, key))}
-    return code_version(stage.module, *stage.modules, *sorted(named))
+    named = {module for key in stage.code.split() for module in _modules(getattr(config, key))}
+    return code_version(stage.function.partition(":")[0], *stage.modules, *sorted(named))
 
 
 def _modules(part: Any) -> Iterator[str]:
     """Modules of the encoders, descriptors and readers that a part of a config names."""
     if isinstance(part, ExtractorConfig | MatchFeaturesConfig):
         yield module_of("local encoder", part.name)
-    elif isinstance(part, RetrievalConfig) and part.network is not None:
-        yield module_of("global descriptor", part.network)
+    elif isinstance(part, RetrievalConfig):
+        if part.network is not None:
+            yield module_of("global descriptor", part.network)
     elif hasattr(part, "reader"):
         yield module_of("reader", part.reader)
-    elif isinstance(part, BaseModel):
-        for _, value in part:
-            yield from _modules(value)
-    elif isinstance(part, tuple):
-        for value in part:
+    elif isinstance(part, BaseModel | tuple):
+        for value in part if isinstance(part, tuple) else dict(part).values():
             yield from _modules(value)
 
 
 # ---------------------------------------------------------------------------------------------------------- the table
 
-_METHOD = "results/{scene}/{method}"
-_BASELINE = "results/{scene}/{baseline}"
-_LOCAL = "results/{scene}/local/{encoder}"
-_HLOC = "results/{scene}/hloc"
+
+def _files(folder: str, **names: str) -> dict[str, str]:
+    return {name: f"{folder}/{file}" for name, file in names.items()}
 
 
-def _model(report: str) -> dict[str, str]:
+def _of_set(files: Mapping[str, str]) -> dict[str, str]:
+    return _files(_TABLES, **{name: file.replace(".", "@{set_name}.") for name, file in files.items()})
+
+
+def _model(folder: str, report: str) -> dict[str, str]:
     """A COLMAP model and the report on it, whose folder the function gets."""
-    folder = Path(report).parent
-    parts = ("cameras", "frames", "images", "points3D", "rigs")
-    return {"report/": report, **{part: f"{folder}/{part}.bin" for part in parts}}
+    parts = {part: f"{part}.bin" for part in ("cameras", "frames", "images", "points3D", "rigs")}
+    return {"report/": f"{folder}/{report}", **_files(folder, **parts)}
 
 
-def _encoding() -> dict[str, str]:
-    return {
-        name: f"results/{{scene}}/encodings/{{encoding}}.{end}"
-        for name, end in (("encoding", "h5"), ("metrics", "json"))
-    }
+_SCENE, _TABLES = "results/{scene}", "results/tables"
+_HLOC, _LOCAL = f"{_SCENE}/hloc", f"{_SCENE}/local/{{encoder}}"
+_METHOD, _BASELINE = f"{_SCENE}/{{method}}", f"{_SCENE}/{{baseline}}"
+_SCENE_FILES = {"scene/": f"{_SCENE}/scene/scene.json"}
+_SCENE_FILES |= _files(f"{_SCENE}/scene", queries="queries.txt", mapping="mapping")
+_ENCODING = _files(f"{_SCENE}/encodings", encoding="{encoding}.h5", metrics="{encoding}.json")
+_RETRIEVAL = {"descriptors": "{feature}.h5", "model": "{feature}.safetensors", "quality": "{feature}.json"}
+_LOCALIZED = {"poses": "poses.txt", "details": "localization.json"}
+_EVALUATED = {"out_csv": "queries.csv", "out_metrics": "metrics.json"}
+_EVALUATED |= {"errors_png": "errors.png", "overlay_png": "overlay.png"}
+_TABLE = {"out_markdown": "{table}.md", "out_csv": "{table}.csv", "out_latex": "{table}.tex"}
+_TOY = {"markdown": "glace-figure-8.md", "table": "glace-figure-8.csv"}
+_TOY |= {"latex": "glace-figure-8.tex", "picture": "glace-figure-8.png"}
 
-
-def _localized(folder: str) -> dict[str, str]:
-    return {"poses": f"{folder}/poses.txt", "details": f"{folder}/localization.json"}
-
-
-def _evaluated(folder: str) -> dict[str, str]:
-    return {
-        "out_csv": f"{folder}/queries.csv",
-        "out_metrics": f"{folder}/metrics.json",
-        "errors_png": f"{folder}/errors.png",
-        "overlay_png": f"{folder}/overlay.png",
-    }
-
-
-def _table(stem: str, *names: str) -> dict[str, str]:
-    return {name: f"results/tables/{stem}.{end}" for name, end in zip(names, ("md", "csv", "tex", "png"), strict=False)}
-
-
-_TABLE = ("out_markdown", "out_csv", "out_latex")
-_TOY = ("markdown", "table", "latex", "picture")
-_LOCALIZED_INPUTS = ("scene/", "map_path", "poses", "details")
-
-# rule, function, config, inputs, outputs
-_STAGES = (
-    Stage(
-        "download_dataset",
-        "scrflow.scene.downloads:download_dataset",
-        "download",
-        ("table",),
-        {"marker": "resources/{root}.downloaded"},
-        params=("out",),
+STAGES = {
+    # photos, poses and points
+    "download_dataset": Stage(
+        "scene.downloads:download_dataset", "download", "table", {"marker": "resources/{root}.downloaded"}
     ),
-    Stage(
-        "reconstruct_scene",
-        "scrflow.sfm.reconstruct:run_sfm",
-        "sfm",
-        ("sources", "hloc"),
-        _model("results/{scene}/sfm/sfm.json"),
-        params=("root",),
-    ),
-    Stage(
-        "build_scene",
-        "scrflow.scene.build:build_scene",
-        "scene",
-        ("sources", "sfm_model/", "parts/"),
-        {
-            "scene/": "results/{scene}/scene/scene.json",
-            "queries": "results/{scene}/scene/queries.txt",
-            "mapping": "results/{scene}/scene/mapping",
-        },
-        params=("root",),
-        code=("source",),
-    ),
-    Stage(
-        "triangulate_points",
-        "scrflow.sfm.triangulate:triangulate",
+    "reconstruct_scene": Stage("sfm.reconstruct:run_sfm", "sfm", "sources hloc", _model(f"{_SCENE}/sfm", "sfm.json")),
+    "build_scene": Stage("scene.build:build_scene", "scene", "sources sfm_model/ parts/", _SCENE_FILES, code="source"),
+    "triangulate_points": Stage(
+        "sfm.triangulate:triangulate",
         "triangulate",
-        ("scene/", "hloc"),
-        _model("results/{scene}/triangulated/triangulation.json"),
+        "scene/ hloc",
+        _model(f"{_SCENE}/triangulated", "triangulation.json"),
     ),
-    Stage(
-        "build_graph",
-        "scrflow.graph.covisibility:build_graph",
-        "covisibility",
-        ("scene/", "model/"),
-        {"graph": "results/{scene}/covisibility.npz"},
+    # encodings and retrieval
+    "build_graph": Stage(
+        "graph.covisibility:build_graph", "covisibility", "scene/ model/", _files(_SCENE, graph="covisibility.npz")
     ),
-    Stage(
-        "build_named_graph",
-        "scrflow.graph.covisibility:build_graph",
-        "covisibility",
-        ("scene/", "model/"),
-        {"graph": "results/{scene}/graphs/{graph}.npz"},
+    "build_named_graph": Stage(
+        "graph.covisibility:build_graph", "covisibility", "scene/ model/", _files(_SCENE, graph="graphs/{graph}.npz")
     ),
-    Stage(
-        "embed_graph",
-        "scrflow.graph.node2vec:embed",
-        "node2vec",
-        ("graph",),
-        _encoding(),
-        modules=("graph.node2vec.reference_worker",),
+    "embed_graph": Stage(
+        "graph.node2vec:embed", "node2vec", "graph", _ENCODING, modules=("graph.node2vec.reference_worker",)
     ),
-    Stage(
-        "cluster_features",
-        "scrflow.features.global_encoding:cluster_features",
-        "clusters",
-        ("scene/", "features"),
-        _encoding(),
-    ),
-    Stage(
-        "build_retrieval",
-        "scrflow.features.retrieval:build_retrieval",
+    "cluster_features": Stage("features.global_encoding:cluster_features", "clusters", "scene/ features", _ENCODING),
+    "build_retrieval": Stage(
+        "features.retrieval:build_retrieval",
         "retrieval",
-        ("scene/", "features", "part_descriptors", "part_models"),
-        {
-            "descriptors": "results/{scene}/retrieval/{feature}.h5",
-            "model": "results/{scene}/retrieval/{feature}.safetensors",
-            "quality": "results/{scene}/retrieval/{feature}.json",
-        },
-        code=("extractor", "retrieval"),
+        "scene/ features part_descriptors part_models",
+        _files(f"{_SCENE}/retrieval", **_RETRIEVAL),
+        code="extractor retrieval",
     ),
     # features and matches by hloc
-    Stage(
-        "list_hloc_images",
-        "scrflow.baseline.hloc_images:list_images",
+    "list_hloc_images": Stage(
+        "baseline.hloc_images:list_images",
         "hloc_photos",
-        ("scene/", "sources"),
-        {"images": f"{_HLOC}/images.json"},
-        params=("root",),
+        "scene/ sources",
+        _files(_HLOC, images="images.json"),
     ),
-    Stage(
-        "hloc_global_features",
-        "scrflow.baseline.hloc_run:extract_features",
+    "hloc_global_features": Stage(
+        "baseline.hloc_run:extract_features",
         None,
-        ("images",),
-        {"features": f"{_HLOC}/global-feats-{{configuration}}.h5"},
-        params=("configuration",),
+        "images",
+        _files(_HLOC, features="global-feats-{configuration}.h5"),
     ),
-    Stage(
-        "hloc_local_features",
-        "scrflow.baseline.hloc_run:extract_features",
+    "hloc_local_features": Stage(
+        "baseline.hloc_run:extract_features",
         None,
-        ("images",),
-        {"features": f"{_HLOC}/features.h5"},
-        params=("configuration",),
+        "images",
+        _files(_HLOC, features="features.h5"),
     ),
-    Stage(
-        "hloc_pairs",
-        "scrflow.baseline.hloc_run:pairs_from_retrieval",
+    "hloc_pairs": Stage(
+        "baseline.hloc_run:pairs_from_retrieval",
         None,
-        ("images", "descriptors"),
-        {"pairs": f"{_HLOC}/pairs.txt"},
-        params=("neighbours",),
+        "images descriptors",
+        _files(_HLOC, pairs="pairs.txt"),
     ),
-    Stage(
-        "hloc_match",
-        "scrflow.baseline.hloc_run:match_features",
+    "hloc_match": Stage(
+        "baseline.hloc_run:match_features",
         None,
-        ("features", "pairs"),
-        {"matches": f"{_HLOC}/matches.h5"},
-        params=("configuration",),
+        "features pairs",
+        _files(_HLOC, matches="matches.h5"),
     ),
-    Stage(
-        "hloc_triangulate",
-        "scrflow.baseline.hloc_run:triangulate",
+    "hloc_triangulate": Stage(
+        "baseline.hloc_run:triangulate",
         None,
-        ("scene", "reference", "images", "pairs", "features", "matches"),
-        {"model": f"{_HLOC}/triangulated"},
+        "scene reference images pairs features matches",
+        _files(_HLOC, model="triangulated"),
     ),
     # training samples and their depths
-    Stage(
-        "fit_pca",
-        "scrflow.features.pca:fit_pca",
-        "pca",
-        ("scene/",),
-        {"pca": f"{_LOCAL}/pca.safetensors"},
-        code=("extractor",),
-    ),
-    Stage(
-        "fill_buffer",
-        "scrflow.training.buffer:fill_shard",
+    "fit_pca": Stage("features.pca:fit_pca", "pca", "scene/", _files(_LOCAL, pca="pca.safetensors"), code="extractor"),
+    "fill_buffer": Stage(
+        "training.buffer:fill_shard",
         "buffer",
-        ("scene/", "pca"),
-        {"samples": f"{_LOCAL}/buffer-{{shard}}.h5"},
-        params=("shard",),
-        code=("extractor",),
+        "scene/ pca",
+        _files(_LOCAL, samples="buffer-{shard}.h5"),
+        code="extractor",
     ),
-    Stage(
-        "triangulate_samples",
-        "scrflow.depths.matched:estimate_sample_depths",
+    "triangulate_samples": Stage(
+        "depths.matched:estimate_sample_depths",
         "sample_depth",
-        ("graph", "shards"),
-        {"depth": f"{_LOCAL}/depth-matched.h5"},
+        "graph shards",
+        _files(_LOCAL, depth="depth-matched.h5"),
     ),
-    Stage(
-        "find_point_depths",
-        "scrflow.depths.points:depths_from_points",
-        "point_depth",
-        ("points", "shards"),
-        {"depth": f"{_LOCAL}/depth-points.h5"},
+    "find_point_depths": Stage(
+        "depths.points:depths_from_points", "point_depth", "points shards", _files(_LOCAL, depth="depth-points.h5")
     ),
-    Stage(
-        "read_depth_maps",
-        "scrflow.depths.maps:depths_from_maps",
+    "read_depth_maps": Stage(
+        "depths.maps:depths_from_maps",
         "map_depth",
-        ("scene/", "maps", "shards"),
-        {"depth": f"{_LOCAL}/depth-maps.h5"},
-        params=("root",),
+        "scene/ maps shards",
+        _files(_LOCAL, depth="depth-maps.h5"),
     ),
     # methods
-    Stage(
-        "train_head",
-        "scrflow.training.job:train_head",
+    "train_head": Stage(
+        "training.job:train_head",
         "train",
-        ("shards", "graph", "encoding", "depth"),
-        {"head": f"{_METHOD}/head.safetensors", "history": f"{_METHOD}/train.jsonl"},
-        params=("checkpoint",),
+        "shards graph encoding depth",
+        _files(_METHOD, head="head.safetensors", history="train.jsonl"),
     ),
-    Stage(
-        "write_map",
-        "scrflow.map.file:write_map",
-        "map",
-        ("scene/", "head", "pca", "encoding", "retrieval", "graph"),
-        {"map": f"{_METHOD}/map.safetensors"},
+    "write_map": Stage(
+        "map.file:write_map", "map", "scene/ head pca encoding retrieval graph", _files(_METHOD, map="map.safetensors")
     ),
-    Stage(
-        "localize_queries",
-        "scrflow.localize.localizer:localize_queries",
-        "localize",
-        ("scene/", "map_path", "descriptors"),
-        _localized(_METHOD),
+    "localize_queries": Stage(
+        "localize.localizer:localize_queries", "localize", "scene/ map_path descriptors", _files(_METHOD, **_LOCALIZED)
     ),
-    Stage(
-        "evaluate_poses",
-        "scrflow.evaluate.metrics:evaluate",
-        "evaluate",
-        (*_LOCALIZED_INPUTS, "training"),
-        _evaluated(_METHOD),
+    "evaluate_poses": Stage(
+        "evaluate.metrics:evaluate", "evaluate", "scene/ map_path poses details training", _files(_METHOD, **_EVALUATED)
     ),
-    Stage(
-        "choose_poses",
-        "scrflow.evaluate.submission:write_submission",
-        "submission",
-        ("scene/", "poses", "metrics"),
-        {"chosen": "results/{scene}/poses.txt"},
+    "choose_poses": Stage(
+        "evaluate.submission:write_submission", "submission", "scene/ poses metrics", _files(_SCENE, chosen="poses.txt")
     ),
     # baselines
-    Stage(
-        "map_baseline",
-        "scrflow.baseline.mapping:build_map",
+    "map_baseline": Stage(
+        "baseline.mapping:build_map",
         "baseline_map",
-        ("scene/", "graph", "retrieval"),
-        {"map": f"{_BASELINE}/map.h5"},
-        code=("features", "retrieval", "retrieval_parts"),
+        "scene/ graph retrieval",
+        _files(_BASELINE, map="map.h5"),
+        code="features retrieval retrieval_parts",
     ),
-    Stage(
-        "localize_baseline",
-        "scrflow.baseline.localizer:localize_baseline",
+    "localize_baseline": Stage(
+        "baseline.localizer:localize_baseline",
         "baseline_localize",
-        ("scene/", "map_path", "descriptors"),
-        _localized(_BASELINE),
+        "scene/ map_path descriptors",
+        _files(_BASELINE, **_LOCALIZED),
     ),
-    Stage(
-        "evaluate_baseline",
-        "scrflow.evaluate.metrics:evaluate",
+    "evaluate_baseline": Stage(
+        "evaluate.metrics:evaluate",
         "evaluate",
-        (*_LOCALIZED_INPUTS, "training"),
-        _evaluated(_BASELINE),
+        "scene/ map_path poses details training",
+        _files(_BASELINE, **_EVALUATED),
     ),
     # reports and tables
-    Stage(
-        "write_report",
-        "scrflow.report.page.page:write_report",
+    "write_report": Stage(
+        "report.page.page:write_report",
         None,
-        (*_LOCALIZED_INPUTS, "folder/", "history", "graph", "descriptors"),
-        {"page": f"{_METHOD}/report.html"},
+        "scene/ map_path poses details folder/ history graph descriptors",
+        _files(_METHOD, page="report.html"),
     ),
-    Stage(
-        "write_baseline_report",
-        "scrflow.report.page.page:write_report",
+    "write_baseline_report": Stage(
+        "report.page.page:write_report",
         None,
-        (*_LOCALIZED_INPUTS, "folder/", "graph", "descriptors"),
-        {"page": f"{_BASELINE}/report.html"},
+        "scene/ map_path poses details folder/ graph descriptors",
+        _files(_BASELINE, page="report.html"),
     ),
-    Stage(
-        "write_table",
-        "scrflow.report.tables.build:write_table",
+    "write_table": Stage(
+        "report.tables.build:write_table",
         "table",
-        ("metrics", "published"),
-        _table("{table}", *_TABLE),
-        params=("results", "papers"),
+        "metrics published",
+        _files(_TABLES, **_TABLE),
     ),
-    Stage(
-        "write_table_of_set",
-        "scrflow.report.tables.build:write_table",
-        "table",
-        ("metrics", "published"),
-        _table("{table}@{set_name}", *_TABLE),
-        params=("results", "papers"),
-    ),
-    Stage(
-        "toy_example",
-        "scrflow.report.toytable:write_toy",
-        "toy",
-        ("scenes/", "published"),
-        _table("glace-figure-8", *_TOY),
-        params=("papers",),
-        code=("toy",),
-    ),
-    Stage(
-        "toy_example_of_set",
-        "scrflow.report.toytable:write_toy",
-        "toy",
-        ("scenes/", "published"),
-        _table("glace-figure-8@{set_name}", *_TOY),
-        params=("papers",),
-        code=("toy",),
-    ),
-)
-STAGES = {stage.rule: stage for stage in _STAGES}
+    "write_table_of_set": Stage("report.tables.build:write_table", "table", "metrics published", _of_set(_TABLE)),
+    "toy_example": Stage("report.toytable:write_toy", "toy", "scenes/ published", _files(_TABLES, **_TOY), code="toy"),
+    "toy_example_of_set": Stage("report.toytable:write_toy", "toy", "scenes/ published", _of_set(_TOY), code="toy"),
+}
