@@ -29,9 +29,8 @@ sys.path.insert(0, str(ROOT / "src"))
 from scrflow.config import ExtractorConfig, RetrievalPart  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.features.retrieval import Retriever, build_retrieval  # noqa: E402
-from scrflow.features.retrieval.build import ANGLE_DEG, measure  # noqa: E402
-from scrflow.features.retrieval.search import build_describer  # noqa: E402
+from scrflow.features.retrieval.build import ANGLE_DEG, build_retrieval, measure  # noqa: E402
+from scrflow.features.retrieval.search import Retriever, build_describer  # noqa: E402
 from scrflow.features.views import encode_view  # noqa: E402
 from scrflow.interop import hloc_descriptors as hloc  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +65,18 @@ def copied(finished: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def wall_map(tmp_path_factory: pytest.TempPathFactory):
-    """Photos, scene and map of a painted wall (``plane_map.PlaneMap``), built once in each process."""
+    """Photos, scene and map of a painted wall (``plane_map.PlaneMap``), built once for all processes: not to be
+    changed."""
     import plane_map
 
-    return plane_map.build(tmp_path_factory.mktemp("wall"))
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "wall"
+    with FileLock(root.with_suffix(".lock")):
+        if not root.with_suffix(".done").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            plane_map.build(root)
+            root.with_suffix(".done").touch()
+    return plane_map.PlaneMap.at(root)
 
 
 @pytest.fixture

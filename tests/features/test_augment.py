@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import AugmentConfig
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.views import Augmentation, encode_view, inside, rolled_pose, to_photo_pixels, warp
 
 DRAWS = [(0.0, 1.0), (15.0, 1.0), (-12.0, 0.7), (8.0, 1.45), (0.0, 2 / 3)]

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scrflow.core.geometry import camera_centre, pose_error
-from scrflow.features.retrieval import Retriever, search
+from scrflow.features.retrieval import search
 from scrflow.features.retrieval.build import ANGLE_DEG, measure, near_pairs
+from scrflow.features.retrieval.search import Retriever
 
 COUNT = 40
 

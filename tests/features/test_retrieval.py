@@ -22,8 +22,9 @@ from scrflow.config import (
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import Retriever, build_retrieval, search
-from scrflow.features.retrieval.search import build_describer
+from scrflow.features.retrieval import search
+from scrflow.features.retrieval.build import build_retrieval
+from scrflow.features.retrieval.search import Retriever, build_describer
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.scene.colmap_model import View
@@ -325,7 +326,7 @@ def test_search_needs_neither_faiss_nor_hdf5():
 
     code = (
         "import sys; sys.modules['faiss'] = sys.modules['h5py'] = None\n"
-        "from scrflow.features.retrieval import Retriever; print(Retriever.__name__)"
+        "from scrflow.features.retrieval.search import Retriever; print(Retriever.__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "Retriever", done.stderr

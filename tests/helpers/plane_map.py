@@ -16,7 +16,7 @@ from scrflow.features.encoders import build_encoder
 from scrflow.features.views import encode_view
 from scrflow.map.file import write_map
 from scrflow.scene.colmap_model import View
-from scrflow.scene.model import Query, load_scene, write_scene
+from scrflow.scene.model import Query, write_scene
 from scrflow.storage.artifact import Stamp, sha256_file, write_safetensors
 from scrflow.training.head import Head
 
@@ -35,6 +35,12 @@ class PlaneMap:
     scene: Path
     queries: dict[str, np.ndarray]  # name under ``photos`` -> cam_from_world [3, 4]
     photos: Path
+
+    @classmethod
+    def at(cls, root: Path) -> PlaneMap:
+        """What ``build`` left under ``root``."""
+        folder = root / "results/wall"
+        return cls(folder / "tiny/map.safetensors", folder / "scene", poses()[1], root / "photos")
 
 
 def wall() -> Image.Image:
@@ -67,10 +73,23 @@ def on_wall(pixels: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
     return centre - rays * (centre[2] / rays[:, 2:])
 
 
+def poses() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Poses of the mapping photos and of the queries, by name."""
+    rng, mapping, queries = np.random.default_rng(3), {}, {}
+    for kind, found, count in (("mapping", mapping, 12), ("query", queries, 3)):
+        for i in range(count):
+            x, y = (-0.3 + 0.2 * (i % 4), -0.2 + 0.2 * (i // 4)) if kind == "mapping" else (-0.2 + 0.2 * i, 0.1)
+            found[f"{kind}/{i:02d}.png"] = pose(x, y, rng.uniform(1.4, 1.6), rng.uniform(-6, 6), rng.uniform(-3, 3))
+    return mapping, queries
+
+
 def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """Photos and the scene artifact under ``root``, laid out as the workflow does it: its folder, poses of queries."""
-    mapping, queries, photos = _photograph_all(root)
-    scene = root / "results/wall/scene"
+    mapping, queries = poses()
+    photos, scene, texture = root / "photos", root / "results/wall/scene", wall()
+    for name, cam_from_world in (mapping | queries).items():
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph(texture, cam_from_world).save(photos / name)
     write_scene(
         scene,
         config=EvaluateStage(thresholds=(WITHIN,), unit="m", synthetic=True),
@@ -85,25 +104,9 @@ def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     return scene, queries
 
 
-def _photograph_all(root: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Path]:
-    """Poses of mapping photos and of queries by name, and the folder of the photos."""
-    rng, texture = np.random.default_rng(3), wall()
-    photos = root / "photos"
-    mapping, queries = {}, {}
-    for kind, poses, count in (("mapping", mapping, 12), ("query", queries, 3)):
-        (photos / kind).mkdir(parents=True)
-        for i in range(count):
-            x, y = (-0.3 + 0.2 * (i % 4), -0.2 + 0.2 * (i // 4)) if kind == "mapping" else (-0.2 + 0.2 * i, 0.1)
-            name = f"{kind}/{i:02d}.png"
-            poses[name] = pose(x, y, rng.uniform(1.4, 1.6), rng.uniform(-6, 6), rng.uniform(-3, 3))
-            photograph(texture, poses[name]).save(photos / name)
-    return mapping, queries, photos
-
-
 def build(root: Path) -> PlaneMap:
     """Photos, scene and map under ``root`` (some 10 s of one core)."""
-    scene, queries = build_scene(root)
-    mapping = {view.name: view.cam_from_world for view in load_scene(scene).mapping}
+    scene, _ = build_scene(root)
     photos, folder = root / "photos", root / "results/wall/tiny"
     extractor = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
     stage = MapStage(
@@ -119,17 +122,18 @@ def build(root: Path) -> PlaneMap:
         seed=1,
     )
     head, pca = folder / "head.safetensors", folder / "pca.safetensors"
-    state = _learnt(stage, photos, mapping).state_dict()
+    state = _learnt(stage, photos).state_dict()
     write_safetensors(
         head, {k: v.half() for k, v in state.items()}, Stamp("head"), {"dim_in": "128", "output_unit": "1.0"}
     )
     write_safetensors(pca, {"mean": torch.zeros(128), "components": SCALE * torch.eye(128)}, Stamp("pca"))
     write_map(stage, scene, head, pca, None, None, folder / "map.safetensors")
-    return PlaneMap(folder / "map.safetensors", scene, queries, photos)
+    return PlaneMap.at(root)
 
 
-def _learnt(stage: MapStage, photos: Path, mapping: dict[str, np.ndarray]) -> Head:
-    """A head that was shown the wall's points: the supervision is of no interest here, the map is."""
+def _learnt(stage: MapStage, photos: Path) -> Head:
+    """A head that was shown the wall's points: not the supervision is of interest here, but the map."""
+    mapping = poses()[0]
     encoder = build_encoder(stage.extractor)
     views = [encode_view(Image.open(photos / n).convert("RGB"), CAMERA, encoder, 240, 150) for n in mapping]
     x = SCALE * torch.cat([v.descriptors for v in views])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,16 +55,16 @@ MIXED = {
 class Wall:
     """The painted wall and its map; ``run`` adds results of a set of queries."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, made: plane_map.PlaneMap):
         self.root = root
-        made = plane_map.build(root)
         self.made, self.mapping = made, load_scene(made.scene).mapping
+        self.photos = Path(shutil.copytree(made.photos, root / "photos"))
         self.stage = MapStage.model_validate(read_stamp(made.map, "map").config)
         self.stage = self.stage.model_copy(update={"thresholds": THRESHOLDS})
 
     def run(self, name: str, queries: dict[str, Photo]) -> Path:
         """results/NAME/tiny with all that the workflow leaves of localization; the folder."""
-        photos, texture = self.made.photos, plane_map.wall()
+        photos, texture = self.photos, plane_map.wall()
         for query, of in queries.items():
             (photos / query).parent.mkdir(parents=True, exist_ok=True)
             grey = Image.new("RGB", plane_map.SIZE, (90, 90, 90))

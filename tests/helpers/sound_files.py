@@ -34,7 +34,7 @@ from scrflow.config import (
     SceneStage,
     Split,
 )
-from scrflow.features.retrieval import Retriever
+from scrflow.features.retrieval.search import Retriever
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features
 from scrflow.interop.hloc_matches import write_matches

@@ -33,7 +33,7 @@ from scrflow.config import (
 from scrflow.features.global_encoding import read_global_encoding
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
-from scrflow.features.retrieval import Retriever
+from scrflow.features.retrieval.search import Retriever
 from scrflow.graph import covisibility
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop import hloc_features as features

@@ -28,7 +28,8 @@ from scrflow.config import (
     Split,
 )
 from scrflow.core.errors import ScrflowError
-from scrflow.features.retrieval import Retriever, search
+from scrflow.features.retrieval import search
+from scrflow.features.retrieval.search import Retriever
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes

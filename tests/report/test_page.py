@@ -38,8 +38,8 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def wall(tmp_path_factory) -> Wall:
-    return Wall(tmp_path_factory.mktemp("wall"))
+def wall(tmp_path_factory, wall_map) -> Wall:
+    return Wall(tmp_path_factory.mktemp("wall"), wall_map)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.core.progress import track
 from scrflow.features.encoders import LocalEncoder, build_encoder
-from scrflow.features.retrieval import Retriever
-from scrflow.features.retrieval.search import PhotoDescriber
+from scrflow.features.retrieval.search import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features

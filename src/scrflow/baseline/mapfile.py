@@ -21,7 +21,7 @@ import torch
 from scrflow.baseline.matching import PhotoFeatures
 from scrflow.config import BaselineMapStage
 from scrflow.core.errors import ScrflowError
-from scrflow.features.retrieval import Retriever
+from scrflow.features.retrieval.search import Retriever
 from scrflow.map.format import check_index, stage_config
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
 from scrflow.storage.untrusted import check_whole

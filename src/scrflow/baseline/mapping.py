@@ -20,8 +20,7 @@ from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
-from scrflow.features.retrieval import Retriever
-from scrflow.features.retrieval.search import PhotoDescriber
+from scrflow.features.retrieval.search import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import model_of_views

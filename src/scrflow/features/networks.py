@@ -12,7 +12,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import torch_generator
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.storage.weights import locate
 
 CELL = 8  # px

@@ -20,7 +20,7 @@ from scrflow.config import AugmentConfig
 from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
 from scrflow.core.geometry import pinhole_pixels
 from scrflow.core.images import resized_to_short_side, to_tensor
-from scrflow.features.encoders.base import LocalEncoder
+from scrflow.features.encoders import LocalEncoder
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from scrflow.config import ExtractorConfig, LocalizeConfig, LocalizeStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
-from scrflow.features.encoders import build_encoder
-from scrflow.features.encoders.base import LocalEncoder
+from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval.search import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from scrflow.config import MapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
-from scrflow.features.retrieval import Retriever, search
-from scrflow.features.retrieval.search import decoded
+from scrflow.features.retrieval import search
+from scrflow.features.retrieval.search import Retriever, decoded
 from scrflow.map.format import BOOKS, CODES, Tensors
 
 log = logging.getLogger("scrflow")

@@ -15,8 +15,7 @@ from scrflow.core.progress import log
 from scrflow.features.encoders import build_encoder
 from scrflow.features.global_encoding import read_centres, read_global_encoding, standardised
 from scrflow.features.pca import Pca, load_pca
-from scrflow.features.retrieval import Retriever
-from scrflow.features.retrieval.search import PhotoDescriber
+from scrflow.features.retrieval.search import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
 from scrflow.map.compress import shrink
 from scrflow.map.format import (

@@ -294,7 +294,7 @@ def check_index(feature: RetrievalPart, parts_of: Sequence[RetrievalPart], left:
     _take(left, CODES, images, parts)
     if int(codes.max()) >= entries:
         raise ValueError(f"{CODES} has entry {int(codes.max())} of {entries}")
-    if dim is not None and size != -(-dim // parts):  # as scrflow.features.retrieval.pq cuts them
+    if dim is not None and size != -(-dim // parts):  # as learn_codebooks cuts them
         raise ValueError(f"{BOOKS} of {parts} x {size} numbers do not fit features of {dim}")
     return dim
 

@@ -7,11 +7,25 @@ part of a map: the map names it, the registry has its weights.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import load
-from scrflow.features.descriptors.base import GlobalDescriptor
+
+if TYPE_CHECKING:  # annotations alone: the workflow asks for names and does not wait for torch
+    import torch
+    from PIL import Image
+
+
+class GlobalDescriptor(Protocol):
+    """A frozen network that describes a whole photo. Constructed with ``device`` and the config's ``options`` as
+    keywords."""
+
+    dim: int
+
+    def __call__(self, photo: Image.Image) -> torch.Tensor:
+        """Descriptor [dim] of unit length, float32 on the CPU, of an RGB photo of any size."""
+        ...
 
 
 def describes_side_by_side(name: str) -> bool:

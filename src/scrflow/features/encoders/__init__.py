@@ -6,10 +6,42 @@ A new encoder ``my-net`` is one module ``my_net.py`` here with a class that fulf
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
 from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import load
-from scrflow.features.encoders.base import LocalEncoder, LocalFeatures
+
+if TYPE_CHECKING:  # annotations alone: the workflow asks for names and does not wait for torch
+    import torch
+
+
+@dataclass(frozen=True)
+class LocalFeatures:
+    """Keypoints of one image, best first."""
+
+    keypoints_px: torch.Tensor  # [N, 2] float32, x y; centre of the top-left pixel of the image at (0.5, 0.5)
+    descriptors: torch.Tensor  # [N, D] float32
+    scores: torch.Tensor  # [N] float32, larger is better
+
+    def top(self, count: int) -> LocalFeatures:
+        """The ``count`` best."""
+        return LocalFeatures(self.keypoints_px[:count], self.descriptors[:count], self.scores[:count])
+
+
+class LocalEncoder(Protocol):
+    """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords.
+
+    One that uses nothing but the mean of the colours says so by an attribute ``sees_colour = False``; it is then given
+    images [1, H, W] of that mean, which are a third of the work to augment.
+    """
+
+    dim: int
+
+    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
+        """Features of an RGB image [3, H, W], float32 in 0..1, at the size at which it is to be encoded."""
+        ...
 
 
 def encodes_side_by_side(name: str) -> bool:

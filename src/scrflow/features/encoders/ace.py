@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import grey, grid_features, load_published
 
 _MEAN, _STD = 0.4, 0.25  # of the grey images that the published weights were trained with

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from scrflow.core.seeds import torch_generator
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.encoders.ace import ORIGIN_PX, Ace
-from scrflow.features.encoders.base import LocalFeatures
 from scrflow.features.encoders.superpoint import SuperPointNetwork
 from scrflow.features.networks import CELL, grey, load_published
 

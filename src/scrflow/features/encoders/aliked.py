@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from kornia.feature import ALIKED as KorniaAliked
 
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import load_published
 
 _BUFFERS = {"dkd.hw_grid"}  # kornia's constant that the published files do not hold

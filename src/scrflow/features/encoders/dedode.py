@@ -10,7 +10,7 @@ from kornia.feature.dedode.dedode_models import DeDoDeDescriptor
 from kornia.feature.dedode.encoder import VGG_DINOv2
 
 from scrflow.core.errors import ScrflowError
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import load_published, read_tensors
 from scrflow.storage.weights import locate
 

@@ -9,7 +9,7 @@ from kornia.feature import DISK as KorniaDisk
 from kornia.feature.disk.detector import heatmap_to_keypoints
 
 from scrflow.core.errors import ScrflowError
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import load_published
 
 _MULTIPLE = 16  # px: the U-Net halves the image four times

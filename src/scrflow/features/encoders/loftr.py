@@ -9,7 +9,7 @@ from kornia.feature.loftr.backbone.resnet_fpn import ResNetFPN_8_2
 from kornia.feature.loftr.loftr import default_cfg
 
 from scrflow.core.errors import ScrflowError
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import CELL, grey, grid_features, load_published
 
 _MODELS = ("outdoor", "indoor")

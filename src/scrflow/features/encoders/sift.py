@@ -6,7 +6,7 @@ import numpy as np
 import pycolmap
 import torch
 
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 
 
 class Sift:

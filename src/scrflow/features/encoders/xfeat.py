@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from kornia.feature import XFeat as KorniaXFeat
 
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 from scrflow.features.networks import for_inference, load_published, window_max
 
 _BORDER = 4  # px: the window of a keypoint must lie inside the heatmap

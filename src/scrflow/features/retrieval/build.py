@@ -38,9 +38,7 @@ from scrflow.storage.artifact import (
 
 ANGLE_DEG = 30.0  # views within it (and near enough) look alike enough for one to serve as the other's hypothesis
 _RANKS = (1, 10)
-_ROWS = (
-    1000  # images that are tried as queries, evenly spaced: the work grows with their number times that of all images
-)
+_ROWS = 1000  # images that are tried as queries, evenly spaced: the work grows with their number times all images
 _NEIGHBOURS = 5  # frames of a video before and after an image, which show what it shows; fewer of few images
 _VOCABULARY_IMAGES = 256  # evenly spaced; their descriptors are held, so that no photo is encoded twice
 
@@ -58,16 +56,25 @@ class _Described:
     queries: dict[str, np.ndarray] | None = None  # descriptors of the queries, where a file provides them
 
 
-def build(
+def build_retrieval(
     config: RetrievalStage,
     scene: Path,
     out: Path,
     model: Path,
     quality: Path,
     threads: int,
-    parts: Sequence[tuple[Path, Path]],
+    part_descriptors: Sequence[Path] = (),
+    part_models: Sequence[Path] = (),
 ) -> None:
-    """See scrflow.features.retrieval.build_retrieval."""
+    """Describe the mapping images of a scene artifact.
+
+    ``out`` gets the descriptors in hloc's HDF5 form (those of the queries too where they come from a file), ``model``
+    the quantised index and what describes a query, as ``Retriever`` reads it (safetensors, kind "retrieval"; the
+    metadata key ``keypoints`` says how many of a photo's best local descriptors are aggregated), ``quality`` how well
+    both retrieve (JSON, see ``measure``). ``part_descriptors`` and ``part_models`` are the files ``out`` and ``model``
+    of the features that a fusion joins, in the config's order. ScrflowError for a photo or a file that is missing or
+    damaged, a descriptor file that lacks an image of the scene, or weights that are not found.
+    """
     import faiss
 
     torch.set_num_threads(threads)
@@ -80,7 +87,7 @@ def build(
     elif r.kind == "network":
         found = _network(r, config.seed, loaded, threads)
     elif r.kind == "fusion":
-        found = _fusion(r, config.seed, names, parts)
+        found = _fusion(r, config.seed, names, list(zip(part_descriptors, part_models, strict=True)))
     else:
         found = _from_file(r, scene, loaded)
     codebooks = search.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))

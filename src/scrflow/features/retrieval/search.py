@@ -20,8 +20,7 @@ from PIL import Image
 from scrflow.config import ExtractorConfig, RetrievalPart
 from scrflow.core.errors import ScrflowError
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
-from scrflow.features.encoders import build_encoder
-from scrflow.features.encoders.base import LocalEncoder
+from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.views import EncodedView, encode_view
 
 KIND = "retrieval"
