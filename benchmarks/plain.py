@@ -1,6 +1,6 @@
 """A plain step of training, written from the papers' formulas: eager, float32, nothing overlapped, fused or reduced.
 
-It is what benchmarks/training.py measures speed-ups against and what tests/core/test_reference.py compares values with.
+It is what benchmarks/training.py measures speed-ups against and what tests/training/test_losses.py compares values with.
 It shares no code with scrflow.training.head, scrflow.training.losses and scrflow.training.
 """
 

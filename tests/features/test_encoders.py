@@ -7,8 +7,6 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
-import torch.nn.functional as F
-from kornia.feature.aliked import deform_conv2d
 from PIL import Image
 
 from scrflow.config import ExtractorConfig
@@ -109,7 +107,6 @@ def test_matches_obey_the_known_poses(name, matches, median_px):
     lines_b = np.cross(t, a @ R.T)
     distance = np.abs((lines_b * b).sum(1)) / np.linalg.norm(lines_b[:, :2], axis=1) * views[0].K[0, 0]
     good = distance < 4
-    print(name, len(mutual), good.sum(), np.median(distance[good]))
     assert good.sum() >= matches
     assert np.median(distance[good]) < median_px
 
@@ -119,6 +116,8 @@ def test_unknown_names_and_options_are_told():
         encoder("surf")
     with pytest.raises(ScrflowError, match="encoder sift: options"):
         encoder("sift", sharpness=3)
+    with pytest.raises(ScrflowError, match="encoder disk: window 4; give an odd number"):
+        encoder("disk", window=4)
 
 
 def test_a_blank_photo_has_no_keypoints():
@@ -128,32 +127,13 @@ def test_a_blank_photo_has_no_keypoints():
     assert view.pixels.shape == (0, 2) and view.descriptors.shape == (0, 128)
 
 
-@pytest.mark.parametrize(("masked", "stride", "dilation"), [(False, 1, 1), (True, 1, 1), (True, 2, 2)])
-def test_kornias_deformable_convolution(masked, stride, dilation):
-    """ALIKED's, which has no compiled kernel here, against sampling by grid_sample and one sum over taps."""
-    generator = torch.Generator().manual_seed(0)
-    height, width, inputs, outputs, kernel = 17, 21, 6, 5, 3
-    rows, columns = (-(-(side + 2 * 2 - dilation * 2 - 1 + 1) // stride) for side in (height, width))
-    x = torch.randn(2, inputs, height, width, generator=generator, dtype=torch.float64)
-    weight = torch.randn(outputs, inputs, kernel, kernel, generator=generator, dtype=torch.float64)
-    bias = torch.randn(outputs, generator=generator, dtype=torch.float64)
-    # up to 8 px: far out of the image too
-    offset = torch.rand(2, 2 * kernel**2, rows, columns, generator=generator, dtype=torch.float64) * 16 - 8
-    mask = torch.rand(2, kernel**2, rows, columns, generator=generator, dtype=torch.float64) if masked else None
-    found = deform_conv2d(x, offset, weight, bias, stride=stride, padding=2, dilation=dilation, mask=mask)
-    assert found.shape == (2, outputs, rows, columns)
-
-    expected = bias.view(1, -1, 1, 1).expand(2, -1, rows, columns).clone()
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    for tap in range(kernel**2):
-        y = row * stride - 2 + tap // kernel * dilation + offset[:, 2 * tap]  # [B, rows, columns]
-        x_ = column * stride - 2 + tap % kernel * dilation + offset[:, 2 * tap + 1]
-        grid = torch.stack([(2 * x_ + 1) / width - 1, (2 * y + 1) / height - 1], 3)
-        sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        if mask is not None:
-            sampled = sampled * mask[:, tap : tap + 1]
-        expected += torch.einsum("bchw,oc->bohw", sampled, weight[:, :, tap // kernel, tap % kernel])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+def test_xfeat_sees_the_mean_of_the_colours_alone():
+    image = torch.rand(3, 160, 192, generator=torch.Generator().manual_seed(3))
+    encoder = build_encoder(ExtractorConfig(name="xfeat", max_keypoints=200))
+    colour, grey = encoder(image), encoder(image.mean(0, keepdim=True))
+    assert len(colour.scores) == 200
+    assert torch.equal(colour.keypoints_px, grey.keypoints_px)
+    assert torch.equal(colour.descriptors, grey.descriptors)
 
 
 @real
@@ -165,8 +145,3 @@ def test_disk_finds_the_top_between_pixels():
     off = (features.keypoints_px - 0.5) - (features.keypoints_px - 0.5).round()
     # measured: standard deviation 0.22 px; whole pixels would have 0
     assert off.std() > 0.1
-
-
-def test_disk_window_is_checked():
-    with pytest.raises(ScrflowError, match="encoder disk: window 4; give an odd number"):
-        encoder("disk", window=4)

@@ -15,7 +15,7 @@ from graph_helpers import camera, frustum_overlap
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph import node2vec
-from scrflow.graph.node2vec import embed, load_encodings, node_vectors
+from scrflow.graph.node2vec import embed, load_encodings, node_vectors, skipgram
 from scrflow.graph.node2vec.quality import (
     balanced_average_precision,
     held_out_average_precision,
@@ -357,3 +357,18 @@ def test_engines_agree(graph):
     if graph == "grid":
         np.testing.assert_array_equal(vectors, node_vectors(config, csr, 1))
     assert precision["torch"] == pytest.approx(precision["node2vec"], abs=0.01)
+
+
+def test_adam_by_its_function_is_the_optimiser():
+    generator = torch.Generator().manual_seed(4)
+    table = torch.randn(5, 3, generator=generator)
+    mine, theirs = table.clone(), table.clone().requires_grad_()
+    optimiser = torch.optim.Adam([theirs], lr=skipgram.LEARNING_RATE)
+    mean, square, steps = torch.zeros_like(mine), torch.zeros_like(mine), torch.zeros(())
+    for _ in range(4):
+        gradient = torch.randn(5, 3, generator=generator)
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        skipgram.adam([mine], [gradient], [mean], [square], [], [steps], lr=skipgram.LEARNING_RATE, **skipgram._ADAM)
+    assert torch.equal(mine, theirs.detach())
+    assert not torch.equal(mine, table)

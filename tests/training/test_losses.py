@@ -21,6 +21,7 @@ from scrflow.training.losses import (
     known_point_error,
     log_loss,
     project,
+    pull_to_depth,
     pull_weight,
     scene_coordinate_loss,
 )
@@ -113,6 +114,25 @@ def test_unknown_depth_leaves_the_reprojection_loss_and_finite_gradients():
     assert float(ours.detach()) == float(expected.detach())
     ours.backward()
     assert torch.isfinite(y.grad).all()
+
+
+def test_pull_to_known_depths():
+    """R-SCoRe with depths: y and y0 are pulled to the sample's point, where there is one, beyond the margin."""
+    K = torch.tensor([[[100.0, 0, 50], [0, 100, 50], [0, 0, 1]]]).repeat(2, 1, 1)
+    pose = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]]).repeat(2, 1, 1)
+    depth = torch.tensor([4.0, torch.nan])
+    # pixel (75, 50): ray (0.25, 0, 1); at depth 4 the point (1, 0, 4), in the world (1, 0, 2)
+    targets = Targets(torch.tensor([[75.0, 50.0]] * 2), K, pose, torch.zeros(2, 3), depth, depth)
+    y = torch.tensor([[1.0, 0.5, 2], [9, 9, 9]], requires_grad=True)
+    assert pull_to_depth(y, targets, 0.1).tolist() == pytest.approx([0.4, 0])
+    y0 = torch.tensor([[1.0, 0, 1.0], [0, 0, 0]], requires_grad=True)
+    config = {"coarse": True, "pull": True}
+    with_pull, _ = scene_coordinate_loss(y, y0, targets, LossConfig(**config, pull_to="depth"), 0.25, 1.0)
+    without, _ = scene_coordinate_loss(y, y0, targets, LossConfig(coarse=True), 0.25, 1.0)
+    # weight 0.5 at a quarter; two samples, of which one has a depth
+    assert float((with_pull - without).detach()) == pytest.approx(0.5 * (0.4 + 0.9) / 2, rel=1e-5)
+    with_pull.backward()
+    assert torch.isfinite(y.grad).all() and torch.isfinite(y0.grad).all()
 
 
 # -- head and loss against the plain implementation

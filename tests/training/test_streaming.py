@@ -18,7 +18,6 @@ from training_cases import job_of, known, stage, train, train_until_killed
 import scrflow
 from scrflow.config import TrainStage
 from scrflow.core.errors import ScrflowError
-from scrflow.depths.matched import load_sample_depth
 from scrflow.storage.artifact import read_safetensors, sha256_file
 from scrflow.training.buffer import BufferFiles, load_buffer
 from scrflow.training.job import run_training
@@ -71,7 +70,8 @@ def test_a_pass_has_every_sample_once(inputs, share):
 
 def test_blocks_hold_the_samples_and_a_match_of_each(inputs):
     whole = load_buffer(inputs["shards"])
-    depths = load_sample_depth(inputs["depth"], len(whole.view))
+    with h5py.File(inputs["depth"]) as f:
+        true_depth, all_matches = torch.from_numpy(f["depth"][:]), torch.from_numpy(f["matches"][:]).long()
     stream = stream_of(inputs, known(buffer_memory=memory_for(inputs, known(), 0.4)))
     found, drawn = 0, 0.0
     for step in range(3 * stream.plan.steps):
@@ -79,9 +79,9 @@ def test_blocks_hold_the_samples_and_a_match_of_each(inputs):
         rows = rows_of(block, positions, whole)
         assert torch.equal(block.columns.descriptor[positions], whole.descriptor[rows])
         known_depth = block.columns.depth[positions]
-        assert torch.equal(known_depth.nan_to_num(-1), depths.depth[rows].nan_to_num(-1))
+        assert torch.equal(known_depth.nan_to_num(-1), true_depth[rows].nan_to_num(-1))
         assert torch.isfinite(known_depth).float().mean() == pytest.approx(0.8, abs=1 / 256)  # known_share
-        matches = depths.matches[rows].long()
+        matches = all_matches[rows]
         candidates = torch.where(matches[..., None] >= 0, whole.descriptor[matches.clamp(min=0)], torch.inf)
         partner, own = block.columns.partner[positions], block.columns.descriptor[positions]
         matched = (candidates == partner[:, None]).all(2).any(1)

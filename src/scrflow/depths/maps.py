@@ -21,11 +21,10 @@ from scrflow.config import DepthMaps, MapDepthStage
 from scrflow.core.cameras import rays_from_pixels, rescaled_camera
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, track
-from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
-from scrflow.pipeline.stages import code_of
+from scrflow.depths.matched import SampleDepth, write_sample_depth
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.archives import check_fetched
-from scrflow.storage.artifact import Stamp, read_stamp, sha256_file
+from scrflow.storage.artifact import sha256_file
 from scrflow.training.buffer import Buffer, load_buffer
 
 _MODES = ("I;16", "I;16B", "I", "F")
@@ -62,13 +61,9 @@ def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: lis
             f"{files[held[0]]}: this and the other depth images give {100 * share:.1f} % of the samples a depth; check "
             "depth_maps.scale, max_depth and focal"
         )
-    inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
     content = "".join(f"{buffer.names[i]} {sha256_file(files[i])}\n" for i in held)
     maps = hashlib.sha256(content.encode()).hexdigest()[:16]
-    stamp = Stamp.make(
-        KIND, config, code_of("read_depth_maps", config), scene=scene / "scene.json", maps=maps, **inputs
-    )
-    write_sample_depth(out, result, stamp)
+    write_sample_depth(out, result, "read_depth_maps", config, shards, scene=scene / "scene.json", maps=maps)
 
 
 def depths_of_samples(buffer: Buffer, scene: Scene, files: dict[int, Path], config: DepthMaps) -> SampleDepth:

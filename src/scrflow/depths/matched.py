@@ -5,7 +5,7 @@ many steps. Here the samples of the plain copies are matched (mutual nearest nei
 depth is found along its own ray by consensus of its matches, and training may hold the sample to that 3D point. This
 goes beyond the papers. What no match confirms stays unknown, and is trained by reprojection as before.
 
-Other sources of depths, in a file of the same form: ``depthpoints`` and ``depthmaps``.
+The modules ``points`` and ``maps`` write depths from other sources, in the same form.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 
 from scrflow.config import SampleDepthConfig, SampleDepthStage
 from scrflow.core.errors import ScrflowError
@@ -25,16 +26,15 @@ from scrflow.core.progress import log, track
 from scrflow.core.seeds import torch_generator
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.stages import code_of
-from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
-from scrflow.training.buffer import Buffer, load_buffer
+from scrflow.storage.artifact import Stamp, create_h5, read_stamp
+from scrflow.training.buffer import SAMPLE_DEPTH, Buffer, load_buffer
 
-KIND = "sample-depth"
 _CANDIDATES = 6  # depths tried for a sample before refinement, each from one of its matches
 _HELD_VIEWS = 256  # whose descriptors are kept in float32: pairs come in the order of their first image
 _ITERATIONS = 3  # Gauss-Newton steps on the depth
-# of plain samples: the four scenes of config/scenes gave 38 to 64 %; wrong poses leave only chance matches
+# of plain samples; four scenes of config/scenes gave 38 to 64 %, and wrong poses leave only chance matches
 _STOP_SHARE, _WARN_SHARE = 0.01, 0.1
-_MIN_PARALLAX_PX = 5.0  # pixels that a match moves for a doubling of nearness: fewer say nothing about depth
+_MIN_PARALLAX_PX = 5.0  # pixels that a match moves for a doubling of the inverse depth; with fewer the depth is unknown
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,18 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
             "few samples could be triangulated: the mapping images overlap little, or their poses are inaccurate; "
             "the map will be less precise where they are few"
         )
-    inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
-    write_sample_depth(
-        out, result, Stamp.make(KIND, config, code_of("triangulate_samples", config), graph=graph, **inputs)
-    )
+    write_sample_depth(out, result, "triangulate_samples", config, shards, graph=graph)
 
 
-def write_sample_depth(out: Path, depths: SampleDepth, stamp: Stamp) -> None:
-    """HDF5 columns ``depth``, ``relative_sigma`` [N] and ``matches`` [N, M], whatever the depths' source."""
-    with create_h5(out, stamp) as f:
+def write_sample_depth(
+    out: Path, depths: SampleDepth, stage: str, config: BaseModel, shards: list[Path], **inputs: Path | str
+) -> None:
+    """HDF5 columns ``depth``, ``relative_sigma`` [N] and ``matches`` [N, M], stamped as made by ``stage``."""
+    digests = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
+    with create_h5(out, Stamp.make(SAMPLE_DEPTH, config, code_of(stage, config), **inputs, **digests)) as f:
         f["depth"] = depths.depth.numpy()
         f["relative_sigma"] = depths.relative_sigma.numpy()
         f["matches"] = depths.matches.numpy().astype(np.int32)
-
-
-def load_sample_depth(path: Path, samples: int) -> SampleDepth:
-    """The depths of a buffer of that many samples. ScrflowError when the file belongs to another buffer."""
-    with open_h5(path, KIND) as f:
-        if len(f["depth"]) != samples:
-            raise ScrflowError(
-                f"{path}: for a buffer of {len(f['depth'])} samples, this one has {samples}; delete it and run again"
-            )
-        return SampleDepth(
-            *(torch.from_numpy(f[k][:]) for k in ("depth", "relative_sigma")), torch.from_numpy(f["matches"][:]).long()
-        )
 
 
 def triangulate_samples(
@@ -113,15 +101,15 @@ def triangulate_samples(
     a, b = a[order], b[order]
     geometry = _TwoView.of(buffer, rays, a, b)
     samples = len(buffer.view)
-    nearness = _consensus(geometry, a, samples, config.max_residual_px)
-    nearness, information = _refine(geometry, a, nearness, config.max_residual_px)
-    residual, depth_b = geometry.residual(nearness[a])
+    inverse_depth = _consensus(geometry, a, samples, config.max_residual_px)
+    inverse_depth, information = _refine(geometry, a, inverse_depth, config.max_residual_px)
+    residual, depth_b = geometry.residual(inverse_depth[a])
     agree = (residual < config.max_residual_px) & (depth_b > 0)
     support = torch.zeros(samples).index_add_(0, a, agree.float())
-    relative_sigma = 1 / information.clamp(min=1e-12).sqrt() / nearness
-    known = (support >= config.min_support) & (nearness > 1e-6) & (relative_sigma < config.max_relative_sigma)
-    unknown = torch.full_like(nearness, torch.nan)
-    depth = torch.where(known, 1 / nearness, unknown)
+    relative_sigma = 1 / information.clamp(min=1e-12).sqrt() / inverse_depth
+    known = (support >= config.min_support) & (inverse_depth > 1e-6) & (relative_sigma < config.max_relative_sigma)
+    unknown = torch.full_like(inverse_depth, torch.nan)
+    depth = torch.where(known, 1 / inverse_depth, unknown)
     sigma = torch.where(known, relative_sigma, unknown)
     matches = _match_table(a[agree & known[a]], b[agree & known[a]], samples, config.matches, seed)
     return _to_augmented(buffer, rays, SampleDepth(depth, sigma, matches), config.transfer_px)
@@ -161,7 +149,7 @@ def _match(
     @functools.lru_cache(_HELD_VIEWS)
     def samples(view: int) -> tuple[int, torch.Tensor]:
         begin, end = start[view : view + 2].tolist()
-        return begin, _unit(buffer.descriptor[begin:end])
+        return begin, F.normalize(buffer.descriptor[begin:end].float(), dim=1)
 
     def matched(pair: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         vi, vj = plain_view[pair[0]], plain_view[pair[1]]
@@ -191,10 +179,6 @@ def _mutual(a_ND: torch.Tensor, b_MD: torch.Tensor) -> tuple[torch.Tensor, torch
     return in_a, to_b[in_a]
 
 
-def _unit(descriptors: torch.Tensor) -> torch.Tensor:
-    return F.normalize(descriptors.float(), dim=1)
-
-
 def _sampson(x_N3: torch.Tensor, y_N3: torch.Tensor, R: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Sampson distance [N] of rays under [R | t] from the first camera to the second, on the plane z = 1."""
     zero = torch.zeros((), dtype=t.dtype)
@@ -207,7 +191,7 @@ def _sampson(x_N3: torch.Tensor, y_N3: torch.Tensor, R: torch.Tensor, t: torch.T
 
 @dataclass(frozen=True)
 class _TwoView:
-    """Each match as a problem in one unknown, the nearness w = 1 / depth of its first sample.
+    """Each match as a problem in one unknown, the inverse depth w = 1 / depth of its first sample.
 
     The point is centre_a + ray_a / w; in camera b it is proportional to q + w p, and is seen at ``target``.
     """
@@ -233,7 +217,7 @@ class _TwoView:
         return torch.linalg.vector_norm(seen - self.target, dim=1) * self.focal, u[:, 2]
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nearness [M] by each match alone (linear least squares), and its parallax [M] in px per unit of it."""
+        """Inverse depth [M] by each match alone (linear least squares), and its parallax [M] in px per unit."""
         slope = self.p[:, :2] - self.target * self.p[:, 2:]
         value = self.target * self.q[:, 2:] - self.q[:, :2]
         w = (slope * value).sum(1) / slope.pow(2).sum(1).clamp(min=1e-24)
@@ -242,7 +226,7 @@ class _TwoView:
 
 
 def _consensus(geometry: _TwoView, a: torch.Tensor, samples: int, max_residual_px: float) -> torch.Tensor:
-    """For each sample the nearness [N], among its matches' own, that most of its matches agree with; NaN if none."""
+    """For each sample the inverse depth [N] of one of its matches that most of its matches agree with; NaN if none."""
     own, parallax = geometry.solve()
     count = torch.bincount(a, minlength=samples)
     begin = torch.cat([torch.zeros(1, dtype=torch.long), count.cumsum(0)[:-1]])
@@ -253,7 +237,7 @@ def _consensus(geometry: _TwoView, a: torch.Tensor, samples: int, max_residual_p
         pick = (begin + count * c // _CANDIDATES).clamp(max=max(0, len(own) - 1))
         candidate = torch.where(some, own[pick] if len(own) else torch.zeros(samples, dtype=torch.float64), torch.nan)
         residual, depth = geometry.residual(candidate[a])
-        # parallax is per unit of nearness; times the nearness it is scale-free
+        # parallax is per unit of inverse depth; times the inverse depth it is scale-free
         vote = (
             (residual < max_residual_px)
             & (depth > 0)
@@ -268,21 +252,21 @@ def _consensus(geometry: _TwoView, a: torch.Tensor, samples: int, max_residual_p
 
 
 def _refine(
-    geometry: _TwoView, a: torch.Tensor, nearness: torch.Tensor, max_residual_px: float
+    geometry: _TwoView, a: torch.Tensor, inverse_depth: torch.Tensor, max_residual_px: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Robust Gauss-Newton on each sample's nearness [N]; also its information [N] for 1 px noise."""
-    information = torch.zeros_like(nearness)
+    """Robust Gauss-Newton on each sample's inverse depth [N]; also its information [N] for 1 px noise."""
+    information = torch.zeros_like(inverse_depth)
     for _ in range(_ITERATIONS):
-        u = geometry.q + nearness[a].nan_to_num(1.0)[:, None] * geometry.p
+        u = geometry.q + inverse_depth[a].nan_to_num(1.0)[:, None] * geometry.p
         z = u[:, 2:].clamp(min=1e-6)
         error = (u[:, :2] / z - geometry.target) * geometry.focal[:, None]
         slope = (geometry.p[:, :2] / z - u[:, :2] * geometry.p[:, 2:] / z**2) * geometry.focal[:, None]
         norm = error.pow(2).sum(1)
         weight = (norm < (1.6 * max_residual_px) ** 2) / (1 + norm)  # Cauchy of 1 px, cut off where no inlier can be
-        information = torch.zeros_like(nearness).index_add_(0, a, weight * slope.pow(2).sum(1))
-        gradient = torch.zeros_like(nearness).index_add_(0, a, weight * (slope * error).sum(1))
-        nearness = nearness - gradient / information.clamp(min=1e-12)
-    return nearness, information
+        information = torch.zeros_like(inverse_depth).index_add_(0, a, weight * slope.pow(2).sum(1))
+        gradient = torch.zeros_like(inverse_depth).index_add_(0, a, weight * (slope * error).sum(1))
+        inverse_depth = inverse_depth - gradient / information.clamp(min=1e-12)
+    return inverse_depth, information
 
 
 def _match_table(a: torch.Tensor, b: torch.Tensor, samples: int, width: int, seed: int) -> torch.Tensor:

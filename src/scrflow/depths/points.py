@@ -19,10 +19,8 @@ from scrflow.config import PointDepthConfig, PointDepthStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, project
 from scrflow.core.progress import log, track
-from scrflow.depths.matched import KIND, SampleDepth, write_sample_depth
-from scrflow.pipeline.stages import code_of
+from scrflow.depths.matched import SampleDepth, write_sample_depth
 from scrflow.scene.colmap_model import read_model
-from scrflow.storage.artifact import Stamp, read_stamp
 from scrflow.training.buffer import Buffer, load_buffer
 
 _SLANT = 2.0  # relative change of depth for a ray that moves by one unit of the plane z = 1: tan 63 degrees
@@ -51,9 +49,7 @@ def depths_from_points(config: PointDepthStage, points: Path, shards: list[Path]
             f"{model}: only {100 * share:.2f} % of the samples lie within {config.points.radius_px} px of a 3D point; "
             "enlarge point_depth.radius_px, or give a model with more points"
         )
-    inputs = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
-    stamp = Stamp.make(KIND, config, code_of("find_point_depths", config), points=points, **inputs)
-    write_sample_depth(out, result, stamp)
+    write_sample_depth(out, result, "find_point_depths", config, shards, points=points)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pycolmap
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -93,3 +94,22 @@ def test_draws_stay_within_the_config():
     scales = np.array([d.scale for d in draws])
     assert scales.min() >= 2 / 3 and scales.max() <= 3 / 2
     assert abs(np.log(scales).mean()) < 0.05  # log-uniform: as much below 1 as above
+
+
+def test_rolling_is_that_of_affine_grid():
+    image = torch.rand(3, 120, 160, generator=torch.Generator().manual_seed(1))
+    roll = 0.2
+    c, s = np.cos(roll), np.sin(roll)
+    theta = torch.tensor([[[c, s * 120 / 160, 0.0], [-s * 160 / 120, c, 0.0]]], dtype=torch.float32)
+    grid = F.affine_grid(theta, [1, 3, 120, 160], align_corners=False)
+    sampled = F.grid_sample(image[None], grid, mode="bicubic", padding_mode="reflection", align_corners=False)[0]
+    # measured: 3e-5, of noise between 0 and 1; a thousandth of a pixel would be 1e-3
+    assert float((warp(image, Augmentation(roll=roll)) - sampled.clamp(0, 1)).abs().max()) < 2e-4
+
+
+def test_grey_image_is_augmented_like_the_colour_image():
+    # off black and white, where the mean of clipped colours is not the clipped mean
+    image = 0.3 + 0.4 * torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(2))
+    a = Augmentation(roll=-0.15, scale=1.2, brightness=0.05)
+    # measured: 2e-7
+    assert float((warp(image.mean(0, keepdim=True), a) - warp(image, a).mean(0, keepdim=True)).abs().max()) < 2e-6

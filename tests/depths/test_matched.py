@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import synthetic
 import torch
+import torch.nn.functional as F
 
 from scrflow.config import SampleDepthConfig, SampleDepthStage
 from scrflow.core.errors import ScrflowError
-from scrflow.depths.matched import estimate_sample_depths, load_sample_depth, triangulate_samples
+from scrflow.depths.matched import _mutual, estimate_sample_depths, triangulate_samples
 from scrflow.graph.covisibility import Graph
+from scrflow.training.buffer import BufferFiles
 
 CONFIG = SampleDepthConfig()
 
@@ -79,11 +81,24 @@ def test_wrong_poses_stop_the_run(tmp_path: Path):
     assert not (tmp_path / "depth.h5").exists()
 
 
-def test_file_of_another_buffer_is_refused(tmp_path: Path):
-    buffer, _, _ = synthetic.scene()
-    shards, g = synthetic.write_shards(buffer, tmp_path), synthetic.write_graph(tmp_path)
-    out = tmp_path / "depth.h5"
-    estimate_sample_depths(SampleDepthStage(depth=CONFIG, seed=1), g, shards, out, 1)
-    assert len(load_sample_depth(out, len(buffer.view)).depth) == len(buffer.view)
+def test_file_of_another_buffer_is_refused(inputs, tmp_path: Path):
+    buffer, _, _ = synthetic.scene(roll_copies=False)
+    shards = synthetic.write_shards(buffer, tmp_path)
+    assert BufferFiles.open(inputs["shards"], inputs["depth"]).match_count == CONFIG.matches
     with pytest.raises(ScrflowError, match=r"depth\.h5: for a buffer of"):
-        load_sample_depth(out, 7)
+        BufferFiles.open(shards, inputs["depth"])
+
+
+def test_mutual_matches_equal_those_of_argmax():
+    generator = torch.Generator().manual_seed(5)
+    a = F.normalize(torch.randn(300, 16, generator=generator), dim=1)
+    b = F.normalize(a[torch.randperm(300, generator=generator)[:250]] + 0.3 * torch.randn(250, 16), dim=1)
+    similarity = a @ b.T
+    to_b, to_a = similarity.argmax(1), similarity.argmax(0)
+    rows = torch.nonzero(to_a[to_b] == torch.arange(300)).flatten()
+    assert 50 < len(rows) < 250
+    in_a, in_b = _mutual(a, b)
+    assert torch.equal(in_a, rows)
+    assert torch.equal(in_b, to_b[rows])
+    assert not len(_mutual(a[:0], b)[0])
+    assert not len(_mutual(a, b[:0])[0])

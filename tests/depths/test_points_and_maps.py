@@ -1,4 +1,4 @@
-"""Depths of samples by SfM points and by depth images, and what training makes of them."""
+"""Depths of samples by SfM points and by depth images."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import DepthMaps, LossConfig, PointDepthConfig
+from scrflow.config import DepthMaps, PointDepthConfig
 from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.depths.maps import DrawnDepth, depths_of_samples, read_depth
@@ -22,7 +22,6 @@ from scrflow.pipeline.project import Project
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene
 from scrflow.training.buffer import Buffer
-from scrflow.training.losses import Targets, pull_to_depth, scene_coordinate_loss
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -250,25 +249,3 @@ def disagreement(root: Path, maps: DepthMaps, camera: pycolmap.Camera, names: li
 def _pose(fields: list[str]) -> np.ndarray:
     q, t = np.array(fields[:4], float), np.array(fields[4:7], float)
     return np.column_stack([Rotation.from_quat(q[[1, 2, 3, 0]]).as_matrix(), t])
-
-
-# ---------------------------------------------------------------------------------------------------------------- loss
-
-
-def test_pull_to_known_depths():
-    """R-SCoRe with depths: y and y0 are pulled to the sample's point, where there is one, beyond the margin."""
-    K = torch.tensor([[[100.0, 0, 50], [0, 100, 50], [0, 0, 1]]]).repeat(2, 1, 1)
-    pose = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 2]]).repeat(2, 1, 1)
-    depth = torch.tensor([4.0, torch.nan])
-    # pixel (75, 50): ray (0.25, 0, 1); at depth 4 the point (1, 0, 4), in the world (1, 0, 2)
-    targets = Targets(torch.tensor([[75.0, 50.0]] * 2), K, pose, torch.zeros(2, 3), depth, depth)
-    y = torch.tensor([[1.0, 0.5, 2], [9, 9, 9]], requires_grad=True)
-    assert pull_to_depth(y, targets, 0.1).tolist() == pytest.approx([0.4, 0])
-    y0 = torch.tensor([[1.0, 0, 1.0], [0, 0, 0]], requires_grad=True)
-    config = {"coarse": True, "pull": True}
-    with_pull, _ = scene_coordinate_loss(y, y0, targets, LossConfig(**config, pull_to="depth"), 0.25, 1.0)
-    without, _ = scene_coordinate_loss(y, y0, targets, LossConfig(coarse=True), 0.25, 1.0)
-    # weight 0.5 at a quarter; two samples, of which one has a depth
-    assert float((with_pull - without).detach()) == pytest.approx(0.5 * (0.4 + 0.9) / 2, rel=1e-5)
-    with_pull.backward()
-    assert torch.isfinite(y.grad).all() and torch.isfinite(y0.grad).all()
