@@ -1,7 +1,7 @@
 """A plain step of training, written from the papers' formulas: eager, float32, nothing overlapped, fused or reduced.
 
-It is what benchmarks/training.py measures speed-ups against and what tests/training/test_losses.py compares values with.
-It shares no code with scrflow.training.head, scrflow.training.losses and scrflow.training.
+benchmarks/training.py measures speed-ups against it, and tests/training/test_losses.py compares values with it. It
+shares no code with scrflow.training.
 """
 
 from __future__ import annotations
