@@ -2,12 +2,12 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
+from dataset_faults import GONE, change, check_refused
 from PIL import Image
 
 from scrflow.config import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, SceneStage, Split
@@ -116,78 +116,49 @@ def test_every_nth_is_a_query(dataset, tmp_path):
     assert [q.name for q in scene.queries] == ["im/0.png", "im/3.png"] and scene.queries[0].condition == "all"
 
 
-def break_poses(root: Path, old: str, new: str) -> None:
-    text = (root / "poses.txt").read_text()
-    assert old in text
-    (root / "poses.txt").write_text(text.replace(old, new, 1))
+POSES = "poses.txt"
+FAULTS = {
+    "missing image": ("im/1.png", GONE, "", r"im/1\.png: image is missing"),
+    "missing query": ("im/5.png", GONE, "", r"im/5\.png: image is missing"),
+    "listed without pose": (POSES, "im/3", "im/x", r"mapping\.txt: im/3\.png is listed, but .*poses\.txt"),
+    "duplicate pose": (POSES, "im/3", "im/2", r"poses\.txt: line 4: im/2\.png: listed twice"),
+    "quaternion": (POSES, "im/0.png ", "im/0.png 1", r"poses\.txt: line 1: im/0\.png: quaternion has length"),
+    "not finite": (POSES, " 50.0$", " nan", r"poses\.txt: line 1: im/0\.png: .*finite numbers"),
+    "too few numbers": (POSES, " 50.0$", "", r"poses\.txt: line 1: .*expected 'name qw"),
+    "zero focal": (POSES, " 50.0$", " 0.0", r"poses\.txt: im/0\.png: focal length"),
+    "query is mapped": ("queries.txt", "im/4", "im/0", r"mapping\.txt: im/0\.png both mapping image and query"),
+    "duplicate name": ("mapping.txt", "im/1", "im/0", r"mapping\.txt: line 2: im/0\.png is listed twice"),
+    "too few": ("mapping.txt", r"\n(.*\n)+", "\n", r"mapping\.txt: 1 mapping images, expected at least 3"),
+    "no list": ("queries.txt", GONE, "", r"queries\.txt: no such file"),
+    "empty queries": ("queries.txt", r"(.*\n)+", "", r"no query; give key split"),
+    "no folder": (".", GONE, "", r"data: no such folder"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, fault):
+    file, pattern, new, message = FAULTS[fault]
+    change(dataset / file, pattern, new)
+    check_refused(stage(POSELIST), dataset, tmp_path / "scene", message)
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-FAULTS = {
-    "missing image": (lambda r: (r / "im/1.png").unlink(), r"im/1\.png: image is missing"),
-    "missing query": (lambda r: (r / "im/5.png").unlink(), r"im/5\.png: image is missing"),
-    "truncated image": (lambda r: truncate(r / "im/2.png"), r"im/2\.png: image is damaged"),
-    "not an image": (lambda r: (r / "im/2.png").write_text("no"), r"im/2\.png: image is damaged .*not an image"),
-    "listed without pose": (
-        lambda r: break_poses(r, "im/3.png", "im/x.png"),
-        r"mapping\.txt: im/3\.png is listed, but .*poses\.txt",
-    ),
-    "duplicate pose": (
-        lambda r: break_poses(r, "im/3.png", "im/2.png"),
-        r"poses\.txt: line 4: im/2\.png: listed twice",
-    ),
-    "quaternion": (
-        lambda r: break_poses(r, "im/0.png ", "im/0.png 1"),
-        r"poses\.txt: line 1: im/0\.png: quaternion has length",
-    ),
-    "not finite": (
-        lambda r: break_poses(r, " 50.0\nim/1", " nan\nim/1"),
-        r"poses\.txt: line 1: im/0\.png: .*finite numbers",
-    ),
-    "too few numbers": (lambda r: break_poses(r, " 50.0\nim/1", "\nim/1"), r"poses\.txt: line 1: .*expected 'name qw"),
-    "negative focal": (lambda r: break_poses(r, " 50.0\nim/1", " -50.0\nim/1"), r"poses\.txt: im/0\.png: focal length"),
-    "zero focal": (lambda r: break_poses(r, " 50.0\nim/1", " 0.0\nim/1"), r"poses\.txt: im/0\.png: focal length"),
-    "query is mapped": (
-        lambda r: (r / "queries.txt").write_text("im/0.png\n"),
-        r"mapping\.txt: im/0\.png both mapping image and query",
-    ),
-    "duplicate name": (
-        lambda r: (r / "mapping.txt").write_text("im/0.png\nim/0.png\n"),
-        r"mapping\.txt: line 2: im/0\.png is listed twice",
-    ),
-    "too few": (
-        lambda r: (r / "mapping.txt").write_text("im/0.png\n"),
-        r"mapping\.txt: 1 mapping images, expected at least 3",
-    ),
-    "no list": (lambda r: (r / "queries.txt").unlink(), r"queries\.txt: no such file"),
-    "empty queries": (lambda r: (r / "queries.txt").write_text(""), r"no query; give key split"),
-    "exif": (lambda r: exif(r / "im/1.png"), r"im/1\.png: EXIF orientation 6"),
-    "no folder": (lambda r: shutil.rmtree(r), r"data: no such folder"),
-}
-
-
-def exif(path: Path) -> None:
+def turned(path: Path) -> None:
     values = Image.Exif()
     values[0x0112] = 6
     photo(path, 1, exif=values)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, fault):
-    out = tmp_path / "scene"
-    build_scene(stage(POSELIST), dataset, out)
-    before = load_scene(out).stamp.digest
-    kept = (out / "scene.json").read_bytes()
-    break_it, message = FAULTS[fault]
-    break_it(dataset)
-    with pytest.raises(ScrflowError, match=message) as error:
-        build_scene(stage(POSELIST), dataset, out)
-    assert "\n" not in str(error.value)
-    assert (out / "scene.json").read_bytes() == kept and before
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [(truncate, "damaged"), (lambda p: p.write_text("no"), "damaged .*not an image"), (turned, "EXIF orientation 6")],
+)
+def test_bad_photos(dataset, tmp_path, break_it, message):
+    break_it(dataset / "im/2.png")
+    check_refused(stage(POSELIST), dataset, tmp_path / "scene", rf"im/2\.png: .*{message}")
 
 
 def test_damaged_artifacts_are_told(dataset, tmp_path):
@@ -336,56 +307,38 @@ def test_nerfstudio_rotation_within_tolerance_is_made_exact(tmp_path):
     np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
 
 
-def _set_matrix(index: int, change):
+def times(*factors: float):
     def mutate(frames, top):
-        m = np.array(frames[index]["transform_matrix"])
-        frames[index]["transform_matrix"] = change(m).tolist()
+        frames[1]["transform_matrix"] = (np.array(frames[1]["transform_matrix"]) * factors).tolist()
 
     return mutate
 
 
-NERF_FAULTS = {
-    "scaled": (
-        _set_matrix(1, lambda m: m * np.array([1.01, 1.01, 1.01, 1])),
-        r"transforms\.json: frame images/1\.png: .*not a rotation",
-    ),
-    "mirrored": (
-        _set_matrix(1, lambda m: m * np.array([-1, 1, 1, 1])),
-        r"transforms\.json: frame images/1\.png: .*mirrored",
-    ),
-    "infinite": (
-        _set_matrix(1, lambda m: m + np.array([0, 0, 0, np.inf])),
-        r"transforms\.json: frame images/1\.png: .*not finite",
-    ),
-    "last row": (
-        _set_matrix(1, lambda m: m + np.eye(4)[3][:, None]),
-        r"transforms\.json: frame images/1\.png: last row",
-    ),
-    "missing": (
-        lambda frames, top: frames[1].update(file_path="images/gone.png"),
-        r"transforms\.json: 1 of 6 frames have no image \(images/gone\.png\)",
-    ),
-    "double": (
-        lambda frames, top: frames[1].update(file_path="images/2.png"),
-        r"transforms\.json: images/2\.png listed more than once",
-    ),
-    "outside": (
-        lambda frames, top: frames[1].update(file_path="../data/images/1.png"),
-        r"leads out of the image folder",
-    ),
-    "focal": (lambda frames, top: top.pop("fl_x"), r"transforms\.json: frame images/0\.png: no focal length"),
-    "number": (lambda frames, top: top.update(cx="a"), r"transforms\.json: frame images/0\.png: intrinsic cx"),
-    "size": (lambda frames, top: top.update(w=65), r"images/1\.png: image is 64x48 px, its camera is 65x48"),
-    "model": (
-        lambda frames, top: top.update(camera_model="EQUIRECTANGULAR"),
-        r"transforms\.json: .*camera_model 'EQUIRECTANGULAR'",
-    ),
-}
+def frame(**keys):
+    return lambda frames, top: frames[1].update(keys)
 
 
-@pytest.mark.parametrize("fault", NERF_FAULTS)
-def test_nerfstudio_faults(tmp_path, fault):
-    mutate, message = NERF_FAULTS[fault]
+def top(**keys):
+    return lambda frames, top: top.update(keys)
+
+
+NERF_FAULTS = [
+    (times(1.01, 1.01, 1.01, 1), r"transforms\.json: frame images/1\.png: .*not a rotation"),
+    (times(-1, 1, 1, 1), r"transforms\.json: frame images/1\.png: .*mirrored"),
+    (times(1, 1, 1, np.inf), r"transforms\.json: frame images/1\.png: .*not finite"),
+    (times(1, 1, 1, 2), r"transforms\.json: frame images/1\.png: last row"),
+    (frame(file_path="images/gone.png"), r"transforms\.json: 1 of 6 frames have no image \(images/gone\.png\)"),
+    (frame(file_path="images/2.png"), r"transforms\.json: images/2\.png listed more than once"),
+    (frame(file_path="../data/images/1.png"), r"leads out of the image folder"),
+    (lambda frames, top: top.pop("fl_x"), r"transforms\.json: frame images/0\.png: no focal length"),
+    (top(cx="a"), r"transforms\.json: frame images/0\.png: intrinsic cx"),
+    (top(w=65), r"images/1\.png: image is 64x48 px, its camera is 65x48"),
+    (top(camera_model="EQUIRECTANGULAR"), r"transforms\.json: .*camera_model 'EQUIRECTANGULAR'"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "message"), NERF_FAULTS, ids=range(len(NERF_FAULTS)))
+def test_nerfstudio_faults(tmp_path, mutate, message):
     root = nerfstudio_dataset(tmp_path / "data", mutate)
     with pytest.raises(ScrflowError, match=message):
         nerfstudio(root, tmp_path / "scene")
@@ -428,28 +381,28 @@ def test_dsac_layout(tmp_path):
         assert max(pose_error(view.cam_from_world, pose(i))) < 1e-9
 
 
+DSAC_POSE, CALIBRATION = "train/poses/s-1.pose.txt", "train/calibration/s-1.calibration.txt"
 DSAC_FAULTS = {
-    "count": (lambda r: (r / "train/poses/s-1.pose.txt").unlink(), r"train/poses: 3 files for 4 images"),
-    "order": (
-        lambda r: (r / "train/poses/s-1.pose.txt").rename(r / "train/poses/s-9.pose.txt"),
-        r"does not belong to s-1",
-    ),
-    "pose": (lambda r: (r / "train/poses/s-1.pose.txt").write_text("1 2 3"), r"s-1\.pose\.txt: 3 numbers, expected 16"),
-    "matrix": (
-        lambda r: (r / "train/calibration/s-1.calibration.txt").write_text("50 0 31 0 51 25 0 0 2"),
-        r"s-1\.calibration\.txt: not a calib",
-    ),
-    "folder": (lambda r: shutil.rmtree(r / "test/calibration"), r"test/calibration: no such folder"),
-    "infinite": (lambda r: (r / "train/poses/s-1.pose.txt").write_text("inf " * 16), r"s-1\.pose\.txt: .*not finite"),
+    "count": (DSAC_POSE, GONE, "", r"train/poses: 3 files for 4 images"),
+    "pose": (DSAC_POSE, r"(.|\n)+", "1 2 3", r"s-1\.pose\.txt: 3 numbers, expected 16"),
+    "infinite": (DSAC_POSE, r"\A\S+", "inf", r"s-1\.pose\.txt: .*not finite"),
+    "matrix": (CALIBRATION, r"1\Z", "2", r"s-1\.calibration\.txt: not a calib"),
+    "folder": ("test/calibration", GONE, "", r"test/calibration: no such folder"),
 }
 
 
 @pytest.mark.parametrize("fault", DSAC_FAULTS)
 def test_dsac_faults(tmp_path, fault):
     root = dsac_dataset(tmp_path / "data")
-    break_it, message = DSAC_FAULTS[fault]
-    break_it(root)
-    with pytest.raises(ScrflowError, match=message):
+    file, pattern, new, message = DSAC_FAULTS[fault]
+    change(root / file, pattern, new)
+    check_refused(stage(DsacSource(reader="dsac"), Split()), root, tmp_path / "scene", message)
+
+
+def test_dsac_files_belong_together_by_their_names(tmp_path):
+    root = dsac_dataset(tmp_path / "data")
+    (root / DSAC_POSE).rename(root / "train/poses/s-9.pose.txt")
+    with pytest.raises(ScrflowError, match=r"does not belong to s-1"):
         build_scene(stage(DsacSource(reader="dsac"), Split()), root, tmp_path / "scene")
 
 

@@ -12,7 +12,6 @@ from scrflow.config import ColmapSource, CombinedSource, CovisibilityStage, Grap
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.graph.covisibility import build_graph, load_graph
-from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.sfm.triangulate import pose_pairs
@@ -195,20 +194,6 @@ def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
 def test_config_mistakes(source, message):
     with pytest.raises(ValueError, match=message):
         SceneConfig(description="", licence="", root=".", method="m", source={"reader": "combined", **source})
-
-
-def test_published_combinations():
-    project = Project(REPO / "config")
-    for name, rooms in {"i7": 7, "i12": 12, "i19": 19}.items():
-        for suffix in ("", "-dslam"):
-            source = project.scene(name + suffix).source
-            assert len(source.scenes) == rooms and set(source.centres) == set(source.scenes)
-            assert all(part.endswith("-dslam") == bool(suffix) for part in source.scenes)
-            assert project.parts(name + suffix) == source.scenes
-    assert project.scene("i19").source.scenes == (
-        *project.scene("i12").source.scenes,
-        *project.scene("i7").source.scenes,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ workflow
