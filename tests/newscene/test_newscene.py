@@ -24,8 +24,7 @@ from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST, read_model, views_of_model
 from scrflow.scene.lists import query_line
-from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif
-from scrflow.scene.upright import upright
+from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
 from scrflow.storage.artifact import Stamp, folder_digest, write_json
 
 REPO = Path(__file__).resolve().parents[2]

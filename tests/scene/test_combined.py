@@ -140,16 +140,6 @@ def test_triangulation_pairs_stay_in_a_room(rooms, tmp_path):
     assert any(scene.parts[a] != scene.parts[b] for a, b in pose_pairs(scene.mapping, 5))
 
 
-def test_a_scene_json_that_names_other_images_is_damaged(rooms, tmp_path):
-    scene = build_combined(tmp_path, rooms)
-    info = json.loads((scene.folder / "scene.json").read_text())
-    info["parts"].popitem()
-    (scene.folder / "scene.json").write_text(json.dumps(info))
-    write_checksum(scene.folder / "scene.json")
-    with pytest.raises(ScrflowError, match="key parts does not name the mapping images"):
-        load_scene(scene.folder)
-
-
 # -------------------------------------------------------------------------------------------------------------- faults
 
 

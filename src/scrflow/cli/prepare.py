@@ -143,7 +143,7 @@ def upright(
 
     Example: scrflow upright ~/photos/yard ~/photos/yard-upright
     """
-    from scrflow.scene.upright import upright as turn
+    from scrflow.scene.photo_files import upright as turn
 
     done = turn(folder, out)
     print(f"{len(done.turned)} photos turned, {done.copied} copied: {out}")

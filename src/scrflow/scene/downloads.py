@@ -18,14 +18,15 @@ import hashlib
 import json
 import logging
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from scrflow.config import Archive, Download
+from pydantic import Field, field_validator
+
+from scrflow.config import Archive, Download, Strict
+from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
 from scrflow.storage.archives import STATE, list_path, unpack, write_list
@@ -36,7 +37,6 @@ log = logging.getLogger("scrflow")
 
 _CONNECTIONS = 4
 _TABLE = "files"  # name of the list of what a table names
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def download_dataset(config: Download, table: Path | None, out: Path) -> None:
@@ -63,43 +63,35 @@ def download_dataset(config: Download, table: Path | None, out: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- single files
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(Strict):
     """One line of the table."""
 
-    path: str
-    sha256: str
-    url: str
+    path: str = Field(pattern=r"^[^/\\]", description="relative to the scene's folder, without ..")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    url: str = Field(pattern=r"^(https://|s3://|[^:]+$)")
     keep: tuple[str, ...] = ()
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        if ".." in PurePosixPath(path).parts or "\\" in path:
+            raise ValueError("leads out of the scene's folder; use one relative to it")
+        return path
 
 
 def read_table(table: Path) -> list[RemoteFile]:
     """The lines of a download table; ScrflowError for a bad path, checksum, url or a path listed twice."""
     rows = csv.DictReader(_read_text(table).splitlines(), delimiter="\t")
-    if not {"path", "sha256", "url"} <= set(rows.fieldnames or ()):
-        raise ScrflowError(
-            f"{table}: expected the columns path, sha256, url (separated by tabs), found {rows.fieldnames}"
-        )
     files: dict[str, RemoteFile] = {}
     for row in rows:
         where = f"{table}: line {rows.line_num}"
-        path, sha256, url = (row[key] or "" for key in ("path", "sha256", "url"))
-        pure = PurePosixPath(path)
-        if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path:
-            raise ScrflowError(f"{where}: path {path!r} leads out of the scene's folder; use one relative to it")
-        if not _SHA256.fullmatch(sha256):
-            raise ScrflowError(f"{where}: sha256 {sha256!r} of {path} is not 64 hexadecimal digits")
-        try:
-            scheme = urlsplit(url).scheme
-        except ValueError:
-            scheme = "none"
-        if not url or scheme not in ("https", "s3", ""):
-            raise ScrflowError(f"{where}: url {url!r} of {path} is not https or s3")
-        if path in files:
-            raise ScrflowError(f"{where}: {path} is listed twice")
-        files[path] = RemoteFile(path, sha256, url, tuple((row.get("keep") or "").split()))
+        values = {key: value for key, value in row.items() if key in ("path", "sha256", "url") and value is not None}
+        file = validate(RemoteFile, {**values, "keep": (row.get("keep") or "").split()}, where)
+        if file.path in files:
+            raise ScrflowError(f"{where}: {file.path} is listed twice")
+        files[file.path] = file
     if not files:
-        raise ScrflowError(f"{table}: no file listed")
+        raise ScrflowError(f"{table}: no file listed; expected the columns path, sha256, url, separated by tabs")
     return list(files.values())
 
 

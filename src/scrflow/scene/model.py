@@ -105,10 +105,9 @@ def write_scene(
         if query_poses:
             lines = [pose_line(q.name, query_poses[q.name]) + "\n" for q in queries if q.name in query_poses]
             (folder / "query_poses.txt").write_text("".join(lines), "utf-8")
-        images = "".join(f"{name} {sha}\n" for name, sha in sorted(image_sha256.items()))
-        stamp = Stamp.make(
-            KIND, config, code, images=_digest(images), content=folder_digest(folder), **dict(inputs or {})
-        )
+        lines = "".join(f"{name} {sha}\n" for name, sha in sorted(image_sha256.items()))
+        images = hashlib.sha256(lines.encode()).hexdigest()[:16]
+        stamp = Stamp.make(KIND, config, code, images=images, content=folder_digest(folder), **dict(inputs or {}))
         values = {
             "image_root": _portable(image_root),
             "unit": unit,
@@ -131,10 +130,6 @@ def _portable(path: Path) -> str:
     return Path(os.path.normpath(path)).as_posix()
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -147,39 +142,32 @@ def load_scene(folder: Path) -> Scene:
     info = read_json(info_path, KIND)
     if folder_digest(folder, info_path.name) != stamp.inputs.get("content"):
         raise _damaged(folder, "its files are not those that were written with scene.json")
-    try:
-        image_root = Path(info["image_root"])
-        conditions, sha256, unit = info["conditions"], info["sha256"], info["unit"]
-        counts = {k: info[k] for k in ("mapping_images", "queries", "queries_with_pose")}
-        if not (isinstance(conditions, dict) and isinstance(sha256, dict) and isinstance(unit, str)):
-            raise TypeError("conditions, sha256 or unit of another type")
-    except KeyError as error:
-        raise _damaged(info_path, f"key {error} is missing") from None
-    except TypeError as error:
-        raise _damaged(info_path, str(error)) from None
-
     mapping = views_of_model(read_model(folder / "mapping"))
-    queries = []
-    for name, camera in read_query_list(require(folder / "queries.txt", "query list")).items():
-        if camera is None or name not in conditions:
-            raise _damaged(folder / "queries.txt", f"query {name} has no camera or no condition")
-        queries.append(Query(name, camera, conditions[name]))
-    poses_path = folder / "query_poses.txt"
-    query_poses = read_poses(poses_path) if poses_path.exists() else {}
-    found = {"mapping_images": len(mapping), "queries": len(queries), "queries_with_pose": len(query_poses)}
-    if found != counts:
-        raise _damaged(folder, f"scene.json speaks of {counts}, the files hold {found}")
-    for name in [v.name for v in mapping] + [q.name for q in queries]:
-        if name not in sha256:
-            raise _damaged(info_path, f"image {name} is not listed in it")
-        if not (image_root / name).is_file():
+    poses = folder / "query_poses.txt"
+    try:
+        queries = [
+            Query(name, camera, info["conditions"][name])
+            for name, camera in read_query_list(folder / "queries.txt").items()
+        ]
+        scene = Scene(
+            folder,
+            Path(info["image_root"]),
+            info["unit"],
+            mapping,
+            tuple(queries),
+            read_poses(poses) if poses.exists() else {},
+            stamp,
+            info.get("parts", {}),
+            {item.name: info["sha256"][item.name] for item in (*mapping, *queries)},
+        )
+    except (KeyError, TypeError) as error:
+        raise _damaged(info_path, f"{type(error).__name__}: {error}") from None
+    for name in scene.sha256:
+        if not scene.image_path(name).is_file():
             raise ScrflowError(
-                f"{image_root / name}: image of the scene in {folder} is gone; put it back or build the scene again"
+                f"{scene.image_path(name)}: image of the scene in {folder} is gone; put it back, or rebuild the scene"
             )
-    parts = info.get("parts", {})
-    if parts and (not isinstance(parts, dict) or set(parts) != {v.name for v in mapping}):
-        raise _damaged(info_path, "key parts does not name the mapping images")
-    return Scene(folder, image_root, unit, mapping, tuple(queries), query_poses, stamp, parts, sha256)
+    return scene
 
 
 def _damaged(path: Path, why: str) -> ScrflowError:

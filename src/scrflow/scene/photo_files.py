@@ -1,21 +1,25 @@
-"""Bare photos in a folder: their names, their split, and a first guess of their camera."""
+"""Bare photos in a folder: their names, their split, a first guess of their camera, and copies with upright pixels."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pycolmap
-from PIL import Image
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened
+from scrflow.core.progress import track
 from scrflow.scene.checks import some
+from scrflow.storage.artifact import atomic_dir
 from scrflow.storage.listfile import SUFFIXES
 
 log = logging.getLogger("scrflow")
@@ -39,7 +43,7 @@ def list_photos(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ScrflowError(
             f"{folder}: no such folder of photos; put them there (the scene's config says where they come from), "
-            "or mend key source.images"
+            "or correct key source.images"
         )
     found = [
         p
@@ -50,7 +54,7 @@ def list_photos(folder: Path) -> list[str]:
     if broken:
         raise ScrflowError(
             f"{broken[0]}: is a link to {os.readlink(broken[0])}, which is not there ({len(broken)} of {len(found)} "
-            "photos are such links); mend or remove them"
+            "photos are such links); correct or remove them"
         )
     names = sorted(p.relative_to(folder).as_posix() for p in found if p.is_file())
     if not names:
@@ -87,19 +91,17 @@ def read_exif(image: Image.Image) -> Exif:
     except (SyntaxError, ValueError, OSError, KeyError, TypeError, struct.error):
         return Exif()
     width, height = (_number(tags.get(tag)) for tag in (_WIDTH, _HEIGHT))
-    size = (round(width), round(height)) if width and height else None
-    sides = []
-    for resolution, side in ((_PLANE_X, width or image.width), (_PLANE_Y, height or image.height)):
-        per_unit = _number(tags.get(resolution))
-        unit = _MM.get(int(_number(tags.get(_PLANE_UNIT)) or 2))
-        if per_unit and unit and _SENSOR_MM[0] <= side / per_unit * unit <= _SENSOR_MM[1]:
-            sides.append(side / per_unit * unit)
+    unit = _MM.get(int(_number(tags.get(_PLANE_UNIT)) or 2), 0.0)
+    per_unit = (_number(tags.get(_PLANE_X)), _number(tags.get(_PLANE_Y)))
+    px = (width or image.width, height or image.height)
+    sides = [side / density * unit for side, density in zip(px, per_unit, strict=True) if density]
+    known = len(sides) == 2 and all(_SENSOR_MM[0] <= side <= _SENSOR_MM[1] for side in sides)
     orientation = top.get(_ORIENTATION, 1)
     return Exif(
         focal_35mm=_number(tags.get(_FOCAL_35MM)),
         focal_mm=_number(tags.get(_FOCAL)),
-        sensor_mm=max(sides) if len(sides) == 2 else None,
-        size=size,
+        sensor_mm=max(sides) if known else None,
+        size=(round(width), round(height)) if width and height else None,
         orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
         model=str(top.get(_MODEL, "")).strip("\0 "),
     )
@@ -139,20 +141,15 @@ def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSou
         focal = exif.focal_mm / exif.sensor_mm * longer
     elif not camera.has_prior_focal_length:
         source = "guess"
-    if _is_cropped(exif, width, height) or not _FOCAL_SIDES[0] <= focal / longer <= _FOCAL_SIDES[1]:
+    aspects = [max(size) / min(size) for size in (exif.size or (width, height), (width, height))]
+    cropped = abs(aspects[0] / aspects[1] - 1) > _ASPECT_TOLERANCE
+    if cropped or not _FOCAL_SIDES[0] <= focal / longer <= _FOCAL_SIDES[1]:
         source = "guess"
     if source == "guess":
         focal = FOCAL_FACTOR * longer
     camera = pycolmap.Camera.create_from_model_name(0, model, focal, width, height)
     camera.has_prior_focal_length = source != "guess"
     return camera, source  # type: ignore[return-value]
-
-
-def _is_cropped(exif: Exif, width: int, height: int) -> bool:
-    if exif.size is None:
-        return False
-    then, now = (max(size) / min(size) for size in (exif.size, (width, height)))
-    return abs(then / now - 1) > _ASPECT_TOLERANCE
 
 
 # ------------------------------------------------------------------------------------------------------------- queries
@@ -180,3 +177,78 @@ def refuse_guesses(guessed: list[str], where: str, guess: bool) -> None:
         )
     if guessed:
         log.warning("%s: the camera of %d queries is a guess: %s", where, len(guessed), some(guessed))
+
+
+# ------------------------------------------------------------------------------------------------------------- upright
+
+_SWAPPED = ((0xA002, 0xA003), (0xA20E, 0xA20F))  # width and height, focal-plane resolution along x and y
+_JPEG = ("JPEG", "MPO")
+_QUARTER_TURNS = (5, 6, 7, 8)
+_SAMPLINGS = {0: "4:4:4", 2: "4:2:0"}  # of Pillow's three the two that stay themselves in a quarter turn
+
+
+@dataclass(frozen=True)
+class Turned:
+    """What was done."""
+
+    turned: tuple[str, ...]
+    copied: int
+
+
+def upright(folder: Path, out: Path) -> Turned:
+    """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, byte for
+    byte otherwise. The other tags stay, the focal length among them.
+
+    PNG, TIFF, WebP and BMP lose nothing. JPEG is decoded and coded again with its own quantisation tables (transposed
+    in a quarter turn) and chroma sampling: photos of fox come out over 50 dB from the turned pixels, and as large as
+    they were. Of several pictures in a JPEG (MPO, of phones) the first stays. ScrflowError where a photo is damaged or
+    ``out`` has something in it.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ScrflowError(f"{out}: is there already, and is not overwritten; remove it or name another folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ScrflowError(f"{out}: lies in {folder}, so its copies would be photos of it too; name a folder elsewhere")
+    names, turned = list_photos(folder), []
+    with atomic_dir(out) as temporary:
+        for name in track(names, "turning photos"):
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if _copy(folder / name, target):
+                turned.append(name)
+    return Turned(tuple(turned), len(names) - len(turned))
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Whether it was turned."""
+    try:
+        with opened(source) as image:
+            orientation = read_exif(image).orientation
+            if orientation == 1:
+                shutil.copyfile(source, target)
+                return False
+            turned = ImageOps.exif_transpose(image)
+            how = _like(image, orientation)
+            exif = turned.getexif()
+            if orientation in _QUARTER_TURNS:
+                tags = exif.get_ifd(_IFD)
+                for a, b in _SWAPPED:
+                    if a in tags and b in tags:
+                        tags[a], tags[b] = tags[b], tags[a]
+            turned.save(target, "JPEG" if image.format in _JPEG else image.format, exif=exif.tobytes(), **how)
+    except (OSError, ValueError, struct.error) as error:
+        raise ScrflowError(f"{source}: image is damaged, or cannot be written ({error}); replace it") from None
+    return True
+
+
+def _like(image: Image.Image, orientation: int) -> dict:
+    """Options that write the image as it was written before."""
+    keep = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
+    if image.format == "WEBP":
+        return {**keep, "lossless": True}
+    if image.format not in _JPEG:
+        return keep
+    quarter = orientation in _QUARTER_TURNS
+    tables = {k: np.reshape(v, (8, 8)).T.ravel().tolist() if quarter else v for k, v in image.quantization.items()}
+    sampling = _SAMPLINGS.get(JpegImagePlugin.get_sampling(image), "4:4:4")
+    return {**keep, "qtables": tables, "subsampling": sampling}

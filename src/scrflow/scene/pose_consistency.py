@@ -1,9 +1,9 @@
-"""Poses held against the photos: a few pairs are matched, and the epipolar geometry of the poses must fit the matches.
+"""Check poses by the photos: a few pairs are matched, and the epipolar geometry of the poses must fit the matches.
 
 What is wrong with given poses is nearly always their convention, and then all of them are wrong in the same way. So the
-matches of a handful of pairs are held against the poses as given and against what they would be if one of the usual
-mistakes were undone. A mistake that explains the matches, where the poses as given do not, is named. Poses that nothing
-explains are told in a warning: photos of repeated structures match where they should not.
+matches of a handful of pairs are compared with the poses as given and with the poses after one of the usual mistakes is
+undone. A mistake that explains the matches, where the poses as given do not, is named. Poses that nothing explains give
+a warning: photos of repeated structures match where they should not.
 
 Matches are RootSIFT of small photos, mutual nearest neighbours with a ratio test, kept where a fundamental matrix is
 (LO-RANSAC of PoseLib), which knows neither poses nor focal lengths. A pair counts for a hypothesis by the share of its
@@ -75,14 +75,15 @@ def check_poses_by_photos(posed: Sequence[View], used: Collection[str], root: Pa
     """
     began = time.process_time()
     chosen = _chosen([i for i, view in enumerate(posed) if view.name in used])
-    extractor = _extractor()
+    options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
+    options.sift.max_num_features, options.sift.first_octave, options.sift.max_num_orientations = _FEATURES, 0, 1
+    extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
     photos = [_described(root / posed[i].name, posed[i].camera, extractor) for i in chosen]
     pairs = [p for a in range(len(photos)) for b in range(a + 1, len(photos)) if (p := _matched(photos, a, b))]
     if len(pairs) < _MIN_PAIRS:
-        log.debug("%s: %d of %d photos' pairs match, too few to hold the poses against", where, len(pairs), len(photos))
+        log.debug("%s: %d of %d photos' pairs match, too few to check the poses", where, len(pairs), len(photos))
         return
-    fits = _fits(np.stack([view.cam_from_world for view in posed]), chosen, pairs)
-    given = fits.pop(GIVEN)
+    given, fits = _fits(np.stack([view.cam_from_world for view in posed]), chosen, pairs)
     best = max(fits, key=fits.__getitem__)
     log.debug(
         "%s: poses fit %.0f %% of %d pairs of %d photos, with another convention at most %.0f %% (%s); %.1f s of CPU",
@@ -91,7 +92,8 @@ def check_poses_by_photos(posed: Sequence[View], used: Collection[str], root: Pa
     told = f"fit {given:.0%} of {len(pairs)} pairs of photos that match"
     if fits[best] >= _CLEARLY and fits[best] >= _TIMES * given:
         raise ScrflowError(
-            f"{where}: poses {told}, but {fits[best]:.0%} if they are {best}: {MENDS[best]} (or set check_poses: false)"
+            f"{where}: poses {told}, but {fits[best]:.0%} if they are {best}: {_FIXES[best]} "
+            "(or set check_poses: false)"
         )
     if given < _EXPECTED:
         log.warning(
@@ -103,98 +105,76 @@ def check_poses_by_photos(posed: Sequence[View], used: Collection[str], root: Pa
 
 # ---------------------------------------------------------------------------------------------------------- hypotheses
 
-
-def _flip(*signs: float) -> np.ndarray:
-    return np.diag(signs)
-
-
 Undo = Callable[[np.ndarray], np.ndarray]  # poses [V, 3, 4] as given -> as they should have been
 
 
-def _camera_axes(axes: np.ndarray) -> Undo:
-    return lambda poses: axes @ poses
+def _opengl(poses: np.ndarray) -> np.ndarray:
+    return np.diag((1.0, -1.0, -1.0)) @ poses
 
 
-def _mirrored(axes: np.ndarray) -> Undo:
+def _mirrored(*signs: float) -> Undo:
     """Both world and cameras in a left-handed frame: S R S, S t."""
-
-    def undo(poses: np.ndarray) -> np.ndarray:
-        return np.concatenate([axes @ poses[:, :, :3] @ axes, axes @ poses[:, :, 3:]], 2)
-
-    return undo
+    S = np.diag(signs)
+    return lambda poses: np.concatenate([S @ poses[:, :, :3] @ S, S @ poses[:, :, 3:]], 2)
 
 
-def _rolled(poses: np.ndarray) -> np.ndarray:
+def _reordered(poses: np.ndarray) -> np.ndarray:
     """Quaternions x y z w that were read as w x y z."""
     q = np.stack([quaternion_from_rotation(R) for R in poses[:, :, :3]])
-    R = rotation_from_quaternion(q[:, [3, 0, 1, 2]])
-    return np.concatenate([R, poses[:, :, 3:]], 2)
+    return np.concatenate([rotation_from_quaternion(q[:, [3, 0, 1, 2]]), poses[:, :, 3:]], 2)
 
 
-def _centre_given(poses: np.ndarray) -> np.ndarray:
-    """Camera centres that were read as translations."""
-    R = poses[:, :, :3]
-    return np.concatenate([R, -R @ poses[:, :, 3:]], 2)
-
-
-def _then(*steps: Undo) -> Undo:
-    def undo(poses: np.ndarray) -> np.ndarray:
-        for step in steps:
-            poses = step(poses)
-        return poses
-
-    return undo
-
-
-_OPENGL = _camera_axes(_flip(1, -1, -1))
+_LEFT_HANDED = {axis: _mirrored(*(-1.0 if a == axis else 1.0 for a in "xyz")) for axis in "xyz"}
 # what was given for cam_from_world with OpenCV axes -> how to undo it, and what to do about it
 MISTAKES: dict[str, tuple[Undo, str]] = {
     "camera-to-world (the inverse)": (invert_pose, "give world-to-camera: R^T and -R^T t of what is there"),
-    "poses with OpenGL axes (y up, z backward)": (_OPENGL, "negate the second and the third row of each pose"),
+    "poses with OpenGL axes (y up, z backward)": (_opengl, "negate the second and the third row of each pose"),
     "camera-to-world with OpenGL axes (y up, z backward)": (
-        _then(invert_pose, _OPENGL),
+        lambda p: _opengl(invert_pose(p)),
         "invert the poses and negate the second and the third row, or use the reader nerfstudio",
     ),
-    "quaternions in the order x y z w": (_rolled, "write them as qw qx qy qz"),
+    "quaternions in the order x y z w": (_reordered, "write them as qw qx qy qz"),
     "quaternions in the order x y z w, camera-to-world": (
-        _then(_rolled, invert_pose),
+        lambda p: invert_pose(_reordered(p)),
         "write them as qw qx qy qz, of world-to-camera",
     ),
-    "camera centres in place of translations": (_centre_given, "give t = -R c, where c is the centre"),
+    "camera centres in place of translations": (
+        lambda p: np.concatenate([p[:, :, :3], -p[:, :, :3] @ p[:, :, 3:]], 2),
+        "give t = -R c, where c is the centre",
+    ),
     "rotations camera-to-world with translations world-to-camera": (
         lambda p: np.concatenate([np.swapaxes(p[:, :, :3], 1, 2), p[:, :, 3:]], 2),
         "transpose the rotations",
     ),
-    "poses in a left-handed frame (the x axis mirrored)": (_mirrored(_flip(-1, 1, 1)), "mirror x of world and cameras"),
-    "poses in a left-handed frame (the y axis mirrored)": (_mirrored(_flip(1, -1, 1)), "mirror y of world and cameras"),
-    "poses in a left-handed frame (the z axis mirrored)": (_mirrored(_flip(1, 1, -1)), "mirror z of world and cameras"),
+    **{
+        f"poses in a left-handed frame (the {axis} axis mirrored)": (undo, f"mirror {axis} of world and cameras")
+        for axis, undo in _LEFT_HANDED.items()
+    },
     "camera-to-world in a left-handed frame (the y axis mirrored)": (
-        _then(invert_pose, _mirrored(_flip(1, -1, 1))),
+        lambda p: _LEFT_HANDED["y"](invert_pose(p)),
         "mirror y of world and cameras, then invert the poses",
     ),
 }
-
-
-GIVEN = "as given"
-_BEFORE, _AFTER = "those of the image before each", "those of the image after each"
-_SHIFTS = {_BEFORE: 1, _AFTER: -1}  # where the right pose is in the source's order
-_HALF, _TWICE = "with a focal length of half the right one", "with a focal length of twice the right one"
-_FOCALS = {_HALF: 2.0, _TWICE: 0.5}  # what the focal length is to be multiplied by
-MENDS = {name: mend for name, (_, mend) in MISTAKES.items()} | {
-    _BEFORE: "the names are shifted by one against the poses, mend the list",
-    _AFTER: "the names are shifted by one against the poses, mend the list",
-    _HALF: "the intrinsics are of images of half the size, rescale them",
-    _TWICE: "the intrinsics are of images of twice the size, rescale them",
+_SHIFTS = {"those of the image before each": 1, "those of the image after each": -1}  # where the right pose is
+_FOCALS = {  # what the focal length is to be multiplied by, and what the intrinsics are of
+    "with a focal length of half the right one": (2.0, "half"),
+    "with a focal length of twice the right one": (0.5, "twice"),
 }
+_FIXES = (
+    {name: fix for name, (_, fix) in MISTAKES.items()}
+    | dict.fromkeys(_SHIFTS, "the names are shifted by one against the poses, correct the list")
+    | {name: f"the intrinsics are of images of {of} the size, rescale them" for name, (_, of) in _FOCALS.items()}
+)
 
 
-def _fits(poses: np.ndarray, chosen: Sequence[int], pairs: Sequence[_Pair]) -> dict[str, float]:
-    """Hypothesis -> share of the pairs that fit it; ``poses`` [V, 3, 4] of all views, ``chosen`` those of the pairs."""
+def _fits(poses: np.ndarray, chosen: Sequence[int], pairs: Sequence[_Pair]) -> tuple[float, dict[str, float]]:
+    """Share of the pairs that fit the poses as given, and with each mistake undone; ``poses`` [V, 3, 4] of all views,
+    ``chosen`` those of the pairs."""
     given = poses[list(chosen)]
-    hypotheses = {GIVEN: given} | {name: undo(given) for name, (undo, _) in MISTAKES.items()}
-    hypotheses |= {name: poses[(np.array(chosen) + by) % len(poses)] for name, by in _SHIFTS.items()}
-    fits = {name: _share(of, pairs) for name, of in hypotheses.items()}
-    return fits | {name: _share(given, pairs, by) for name, by in _FOCALS.items()}
+    fits = {name: _share(undo(given), pairs) for name, (undo, _) in MISTAKES.items()}
+    fits |= {name: _share(poses[(np.array(chosen) + by) % len(poses)], pairs) for name, by in _SHIFTS.items()}
+    fits |= {name: _share(given, pairs, by) for name, (by, _) in _FOCALS.items()}
+    return _share(given, pairs), fits
 
 
 def _share(poses: np.ndarray, pairs: Sequence[_Pair], focal: float = 1.0) -> float:
@@ -224,14 +204,6 @@ def _chosen(usable: Sequence[int]) -> list[int]:
     last = len(usable) - 1
     starts = np.linspace(0, max(0, last - _STEPS[-1]), _GROUPS).round().astype(int)
     return sorted({usable[min(last, start + step)] for start in starts for step in _STEPS}) if usable else []
-
-
-def _extractor() -> pycolmap.FeatureExtractor:
-    options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
-    options.sift.max_num_features = _FEATURES
-    options.sift.first_octave = 0
-    options.sift.max_num_orientations = 1
-    return pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
 
 
 def _described(path: Path, camera: pycolmap.Camera, extractor: pycolmap.FeatureExtractor) -> _Photo:

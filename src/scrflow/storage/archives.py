@@ -18,10 +18,8 @@ import os
 import re
 import shutil
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -42,20 +40,6 @@ _LONGEST_READ = 16 << 20  # by tarfile itself: a header of a member may be as lo
 _LONGEST_NAME = 255  # bytes, of one part of a path
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _ENCRYPTED = 0x1  # flag of a member of a zip
-
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    EOFError,
-    OSError,
-    ValueError,
-    NotImplementedError,  # a method of compression, encryption
-    zlib.error,
-    lzma.LZMAError,
-    OverflowError,
-    struct.error,
-    IndexError,
-)
 
 
 def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path, str]:
@@ -78,7 +62,9 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path
             if not target.parent.resolve().is_relative_to(folder.resolve()):
                 raise ScrflowError(f"{target}: leads out of {folder} by a symbolic link; remove the link")
             os.replace(inside / name, target)
-    except _DAMAGED as error:
+    except ScrflowError:
+        raise
+    except Exception as error:  # zipfile, tarfile and what they uncompress by raise a dozen kinds
         # errors of the disk go on; a place before the file's beginning, of a crafted zip, is EINVAL
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
@@ -121,24 +107,16 @@ def _unpack_new(archive: Path, inside: Path, skip: tuple[str, ...]) -> dict[str,
                     f"{archive}: member {member.name!r} is in it twice, or is both file and folder (names that differ "
                     "by case alone are one on some disks); do not use this archive"
                 ) from None
+            digest, length = hashlib.sha256(), 0
             with file, member.open() as source:
-                digests[member.name] = _copy(archive, member, source, file)
+                while length <= member.size and (chunk := source.read(_CHUNK)):
+                    length += file.write(chunk)
+                    digest.update(chunk)
+            if length != member.size:
+                raise ScrflowError(f"{archive}: member {member.name!r} is not of the size it says; do not use it")
+            digests[member.name] = digest.hexdigest()
             progress.advance_to(f.tell() // _CHUNK)
     return digests
-
-
-def _copy(archive: Path, member: _Member, source: IO[bytes], target: IO[bytes]) -> str:
-    """SHA-256."""
-    length, digest = 0, hashlib.sha256()
-    while chunk := source.read(_CHUNK):
-        length += len(chunk)
-        if length > member.size:
-            break
-        target.write(chunk)
-        digest.update(chunk)
-    if length != member.size:
-        raise ScrflowError(f"{archive}: member {member.name!r} is not of the size it says; do not use it")
-    return digest.hexdigest()
 
 
 def _check_member(archive: Path, member: _Member) -> None:

