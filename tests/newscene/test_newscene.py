@@ -1,8 +1,6 @@
-"""scrflow new-scene and upright, and cameras from EXIF, on real photos (the demo's are rendered) in many layouts."""
+"""scrflow new-scene on photos (the demo's are rendered) in many layouts."""
 
 import json
-import math
-import os
 import shutil
 from pathlib import Path
 
@@ -10,93 +8,30 @@ import numpy as np
 import pycolmap
 import pytest
 import yaml
-from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import IFDRational
+from exif_photos import DATA, DEMO, F35, real_photo, with_exif, write_colmap
+from nvm_replica import copy_photo, replica, write_nvm
+from PIL import Image
+from replicas_cambridge import COUNT, write_cambridge
+from replicas_kapture import FOLDER, write_hyundai
+from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
+from replicas_rooms import seven_replica, twelve_replica
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.config import ColmapSource, PhotosSource, SceneConfig, SceneStage, Split
+from scrflow.config import ColmapSource, SceneConfig, SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
-from scrflow.newscene.forms import detect
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.colmap_model import MODEL_DIGEST, read_model, views_of_model
-from scrflow.scene.lists import query_line
-from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
-from scrflow.storage.artifact import Stamp, folder_digest, write_json
+from scrflow.scene.colmap_model import read_model, views_of_model
 
 REPO = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
-DEMO = REPO / "demo"
 
 
 @pytest.fixture(scope="module")
 def photo() -> Path:
-    path = DATA / "herzjesu/images/0000.jpg"
-    if not path.is_file():
-        pytest.skip(f"real photos are not at hand ({DATA}/herzjesu)")
-    return path
-
-
-# ---------------------------------------------------------------------------------------------------------------- EXIF
-
-
-def with_exif(source: Path, target: Path, size=(768, 512), top=None, **tags) -> Path:
-    """A smaller copy with EXIF tags by number."""
-    exif = Image.Exif()
-    exif.update(top or {})
-    exif.get_ifd(0x8769).update({int(tag.removeprefix("x"), 16): value for tag, value in tags.items()})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(source) as image:
-        image.resize(size).save(target, exif=exif.tobytes())
-    return target
-
-
-F35, FOCAL, WIDTH, HEIGHT, PLANE_X, PLANE_Y, UNIT = "xA405", "x920A", "xA002", "xA003", "xA20E", "xA20F", "xA210"
-FULL_FRAME = {FOCAL: IFDRational(50), PLANE_X: IFDRational(3072 * 254, 360), PLANE_Y: IFDRational(2048 * 254, 240)}
-SMALLER = {**FULL_FRAME, WIDTH: 3072, HEIGHT: 2048, UNIT: 2}  # as a 3072x2048 photo made smaller keeps it
-APPLE = {"top": {0x010F: "Apple", 0x0110: "iPhone 6"}}
-CAMERAS = {
-    # name: (size, tags, focal length px, source); the diagonal of 36x24 mm is 43.27 mm
-    "35mm": ((768, 512), {F35: 28}, 28 / 43.27 * math.hypot(768, 512), "exif focal 35mm"),
-    "35mm of a 4:3 photo": ((800, 600), {F35: 26}, 26 / 43.27 * 1000, "exif focal 35mm"),
-    "35mm portrait": ((600, 800), {F35: 26}, 26 / 43.27 * 1000, "exif focal 35mm"),
-    "35mm goes first": ((768, 512), {**SMALLER, F35: 28}, 28 / 43.27 * math.hypot(768, 512), "exif focal 35mm"),
-    "sensor, photo made smaller": ((768, 512), SMALLER, 50 / 36 * 768, "exif focal + sensor"),
-    "sensor known by name": (
-        (768, 512),
-        {FOCAL: IFDRational(424, 100), **APPLE},
-        4.24 / 4.89 * 768,
-        "exif focal + sensor",
-    ),
-    "cropped": ((600, 600), {F35: 28, WIDTH: 3072, HEIGHT: 2048}, FOCAL_FACTOR * 600, "guess"),
-    "no sensor": ((768, 512), {FOCAL: IFDRational(50)}, FOCAL_FACTOR * 768, "guess"),
-    "absurd": ((768, 512), {F35: 60000}, FOCAL_FACTOR * 768, "guess"),
-    "zero": ((768, 512), {F35: 0, FOCAL: IFDRational(0, 1)}, FOCAL_FACTOR * 768, "guess"),
-    "nothing": ((768, 512), {}, FOCAL_FACTOR * 768, "guess"),
-}
-
-
-@pytest.mark.parametrize("case", CAMERAS)
-def test_camera_from_exif(photo, tmp_path, case):
-    size, tags, focal, source = CAMERAS[case]
-    path = with_exif(photo, tmp_path / "photo.jpg", size, **tags)
-    camera, told = camera_from_exif(path, "SIMPLE_RADIAL")
-    assert told == source and camera.has_prior_focal_length == (source != "guess")
-    np.testing.assert_allclose(camera.params, [focal, size[0] / 2, size[1] / 2, 0], rtol=1e-3)
-    assert (camera.width, camera.height) == size and camera.model.name == "SIMPLE_RADIAL"
-
-
-def test_camera_from_exif_is_what_sfm_starts_from(photo, tmp_path):
-    """pycolmap's own import: the same where EXIF has the 35 mm equivalent."""
-    path = with_exif(photo, tmp_path / "photo.jpg", (800, 600), **{F35: 26})
-    inferred = pycolmap.infer_camera_from_image(str(path), pycolmap.ImageReaderOptions(camera_model="SIMPLE_RADIAL"))
-    np.testing.assert_allclose(camera_from_exif(path, "SIMPLE_RADIAL")[0].params, inferred.params, rtol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------------ a COLMAP scene
+    return real_photo()
 
 
 @pytest.fixture(scope="module")
@@ -105,21 +40,8 @@ def views():
 
 
 @pytest.fixture
-def colmap(tmp_path, views) -> Path:
-    """Ten demo images in COLMAP's usual layout: sparse/0 and images."""
-    root = tmp_path / "place"
-    model = read_model(DEMO / "model")
-    keep = {v.name for v in views if v.name.startswith("mapping/")}
-    keep = set(sorted(keep)[:40:4])
-    for image_id in list(model.reg_image_ids()):
-        if model.image(image_id).name not in keep:
-            model.deregister_frame(model.image(image_id).frame_id)
-    (root / "sparse/0").mkdir(parents=True)
-    model.write_binary(str(root / "sparse/0"))
-    for name in keep:
-        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEMO / "images" / name, root / "images" / name)
-    return root
+def colmap(tmp_path) -> Path:
+    return write_colmap(tmp_path / "place")
 
 
 @pytest.fixture(scope="module")
@@ -146,37 +68,10 @@ def test_a_colmap_scene_from_any_of_its_folders(colmap, project):
     assert metric.unit == "m" and metric.depth_range == (0.1, 50) and metric.thresholds[0] == (0.25, 2)
 
 
-def test_query_intrinsics_from_exif_or_an_error(colmap, photo, project, tmp_path):
-    """Queries that the model lacks: EXIF tells the camera, with a warning; without it the run stops, or guesses."""
-    known = with_exif(photo, colmap / "images/q/known.jpg", (600, 400), **{F35: 28})
+def test_queries_that_the_model_lacks(colmap, photo, project):
+    with_exif(photo, colmap / "images/q/known.jpg", (600, 400), **{F35: 28})
     with_exif(photo, colmap / "images/q/unknown.jpg", (600, 400))
     (colmap / "one.txt").write_text("q/known.jpg\n")
-    (colmap / "both.txt").write_text("q/known.jpg\nq/unknown.jpg\n")
-    source = ColmapSource(reader="colmap", model="sparse/0", images="images")
-
-    def stage(listed: str, **split) -> SceneStage:
-        split = Split(queries={"all": listed}, **split)
-        return SceneStage(source=source, split=split, min_mapping_images=3, unit="m")
-
-    build_scene(stage("one.txt"), colmap, tmp_path / "scene")
-    (query,) = load_scene(tmp_path / "scene").queries
-    focal = 28 / 43.27 * math.hypot(600, 400)
-    np.testing.assert_allclose(query.camera.params, [focal, 300, 200], rtol=1e-3)
-    assert query.camera.model.name == "SIMPLE_PINHOLE" and query.name == "q/known.jpg"
-    message = r"both\.txt: no intrinsics of 1 queries \(q/unknown\.jpg\).*split\.guess_cameras: true"
-    with pytest.raises(ScrflowError, match=message):
-        build_scene(stage("both.txt"), colmap, tmp_path / "scene")
-    assert len(load_scene(tmp_path / "scene").queries) == 1  # the earlier artifact is untouched
-    build_scene(stage("both.txt", guess_cameras=True), colmap, tmp_path / "scene")
-    cameras = {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
-    assert cameras["q/unknown.jpg"].params[0] == pytest.approx(FOCAL_FACTOR * 600)
-    given = query_line("q/unknown.jpg", camera_from_exif(known, "PINHOLE")[0])
-    (colmap / "both.txt").write_text(f"q/known.jpg\n{given}\n")
-    build_scene(stage("both.txt"), colmap, tmp_path / "scene")
-    cameras = {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
-    assert cameras["q/unknown.jpg"].model.name == "PINHOLE"
-
-    # new-scene says the same before the run
     found = draft(project, colmap, queries=colmap / "one.txt")
     assert found.config.split == Split(queries={"all": "one.txt"})
     assert any(line.startswith("Intrinsics of 1 queries: from EXIF") for line in found.missing)
@@ -186,34 +81,6 @@ def test_query_intrinsics_from_exif_or_an_error(colmap, photo, project, tmp_path
     found = draft(project, colmap, queries=colmap / "images/q", guess_cameras=True)
     assert found.config.split.guess_cameras
     assert found.lists == ((colmap / "place-queries.txt", "q/known.jpg\nq/unknown.jpg\n"),)
-
-
-def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
-    """Without a shared camera: EXIF, else the median of the registered ones of that size, else a guess that no query
-    may have."""
-    sfm = colmap / "sparse/0"
-    source = PhotosSource(reader="photos", single_camera=False)
-    write_json(sfm / "sfm.json", {MODEL_DIGEST: folder_digest(sfm)}, Stamp.make("sfm", source, "test"))
-    with_exif(photo, colmap / "images/x/exif.jpg", (600, 400), **{F35: 28})
-    with_exif(photo, colmap / "images/x/alike.jpg", (512, 384))
-    with_exif(photo, colmap / "images/x/other.jpg", (600, 400))
-    (colmap / "known.txt").write_text("x/exif.jpg\nx/alike.jpg\n")
-    (colmap / "all.txt").write_text("x/exif.jpg\nx/alike.jpg\nx/other.jpg\n")
-
-    def queries(listed: str, **split) -> dict[str, pycolmap.Camera]:
-        split = Split(queries={"all": listed}, **split)
-        stage = SceneStage(source=source, split=split, min_mapping_images=3, unit="unit")
-        build_scene(stage, colmap, tmp_path / "scene", sfm)
-        return {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
-
-    found = queries("known.txt")
-    assert found["x/exif.jpg"].params[0] == pytest.approx(28 / 43.27 * math.hypot(600, 400), rel=1e-3)
-    (registered,) = {tuple(v.camera.params) for v in load_scene(tmp_path / "scene").mapping}
-    assert tuple(found["x/alike.jpg"].params) == registered
-    assert "of 1 photos, which take the median camera" in caplog.text and "x/alike.jpg" in caplog.text
-    with pytest.raises(ScrflowError, match=r"no intrinsics of 1 queries \(x/other\.jpg\)"):
-        queries("all.txt")
-    assert queries("all.txt", guess_cameras=True)["x/other.jpg"].params[0] == FOCAL_FACTOR * 600
 
 
 def test_depths_of_the_models_points_make_the_proposal(colmap, project):
@@ -236,7 +103,7 @@ def test_depths_of_the_models_points_make_the_proposal(colmap, project):
     assert found.config.depth_range == (0.1, 8) and any("Indoors? The median depth is 20 m" in m for m in found.missing)
 
 
-# ------------------------------------------------------------------------------------------------------- other layouts
+# ----------------------------------------------------------------------------------------------------- other layouts
 
 
 @pytest.fixture
@@ -319,27 +186,14 @@ def layout(root: Path, form: str, views) -> None:
             frames.append({"file_path": f"images/{Path(name).name}", "transform_matrix": matrix})
         focal = by_name[names[0]].camera.mean_focal_length()
         (root / "transforms.json").write_text(json.dumps({"fl_x": focal, "frames": frames}))
-    elif form == "DSAC*":
-        for i, name in enumerate(names):
-            split = "train" if i < 6 else "test"
-            put(name, f"{split}/rgb/{i}.jpg")
-            for kind, values in (("poses", world_from_cam(name)), ("calibration", np.array([[400.0]]))):
-                (root / split / kind).mkdir(exist_ok=True)
-                np.savetxt(root / split / kind / f"{i}.txt", values)
 
 
-@pytest.mark.parametrize("form", ["pose list", "nerfstudio", "DSAC*"])
-def test_forms_with_poses_are_recognised_and_build(form, views, project, tmp_path):
+@pytest.mark.parametrize("form", ["pose list", "nerfstudio"])
+def test_forms_without_a_unit(form, views, project, tmp_path):
     layout(tmp_path / "data", form, views)
     found = draft(project, tmp_path / "data")
     rows = dict(found.rows)
-    assert rows["form"].startswith(form) and rows["poses"] == "8 of 8", rows
-    config = found.config
-    stage = SceneStage(source=config.source, split=config.split, min_mapping_images=3, unit=config.unit)
-    build_scene(stage, Path(config.root), tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
-    assert len(scene.queries) == (2 if form == "DSAC*" else 1) and len(scene.mapping) == 8 - len(scene.queries)
-    assert config.unit == ("m" if form == "DSAC*" else "unit")
+    assert rows["form"].startswith(form) and rows["poses"] == "8 of 8" and found.config.unit == "unit", rows
     assert draft(project, tmp_path / "data", form="photos").config.source.reader == "photos"
     if form == "nerfstudio":
         (tmp_path / "data/images/003.jpg").unlink()
@@ -348,55 +202,36 @@ def test_forms_with_poses_are_recognised_and_build(form, views, project, tmp_pat
         assert dict(draft(project, tmp_path / "data", skip_missing=True).rows)["poses"] == "7 of 7"
 
 
-NVM = "NVM_V3\n\n1\nseq/a.jpg\t500 1 0 0 0 0 0 0 0.01 0\n\n0\n"
-SKELETONS = {
-    # form: (files, text), the path's folder, keys of the source
-    "kapture": (
-        [
-            f"{p}/sensors/{name}"
-            for p in ("mapping", "query")
-            for name in ("sensors.txt", "records_camera.txt", "a.jpg")
-        ],
-        {"reader": "kapture", "mapping": "mapping", "queries": {"all": "query"}},
-    ),
-    "7-Scenes": (
-        ["TrainSplit.txt", "TestSplit.txt", "seq-01/frame-000000.pose.txt", "seq-01/frame-000000.color.png"],
-        {"reader": "sevenscenes", "folder": "data", "poses": "dslam"},
-    ),
-    "12-Scenes": (
-        ["info.txt", "split.txt", "data/frame-000000.pose.txt", "data/frame-000000.color.jpg"],
-        {"reader": "twelvescenes", "folder": "home/data", "poses": "dslam"},
-    ),
-    "Map-free": (
-        ["intrinsics.txt", "poses.txt", "seq0/frame_00000.jpg", "seq1/frame_00000.jpg"],
-        {"reader": "mapfree"},
-    ),
-    "Cambridge Landmarks": (
-        ["dataset_train.txt", "dataset_test.txt", "reconstruction.nvm", "seq1/frame00001.png"],
-        {"reader": "cambridge"},
-    ),
-    "NVM": (
-        ["models/place.nvm", "photos/seq/a.jpg"],
-        {"reader": "nvm", "model": "models/place.nvm", "images": "photos"},
-    ),
+def nvm(root: Path) -> None:
+    rep = replica(count=6, radial=0.08)
+    names = [f"seq/{i}.jpg" for i in range(len(rep.photos))]
+    write_nvm(root / "place/models/place.nvm", rep, names)
+    for name, photo in zip(names, rep.photos, strict=True):
+        copy_photo(photo, root / "place/pictures" / name)
+
+
+DATASETS = {  # form: (writes it under a root, the folder to name, mapping images, queries)
+    "kapture": (write_hyundai, FOLDER, 10, 3),
+    "7-Scenes": (seven_replica, "7scenes/chess", 5, 3),
+    "12-Scenes": (twelve_replica, "12scenes/apt1/kitchen", 6, 2),
+    "DSAC*": (lambda r: write_wayspots(r, "bears", SEQUENCES), "wayspots_bears", 6, 6),
+    "Map-free": (lambda r: write_mapfree(r / "s0", SEQUENCES), "s0", 6, 6),
+    "Cambridge Landmarks": (lambda r: write_cambridge(r / "Shop", replica(COUNT, radial=0.06)), "Shop", 6, 3),
+    "NVM": (nvm, "place", 5, 1),
 }
 
 
-@pytest.mark.parametrize("form", SKELETONS)
-def test_datasets_are_recognised_by_their_files(form, tmp_path):
-    """Empty files of the true names: detection alone, and keys that the scene's config takes."""
-    files, source = SKELETONS[form]
-    root = tmp_path / "home/data"
-    for name in files:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(NVM if name.endswith(".nvm") else "")
-    found = detect(root)
-    assert found[0].form == form and found[0].source == source, found
-    assert found[-1].form == "photos" and len(found) == (3 if form == "Cambridge Landmarks" else 2)
-    assert (found[0].unit == "m") == (form != "NVM")
-    values = {"description": "", "licence": "", "root": str(found[0].root), "method": "ace", "source": source}
-    config = SceneConfig.model_validate(values)
-    assert any(path.is_file() for path in config.source.files(Path(config.root)))
+@pytest.mark.parametrize("form", DATASETS)
+def test_datasets_are_recognised_and_build(form, project, tmp_path):
+    write, folder, mapping, queries = DATASETS[form]
+    write(tmp_path)
+    found = draft(project, tmp_path / folder)
+    config = found.config
+    assert dict(found.rows)["form"].startswith(form) and (config.unit == "m") == (form != "NVM")
+    stage = SceneStage(source=config.source, split=config.split, min_mapping_images=3, unit=config.unit)
+    build_scene(stage, Path(config.root), tmp_path / "scene")
+    scene = load_scene(tmp_path / "scene")
+    assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
 
 
 def test_real_scenes(project, monkeypatch):
@@ -412,7 +247,7 @@ def test_real_scenes(project, monkeypatch):
     assert kitchen.source.poses == "poses_sfm.txt" and kitchen.split.mapping == "mapping.txt"
 
 
-# -------------------------------------------------------------------------------------------------------------- faults
+# ------------------------------------------------------------------------------------------------------------ faults
 
 
 def cut(path: Path) -> None:
@@ -451,15 +286,6 @@ PHOTO_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", PHOTO_FAULTS)
-def test_photo_faults_are_one_line(photos, project, fault):
-    breaks, message = PHOTO_FAULTS[fault]
-    breaks(photos)
-    with pytest.raises(ScrflowError, match=message) as raised:
-        draft(project, photos)
-    assert "\n" not in str(raised.value)
-
-
 MODEL_FAULTS = {
     "images missing": (
         lambda r: [p.unlink() for p in sorted((r / "images/mapping").iterdir())[:3]],
@@ -481,14 +307,15 @@ MODEL_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", MODEL_FAULTS)
-def test_model_faults_are_one_line(colmap, project, fault):
-    breaks, options, message = MODEL_FAULTS[fault]
-    breaks(colmap)
+@pytest.mark.parametrize("fault", [*PHOTO_FAULTS, *MODEL_FAULTS])
+def test_faults_are_one_line(photos, colmap, project, fault):
+    root = colmap if fault in MODEL_FAULTS else photos
+    breaks, options, message = MODEL_FAULTS.get(fault) or (PHOTO_FAULTS[fault][0], {}, PHOTO_FAULTS[fault][1])
+    breaks(root)
     if "queries" in options:
-        options = {**options, "queries": colmap / options["queries"]}
+        options = {**options, "queries": root / options["queries"]}
     with pytest.raises(ScrflowError, match=message) as raised:
-        draft(project, colmap, **options)
+        draft(project, root, **options)
     assert "\n" not in str(raised.value)
 
 
@@ -496,9 +323,6 @@ def test_model_faults_are_one_line(colmap, project, fault):
 def test_names_that_cannot_be(colmap, project, name):
     with pytest.raises(ScrflowError, match="scene"):
         draft_scene(NewScene(name=name, path=colmap), project, gpu=False)
-
-
-# ---------------------------------------------------------------------------------------------------------- the command
 
 
 def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
@@ -525,73 +349,3 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     assert (config / "scenes/yard.yaml").read_text() == text + "citation: mine\n"
     assert run.invoke(app, [*arguments, "--force"], catch_exceptions=False).exit_code == 0
     assert (config / "scenes/yard.yaml").read_text() == text
-
-
-# -------------------------------------------------------------------------------------------------------------- upright
-
-
-@pytest.mark.parametrize("orientation", range(2, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_upright(photo, project, tmp_path, orientation, suffix):
-    """Pixels as viewers show them, the focal length kept; JPEG within 48 dB of them (measured 52 to 56)."""
-    folder = tmp_path / "in"
-    tags = {F35: 28, WIDTH: 768, HEIGHT: 512}
-    turned = with_exif(photo, folder / f"a/turned{suffix}", top={0x0112: orientation, 0x0110: "phone"}, **tags)
-    plain = with_exif(photo, folder / f"plain{suffix}", **tags)
-    done = upright(folder, tmp_path / "out")
-    assert done.turned == (f"a/turned{suffix}",) and done.copied == 1
-    assert (tmp_path / f"out/plain{suffix}").read_bytes() == plain.read_bytes()
-    with Image.open(turned) as image:
-        shown = np.asarray(ImageOps.exif_transpose(image), np.float64)
-    with Image.open(tmp_path / f"out/a/turned{suffix}") as image:
-        found, exif = np.asarray(image, np.float64), image.getexif()
-    assert found.shape == shown.shape == ((768, 512, 3) if orientation > 4 else (512, 768, 3))
-    error = np.mean((found - shown) ** 2)
-    assert error == 0 if suffix == ".png" else 10 * np.log10(255**2 / error) > 48
-    inner = exif.get_ifd(0x8769)
-    assert exif.get(0x0112, 1) == 1 and exif[0x0110] == "phone" and inner[0xA405] == 28
-    assert (inner[0xA002], inner[0xA003]) == (found.shape[1], found.shape[0])
-    camera, source = camera_from_exif(tmp_path / f"out/a/turned{suffix}", "SIMPLE_RADIAL")
-    assert source == "exif focal 35mm"
-    assert camera.mean_focal_length() == pytest.approx(28 / 43.27 * math.hypot(768, 512), rel=1e-3)
-    size = turned.stat().st_size
-    assert suffix == ".png" or 0.95 < (tmp_path / f"out/a/turned{suffix}").stat().st_size / size < 1.05
-
-
-@pytest.mark.parametrize("suffix", [".tif", ".webp", ".bmp", ".mpo.jpg"])
-def test_upright_of_other_files(photo, tmp_path, suffix):
-    """BMP has no EXIF; phones write several pictures in a JPEG (MPO), of which the first is kept (49.9 dB)."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / f"in/photo{suffix}"
-    path.parent.mkdir()
-    with Image.open(photo) as image:
-        small = image.resize((96, 64))
-        if suffix == ".mpo.jpg":
-            small.save(path, "MPO", save_all=True, append_images=[small], exif=exif.tobytes(), quality=92)
-        elif suffix == ".bmp":
-            small.save(path)
-        else:
-            small.save(path, exif=exif.tobytes())
-    done = upright(tmp_path / "in", tmp_path / "out")
-    with Image.open(path) as image, Image.open(tmp_path / f"out/photo{suffix}") as turned:
-        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float64)
-        found = np.asarray(turned.convert("RGB"), np.float64)
-        assert turned.getexif().get(0x0112, 1) == 1
-    assert bool(done.turned) == (suffix != ".bmp") and found.shape == shown.shape
-    error = np.mean((found - shown) ** 2)
-    assert 10 * np.log10(255**2 / error) > 47 if suffix == ".mpo.jpg" else error == 0
-
-
-def test_upright_refuses(photos, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine.txt").write_text("mine")
-    with pytest.raises(ScrflowError, match=r"out: is there already"):
-        upright(photos, tmp_path / "out")
-    with pytest.raises(ScrflowError, match=r"photos/out: lies in .*photos"):
-        upright(photos, photos / "out")
-    turn(photos)
-    cut(photos / "map/3.jpg")
-    with pytest.raises(ScrflowError, match=r"map/3\.jpg: image is damaged"):
-        upright(photos, tmp_path / "new")
-    assert not (tmp_path / "new").exists()

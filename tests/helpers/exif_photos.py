@@ -1,0 +1,55 @@
+"""Photos with EXIF, and a small COLMAP scene of demo photos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
+
+from scrflow.scene.colmap_model import read_model
+
+DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+
+
+def with_exif(source: Path, target: Path, size=(768, 512), top=None, **tags) -> Path:
+    """A smaller copy with EXIF tags by number."""
+    exif = Image.Exif()
+    exif.update(top or {})
+    exif.get_ifd(0x8769).update({int(tag.removeprefix("x"), 16): value for tag, value in tags.items()})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as image:
+        image.resize(size).save(target, exif=exif.tobytes())
+    return target
+
+
+F35, FOCAL, WIDTH, HEIGHT, PLANE_X, PLANE_Y, UNIT = "xA405", "x920A", "xA002", "xA003", "xA20E", "xA20F", "xA210"
+FULL_FRAME = {FOCAL: IFDRational(50), PLANE_X: IFDRational(3072 * 254, 360), PLANE_Y: IFDRational(2048 * 254, 240)}
+SMALLER = {**FULL_FRAME, WIDTH: 3072, HEIGHT: 2048, UNIT: 2}  # as a 3072x2048 photo made smaller keeps it
+APPLE = {"top": {0x010F: "Apple", 0x0110: "iPhone 6"}}
+
+
+def real_photo() -> Path:
+    path = DATA / "herzjesu/images/0000.jpg"
+    if not path.is_file():
+        pytest.skip(f"real photos are not at hand ({DATA}/herzjesu)")
+    return path
+
+
+def write_colmap(root: Path) -> Path:
+    """Ten demo images in COLMAP's usual layout: sparse/0 and images."""
+    model = read_model(DEMO / "model")
+    keep = (DEMO / "mapping.txt").read_text().split()[:40:4]
+    for image_id in list(model.reg_image_ids()):
+        if model.image(image_id).name not in keep:
+            model.deregister_frame(model.image(image_id).frame_id)
+    (root / "sparse/0").mkdir(parents=True)
+    model.write_binary(str(root / "sparse/0"))
+    for name in keep:
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEMO / "images" / name, root / "images" / name)
+    return root
