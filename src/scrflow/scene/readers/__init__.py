@@ -6,11 +6,41 @@ A new form is one module here, named as its ``reader``, and its keys as a model 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import pycolmap
 
 from scrflow.config import Source
 from scrflow.core.plugins import load
-from scrflow.scene.readers.base import Collection, SourceImage
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImage:
+    """An image as the source describes it."""
+
+    name: str  # relative to Collection.image_root
+    camera: pycolmap.Camera
+    cam_from_world: np.ndarray | None  # [3, 4] float64; None: no pose known (queries only)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """All images that a source lists, before the split."""
+
+    where: Path  # the file or folder that errors name
+    image_root: Path
+    images: tuple[SourceImage, ...]
+    split: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # (mapping, queries) where the layout fixes it
+    conditions: Mapping[str, str] = field(default_factory=dict)  # of that split's queries; "all" where not given
+    model: pycolmap.Reconstruction | None = None  # where there are 3D points to keep
+    inputs: Mapping[str, Path | str] = field(default_factory=dict)  # artifacts it was read from, for the stamp
+    # images without which the mapping goes on: name -> reason (not registered by SfM)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)  # image -> its room, where several make up the scene
+    guessed: frozenset[str] = frozenset()  # names whose intrinsics nothing tells: a query only where the split says so
+    sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of the file that its pose was made from
 
 
 def read_source(
@@ -22,6 +52,3 @@ def read_source(
     """
     read = load("reader", source.reader).read
     return read(source, root, sfm_model, **({"parts": parts} if parts else {}))
-
-
-__all__ = ["Collection", "SourceImage", "read_source"]

@@ -21,7 +21,7 @@ from scrflow.core.geometry import pose_error, rotation_from_quaternion
 from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 from scrflow.scene.readers.nvm import image_size, model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
 

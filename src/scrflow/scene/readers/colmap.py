@@ -7,7 +7,7 @@ from pathlib import Path
 from scrflow.config import ColmapSource
 from scrflow.scene.checks import check_unique
 from scrflow.scene.colmap_model import read_model, views_of_model
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 
 def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Collection:

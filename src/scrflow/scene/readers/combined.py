@@ -23,7 +23,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.scene.checks import some
 from scrflow.scene.model import Scene, load_scene
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 
 def read(

@@ -17,7 +17,7 @@ from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.lists import read_array
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 
 def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:

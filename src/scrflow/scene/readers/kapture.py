@@ -19,7 +19,7 @@ import pycolmap
 from scrflow.config import KaptureSource
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 from scrflow.storage.listfile import read_lines
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")

@@ -16,7 +16,7 @@ from scrflow.config import MapFreeSource
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.lists import pose_of_numbers, read_numbers
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 
 def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -22,7 +22,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_name, checked_pose, checked_size, some
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 log = logging.getLogger("scrflow")
 

@@ -39,7 +39,7 @@ from scrflow.core.images import image_size as header_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import finite_numbers, read_query_list
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 log = logging.getLogger("scrflow")
 

@@ -13,7 +13,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, list_photos
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 from scrflow.storage.artifact import read_json, read_stamp
 
 log = logging.getLogger("scrflow")

@@ -13,7 +13,7 @@ from scrflow.config import PoseListSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
 from scrflow.scene.lists import pose_of_numbers, read_numbers
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 _FORM = "qw qx qy qz tx ty tz f"
 

@@ -19,7 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.core.seeds import numpy_generator
 from scrflow.scene.model import load_scene
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 
 
 def read(

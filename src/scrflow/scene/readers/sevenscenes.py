@@ -28,7 +28,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
 from scrflow.scene.lists import read_array
-from scrflow.scene.readers.base import Collection, SourceImage
+from scrflow.scene.readers import Collection, SourceImage
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
 

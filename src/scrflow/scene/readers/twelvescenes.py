@@ -17,7 +17,7 @@ from scrflow.config import TwelveScenesSource
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.lists import finite_numbers
-from scrflow.scene.readers.base import Collection
+from scrflow.scene.readers import Collection
 from scrflow.scene.readers.sevenscenes import (
     NOT_FINITE,
     NOT_LISTED,
