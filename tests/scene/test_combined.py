@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from scrflow.config import ColmapSource, CombinedSource, CovisibilityStage, GraphConfig, SceneConfig, SceneStage, Split
 from scrflow.core.errors import ScrflowError
@@ -184,61 +183,3 @@ def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
 def test_config_mistakes(source, message):
     with pytest.raises(ValueError, match=message):
         SceneConfig(description="", licence="", root=".", method="m", source={"reader": "combined", **source})
-
-
-# ------------------------------------------------------------------------------------------------------------ workflow
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "redkitchen").is_dir() or not (DATA / "fox").is_dir(), reason=f"no photos in {DATA}")
-def test_two_real_rooms_through_the_workflow(tmp_path):
-    """A few photos of redkitchen and of fox as one scene and its graph, by Snakemake."""
-    from tiny_project import Project as TinyProject
-
-    project = TinyProject(tmp_path / "project")
-    data = project.folder / "data"
-    for name, every in (("redkitchen", (12, 10)), ("fox", (3, 4))):
-        (data / name).mkdir()
-        for path in (DATA / name).iterdir():
-            if path.name not in ("mapping.txt", "queries.txt"):
-                (data / name / path.name).symlink_to(path.resolve())
-        for kind, step in zip(("mapping", "queries"), every, strict=True):
-            lines = (DATA / name / f"{kind}.txt").read_text().split()[::step]
-            (data / name / f"{kind}.txt").write_text("\n".join(lines) + "\n")
-        scene = yaml.safe_load((REPO / f"config/scenes/{name}.yaml").read_text())
-        scene = {k: v for k, v in scene.items() if k != "download"}
-        scene |= {"root": f"data/{name}", "in_project": True, "method": "quick"}
-        project.write(f"config/scenes/{name}.yaml", scene)
-    duo = {
-        "description": "two rooms",
-        "licence": "those of the parts",
-        "root": ".",
-        "in_project": True,
-        "source": {"reader": "combined", "scenes": ["redkitchen", "fox"]},
-        "method": "quick",
-    }
-    project.write("config/scenes/duo.yaml", duo)
-    done = project.snakemake("results/duo/scene/scene.json", check=False)
-    assert done.returncode == 1 and "units differ (redkitchen: m, fox: unit)" in done.stdout
-
-    duo["source"]["allow_units"] = True
-    project.write("config/scenes/duo.yaml", duo)
-    project.snakemake("results/duo/covisibility.npz")
-
-    here = os.getcwd()
-    os.chdir(project.folder)  # image_root is relative to the project
-    try:
-        scene = load_scene(Path("results/duo/scene"))
-        assert scene.image_root == Path("data")
-        graph = load_graph(Path("results/duo/covisibility.npz"))
-    finally:
-        os.chdir(here)
-    i, j = graph.csr.nonzero()
-    room = np.array([scene.parts[name] for name in graph.names])
-    assert len(i) and (room[i] == room[j]).all() and set(room[i]) == {"redkitchen", "fox"}
-    conditions = [q.condition for q in scene.queries]
-    assert {name: conditions.count(name) for name in set(conditions)} == {"redkitchen": 3, "fox": 3}
-
-    project.write("config/scenes/duo.yaml", {**duo, "source": {"reader": "combined", "scenes": ["fox", "foxx"]}})
-    done = project.snakemake("-n", "results/fox/scene/scene.json", check=False)
-    assert "config/scenes/duo.yaml: key source.scenes: no 'foxx'" in done.stdout

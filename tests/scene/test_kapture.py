@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dataset_faults import GONE, change, check_refused
-from replicas_kapture import DEMO, FOLDER, MAPPING, TEST, VALIDATION, pose_of, seven, table, write_hyundai
+from replicas_kapture import DEMO, FOLDER, MAPPING, TEST, VALIDATION, pose_of, seven, write_hyundai
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import KaptureSource, SceneStage, Split
@@ -219,37 +218,3 @@ def test_hyundai_config_reads_the_replica(dataset, tmp_path):
     config = Project(REPO / "config")
     build_scene(config.scene_stage("hyundai-1f"), dataset, tmp_path / "scene")
     assert len(load_scene(tmp_path / "scene").mapping) == len(MAPPING)
-
-
-def test_robotcar_config_reads_its_form(tmp_path):
-    """Three cameras on the car; training images of another condition have the rear camera's pose alone."""
-    root = tmp_path / "data"
-    base = root / "RobotCar_Seasons-v2/04"
-    cameras = [f"{c}, , camera, PINHOLE, 512, 384, 400.0, 400.0, 256.0, 192.0" for c in ("left", "rear", "right")]
-    times = [1417178853389469 + 100 * i for i in range(3)]
-    names = iter(MAPPING + VALIDATION)
-    for part, conditions in (("mapping", ("overcast-reference", "snow")), ("query", ("night",))):
-        trajectories, records = [], []
-        for condition in conditions:
-            for time in times if condition == "overcast-reference" else [1423000000000000]:
-                for camera in ("left", "rear", "right") if part == "mapping" else ("rear",):
-                    path = f"{condition}/{camera}/{time}.jpg"
-                    records.append(f"{time}, {camera}, {path}")
-                    view = DEMO[next(names, "mapping/001.jpg")]
-                    if condition == "overcast-reference" or (condition == "snow" and camera == "rear"):
-                        trajectories.append(f"{time},  {camera}, {pose_of(view)}")
-                    image = base / part / "sensors/records_data" / path
-                    image.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(REPO / "demo/images/mapping/000.jpg", image)
-        folder = base / part / "sensors"
-        table(folder / "sensors.txt", "#", cameras)
-        table(folder / "rigs.txt", "#", [f"car, {c}, 1, 0, 0, 0, {i}, 0, 0" for i, c in enumerate(("left", "rear"))])
-        table(folder / "records_camera.txt", "#", records)
-        if trajectories:
-            table(folder / "trajectories.txt", "#", trajectories)
-    build_scene(Project(REPO / "config").scene_stage("robotcar-seasons-04"), root, tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
-    names = [view.name.removeprefix("mapping/sensors/records_data/") for view in scene.mapping]
-    assert len(names) == 10 and [n for n in names if n.startswith("snow")] == ["snow/rear/1423000000000000.jpg"]
-    assert [q.name for q in scene.queries] == ["query/sensors/records_data/night/rear/1423000000000000.jpg"]
-    assert scene.query_poses == {}

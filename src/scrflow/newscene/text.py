@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ class Look:
     unit: str
     several_cameras: str | None  # why bare photos are not of one camera
     outdoor: bool
-    scale: Scale = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", scale_of(self.collection.model, self.unit == "m" or self.bare, self.outdoor))
+    @functools.cached_property
+    def scale(self) -> Scale:
+        return scale_of(self.collection.model, self.unit == "m" or self.bare, self.outdoor)
 
     @property
     def bare(self) -> bool:
