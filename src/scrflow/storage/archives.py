@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives that nobody has looked at, and remember what was fetched.
+"""Unpack untrusted zip and tar archives, and remember what was fetched.
 
 All members stay in the folder and take no more room than an archive of its size can stand for. Lists in ``.scrflow/``
 of a dataset's folder, one a download table or archive, hold the SHA-256 of every downloaded or unpacked file, in the

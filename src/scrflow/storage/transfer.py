@@ -93,13 +93,15 @@ def _transfer(url: str, part: Path, progress: Progress | None, most: int | None)
 
 
 def _signed(url: str) -> str:
-    """An address of the object that holds for an hour. boto3 finds credentials, region and store by itself:
-    AWS_ACCESS_KEY_ID and the like, ~/.aws, AWS_ENDPOINT_URL for a store that is not Amazon's."""
+    """An address of the object that holds for an hour. boto3 finds credentials, the bucket's region and the store by
+    itself: AWS_ACCESS_KEY_ID, AWS_REGION and the like, ~/.aws, AWS_ENDPOINT_URL for a store that is not Amazon's."""
     try:
         import boto3
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        raise ScrflowError(f"{url}: addresses s3:// need boto3: make storage-plugins (docs/storage.md)") from None
+        raise ScrflowError(
+            f"{url}: addresses s3:// need boto3: make storage-plugins (docs/reproducibility.md)"
+        ) from None
     parts = urlsplit(url)
     place = {"Bucket": parts.netloc, "Key": unquote(parts.path).removeprefix("/")}
     try:
