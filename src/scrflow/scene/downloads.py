@@ -68,7 +68,7 @@ class RemoteFile(Strict):
 
     path: str = Field(pattern=r"^[^/\\]", description="relative to the scene's folder, without ..")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    url: str = Field(pattern=r"^(https://|s3://|[^:]+$)")
+    url: str = Field(min_length=1)
     keep: tuple[str, ...] = ()
 
     @field_validator("path")
@@ -77,6 +77,13 @@ class RemoteFile(Strict):
         if ".." in PurePosixPath(path).parts or "\\" in path:
             raise ValueError("leads out of the scene's folder; use one relative to it")
         return path
+
+    @field_validator("url")
+    @classmethod
+    def _fetchable(cls, url: str) -> str:
+        if urlsplit(url).scheme not in ("https", "s3", ""):  # ValueError for no url at all
+            raise ValueError("is not https or s3")
+        return url
 
 
 def read_table(table: Path) -> list[RemoteFile]:

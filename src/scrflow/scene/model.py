@@ -157,7 +157,7 @@ def load_scene(folder: Path) -> Scene:
             tuple(queries),
             read_poses(poses) if poses.exists() else {},
             stamp,
-            info.get("parts", {}),
+            {v.name: info["parts"][v.name] for v in mapping} if info.get("parts") else {},
             {item.name: info["sha256"][item.name] for item in (*mapping, *queries)},
         )
     except (KeyError, TypeError) as error:
