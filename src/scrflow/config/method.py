@@ -20,7 +20,7 @@ class GlobalEncodingUse(Strict):
 
 
 class HeadConfig(Strict):
-    """The scene-specific MLP (DESIGN: Head)."""
+    """The scene-specific MLP (docs/architecture.md)."""
 
     width: int = Field(768, ge=8)
     hidden_ratio: float = Field(2.0, gt=0)
@@ -50,7 +50,7 @@ class HeadConfig(Strict):
 
 
 class LossConfig(Strict):
-    """Loss terms and their schedules (GLACE eq. 3-4; DESIGN: Loss)."""
+    """Loss terms and their schedules (GLACE eq. 3-4; docs/architecture.md)."""
 
     norm: Literal[1, 2] = Field(2, description="of the reprojection error: 1 in ACE and GLACE (eq. 2), 2 in R-SCoRe")
     bandwidth_max: float = Field(50.0, gt=0, description="px")

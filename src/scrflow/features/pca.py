@@ -1,4 +1,4 @@
-"""PCA of local descriptors (DESIGN: Local encodings)."""
+"""PCA of local descriptors."""
 
 from __future__ import annotations
 
