@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confined import Confined
 from filelock import FileLock
 from graph_helpers import ring_views  # noqa: F401
 from tiny_project import POSES, REPO, Project
@@ -108,14 +107,6 @@ def inputs(tmp_path_factory) -> dict:
     depth = folder / "depth.h5"
     estimate_sample_depths(SampleDepthStage(depth=SampleDepthConfig(), seed=1), graph, shards, depth, 1)
     return {"shards": shards, "graph": graph, "encoding": synthetic.write_encoding(folder), "depth": depth}
-
-
-@pytest.fixture(scope="session")
-def confined() -> Iterator[Confined]:
-    """Readers, each call in a process of its own."""
-    found = Confined()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="session")
