@@ -1,27 +1,49 @@
-"""Poses that cannot be, alone or all together: refused in one line, and the scene of before stays.
+"""Poses and intrinsics that cannot be right: refused in one line that says where, and the earlier scene stays.
 
-Faults of single lines in each dataset form (a quaternion's length, numbers missing or not finite, doubles) are in
-tests/scene/test_build.py, test_kapture.py, test_cambridge.py and test_nvm.py.
+Faults of single lines in each dataset format are in tests/scene.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import photo_kinds as kinds
+import pycolmap
 import pytest
 
 from scrflow.config import NerfstudioSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
+from scrflow.localize.query import camera_of
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.checks import check_intrinsics, lost_share
 
 COUNT = 6
+NERFSTUDIO = kinds.STAGE.model_copy(update={"source": NerfstudioSource(reader="nerfstudio")})
+
+
+def listed(**split: object):
+    return kinds.STAGE.model_copy(update={"split": kinds.STAGE.split.model_copy(update={"every": None, **split})})
+
+
+def assert_refused(stage, root: Path, scene: Path, message: str, spoil: Callable[[Path], None]) -> None:
+    """After a good run, the spoilt input is refused and the earlier scene stays."""
+    build_scene(stage, root, scene)
+    before = (scene / "scene.json").read_bytes()
+    spoil(root)
+    with pytest.raises(ScrflowError, match=message) as caught:
+        build_scene(stage, root, scene)
+    assert "\n" not in str(caught.value) and str(root) in str(caught.value)
+    assert (scene / "scene.json").read_bytes() == before
+
+
+# --------------------------------------------------------------------------------------------------------------- poses
 
 
 def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
@@ -32,174 +54,158 @@ def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     return edit
 
 
-def field(i: int, number: int, value: str) -> Callable[[Path], None]:
-    """Field ``number`` of line ``i``."""
-
-    def change(all_lines: list[str]) -> list[str]:
-        fields = all_lines[i].split()
-        fields[number] = value
-        return [*all_lines[:i], " ".join(fields), *all_lines[i + 1 :]]
-
-    return lines(change)
+def second(line: str) -> Callable[[Path], None]:
+    return lines(lambda before: [before[0], line, *before[2:]])
 
 
-def poses(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    """All poses [6, 3, 4] anew."""
+def centres(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """All camera centres [6, 3] elsewhere."""
 
     def write(root: Path) -> None:
-        new = change(np.stack([kinds.pose_of(i) for i in range(COUNT)]))
-        (root / "poses.txt").write_text("".join(kinds.pose_text(f"{i}.jpg", pose) for i, pose in enumerate(new)))
+        inverse = invert_pose(np.stack([kinds.pose_of(i) for i in range(COUNT)]))
+        inverse[:, :, 3] = change(inverse[:, :, 3])
+        poses = enumerate(invert_pose(inverse))
+        (root / "poses.txt").write_text("".join(kinds.pose_text(f"{i}.jpg", pose) for i, pose in poses))
 
     return write
 
 
-def moved(centres: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    def change(all_poses: np.ndarray) -> np.ndarray:
-        inverse = invert_pose(all_poses)
-        inverse[:, :, 3] = centres(inverse[:, :, 3])
-        return invert_pose(inverse)
-
-    return poses(change)
-
-
-def lone(index: int, place: float) -> Callable[[np.ndarray], np.ndarray]:
-    def change(centres: np.ndarray) -> np.ndarray:
-        centres[index, 0] = place
-        return centres
-
-    return change
+def far_away(centres_N3: np.ndarray) -> np.ndarray:
+    centres_N3[1, 0] = 1e9
+    return centres_N3
 
 
 FAULTS = {
-    "NaN": (field(1, 3, "nan"), r"poses\.txt: line 2: 1\.jpg: expected 'name qw .* with finite numbers"),
-    "infinite": (field(1, 5, "-inf"), r"poses\.txt: line 2: 1\.jpg: expected .*finite numbers"),
-    "zero quaternion": (
-        lines(lambda ls: [ls[0], "1.jpg 0 0 0 0 1 2 3 130", *ls[2:]]),
-        r"poses\.txt: line 2: 1\.jpg: quaternion has length 0, expected 1 \(order: qw qx qy qz\); correct the line",
-    ),
-    "scaled quaternion": (
-        lines(lambda ls: [ls[0], "1.jpg 2 0 0 0 1 2 3 130", *ls[2:]]),
-        r"poses\.txt: line 2: 1\.jpg: quaternion has length 2, expected 1",
-    ),
-    "too few columns": (
-        lines(lambda ls: [ls[0], "1.jpg 1 0 0 0 1 2 3", *ls[2:]]),
-        r"line 2: 1\.jpg: expected 'name qw",
-    ),
-    "too many columns": (lines(lambda ls: [ls[0], f"{ls[1]} 0", *ls[2:]]), r"line 2: 1\.jpg: expected 'name qw qx qy"),
-    "a word for a number": (field(1, 2, "0,5"), r"line 2: 1\.jpg: expected 'name qw qx qy qz tx ty tz f'"),
-    "a line twice": (lines(lambda ls: [ls[0], *ls]), r"poses\.txt: line 2: 0\.jpg: listed twice; remove one line"),
-    "empty file": (lines(lambda ls: []), r"poses\.txt: no pose in it; expected lines 'name qw qx qy qz tx ty tz f'"),
-    "one camera lost far away": (
-        moved(lone(1, 1e9)),
-        r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others, which are 0\.\d+ apart \(median\); correct its pose",
-    ),
+    "NaN": (second("1.jpg 1 0 nan 0 1 2 3 130"), r"poses\.txt: line 2: 1\.jpg: .*finite"),
+    "zero quaternion": (second("1.jpg 0 0 0 0 1 2 3 130"), r"line 2: 1\.jpg: quaternion has length 0, expected 1"),
+    "too few columns": (second("1.jpg 1 0 0 0 1 2 3"), r"line 2: 1\.jpg: expected 'name qw"),
+    "a word": (second("1.jpg 1 0,5 0 0 1 2 3 130"), r"line 2: 1\.jpg: expected 'name qw qx qy qz tx ty tz f'"),
+    "a line twice": (lines(lambda ls: [ls[0], *ls]), r"poses\.txt: line 2: 0\.jpg: listed twice"),
+    "empty file": (lines(lambda ls: []), r"poses\.txt: no pose"),
+    "one camera far away": (centres(far_away), r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others"),
     "geographic coordinates": (
-        moved(lambda c: c + np.array([4.5e5, 5.4e6, 100])),
-        r"poses\.txt: the cameras stand 5\.42e\+06 from the origin and 0\.\d+ from each other \(median\); single",
+        centres(lambda c: c + np.array([4.5e5, 5.4e6, 100])),
+        r"poses\.txt: the cameras stand 5\.42e\+06 from the origin and 0\.\d+ from each other",
     ),
     "all cameras in one place": (
-        moved(lambda c: np.tile(c[:1], (len(c), 1))),
-        r"poses\.txt: all 4 mapping cameras stand in one place, so no depth can be learnt; are their translations",
+        centres(lambda c: np.tile(c[:1], (len(c), 1))),
+        r"poses\.txt: all 4 mapping cameras stand in one place",
     ),
-    "no translations": (moved(lambda c: 0 * c), r"poses\.txt: all 4 mapping cameras stand in one place"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_bad_poses_are_refused_and_the_scene_of_before_stays(tmp_path, fault):
-    root = kinds.dataset(tmp_path / "data", COUNT)
-    build_scene(kinds.STAGE, root, tmp_path / "scene")
-    before = (tmp_path / "scene/scene.json").read_bytes()
+def test_bad_poses(tmp_path, fault):
     spoil, message = FAULTS[fault]
-    spoil(root)
-    with pytest.raises(ScrflowError, match=message) as caught:
-        build_scene(kinds.STAGE, root, tmp_path / "scene")
-    assert "\n" not in str(caught.value) and str(root / "poses.txt") in str(caught.value)
-    assert (tmp_path / "scene/scene.json").read_bytes() == before
+    assert_refused(kinds.STAGE, kinds.dataset(tmp_path / "data", COUNT), tmp_path / "scene", message, spoil)
 
 
-def test_a_line_less_is_told_by_the_split_that_asks_for_it(tmp_path):
+def test_a_listed_image_without_a_pose(tmp_path):
     root = kinds.dataset(tmp_path / "data", COUNT)
     (root / "mapping.txt").write_text("".join(f"{i}.jpg\n" for i in range(4)))
     (root / "queries.txt").write_text("5.jpg\n")
-    lines(lambda ls: [ls[0], *ls[2:]])(root)
-    split = {"every": None, "mapping": "mapping.txt", "queries": {"all": "queries.txt"}}
-    stage = kinds.STAGE.model_copy(update={"split": kinds.STAGE.split.model_copy(update=split)})
-    with pytest.raises(ScrflowError, match=r"mapping\.txt: 1\.jpg is listed, but .*poses\.txt has no pose of it; add"):
-        build_scene(stage, root, tmp_path / "scene")
+    stage = listed(mapping="mapping.txt", queries={"all": "queries.txt"})
+    message = r"mapping\.txt: 1\.jpg is listed, but .*poses\.txt has no pose"
+    assert_refused(stage, root, tmp_path / "scene", message, lines(lambda ls: [ls[0], *ls[2:]]))
 
 
-def test_a_copied_line_is_warned_of(tmp_path, caplog):
+def test_a_copied_line_is_a_warning(tmp_path, caplog):
     root = kinds.dataset(tmp_path / "data", COUNT)
     lines(lambda ls: [*ls[:3], ls[2].replace("2.jpg", "3.jpg"), *ls[4:]])(root)
     with caplog.at_level(logging.WARNING, "scrflow"):
         build_scene(kinds.STAGE, root, tmp_path / "scene")
-    assert "1 mapping images have exactly the pose of another one: 3.jpg; is a line copied?" in caplog.text
+    assert "3.jpg; is a line copied?" in caplog.text
     assert len(load_scene(tmp_path / "scene").mapping) == 4
 
 
-# ------------------------------------------------------------------------------------------------------- 4x4 matrices
+def transforms(change: Callable[[np.ndarray], object] = lambda m: m, **values: float) -> Callable[[Path], None]:
+    """transforms.json, with another matrix of the second frame."""
+
+    def write(root: Path) -> None:
+        matrices = [np.vstack([invert_pose(kinds.pose_of(i)), [0, 0, 0, 1]]) for i in range(COUNT)]
+        matrices[1] = np.asarray(change(matrices[1]), object)
+        frames = [{"file_path": f"images/{i}.jpg", "transform_matrix": m.tolist()} for i, m in enumerate(matrices)]
+        (root / "transforms.json").write_text(json.dumps({"fl_x": 130, **values, "frames": frames}))
+
+    return write
 
 
-def _matrix(change: Callable[[np.ndarray], object]) -> Callable[[list[dict]], None]:
-    def spoil(frames: list[dict]) -> None:
-        new = change(np.array(frames[1]["transform_matrix"]))
-        frames[1]["transform_matrix"] = new.tolist() if isinstance(new, np.ndarray) else new
-
-    return spoil
-
-
-def _last_row(m: np.ndarray) -> np.ndarray:
-    m[3] = (0, 0, 0, 2)
-    return m
-
-
-def _sheared(m: np.ndarray) -> np.ndarray:
-    m[0, 1] += 0.1
-    return m
-
-
-FRAME = r"transforms\.json: frame images/1\.jpg: "
-MATRIX_FAULTS = {
-    "mirrored": (
-        _matrix(lambda m: m @ np.diag([1.0, 1, -1, 1])),
-        FRAME
-        + r"3x3 part of the pose is a mirrored rotation \(determinant -1\.0000, expected \+1\); an axis has the wrong",
-    ),
-    "scaled": (
-        _matrix(lambda m: m @ np.diag([1.1, 1.1, 1.1, 1])),
-        FRAME + r"3x3 part of the pose is not a rotation \(R R",
-    ),
-    "sheared": (_matrix(_sheared), FRAME + r"3x3 part of the pose is not a rotation"),
-    "all zero": (
-        _matrix(lambda m: 0 * m),
-        FRAME + r"last row of the pose is \[0\.0, 0\.0, 0\.0, 0\.0\], expected 0 0 0 1",
-    ),
-    "last row": (_matrix(_last_row), FRAME + r"last row of the pose is \[0\.0, 0\.0, 0\.0, 2\.0\], expected 0 0 0 1"),
-    "3x3": (_matrix(lambda m: m[:3, :3]), FRAME + r"pose has shape \(3, 3\), expected 4x4 or 3x4"),
-    "ragged": (_matrix(lambda m: [[1, 2], [3]]), FRAME + "transform_matrix is not a 4x4 of numbers"),
-    "NaN": (_matrix(lambda m: m * np.nan), FRAME + "pose has a number that is not finite"),
+MATRICES = {
+    "mirrored": (lambda m: m @ np.diag([1.0, 1, -1, 1]), r"mirrored rotation \(determinant -1\.0000"),
+    "scaled": (lambda m: m @ np.diag([1.1, 1.1, 1.1, 1]), "is not a rotation"),
+    "all zero": (lambda m: 0 * m, r"last row of the pose is \[0\.0, 0\.0, 0\.0, 0\.0\]"),
+    "3x3": (lambda m: m[:3, :3], r"pose has shape \(3, 3\), expected 4x4 or 3x4"),
+    "NaN": (lambda m: m * np.nan, "not finite"),
 }
 
 
-@pytest.mark.parametrize("fault", MATRIX_FAULTS)
-def test_bad_matrices_are_refused(tmp_path, fault):
+@pytest.mark.parametrize("fault", MATRICES)
+def test_bad_matrices(tmp_path, fault):
+    root, (change, message) = kinds.dataset(tmp_path / "data", COUNT), MATRICES[fault]
+    transforms()(root)
+    where = r"transforms\.json: frame images/1\.jpg: .*"
+    assert_refused(NERFSTUDIO, root, tmp_path / "scene", where + message, transforms(change))
+
+
+# ---------------------------------------------------------------------------------------------------------- intrinsics
+
+CAMERAS = {
+    "zero focal length": ("PINHOLE", [0, 130, 80, 60], r"focal length \[0\.0, 130\.0\] px, expected a positive number"),
+    "focal length NaN": ("PINHOLE", [math.nan, 130, 80, 60], "not finite"),
+    "focal length in mm": ("PINHOLE", [4.2, 4.2, 80, 60], "160x120 looks like millimetres"),
+    "focal length as a share": ("SIMPLE_PINHOLE", [0.8, 80, 60], "share of the width; in px it would be 128"),
+    "focal length too long": ("SIMPLE_PINHOLE", [130e6, 80, 60], "shows under half a degree"),
+    "focal lengths that differ": ("PINHOLE", [130, 390, 80, 60], "differ by more than 2 times"),
+    "principal point outside": ("PINHOLE", [130, 130, 200, 60], "principal point 200, 60 px lies outside"),
+    "parameters of another model": ("PINHOLE", [130, 80, 60, 0.01], r"principal point 60, 0\.01 is at the edge"),
+    "distortion": ("SIMPLE_RADIAL", [130, 80, 60, -0.9], r"distortion cannot be inverted over \d\d% of the image"),
+    "unknown model": ("PINHOL", [130, 130, 80, 60], "no COLMAP camera model 'PINHOL'"),
+    "too few parameters": ("PINHOLE", [130, 80, 60], "takes parameters fx, fy, cx, cy, found 3 numbers"),
+    "size zero": ("PINHOLE 0 120", [130, 130, 80, 60], "camera has size 0x120 px"),
+}
+
+
+@pytest.mark.parametrize("fault", CAMERAS)
+def test_bad_cameras(tmp_path, fault):
+    """As the camera of a query in a list, and as that of ``scrflow localize``."""
+    model, params, message = CAMERAS[fault]
+    camera = " ".join([model if " " in model else f"{model} 160 120", *map(repr, params)])
     root = kinds.dataset(tmp_path / "data", COUNT)
-    frames = [
-        {
-            "file_path": f"images/{i}.jpg",
-            "transform_matrix": np.vstack([invert_pose(kinds.pose_of(i)), [0, 0, 0, 1]]).tolist(),
-        }
-        for i in range(COUNT)
-    ]
-    stage = kinds.STAGE.model_copy(update={"source": NerfstudioSource(reader="nerfstudio")})
-    (root / "transforms.json").write_text(json.dumps({"fl_x": 130, "frames": frames}))
-    build_scene(stage, root, tmp_path / "scene")
-    before = (tmp_path / "scene/scene.json").read_bytes()
-    spoil, message = MATRIX_FAULTS[fault]
-    spoil(frames)
-    (root / "transforms.json").write_text(json.dumps({"fl_x": 130, "frames": frames}))
-    with pytest.raises(ScrflowError, match=message) as caught:
-        build_scene(stage, root, tmp_path / "scene")
-    assert "\n" not in str(caught.value)
-    assert (tmp_path / "scene/scene.json").read_bytes() == before
+    (root / "queries.txt").write_text(f"5.jpg {kinds.LINE}\n")
+    stage = listed(queries={"all": "queries.txt"})
+    spoil = lambda root: (root / "queries.txt").write_text(f"5.jpg {camera}\n")  # noqa: E731
+    assert_refused(stage, root, tmp_path / "scene", message, spoil)
+    with pytest.raises(ScrflowError, match=r"--camera: .*" + message):
+        camera_of(camera, "--camera")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"fl_x": 28.0, "w": 160, "h": 120, "fl_y": 14.0}, "looks like millimetres"),
+        ({"cx": 0.5, "cy": 0.5}, "is at the edge of 160x120 px"),
+        ({"w": 320, "h": 240}, r"1\.jpg: image is 160x120 px, its camera is 320x240"),
+    ],
+)
+def test_bad_mapping_cameras(tmp_path, values, message):
+    root = kinds.dataset(tmp_path / "data", COUNT)
+    transforms()(root)
+    assert_refused(NERFSTUDIO, root, tmp_path / "scene", message, transforms(**values))
+
+
+@pytest.mark.parametrize(
+    "model, size, params, lost",
+    [
+        ("OPENCV", (1080, 1920), [1375.5, 1374.5, 554.6, 965.3, 0.058, -0.081, -0.00098, 0.00016], 0.0),  # fox
+        ("SIMPLE_RADIAL", (512, 384), [432, 254.5, 193.5, -0.05], 0.0),  # the demo's
+        ("OPENCV_FISHEYE", (640, 480), [250, 250, 320, 240, 0, 0, 0, 0], 0.02),  # 92 degrees off axis in the corners
+        ("SIMPLE_PINHOLE", (8000, 1000), [900, 4000, 500], 0.0),  # a panorama, 155 degrees
+        ("PINHOLE", (640, 480), [11000, 11000, 320, 240], 0.0),  # a telephoto lens
+    ],
+)
+def test_real_cameras_pass(model, size, params, lost, caplog):
+    camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=params)
+    with caplog.at_level(logging.WARNING, "scrflow"):
+        check_intrinsics(camera, "here")
+    assert lost_share(camera) <= lost
+    assert ("cannot be inverted" in caplog.text) == (lost_share(camera) > 0)

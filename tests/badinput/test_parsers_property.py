@@ -4,76 +4,44 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
-import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from untrusted_readers import NAMES, READERS
+from untrusted_readers import READERS
 
 from scrflow.config.base import deep_merge
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.interop.hloc_matches import read_pairs, write_pairs
 from scrflow.pipeline.project import Project
 from scrflow.scene.lists import pose_line, query_line, read_poses, read_query_list
 
-# the same cases in every run: what is found by others becomes an example
+# the same cases in every run: what others find becomes an example
 steady = settings(
-    derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 names = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20).filter(
     lambda n: n[0] not in '#"'
 )
 numbers = st.floats(-1e6, 1e6)
-# words that parsers know, so that more than the first line of them is reached
-words = st.sampled_from(
-    [
-        "NVM_V3",
-        "3",
-        "2",
-        "-1",
-        "0",
-        "1",
-        "1e999",
-        "nan",
-        "PINHOLE",
-        "FISH",
-        "# kapture format: 1.1",
-        "cam",
-        "camera",
-        ",",
-        "\t",
-        "db/0.png",
-        "1_0",
-        "٣",
-        "9" * 5000,
-        "\x00",
-        "\x1b[31m",
-        "{",
-        "[",
-        "]",
-        "}",
-        ":",
-        "- ",
-        "&a",
-        "*a",
-        "!!x",
-        '"',
-    ]
+# words that parsers know, so that texts reach beyond the first line
+_WORDS = (
+    "NVM_V3|3|2|-1|0|1|1e999|nan|PINHOLE|FISH|# kapture format: 1.1|cam|camera|,|\t|db/0.png|1_0|٣|\x00|\x1b[31m|"
+    '{|[|]|}|:|- |&a|*a|!!x|"'
 )
-texts = st.lists(st.one_of(words, st.text(max_size=8)), max_size=40).flatmap(
-    lambda parts: st.lists(st.sampled_from([" ", "\n", ", ", ""]), min_size=len(parts), max_size=len(parts)).map(
-        lambda gaps: "".join(part + gap for part, gap in zip(parts, gaps, strict=True))
-    )
-)
+words = st.sampled_from([*_WORDS.split("|"), "9" * 5000])
+texts = st.lists(
+    st.tuples(st.one_of(words, st.text(max_size=8)), st.sampled_from([" ", "\n", ", ", ""])), max_size=40
+).map(lambda parts: "".join(word + gap for word, gap in parts))
 
 
 def one_line(read: Callable[[], object]) -> object:
-    """What was read, or None where it was refused in one printable line."""
+    """What was read, or None if it was refused in one printable line."""
     try:
         return read()
     except ScrflowError as error:
@@ -87,9 +55,7 @@ def one_line(read: Callable[[], object]) -> object:
 
 @steady
 @given(names, st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: math.hypot(*q) > 0.1), st.tuples(*[numbers] * 3))
-def test_a_pose_that_is_written_is_read(tmp_path, name, q, t):
-    from scrflow.core.geometry import rotation_from_quaternion
-
+def test_a_written_pose_is_read(tmp_path, name, q, t):
     pose = np.column_stack([rotation_from_quaternion(np.array(q)), t])
     path = tmp_path / "poses.txt"
     path.write_text(pose_line(name, pose) + "\n", encoding="utf-8")
@@ -100,7 +66,7 @@ def test_a_pose_that_is_written_is_read(tmp_path, name, q, t):
 
 @steady
 @given(names, st.integers(1, 1 << 20), st.integers(1, 1 << 20), st.tuples(*[st.floats(0.01, 1e6)] * 4))
-def test_a_query_that_is_written_is_read(tmp_path, name, width, height, params):
+def test_a_written_query_is_read(tmp_path, name, width, height, params):
     camera = pycolmap.Camera(model="PINHOLE", width=width, height=height, params=params)
     path = tmp_path / "queries.txt"
     path.write_text(query_line(name, camera) + "\n", encoding="utf-8")
@@ -111,36 +77,23 @@ def test_a_query_that_is_written_is_read(tmp_path, name, width, height, params):
 
 @steady
 @given(st.lists(st.tuples(names, names), max_size=5))
-def test_pairs_that_are_written_are_read(tmp_path, pairs):
-    path = tmp_path / "pairs.txt"
-    write_pairs(path, pairs)
-    assert read_pairs(path) == pairs
+def test_written_pairs_are_read(tmp_path, pairs):
+    write_pairs(tmp_path / "pairs.txt", pairs)
+    assert read_pairs(tmp_path / "pairs.txt") == pairs
 
 
 # ------------------------------------------------------------------------------------------------------------ any text
 
-_FILES = {
-    "poses": "poses.txt",
-    "query list": "list.txt",
-    "pairs": "pairs.txt",
-    "cameras of photos": "cameras.txt",
-    "nvm": "model.nvm",
-    "journal": "out.jsonl",
-    "table": "table.csv",
-    "download table": "files.tsv",
-}
-_IN_FOLDERS = {
-    "kapture": ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt"),
-    "nerfstudio": ("transforms.json",),
-    "nvm scene": ("model.nvm",),
-    "pose list": ("poses.txt",),
-    "cambridge": ("dataset_train.txt", "reconstruction.nvm"),
-    "7-scenes": ("TrainSplit.txt", "seq-01/frame-000000.pose.txt"),
-    "12-scenes": ("a/b/info.txt", "a/b/split.txt"),
-    "map-free": ("poses.txt", "intrinsics.txt"),
-    "dsac": ("train/poses/0.txt", "train/calibration/0.txt"),
-    "config": ("config.yaml", "methods/quick.yaml", "scenes/tiny.yaml"),
-}
+_FILES = ("poses", "query list", "pairs", "cameras of photos", "nvm", "journal", "table", "download table")
+_IN_FOLDERS = (
+    *(("kapture", name) for name in ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt")),
+    *(("nerfstudio", "transforms.json"), ("nvm scene", "model.nvm"), ("pose list", "poses.txt")),
+    *(("cambridge", "dataset_train.txt"), ("cambridge", "reconstruction.nvm")),
+    *(("7-scenes", "TrainSplit.txt"), ("7-scenes", "seq-01/frame-000000.pose.txt")),
+    *(("12-scenes", "a/b/info.txt"), ("12-scenes", "a/b/split.txt")),
+    *(("map-free", "poses.txt"), ("map-free", "intrinsics.txt"), ("dsac", "train/poses/0.txt")),
+    *(("config", name) for name in ("config.yaml", "methods/quick.yaml", "scenes/tiny.yaml")),
+)
 
 
 @pytest.mark.parametrize("reader", _FILES)
@@ -148,133 +101,64 @@ _IN_FOLDERS = {
 @given(texts, st.booleans())
 @example("a 1e-200 0 0 0 0 0 0", False)
 @example(f"a PINHOLE {2**80} 2 1 1 1 1", False)
-@example("a PINHOLE -5 2 1 1 1 1", False)
 @example("NVM_V3\n" + "9" * 5000, False)
 @example("[" * 100_000, False)
+@example("", True)
 def test_any_text_is_read_or_refused(tmp_path, sound, reader, text, behind):
-    path = tmp_path / _FILES[reader]
+    """The text alone, or behind the sound file."""
+    path = tmp_path / sound[reader].name
     start = sound[reader].read_text(encoding="utf-8") if behind else ""
     path.write_text(start + text, encoding="utf-8", newline="")
     one_line(lambda: READERS[reader](path))
 
 
-@pytest.mark.parametrize(("reader", "name"), [(r, n) for r, found in _IN_FOLDERS.items() for n in found])
+@pytest.mark.parametrize(("reader", "name"), _IN_FOLDERS)
 @steady
 @given(texts, st.integers(0, 400))
 @example("9" * 5000, 400)
 @example("[" * 100_000, 0)
 def test_any_text_in_a_dataset_is_read_or_refused(tmp_path, sound, reader, name, text, at):
     """The text in place of what follows a byte of the sound file."""
-    import shutil
-
     folder = tmp_path / "data"
-    if not folder.exists():
-        shutil.copytree(sound[reader], folder)
-    path = folder / name
-    path.write_text((sound[reader] / name).read_text(encoding="utf-8")[:at] + text, encoding="utf-8", newline="")
+    shutil.copytree(sound[reader], folder, dirs_exist_ok=True)
+    (folder / name).write_text((folder / name).read_text(encoding="utf-8")[:at] + text, encoding="utf-8", newline="")
     one_line(lambda: READERS[reader](folder))
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=10,
-)
-_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "k1", "p1", "k4", "camera_angle_x", "camera_model", "is_fisheye", "frames")
-
-
-@steady
-@given(
-    st.dictionaries(st.sampled_from(_KEYS), json_values, max_size=4),
-    st.sampled_from(["file_path", "transform_matrix"]),
-    json_values,
-)
-@example({"fl_x": 10**400}, "file_path", "db/0.png")
-@example({"w": -5.0}, "file_path", "db/0.png")
-@example({"camera_angle_x": 0}, "file_path", "db/0.png")
-def test_any_values_of_a_transforms_json(tmp_path, sound, values, key, other):
-    import shutil
-
-    folder = tmp_path / "data"
-    if not folder.exists():
-        shutil.copytree(sound["nerfstudio"], folder)
-    whole = json.loads((sound["nerfstudio"] / "transforms.json").read_text())
-    if "camera_angle_x" in values:
-        del whole["fl_x"]
-    whole["frames"][0][key] = other
-    (folder / "transforms.json").write_text(json.dumps({**whole, **values}))
-    one_line(lambda: READERS["nerfstudio"](folder))
+def test_sound_files_are_read(sound):
+    """Otherwise every text above would be refused for another reason."""
+    for reader in (*_FILES, *dict(_IN_FOLDERS)):
+        READERS[reader](sound[reader])
 
 
 # --------------------------------------------------------------------------------------------------------------- config
 
-tree = st.recursive(
-    st.none() | st.integers(-9, 9) | st.text(max_size=3),
-    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "quick", "extends", "steps", "head"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-trees = st.dictionaries(st.sampled_from("abc"), tree, max_size=3)
+trees = st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.sampled_from("abc"), st.integers()), max_size=3)
 
 
 @steady
-@given(trees, trees, trees)
-def test_merging_keeps_what_is_on_top(base, over, top):
+@given(trees, trees)
+def test_merging_keeps_what_is_on_top(base, over):
     before = json.dumps(base, sort_keys=True)
     merged = deep_merge(base, over)
     assert json.dumps(base, sort_keys=True) == before
-    assert deep_merge(base, {}) == base and deep_merge({}, over) == over
-    for key, value in over.items():
-        if not isinstance(value, dict):
-            assert merged[key] == value
-    assert deep_merge(merged, over) == merged
-    assert set(deep_merge(merged, top)) == set(base) | set(over) | set(top)
-
-
-_SOME_KEYS = (
-    "seed",
-    "retrieval",
-    "scenes",
-    "methods",
-    "encoders",
-    "tables",
-    "tiny",
-    "quick",
-    "head",
-    "training",
-    "steps",
-)
-overrides = st.recursive(
-    json_values,
-    lambda inner: st.dictionaries(st.sampled_from(_SOME_KEYS), inner, max_size=3),
-    max_leaves=6,
-)
+    assert deep_merge(base, {}) == base and deep_merge(merged, over) == merged
+    assert all(merged[key][k] == v for key, value in over.items() for k, v in value.items())
 
 
 @steady
-@given(st.dictionaries(st.sampled_from(_SOME_KEYS), overrides, max_size=3))
+@given(st.dictionaries(st.sampled_from(["seed", "retrieval", "scenes", "methods", "encoders"]), values, max_size=3))
 @example({"scenes": [1]})
 @example({"methods": {"quick": 5}})
 @example({"methods": {"quick": {"extends": ["quick"]}}})
 @example({"methods": {"quick": None}})
 def test_any_override_is_taken_or_refused(sound, over):
     one_line(lambda: Project(sound["config"], over))
-
-
-@steady
-@given(overrides)
-def test_a_config_that_is_written_means_the_same(tmp_path, value):
-    """What PyYAML writes, read_yaml reads, but for what a config cannot hold."""
-    from scrflow.config.base import read_yaml
-
-    path: Path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump({"key": value}, allow_unicode=True), encoding="utf-8")
-    found = one_line(lambda: read_yaml(path))
-    if found is not None:
-        assert json.dumps(found, sort_keys=True) == json.dumps({"key": value}, sort_keys=True)
-
-
-def test_the_sound_files_are_read(sound):
-    """Otherwise every text above would be refused for another reason."""
-    for reader in (*_FILES, *_IN_FOLDERS):
-        READERS[reader](sound[reader])
-    assert len(NAMES) == 3

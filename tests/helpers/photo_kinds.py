@@ -53,20 +53,6 @@ def bomb(width: int, height: int) -> bytes:
     return bytes(whole)
 
 
-def interlaced() -> bytes:
-    """A PNG of seven passes (Adam7), which Pillow reads and does not write."""
-    pixels = np.asarray(picture())
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in passes for row in pixels[y::dy, x::dx])
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", *SIZE, 8, 2, 0, 0, 1)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 def _frames() -> list[Image.Image]:
     first = picture()
     return [first, first.rotate(90), first.rotate(180)]
@@ -75,12 +61,6 @@ def _frames() -> list[Image.Image]:
 def _animated(form: str, **options) -> bytes:
     first, *rest = _frames()
     return saved(first, format=form, save_all=True, append_images=rest, **options)
-
-
-def _exif(orientation: int) -> bytes:
-    values = Image.Exif()
-    values[0x0112] = orientation
-    return saved(picture(), format="JPEG", exif=values.tobytes())
 
 
 def _half_clear() -> bytes:
@@ -95,52 +75,27 @@ def _on_black() -> Image.Image:
     return image
 
 
-def grey_of_16_bits() -> np.ndarray:
-    return np.asarray(picture().convert("L")).astype(np.uint16) * 257
+def _grey(mode: str) -> Image.Image:
+    return picture().convert(mode)
 
 
-# name of the kind -> (file name, bytes, what it must look like, largest mean difference in grey levels). Lossless forms
-# have 0; measured: CMYK in JPEG 1.2, progressive JPEG 2.1, palette 2.6
+def _grey_16() -> np.ndarray:
+    return np.asarray(_grey("L")).astype(np.uint16) * 257
+
+
+# name of the kind -> (file name, bytes, what it must look like, largest mean difference in grey levels). Lossless
+# formats have 0; measured: CMYK in JPEG 1.2, progressive JPEG 2.1, palette 2.6
 UNUSUAL: dict[str, tuple[str, Callable[[], bytes], Callable[[], Image.Image], float]] = {
-    "grey": ("a.png", lambda: saved(picture().convert("L"), format="PNG"), lambda: picture().convert("L"), 0),
-    "grey with alpha": (
-        "a.png",
-        lambda: saved(picture().convert("LA"), format="PNG"),
-        lambda: picture().convert("L"),
-        0,
-    ),
-    "16-bit grey PNG": (
-        "a.png",
-        lambda: saved(Image.fromarray(grey_of_16_bits()), format="PNG"),
-        lambda: picture().convert("L"),
-        0,
-    ),
-    "16-bit grey TIFF": (
-        "a.tif",
-        lambda: saved(Image.fromarray(grey_of_16_bits()), format="TIFF"),
-        lambda: picture().convert("L"),
-        0,
-    ),
-    "16-bit RGB PNG": (
-        "a.png",
-        lambda: png_of_16_bits(np.asarray(picture()).astype(np.uint16) * 257, 2),
-        picture,
-        0,
-    ),
+    "grey with alpha": ("a.png", lambda: saved(_grey("LA"), format="PNG"), lambda: _grey("L"), 0),
+    "16-bit grey PNG": ("a.png", lambda: saved(Image.fromarray(_grey_16()), format="PNG"), lambda: _grey("L"), 0),
+    "16-bit grey TIFF": ("a.tif", lambda: saved(Image.fromarray(_grey_16()), format="TIFF"), lambda: _grey("L"), 0),
+    "16-bit RGB PNG": ("a.png", lambda: png_of_16_bits(np.uint16(257) * np.asarray(picture()), 2), picture, 0),
     "CMYK JPEG": ("a.jpg", lambda: saved(picture().convert("CMYK"), format="JPEG", quality=95), picture, 3),
-    "CMYK TIFF": ("a.tif", lambda: saved(picture().convert("CMYK"), format="TIFF"), picture, 0),
     "palette": ("a.png", lambda: saved(picture().quantize(256), format="PNG"), picture, 5),
-    "RGBA, all opaque": ("a.png", lambda: saved(picture().convert("RGBA"), format="PNG"), picture, 0),
     "RGBA, half transparent": ("a.png", _half_clear, _on_black, 0),
     "progressive JPEG": ("a.jpg", lambda: saved(picture(), format="JPEG", progressive=True, quality=95), picture, 5),
-    "interlaced PNG": ("a.png", interlaced, picture, 0),
     "PNG named .jpg": ("a.jpg", lambda: saved(picture(), format="PNG"), picture, 0),
-    "several pictures in a JPEG (MPO)": (
-        "a.jpg",
-        lambda: saved(_frames()[0], format="MPO", save_all=True, append_images=_frames()[1:], quality=95),
-        picture,
-        5,
-    ),
+    "several pictures in a JPEG (MPO)": ("a.jpg", lambda: _animated("MPO", quality=95), picture, 5),
 }
 
 _CUT = r"image is damaged or truncated \(.+\); replace it"
@@ -149,43 +104,25 @@ _CUT = r"image is damaged or truncated \(.+\); replace it"
 REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zero bytes": ("a.jpg", lambda: b"", r"image is empty \(0 bytes\); replace it"),
     "JPEG cut in half": ("a.jpg", lambda: _half(saved(picture(), format="JPEG")), _CUT),
-    "progressive JPEG cut in half": ("a.jpg", lambda: _half(saved(picture(), format="JPEG", progressive=True)), _CUT),
     "PNG cut in half": ("a.png", lambda: _half(saved(picture(), format="PNG")), _CUT),
-    "interlaced PNG cut in half": ("a.png", lambda: _half(interlaced()), _CUT),
     "TIFF cut in half": ("a.tif", lambda: _half(saved(picture(), format="TIFF", compression="tiff_lzw")), _CUT),
     "WebP cut in half": ("a.webp", lambda: _half(saved(picture(), format="WEBP")), _CUT),
     "HTML named .jpg": ("a.jpg", lambda: b"<!doctype html><title>404</title>", r".+\(not an image\); replace it"),
-    "text named .png": ("a.png", lambda: b"a photo, honestly", r".+\(not an image\); replace it"),
-    "animated GIF": ("a.png", lambda: _animated("GIF"), r"image is animated \(3 frames\), expected a photo; save one"),
-    "animated PNG": ("a.png", lambda: _animated("PNG"), r"image is animated \(3 frames\)"),
+    "animated GIF": ("a.png", lambda: _animated("GIF"), r"image is animated \(3 frames\), expected a photo"),
     "animated WebP": ("a.webp", lambda: _animated("WEBP", lossless=True), r"image is animated \(3 frames\)"),
-    "decompression bomb, 60 000 x 60 000": (
-        "a.png",
-        lambda: bomb(60_000, 60_000),
-        r"image is huge, over 179 million pixels; make it smaller",
-    ),
-    "one pixel": (
-        "a.png",
-        lambda: saved(Image.new("RGB", (1, 1)), format="PNG"),
-        r"image is 1x1 px, expected at least 16",
-    ),
-    "one pixel high": (
-        "a.png",
-        lambda: saved(picture().resize((640, 1)), format="PNG"),
-        r"image is 640x1 px, expected at least 16 px a side",
-    ),
-    "32-bit numbers (TIFF)": (
+    "bomb": ("a.png", lambda: bomb(60_000, 60_000), r"image is huge, over 179 million pixels"),
+    "one pixel high": ("a.png", lambda: saved(picture().resize((640, 1)), format="PNG"), "image is 640x1 px, expected"),
+    "32-bit numbers": (
         "a.tif",
-        lambda: saved(Image.fromarray(np.asarray(picture().convert("L")).astype(np.float32)), format="TIFF"),
+        lambda: saved(Image.fromarray(np.asarray(_grey("L")).astype(np.float32)), format="TIFF"),
         r"image has 32 bits a pixel \(mode F\)",
     ),
     "16-bit depth image": (
         "a.png",
         lambda: saved(Image.fromarray(np.full((120, 160), 2000, np.uint16)), format="PNG"),
-        r"image of 16 bits whose brightest pixel is 2000 of 65535, black in 8 bits; is it a depth image\?",
+        r"image of 16 bits whose brightest pixel is 2000 of 65535",
     ),
 }
-ROTATED = _exif(6)
 
 
 def _half(data: bytes) -> bytes:
@@ -194,23 +131,10 @@ def _half(data: bytes) -> bytes:
 
 # ----------------------------------------------------------------------------------------------------------- no files
 
-
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def broken_link(path: Path) -> None:
-    path.symlink_to("gone.jpg")
-
-
-def pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
 NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a folder named x.jpg": (folder, r"is a folder, expected an image; replace it"),
-    "broken symlink": (broken_link, r"image is missing: a link to gone\.jpg, which does not exist; fix the link"),
-    "named pipe": (pipe, r"is not a regular file, expected an image"),
+    "a folder named x.jpg": (Path.mkdir, r"is a folder, expected an image"),
+    "broken link": (lambda path: path.symlink_to("gone.jpg"), r"image is missing: a link to gone\.jpg"),
+    "named pipe": (os.mkfifo, r"is no regular file, expected an image"),
 }
 
 

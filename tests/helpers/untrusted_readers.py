@@ -1,20 +1,16 @@
-"""One call for each form of file that scrflow reads from outside or from an earlier stage.
+"""One call for each format that scrflow reads: from outside, or from an earlier stage.
 
-The tests here and the fuzzer give bad files to these: each takes the path of a file (or of a folder, where the form is
-one), and either is content or raises ScrflowError.
+The tests of bad input and the fuzzer give bad files to these: each takes the path of a file or folder, and either reads
+it or raises ScrflowError.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-import pycolmap
-import torch
 
 from scrflow.baseline.mapfile import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
@@ -55,13 +51,6 @@ from scrflow.training.buffer import load_buffer
 # images that the files in tests name
 NAMES = ("db/0.png", "db/1.png", "query/0.png")
 KEYPOINTS = {name: 12 for name in NAMES}
-
-
-def settle() -> None:
-    """For processes that do nothing but read: one thread, and silence."""
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    pycolmap.logging.minloglevel = 4
 
 
 def _archive(path: Path) -> None:
