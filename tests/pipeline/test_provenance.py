@@ -23,10 +23,7 @@ from scrflow.training.job import TrainJob, run_training
 def test_a_run_names_code_packages_and_device():
     ran = this_run(threads=3)
     assert (ran["scrflow"], ran["python"], ran["threads"]) == (__version__, platform.python_version(), 3)
-    assert set(ran["packages"]) == set(PACKAGES)
-    for name in ("torch", "numpy", "pycolmap", "poselib", "kornia", "h5py", "faiss-cpu", "snakemake"):
-        assert ran["packages"][name] == version(name)
-    assert ran["cpu"]
+    assert set(ran["packages"]) == set(PACKAGES) and ran["packages"]["torch"] == version("torch") and ran["cpu"]
     json.dumps(ran, allow_nan=False)
 
 
@@ -61,12 +58,6 @@ def test_state_of_a_checkout(tmp_path):
     (tmp_path / "src/more.py").unlink()
     (tmp_path / "src/code.py").write_text("two\n")
     assert git_state(tmp_path) == (head, False)
-
-
-def test_a_folder_within_another_project_is_no_checkout(tmp_path):
-    git(tmp_path, "init", "-q")
-    (tmp_path / "scrflow").mkdir()
-    assert git_state(tmp_path / "scrflow") == (None, None)
 
 
 def test_training_notes_what_it_ran_on_beside_a_head_of_the_same_bytes(inputs, tmp_path):
@@ -109,33 +100,29 @@ def small_result(root, photos: str = "a" * 16, overlap: float = 0.2, method: str
 def test_evaluation_gathers_every_stage(tmp_path):
     arguments = small_result(tmp_path)
     note_run(arguments["history"], this_run(2))
-    told = gather(**arguments)
-    assert list(told["stages"]) == [
+    found = gather(**arguments)
+    assert list(found["stages"]) == [
         *("s/scene/scene.json", "s/covisibility.npz"),
         *("s/m/head.safetensors", "s/m/map.safetensors", "s/m/localization.json"),
     ]
-    assert Stamp(**told["stages"]["s/covisibility.npz"]).config == {"min_overlap": 0.2}
-    assert told["lost"] == []
-    assert told["training"]["threads"] == 2
-    assert told["localization"] is None  # of before such a thing was noted
-    assert told["evaluation"]["scrflow"] == __version__
-    json.dumps(told, allow_nan=False)
+    assert Stamp(**found["stages"]["s/covisibility.npz"]).config == {"min_overlap": 0.2}
+    assert found["lost"] == []
+    assert found["training"]["threads"] == 2
+    assert found["localization"] is None  # not noted by older scrflow
+    assert found["evaluation"]["scrflow"] == __version__
+    json.dumps(found, allow_nan=False)
+    (tmp_path / "results/s/covisibility.npz").unlink()
+    assert gather(**arguments)["lost"] == ["s/m/head.safetensors: graph"]
 
 
-def test_digests_tell_what_differs(tmp_path):
-    told = gather(**small_result(tmp_path / "a"))
+def test_digests_show_what_differs(tmp_path):
+    found = gather(**small_result(tmp_path / "a"))
     same = gather(**small_result(tmp_path / "b", method="other-name"))
     graph = gather(**small_result(tmp_path / "c", overlap=0.1))
     photos = gather(**small_result(tmp_path / "d", photos="f" * 16))
-    assert [told[key] == same[key] for key in ("code", "config", "data")] == [True, True, True]
-    assert [told[key] == graph[key] for key in ("code", "config", "data")] == [True, False, True]
-    assert [told[key] == photos[key] for key in ("code", "config", "data")] == [True, True, False]
-
-
-def test_what_is_gone_is_named(tmp_path):
-    arguments = small_result(tmp_path)
-    (tmp_path / "results/s/covisibility.npz").unlink()
-    assert gather(**arguments)["lost"] == ["s/m/head.safetensors: graph"]
+    assert [found[key] == same[key] for key in ("code", "config", "data")] == [True, True, True]
+    assert [found[key] == graph[key] for key in ("code", "config", "data")] == [True, False, True]
+    assert [found[key] == photos[key] for key in ("code", "config", "data")] == [True, True, False]
 
 
 def test_damaged_history(tmp_path):

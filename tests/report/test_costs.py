@@ -94,15 +94,7 @@ def test_a_map_counts_what_it_needed(results):
     assert mapping_seconds(folder / "variant") == results.of(*BIG, "write_map/variant")
 
 
-def test_phases(results):
-    stages = stages_of(results.root / "s/big")
-    phases = {f"{stage.rule} {stage.wildcards}".strip(): stage.phase for stage in stages}
-    assert phases.pop("build_scene") == "scene"
-    assert phases.pop("localize_queries big") == "localization"
-    assert set(phases.values()) == {"mapping"} and len(phases) == 11
-
-
-def test_of_a_combined_scene_the_parts_scenes_count(results):
+def test_a_combined_scene_counts_its_parts(results):
     for name in ("part1", "part2"):
         results.artifact(f"{name}/scene/scene.json", "scene", images="2" * 16, content=name)
         results.job("build_scene", name)
@@ -116,7 +108,7 @@ def test_of_a_combined_scene_the_parts_scenes_count(results):
 
 
 def test_structure_from_motion_and_its_points_count(results):
-    """SfM makes the poses; points for the graph have no stamp of their own in the graph's."""
+    """The model that the graph was built from has no stamp in the graph's."""
     results.artifact("s/sfm/sfm.json", "sfm", images="5" * 16)
     results.job("reconstruct_scene")
     results.artifact("s/scene/scene.json", "scene", images="6" * 16, content="7" * 16, sfm="s/sfm/sfm.json")
@@ -127,7 +119,7 @@ def test_structure_from_motion_and_its_points_count(results):
     assert (phases["reconstruct_scene"], phases["build_scene"], phases["build_graph"]) == ("scene", "scene", "mapping")
 
 
-def test_files_of_hloc_count_with_what_made_them(results):
+def test_files_of_hloc_count_with_their_jobs(results):
     config = {"retrieval": {"kind": "hloc", "file": "results/{scene}/hloc/global-feats-netvlad.h5"}}
     results.artifact("s/hloc/images.json", "hloc-images", names="8" * 16)
     (results.root / "s/hloc/global-feats-netvlad.h5").write_bytes(b"of hloc")
@@ -157,31 +149,23 @@ def test_feature_matching(results):
     assert stages_of(results.root / "s/matching")[-1].rule == "localize_baseline"
 
 
-@pytest.mark.parametrize(
-    ("gone", "named"),
-    [
-        ("local/sift/buffer-1.h5", "s/big/head.safetensors: its input shard1 is gone"),
-        ("retrieval/vlad.h5", "s/retrieval/fusion.h5: its input part0 is gone"),
-        ("benchmarks/fit_pca/sift.tsv", "s/benchmarks/fit_pca/sift.tsv: no such benchmark file"),
-    ],
-)
-def test_a_sum_that_is_not_whole_is_none(results, gone, named):
+@pytest.mark.parametrize("gone", ["local/sift/buffer-1.h5", "benchmarks/fit_pca/sift.tsv"])
+def test_an_incomplete_sum_is_none(results, gone):
     (results.root / "s" / gone).unlink()
-    if gone.startswith("retrieval"):
-        (results.root / "s" / gone).with_suffix(".safetensors").unlink()
     assert mapping_seconds(results.root / "s/big") is None
-    assert any(line.startswith(named) for line in costs_of(results.root / "s/big").unknown)
+    named = {"l": "s/big/head.safetensors: its input shard1 is gone", "b": f"s/{gone}: no such benchmark file"}
+    assert any(line.startswith(named[gone[0]]) for line in costs_of(results.root / "s/big").unknown)
     assert mapping_seconds(results.root / "s/small") is not None
 
 
-def test_an_input_that_was_made_anew_is_not_counted(results):
-    """The head is of the graph of before, whose cost is no longer on disk."""
+def test_an_input_that_was_made_again_is_not_counted(results):
+    """The head used the earlier graph, whose cost is no longer on disk."""
     results.artifact("s/covisibility.npz", "covisibility", {"graph": "another"}, scene="s/scene/scene.json")
     assert mapping_seconds(results.root / "s/big") is None
     assert any("input graph is gone, or was made again" in line for line in costs_of(results.root / "s/big").unknown)
 
 
-def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
+def test_time_and_memory_are_the_jobs_own_if_it_wrote_them(results):
     log = "2026 DEBUG CPU time 60.00 s, at most 512 MB, GPU at most 2048 MB\n"
     results.job("fit_pca/sift", log="x\n" + log, cpu="12.5")
     results.job("build_graph", log="2026 DEBUG CPU time 1.50 s, at most 64 MB\n")
@@ -195,7 +179,7 @@ def test_time_and_memory_are_the_jobs_own_where_it_wrote_them(results):
     assert found["build_scene"].cpu_s is None
 
 
-def test_a_training_that_was_gone_on_with_counts_whole(results):
+def test_a_resumed_training_counts_whole(results):
     history = results.root / "s/big/train.jsonl"
     history.write_text('{"step": 1, "seconds": 1}\n{"step": 9, "seconds": 1e7, "ran": {"gpu_mb": 3000.5}}\n')
     found = {stage.rule: stage for stage in stages_of(results.root / "s/big")}
@@ -208,16 +192,16 @@ def test_a_training_that_was_gone_on_with_counts_whole(results):
         stages_of(results.root / "s/big")
 
 
-def test_without_a_map_nothing_is_known(tmp_path):
-    (tmp_path / "results/s/m").mkdir(parents=True)
-    assert mapping_seconds(tmp_path / "results/s/m") is None
-    assert stages_of(tmp_path / "results/s/m") == ()
-
-
-def test_damaged_benchmark(results):
+def test_damaged_and_missing_files(results, tmp_path):
+    folder = tmp_path / "results/s/none"
+    folder.mkdir()
+    assert mapping_seconds(folder) is None and stages_of(folder) == ()
     (results.root / "s/benchmarks/build_scene.tsv").write_text("seconds\n1\n")
     with pytest.raises(ScrflowError, match=r"build_scene\.tsv"):
         mapping_seconds(results.root / "s/big")
+    for folder in (tmp_path, tmp_path / "absent"):
+        error = CliRunner().invoke(app, ["costs", str(folder)]).exception
+        assert isinstance(error, ScrflowError) and "results/SCENE/METHOD" in str(error)
 
 
 def test_command(results, monkeypatch):
@@ -232,9 +216,3 @@ def test_command(results, monkeypatch):
     done = CliRunner().invoke(app, ["costs", str(results.root / "s/big")])
     assert "not known: s/big/head.safetensors: its input graph is gone" in done.stdout
     assert "mapping time" not in done.stdout
-
-
-def test_command_without_results(tmp_path):
-    for folder in (tmp_path, tmp_path / "absent"):
-        error = CliRunner().invoke(app, ["costs", str(folder)]).exception
-        assert isinstance(error, ScrflowError) and "results/SCENE/METHOD" in str(error)

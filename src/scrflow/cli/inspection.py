@@ -12,7 +12,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import h5py
@@ -69,11 +68,16 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
+def _short(text: str, limit: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
 def _names(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     names = list(names)
     more = f" ... and {len(names) - HEAD} more" if len(names) > HEAD else ""
-    return shorten(", ".join(names[:HEAD]), 400) + more
+    return _short(", ".join(names[:HEAD]), 400) + more
 
 
 def _pairs(*rows: tuple[str, str]) -> Table:
@@ -93,7 +97,7 @@ def _stamp(path: Path) -> RenderableType:
     return _pairs(
         ("kind", stamp.kind),
         ("stamp", f"{stamp.digest} (schema {stamp.schema}, code {stamp.code or 'not given'})"),
-        ("config", shorten(json.dumps(stamp.config), 600)),
+        ("config", _short(json.dumps(stamp.config), 600)),
         ("content", checksum_fault(path) or "as it was written (SHA-256)"),
         ("inputs", ", ".join(f"{k} {v}" for k, v in stamp.inputs.items()) or "none"),
     )
@@ -146,7 +150,7 @@ def _hdf5(path: Path) -> tuple[Any, ...]:
         groups: dict[str, list[_Array]] = {}
         for key, name in zip(keys, found, strict=True):
             groups.setdefault(key, []).append(held(file, name, path))
-        rows = [(key, shorten(str(value), 300)) for key, value in file.attrs.items()]
+        rows = [(key, _short(str(value), 300)) for key, value in file.attrs.items()]
         if len(groups) < len(found):
             images = list(dict.fromkeys(name.rpartition("/")[0] or name for name in found))
             rows.append((f"{len(images)} names", _names(images)))
@@ -166,7 +170,7 @@ def _safetensors(path: Path) -> tuple[Any, ...]:
                 arrays[f"{name} ({tensor.dtype})"] = [tensor.float().numpy()]
     metadata = read_safetensors_metadata(path)
     text = metadata.pop(STAMP_KEY, None)
-    rows = [(key, shorten(value, 300)) for key, value in sorted(metadata.items())]
+    rows = [(key, _short(value, 300)) for key, value in sorted(metadata.items())]
     if text is not None and Stamp.from_json(text, path).kind == "map":
         from scrflow.map.format import sizes
 
@@ -202,7 +206,7 @@ def _json_lines(path: Path) -> tuple[Any, ...]:
 
 def _columns(frame: pd.DataFrame) -> RenderableType:
     numbers = frame.select_dtypes(["number", "bool"])
-    texts = {name: frame[name].astype(str).unique() for name in frame.columns.difference(numbers.columns)}
+    texts = {name: frame[name].dropna().astype(str).unique() for name in frame.columns.difference(numbers.columns)}
     distinct = [(str(name), f"{len(values)} distinct: {_names(values)}") for name, values in texts.items()]
     return Group(_array_table({str(name): [numbers[name].to_numpy()] for name in numbers}), _pairs(*distinct))
 
@@ -225,7 +229,7 @@ def _text(path: Path) -> tuple[Any, ...]:
         return "query list: name MODEL width height params (hloc)", _pairs(names, ("cameras", cameras))
     if set(map(len, lines)) == {1}:
         return "list of names", _pairs(names)
-    return f"text, {len(lines)} lines", Text("\n".join("  " + shorten(" ".join(line), 110) for line in lines[:HEAD]))
+    return f"text, {len(lines)} lines", Text("\n".join("  " + _short(" ".join(line), 110) for line in lines[:HEAD]))
 
 
 def _picture(path: Path) -> tuple[Any, ...]:

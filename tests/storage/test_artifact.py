@@ -1,4 +1,4 @@
-"""Artifacts that changed since they were written are refused, whatever byte it is, and named by scrflow verify."""
+"""Artifacts: any change is refused, writing is atomic, and ``scrflow verify`` names what changed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_any_bit_and_any_end(suffix, tmp_path):
     write(path)
     assert read(path)
     whole, rng = path.read_bytes(), Random(1)
-    for trial in range(150):
+    for trial in range(90):
         place = rng.randrange(len(whole))
         bad = whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
         damaged = tmp_path / f"{trial}{suffix}"
@@ -77,7 +77,7 @@ def test_equal_content_is_equal_bytes(suffix, tmp_path):
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-def test_a_file_that_changes_is_looked_at_again(tmp_path):
+def test_a_changed_file_is_checked_again(tmp_path):
     path = tmp_path / "a.json"
     write(path)
     verify_checksum(path)
@@ -89,7 +89,7 @@ def test_a_file_that_changes_is_looked_at_again(tmp_path):
 
 
 def test_the_mode_is_that_of_the_umask(tmp_path):
-    """safetensors makes its files for their owner alone: no good in a folder that others read."""
+    """safetensors makes its files readable by their owner only."""
     code = "import sys; from pathlib import Path; from scrflow.storage.artifact import *; import torch\n"
     code += "write_safetensors(Path(sys.argv[1]), {'x': torch.zeros(1)}, Stamp('s'))\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
@@ -99,7 +99,7 @@ def test_the_mode_is_that_of_the_umask(tmp_path):
         assert path.stat().st_mode & 0o777 == mode
 
 
-def test_what_a_killed_process_left_goes(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     target = tmp_path / "a.b.json"
     code = "import os, sys, pathlib; from scrflow.storage.artifact import atomic_path\n"
     code += "with atomic_path(pathlib.Path(sys.argv[1])) as t:\n    t.write_text('half'); os.kill(os.getpid(), 9)\n"
