@@ -118,7 +118,7 @@ CASES = [
     Bad("tar: hard link", "archive", a_tar(member("a", tarfile.LNKTYPE, "/etc/passwd")), "link"),
     Bad("tar: device", "archive", a_tar(member("a", tarfile.CHRTYPE)), "device"),
     Bad("tar: bomb of 3 GB", "archive", bomb_of_zeros, "200 times"),
-    Bad("tar: 200 000 members", "archive", many_members, "size"),
+    Bad("tar: 200 000 members", "archive", many_members, "twice|size"),
     Bad("tar: header of 40 GB", "archive", huge_header, "header of 42949672960 bytes|damaged"),
     Bad("tar: cut off", "archive", a_tar(member("a", size=100_000), keep=5000), "damaged"),
     Bad("a web page", "archive", written("bad.zip", "<html>not found</html>"), "not an archive"),

@@ -54,7 +54,7 @@ CASES = [
     ),
     Bad("no such camera model", "colmap", binary("cameras", packed(12, "<i", 999)), "no camera model 999"),
     Bad("a name without an end", "colmap", binary("images", lambda b: b[:_NAME] + b"a" * 10_000), "name has no end"),
-    Bad("a name that is no UTF-8", "colmap", binary("images", not_utf8), "is no UTF-8"),
+    Bad("a name that is no UTF-8", "colmap", binary("images", not_utf8), "UTF-8"),
     Bad("an image of no camera", "colmap", binary("images", packed(_NAME - 4, "<I", 77)), "cannot be read"),
     Bad("a point that no image has", "colmap", binary("images", packed(_POINTS + 24, "<q", 99)), "cannot be read"),
     Bad("a track of no image", "colmap", binary("points3D", packed(_TRACK + 8, "<I", 99)), "cannot be read"),

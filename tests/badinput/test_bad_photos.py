@@ -124,7 +124,7 @@ def test_a_name_in_the_other_unicode_form(built):
     """macOS writes an accent as a character of its own; the list has it in one."""
     root, _, _ = built
     (root / "images/1.jpg").rename(root / "images/cafe\u0301.jpg")
-    with pytest.raises(ScrflowError, match="there is one of this name in another Unicode form"):
+    with pytest.raises(ScrflowError, match="another Unicode form"):
         read_rgb(root / "images/caf\u00e9.jpg")
 
 
@@ -182,7 +182,7 @@ def test_webp_is_refused_where_colmap_reads_the_photos(tmp_path):
 
 # ------------------------------------------------------------------------------------------- changed between two stages
 
-CHANGED = r"images/1\.jpg: image is not the one that the scene was made of \(its bytes have changed\); put that back"
+CHANGED = r"images/1\.jpg: image is not the one that the scene was made of \(its bytes have changed\)"
 
 
 def test_a_photo_that_changes_after_the_scene_was_made(built, tmp_path):

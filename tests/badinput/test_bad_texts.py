@@ -112,7 +112,7 @@ def scene(change: Callable[[dict], object]):
 
 
 OTHERS = [
-    Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "key 'unit' is missing"),
+    Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "unit"),
     Bad("scene: conditions are a list", SCENE, scene(lambda v: v.update(conditions=[])), "scene"),
     Bad("scene: photos are a number", SCENE, scene(lambda v: v.update(image_root=7)), "scene"),
     Bad("scene: a newer schema", SCENE, scene(lambda v: v["scrflow"].update(schema=99)), "schema version 99"),
@@ -124,7 +124,7 @@ OTHERS = [
     Bad("table: a long field", "table", replaced("table", "demo", "d" * 200_000), "table"),
     Bad("downloads: a path leads upwards", TABLE, replaced(TABLE, "a.jpg\t", "../a.jpg\t"), "leads out"),
     Bad("downloads: a file of this machine", TABLE, replaced(TABLE, "https", "file"), "https"),
-    Bad("downloads: a short checksum", TABLE, replaced(TABLE, "0" * 64, "0" * 63), "64 hexa"),
+    Bad("downloads: a short checksum", TABLE, replaced(TABLE, "0" * 64, "0" * 63), "64 hexa|key sha256"),
     Bad("downloads: no address", TABLE, replaced(TABLE, "https://e", "https://[e"), "url"),
     Bad("downloads: no UTF-8", TABLE, changed(TABLE, "", lambda b: b.replace(b"a.jpg", b"\xd0\xce")), "cannot be read"),
     Bad("video: text", "video", written("a.mp4", "this is no film"), r"a\.mp4"),
