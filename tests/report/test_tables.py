@@ -13,9 +13,8 @@ import pytest
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
 from scrflow.report.published import load_papers
-from scrflow.report.tables.cells import FIELDS, collect, to_csv
 from scrflow.report.tables.claims import bootstrap, judge
-from scrflow.report.tables.render import escape_latex, format_value, latex, markdown
+from scrflow.report.tables.table import FIELDS, collect, escape_latex, format_value, latex, markdown, to_csv
 from scrflow.storage.artifact import Stamp, write_json
 
 THRESHOLDS = ((0.01, 1.0), (0.05, 5.0))
@@ -86,7 +85,7 @@ def test_half_lost_is_infinite_not_missing(tmp_path):
         write_run(tmp_path, run, 0.5, None if run.row == "a" else 0.1)
     cells = collect(config, tmp_path, None)
     assert "∞" in markdown(config, cells)
-    rows = list(csv.DictReader(io.StringIO(to_csv(config, cells))))
+    rows = list(csv.DictReader(io.StringIO(to_csv("t", None, cells))))
     assert tuple(rows[0]) == FIELDS
     assert next(r for r in rows if (r["row"], r["metric"]) == ("a", "median_t"))["mean"] == "inf"
     assert all(r["spread"] == "" for r in rows)

@@ -125,6 +125,11 @@ class TableRun(Strict):
     seed: int | None = Field(description="null: a baseline, which no seed varies")
     folder: str = Field(description="under results/SCENE")
 
+    @property
+    def path(self) -> str:
+        """Of the run's folder, below results."""
+        return f"{self.scene}/{self.folder}"
+
 
 class TableScene(Strict):
     """What a table says of a scene."""

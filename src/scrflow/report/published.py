@@ -1,8 +1,8 @@
 """Published numbers: ``config/papers/NAME.yaml``, each with paper, table, row, column and unit.
 
-A table of a paper is kept as it is printed: columns with unit and meaning, rows as lists in the columns' order. A cell
+A paper's table is kept as it is printed: columns with unit and meaning, rows as lists in the columns' order. A cell
 that the paper leaves out, or that was not at hand, is null; one that the paper marks as approximate is written "~200".
-Two rows, columns or tables of one name are refused, for YAML itself would keep the last of them and say nothing.
+Two rows, columns or tables of one name are refused: YAML itself would keep the last of them silently.
 """
 
 from __future__ import annotations
@@ -18,29 +18,15 @@ from scrflow.core.errors import ScrflowError
 
 Unit = Literal["%", "MB", "m", "cm", "deg", "px", "h", "min", "s", "ms", "GPUs", "samples/s", "times"]
 
-# factor from each unit to the first of its kind
-SAME_KIND: tuple[dict[str, float], ...] = ({"m": 1.0, "cm": 0.01}, {"s": 1.0, "ms": 0.001, "min": 60.0, "h": 3600.0})
-
 
 @dataclass(frozen=True)
 class Published:
-    """One published number: ``source`` names paper and table; ``approximate``: the paper prints it with a "~";
-    ``printed``: with the paper's own decimals, "64.0", "~200"."""
+    """One published number. ``source`` names paper and table; ``printed`` is as the paper prints it: "64.0", "~200"."""
 
     value: float
     unit: str
     source: str
-    approximate: bool
     printed: str
-
-    def to(self, unit: str) -> float:
-        """The value in another unit of the same kind; ScrflowError where there is no such step (percent to metres)."""
-        if unit == self.unit:
-            return self.value
-        for factors in SAME_KIND:
-            if unit in factors and self.unit in factors:
-                return self.value * factors[self.unit] / factors[unit]
-        raise ScrflowError(f"{self.source}: a value in {self.unit} cannot be said in {unit}")
 
 
 class Cell(Strict):
@@ -48,11 +34,6 @@ class Cell(Strict):
 
     value: float = Field(ge=0, allow_inf_nan=False)
     printed: str
-
-    @property
-    def approximate(self) -> bool:
-        """Whether the paper says that it is rough."""
-        return self.printed.startswith("~")
 
 
 def _cell(given: Any) -> Any:
@@ -63,11 +44,9 @@ def _cell(given: Any) -> Any:
         return {"value": given, "printed": str(given)}
     if isinstance(given, str):
         try:
-            if given.startswith("~"):
-                return {"value": float(given[1:]), "printed": given}
+            return {"value": float(given.removeprefix("~")), "printed": given}
         except ValueError:
-            pass
-        raise ValueError(f"{given!r} is no number; a rough one is written ~200, an empty cell null")
+            raise ValueError(f"{given!r} is no number; a rough one is written ~200, an empty cell null") from None
     return given
 
 
@@ -142,7 +121,7 @@ class Papers:
         unit = self._known(config.columns, column, f"{where} column").unit
         cell = cells[list(config.columns).index(column)]
         source = f"{self.papers[paper].name} {config.name}"
-        return None if cell is None else Published(cell.value, unit, source, cell.approximate, cell.printed)
+        return None if cell is None else Published(cell.value, unit, source, cell.printed)
 
     @staticmethod
     def _known(options: dict[str, Any], name: str, complaint: str) -> Any:
@@ -159,9 +138,5 @@ def load_papers(folder: Path) -> Papers:
     """
     if not folder.is_dir():
         raise ScrflowError(f"{folder}: no such folder of published numbers")
-    return Papers(folder, {path.stem: _read(path) for path in sorted(folder.glob("*.yaml"))})
-
-
-def _read(path: Path) -> PaperConfig:
-    values = read_yaml(path)
-    return validate(PaperConfig, values, path)
+    files = sorted(folder.glob("*.yaml"))
+    return Papers(folder, {path.stem: validate(PaperConfig, read_yaml(path), path) for path in files})

@@ -1,5 +1,2 @@
-"""Tables over scenes, methods and seeds, and the claims that they judge.
-
-``cells`` collects what was measured and what was published, ``render`` writes it, ``claims`` compares two rows query by
-query, ``build`` is the stage.
-"""
+"""Tables over scenes, methods and seeds (``table``), the claims they judge (``claims``), and stored tables compared
+with new ones (``stored``)."""

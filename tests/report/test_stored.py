@@ -1,4 +1,4 @@
-"""scrflow table: a table's CSV shown, and held against a stored one."""
+"""scrflow table: shows a table's CSV, and compares it with a stored one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.config.table import TableConfig, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
 from scrflow.report.published import Published
-from scrflow.report.tables.cells import FIELDS, Cell, to_csv
-from scrflow.report.tables.check import parse_tolerances
-from scrflow.report.tables.read import read_table
+from scrflow.report.tables.stored import parse_tolerances, read_table
+from scrflow.report.tables.table import FIELDS, Cell, to_csv
 
 
 def cell(metric: str = "recall@0", values: tuple[float, ...] = (60.0,), row: str = "a", **keys) -> Cell:
@@ -28,10 +26,7 @@ def cell(metric: str = "recall@0", values: tuple[float, ...] = (60.0,), row: str
 
 def write(path: Path, *cells: Cell) -> Path:
     """As the table stage writes them."""
-    row = {"id": "a", "label": "A", "method": "m"}
-    scene = TableScene(name="s", unit="m", thresholds=((0.1, 1),), conditions=(), synthetic=False)
-    table = TableConfig(title="t", scenes=("s",), metrics=("recall@0",), rows=(row,))
-    path.write_text(to_csv(TableStage(name="t", set="demo", table=table, scenes=(scene,), runs=()), list(cells)))
+    path.write_text(to_csv("t", "demo", list(cells)))
     return path
 
 
@@ -212,7 +207,7 @@ def test_the_csv_is_read_as_it_is_written(tmp_path):
 
 
 def test_print(tmp_path):
-    other = cell(row="b", label="[bold]b", published=Published(65.0, "%", "GLACE Table 1", False, "65.0"))
+    other = cell(row="b", label="[bold]b", published=Published(65.0, "%", "GLACE Table 1", "65.0"))
     cells = [cell(values=(60, 62)), cell("map_mb", (3.25,)), cell(condition="night", values=()), cell(scene="r"), other]
     done = CliRunner().invoke(app, ["table", str(write(tmp_path / "t.csv", *cells))])
     assert done.exit_code == 0

@@ -1,0 +1,241 @@
+"""A table's CSV read again: shown on a terminal, or compared with a stored one.
+
+Two means agree when |a - b| <= 2 sqrt(sd_a^2 / n_a + sd_b^2 / n_b), twice the standard error of their difference. A
+side with one seed borrows the other's spread; with one seed on both sides there is none. A recall moves in steps of
+one query, so two that are no more than a step apart agree.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from scrflow.core.errors import ScrflowError
+from scrflow.report.tables.table import MEAN
+
+TIMES = ("mapping_min", "training_min", "query_ms")  # they depend on the machine's load: compared only on request
+_DIGITS = 1e-5  # the CSV has six of each number
+_NEEDED = ("table", "set", "row", "label", "scene", "condition", "metric", "unit", "mean", "spread", "n")
+_WIDTH = 200  # where the output is no terminal
+
+Key = tuple[str, str, str, str]  # row, scene, condition, metric
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A line of the CSV."""
+
+    row: str
+    label: str
+    scene: str
+    condition: str
+    metric: str
+    unit: str
+    mean: float | None  # None: not measured; infinite: no pose for half of the queries
+    spread: float | None  # standard deviation over the seeds; None for one
+    n: int
+    queries: int | None  # of one seed; None where the file does not say
+    published: str
+
+    @property
+    def key(self) -> Key:
+        return self.row, self.scene, self.condition, self.metric
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {self.spread:.3g}"
+        return f"{self.mean:.6g}{spread} {self.unit} (n {self.n})"
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """All lines, in their order."""
+
+    path: Path
+    title: str  # NAME or NAME@SET
+    cells: dict[Key, StoredCell]
+
+
+def read_table(path: Path) -> StoredTable:
+    """ScrflowError naming file and line where it is not a table of ``scrflow``."""
+    cells: dict[Key, StoredCell] = {}
+    titles = set()
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            reader = csv.DictReader(f)
+            missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ScrflowError(f"{path}: no column {', '.join(missing)}; give a results/tables/NAME.csv")
+            for line in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in line.values() or None in line:
+                    raise ScrflowError(f"{where}: {len(reader.fieldnames)} values expected; write the table anew")
+                cell = _cell(line, where)
+                if cell.key in cells:
+                    raise ScrflowError(f"{where}: a second cell {' / '.join(cell.key)}; write the table anew")
+                cells[cell.key] = cell
+                titles.add(f"{line['table']}@{line['set']}" if line["set"] else line["table"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScrflowError(f"{path}: cannot be read ({error}); give a results/tables/NAME.csv") from None
+    if not cells:
+        raise ScrflowError(f"{path}: no cells; write the table anew")
+    return StoredTable(Path(path), ", ".join(sorted(titles)), cells)
+
+
+def _cell(line: dict[str, str], where: str) -> StoredCell:
+    def number(name: str, kind: type = float) -> float | int | None:
+        text = line.get(name) or ""
+        try:
+            value = kind(text) if text else None
+        except ValueError:
+            value = math.nan
+        if value is not None and math.isnan(value):
+            raise ScrflowError(f"{where}: {name} is {text!r}, expected a number; write the table anew")
+        return value
+
+    names = {name: line[name] for name in ("row", "label", "scene", "condition", "metric", "unit")}
+    n = number("n", int) or 0
+    if line["mean"] and n < 1:
+        raise ScrflowError(f"{where}: a mean over n = {n} runs; write the table anew")
+    published = " ".join(part for part in (line.get("published"), line.get("published_unit")) if part)
+    return StoredCell(**names, mean=number("mean"), spread=number("spread"), n=n, queries=number("queries", int),
+                      published=published)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------- show
+
+
+def print_table(table: StoredTable) -> None:
+    """Print it to standard output: a block a scene, a line a row, the published number in brackets."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH, color_system=None, emoji=False)
+    for scene in dict.fromkeys(cell.scene for cell in table.cells.values()):
+        cells = [cell for cell in table.cells.values() if cell.scene == scene]
+        columns = list(dict.fromkeys((cell.condition, cell.metric, cell.unit) for cell in cells))
+        title = escape(f"{table.title}: {scene}")
+        shown = Table("", title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for condition, metric, unit in columns:
+            of = "" if condition == "all" else f"{condition} "
+            shown.add_column(escape(f"{of}{metric} {unit}".rstrip()), justify="right")
+        for row in dict.fromkeys(cell.row for cell in cells):
+            by_column = {(cell.condition, cell.metric, cell.unit): cell for cell in cells if cell.row == row}
+            label = next(iter(by_column.values())).label
+            shown.add_row(escape(label), *(escape(_shown(by_column.get(column))) for column in columns))
+        console.print(shown)
+    console.print("mean ± standard deviation over n seeds; [published number]", markup=False)
+
+
+def _shown(cell: StoredCell | None) -> str:
+    """``63.3 ± 3.1 (n 3) [65.0 %]``."""
+    if cell is None:
+        return ""
+    mean = "-" if cell.mean is None else f"{cell.mean:.4g}"
+    spread = "" if cell.spread is None else f" ± {cell.spread:.2g} (n {cell.n})"
+    return f"{mean}{spread}" + (f" [{cell.published}]" if cell.published else "")
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+@dataclass(frozen=True)
+class Check:
+    compared: int
+    left_out: tuple[str, ...]  # metrics that were not compared
+    outside: dict[Key, str]  # cells that do not agree, and how they differ
+    added: tuple[Key, ...]  # measured cells that the stored table does not have
+
+
+def parse_tolerances(given: list[str]) -> dict[str, float]:
+    """``METRIC=VALUE`` each, in the metric's unit; METRIC without ``@I`` stands for all of them."""
+    found = {}
+    for text in given:
+        metric, _, value = text.partition("=")
+        try:
+            found[metric] = float(value)
+        except ValueError:
+            found[metric] = math.nan
+        if not metric or not found[metric] >= 0:
+            raise ScrflowError(f"--tolerance {text}: expected METRIC=VALUE, e.g. median_t=0.005")
+    return found
+
+
+def check_table(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, float]) -> Check:
+    """Compare every measured cell of ``stored`` with that of ``new``; times only where ``tolerances`` name them.
+
+    A tolerance is the least difference that counts. ScrflowError where it names a metric that neither table has.
+    """
+    known = {cell.metric for table in (new, stored) for cell in table.cells.values()}
+    for name in tolerances:
+        if name not in known | {metric.partition("@")[0] for metric in known}:
+            raise ScrflowError(f"--tolerance {name}: no such metric; there are {', '.join(sorted(known))}")
+    measured = {key: cell for key, cell in stored.cells.items() if cell.mean is not None}
+    left_out = {c.metric for c in measured.values() if c.metric in TIMES and _tolerance(c.metric, tolerances) is None}
+    compared = {key: cell for key, cell in measured.items() if cell.metric not in left_out}
+    differences = {key: _difference(new, key, cell, stored, tolerances) for key, cell in compared.items()}
+    return Check(
+        len(compared),
+        tuple(sorted(left_out)),
+        {key: text for key, text in differences.items() if text},
+        tuple(key for key, cell in new.cells.items() if cell.mean is not None and key not in measured),
+    )
+
+
+def print_check(check: Check, new: Path, stored: Path) -> bool:
+    """Print what was found; whether all cells agree."""
+    for key, text in check.outside.items():
+        print(f"{' / '.join(key)}: {text}")
+    for key in check.added:
+        print(f"{' / '.join(key)}: measured, not in {stored}")
+    if check.left_out:
+        print(f"not compared: {', '.join(check.left_out)} (--tolerance METRIC=VALUE compares them)")
+    print(f"{new}: {check.compared - len(check.outside)} of {check.compared} cells as in {stored}")
+    return not check.outside
+
+
+def _tolerance(metric: str, tolerances: Mapping[str, float]) -> float | None:
+    return tolerances.get(metric, tolerances.get(metric.partition("@")[0]))
+
+
+def _difference(
+    new: StoredTable, key: Key, old: StoredCell, stored: StoredTable, tolerances: Mapping[str, float]
+) -> str:
+    """What is wrong with the new cell; empty where it agrees with ``old``."""
+    cell = new.cells.get(key)
+    if cell is None or cell.mean is None:
+        return f"missing; stored {old}"
+    if cell.unit != old.unit:
+        return f"in {cell.unit}; stored in {old.unit}"
+    if not (math.isfinite(cell.mean) and math.isfinite(old.mean)):
+        return "" if cell.mean == old.mean else f"{cell}; stored {old}"
+    floor = _tolerance(cell.metric, tolerances)
+    if floor is None:
+        floor = max(_one_query(new, cell), _one_query(stored, old))
+    spreads = [s for s in (cell.spread, old.spread) if s is not None]
+    band = 0.0  # twice the standard error of the difference
+    if spreads:
+        band = 2 * math.sqrt(spreads[0] ** 2 / cell.n + spreads[-1] ** 2 / old.n)
+    allowed, apart = max(band, floor), abs(cell.mean - old.mean)
+    if apart <= allowed + _DIGITS * max(abs(cell.mean), abs(old.mean)):
+        return ""
+    return f"{cell}; stored {old}; apart by {apart:.3g}, allowed {allowed:.3g}"
+
+
+def _one_query(table: StoredTable, cell: StoredCell) -> float:
+    """By how much one query moves a recall; 0 for other metrics, and where the file does not say how many queries there
+    are. In a mean over scenes a query of the smallest scene moves most."""
+    if not cell.metric.startswith("recall"):
+        return 0.0
+    whole = 100.0 if cell.unit == "%" else 1.0
+    if cell.scene != MEAN:
+        return whole / cell.queries if cell.queries else 0.0
+    same = (cell.row, cell.condition, cell.metric)
+    scenes = [c.queries for c in table.cells.values() if c is not cell and (c.row, c.condition, c.metric) == same]
+    return whole / (len(scenes) * min(scenes)) if scenes and all(scenes) else 0.0

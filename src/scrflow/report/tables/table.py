@@ -1,0 +1,375 @@
+"""The table stage: what finished runs measured beside what was published, as Markdown, CSV and LaTeX.
+
+The text has a line a row, and a column a scene, condition and metric; the CSV has a line a cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+
+from scrflow.config.table import Claim, TableConfig, TableRow, TableRun, TableScene, TableStage
+from scrflow.evaluate.metrics import OVERALL
+from scrflow.report.costs import mapping_seconds
+from scrflow.report.published import Papers, Published, load_papers
+from scrflow.report.tables.claims import LEVEL, MEASURABLE, NO_DIFFERENCE, Judgement, judge
+from scrflow.storage.artifact import read_json, write_text
+
+MEAN = "mean"  # in place of a scene: over all of them
+FIELDS = (
+    *("table", "set", "row", "label", "scene", "condition", "metric", "unit", "mean", "spread", "min", "max", "n"),
+    *("seeds", "queries", "published", "published_unit", "source"),
+)
+_OF_QUERIES = ("recall", "median")  # metrics that conditions have
+_HEADERS = {
+    "median_t": "median position",
+    "median_r": "median rotation",
+    "map_mb": "map, MB",
+    "mapping_min": "mapping, min",
+    "training_min": "training, min",
+    "query_ms": "ms a query",
+}
+_UNITS = {"recall": "%", "median_r": "deg", "map_mb": "MB", "query_ms": "ms"}  # of the others minutes
+_SUFFIX = {"median_t": " {unit}", "median_r": "°"}  # of a value; the header has the unit of the others
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {c: "\\" + c for c in "&%$#_{}"}
+_LATEX |= {"±": r"$\pm$", "×": r"$\times$", "°": r"$^\circ$", "∞": r"$\infty$", "–": "--"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row on one scene and condition: a value a seed, infinite where no pose was found for half of
+    the queries; no value where nothing was measured."""
+
+    row: str
+    label: str
+    scene: str
+    condition: str
+    metric: str
+    unit: str
+    values: tuple[float, ...] = ()
+    seeds: tuple[int | None, ...] = ()
+    queries: int | None = None
+    published: Published | None = None
+
+    @property
+    def mean(self) -> float | None:
+        return fmean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds (n - 1); None for one seed."""
+        finite = len(self.values) > 1 and all(map(math.isfinite, self.values))
+        return stdev(self.values) if finite else None
+
+    @property
+    def column(self) -> tuple[str, str, str]:
+        return self.scene, self.condition, self.metric
+
+    @property
+    def shown(self) -> bool:
+        return bool(self.values) or self.published is not None
+
+
+def write_table(
+    config: TableStage, results: Path, papers: Path, out_markdown: Path, out_csv: Path, out_latex: Path
+) -> None:
+    """Write one table from the runs under ``results`` and the published numbers in ``papers`` (config/papers).
+
+    The Markdown ends with the claims that the table judges, and with the paper's own table. ScrflowError naming the
+    file where a run's metrics are missing or damaged, or a published row or column is unknown.
+    """
+    where = config.table.published
+    cites = where is not None or any(claim.published for claim in config.table.claims)
+    registry = load_papers(papers) if cites else None
+    cells = collect(config, results, registry)
+    parts = [markdown(config, cells)]
+    if config.table.claims:
+        parts.append(_claims(config.table, list(judge(config, results)), registry))
+    if where is not None:
+        parts.append(_as_published(where.paper, where.table, registry))
+    write_text(out_csv, to_csv(config.name, config.set, cells))
+    write_text(out_latex, latex(config, cells))
+    write_text(out_markdown, "\n".join(parts))
+
+
+# --------------------------------------------------------------------------------------------------------------- cells
+
+
+def collect(config: TableStage, results: Path, papers: Papers | None) -> list[Cell]:
+    """All cells, row by row. ScrflowError where a run's metrics are missing or damaged, or a published row or column is
+    unknown; ``papers`` may be None for a table without published numbers."""
+    read = {run: read_json(Path(results) / run.path / "metrics.json", "metrics") for run in config.runs}
+    cells = []
+    for row in config.table.rows:
+        of_row = []
+        for scene in config.scenes:
+            runs = [run for run in config.runs if (run.row, run.scene) == (row.id, scene.name)]
+            of_row += _of_scene(config, results, row, scene, {run: read[run] for run in runs})
+        if config.table.mean and len(config.scenes) > 1:
+            of_row += _means(config, of_row)
+        cells += [replace(cell, published=_published(cell, config, row, papers)) for cell in of_row]
+    return cells
+
+
+def _of_scene(
+    config: TableStage, results: Path, row: TableRow, scene: TableScene, runs: dict[TableRun, dict[str, Any]]
+) -> Iterator[Cell]:
+    conditions = [OVERALL]
+    if config.table.conditions:
+        conditions += [*scene.conditions, *sorted({c for metrics in runs.values() for c in metrics["conditions"]})]
+    for condition in dict.fromkeys(conditions):
+        for metric in config.table.metrics:
+            name, _, index = metric.partition("@")
+            of_queries = name.startswith(_OF_QUERIES)
+            if (condition != OVERALL and not of_queries) or (index and int(index) >= len(scene.thresholds)):
+                continue
+            values, queries = {}, None
+            for run, metrics in runs.items():
+                group = metrics["conditions"].get(condition)
+                if condition == OVERALL or (group is None and len(scene.conditions) < 2):
+                    group = metrics["overall"]
+                value = None if group is None else _value(metric, metrics, group, Path(results) / run.path)
+                if value is not None:
+                    values[run] = value
+                    queries = group["with_reference"] if of_queries else None
+            unit = scene.unit if name == "median_t" else _UNITS.get(name, "min")
+            seeds = tuple(run.seed for run in values)
+            names = (row.id, row.label, scene.name, condition, metric, unit)
+            yield Cell(*names, tuple(values.values()), seeds, queries)
+
+
+def _value(metric: str, metrics: dict[str, Any], group: dict[str, Any], folder: Path) -> float | None:
+    name, _, index = metric.partition("@")
+    if name == "recall":
+        return None if group["recall"] is None else 100 * group["recall"][int(index)]
+    if name in ("median_t", "median_r"):
+        if not group["with_reference"]:
+            return None
+        median = group[f"{name}_err"]
+        return math.inf if median is None else median
+    if name == "map_mb":
+        return metrics["map_mb"]
+    if name == "query_ms":
+        return group["ms"]["total"]
+    seconds = mapping_seconds(folder) if name == "mapping_min" else (metrics["training"] or {}).get("seconds")
+    return None if seconds is None else seconds / 60
+
+
+def _means(config: TableStage, cells: list[Cell]) -> Iterator[Cell]:
+    """Over the scenes, seed by seed, of the metrics that every scene has."""
+    for metric in config.table.metrics:
+        found = [c for c in cells if c.metric == metric and c.condition == OVERALL]
+        if not found:
+            continue
+        mean = replace(found[0], scene=MEAN, values=(), seeds=(), queries=None)
+        complete = len({c.unit for c in found}) == 1 and len(found) == len(config.scenes)
+        if complete and found[0].seeds and len({c.seeds for c in found}) == 1:
+            values = tuple(fmean(at_seed) for at_seed in zip(*(c.values for c in found), strict=True))
+            queries = sum(c.queries or 0 for c in found) or None
+            mean = replace(mean, values=values, seeds=found[0].seeds, queries=queries)
+        yield mean
+
+
+def _published(cell: Cell, config: TableStage, row: TableRow, papers: Papers | None) -> Published | None:
+    where = config.table.published
+    # nothing was published on a set's scenes: the paper's own table stands under ours
+    if where is None or row.published is None or papers is None or config.set is not None:
+        return None
+    keys = [f"{cell.scene}/{cell.condition}"]
+    if cell.condition == OVERALL:
+        keys += [cell.scene, "*"]  # * is a number of the method, not of its queries
+    for key in keys:
+        column = where.columns.get(key, {}).get(cell.metric)
+        if column:
+            return papers.value(where.paper, where.table, row.published, column)
+    return None
+
+
+def to_csv(name: str, set_name: str | None, cells: list[Cell]) -> str:
+    """Tidy CSV: a line a cell, FIELDS; empty where nothing was measured, published, or only one seed ran."""
+    lines = [
+        {
+            "table": name,
+            "set": set_name or "",
+            **{key: getattr(c, key) for key in ("row", "label", "scene", "condition", "metric", "unit")},
+            "mean": c.mean,
+            "spread": c.spread,
+            "min": min(c.values, default=None),
+            "max": max(c.values, default=None),
+            "n": len(c.values),
+            "seeds": " ".join(str(s) for s in c.seeds if s is not None),
+            "queries": c.queries,
+            **({"published": p.value, "published_unit": p.unit, "source": p.source} if (p := c.published) else {}),
+        }
+        for c in cells
+    ]
+    frame = pd.DataFrame(lines, columns=FIELDS).astype({"queries": "Int64"})
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def markdown(config: TableStage, cells: list[Cell]) -> str:
+    """The table with its title and what is to be known of it."""
+    about = " ".join(config.table.about.split())
+    synthetic = ", ".join(scene.name for scene in config.scenes if scene.synthetic)
+    if synthetic:
+        about = f"{about} **{synthetic}: a synthetic scene.**".strip()
+    title = f"# {config.table.title}" + (f", on {config.set}" if config.set else "")
+    parts = [title, about, pipe_table(*_grid(config, cells)), _legend(config, cells)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latex(config: TableStage, cells: list[Cell]) -> str:
+    """The table as a tabular with the lines of package booktabs."""
+    return tabular(*_grid(config, cells), [config.table.title, *_legend(config, cells).splitlines()])
+
+
+def pipe_table(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+
+    def line(values: list[str]) -> str:
+        return "| " + " | ".join(value.replace("|", r"\|") for value in values) + " |"
+
+    return "\n".join([line(header), "|" + "---|" * len(header), *map(line, lines)])
+
+
+def tabular(header: list[str], lines: list[list[str]], comments: list[str]) -> str:
+    """A LaTeX tabular (package booktabs) of plain text, after comments."""
+    rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in [header, *lines]]
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
+    body = [begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*(f"% {line}" for line in comments if line), *body]) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def format_value(metric: str, value: float, unit: str, spread: float | None = None) -> str:
+    """A number with as many digits as it deserves, lengths under a metre in centimetres."""
+    if math.isinf(value):
+        return "∞"
+    if metric == "median_t" and unit == "m" and value < 1:
+        value, unit, spread = 100 * value, "cm", None if spread is None else 100 * spread
+    digits = 0 if metric == "query_ms" else 1 if metric.startswith("recall@") or abs(value) >= 10 else 2
+    shown = f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    return shown + _SUFFIX.get(metric, "").format(unit=unit)
+
+
+def _grid(config: TableStage, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines; rows and columns without any number are left out."""
+    at = {(c.row, c.column): c for c in cells if c.shown}
+    columns = [column for column in dict.fromkeys(c.column for c in cells) if any(column == key[1] for key in at)]
+    rows = [row for row in config.table.rows if any(row.id == key[0] for key in at)]
+    header = ["", *(_header(config, *column) for column in columns)]
+    return header, [[row.label, *(_text(at.get((row.id, column))) for column in columns)] for row in rows]
+
+
+def _header(config: TableStage, scene: str, condition: str, metric: str) -> str:
+    name, _, index = metric.partition("@")
+    what = _threshold(config, scene, int(index)) if name == "recall" else _HEADERS[metric]
+    return " ".join([scene] * (len(config.scenes) > 1) + [condition] * (condition != OVERALL) + [what])
+
+
+def _threshold(config: TableStage, scene: str, index: int) -> str:
+    """``25 cm 2°``; of the mean over scenes with different thresholds the place alone."""
+    of = {s.name: (s.thresholds[index], s.unit) for s in config.scenes if index < len(s.thresholds)}
+    chosen = set(of.values()) if scene == MEAN else {of[scene]}
+    if len(chosen) > 1:
+        return f"threshold {index + 1}"
+    (t, r), unit = chosen.pop()
+    length = f"{100 * t:g} cm" if unit == "m" and t < 1 else f"{t:g} {unit}"
+    return f"{length} {r:g}°"
+
+
+def _text(cell: Cell | None) -> str:
+    """Ours, and in brackets what was published."""
+    parts = []
+    if cell is not None and cell.values:
+        parts.append(format_value(cell.metric, cell.mean, cell.unit, cell.spread))
+        parts += [f"({len(cell.values)})"] if len(cell.values) > 1 else []
+    if cell is not None and (p := cell.published):
+        other = f" {p.unit}" if p.unit != cell.unit else ""
+        parts.append(f"[{p.printed}{_SUFFIX.get(cell.metric, other).format(unit=p.unit)}]")
+    return " ".join(parts)
+
+
+def _legend(config: TableStage, cells: list[Cell]) -> str:
+    said = []
+    measured = [c for c in cells if c.values]
+    if len(config.scenes) == 1 and measured:
+        said.append(f"Scene: {config.scenes[0].name}.")
+    if any(len(c.values) > 1 for c in measured):
+        seeds = ", ".join(map(str, config.table.seeds))
+        said.append(f"Mean ± standard deviation over (n) seeds of training and localization: {seeds}.")
+    elif measured:
+        said.append(f"One seed: {config.table.seeds[0]}.")
+    sources = sorted({c.published.source for c in cells if c.published})
+    if sources:
+        said.append(f"In brackets the published number ({', '.join(sources)}).")
+    if any(math.isinf(v) for c in measured for v in c.values):
+        said.append("∞: half of the queries or more were not localized.")
+    return " ".join(said)
+
+
+# ------------------------------------------------------------------------------------------------- claims, publications
+
+
+def _claims(table: TableConfig, judgements: list[Judgement], papers: Papers | None) -> str:
+    """A section a claim: what the paper says and measured, what we measured, and the verdict."""
+    parts = [
+        "## The claims",
+        "A query's score is the share of the scene's thresholds that its pose is within (0 to 100 %); the difference "
+        f"is that of the mean scores, with its {100 * LEVEL:.0f} % interval by bootstrap over queries and seeds. A "
+        "claim *holds* where the interval is above zero, *does not hold* where it is below zero or within "
+        f"±{100 * NO_DIFFERENCE:.0f} %, and otherwise we *cannot tell*; nor can we where both scores are below "
+        f"{100 * MEASURABLE[0]:.0f} % or both above {100 * MEASURABLE[1]:.0f} %.",
+    ]
+    labels = {row.id: row.label for row in table.rows}
+    for claim in table.claims:
+        header = ["scene", labels[claim.better], labels[claim.worse], "difference", "median errors", "verdict"]
+        lines = [_judged(j) for j in judgements if j.claim.id == claim.id]
+        parts += [f"### {claim.claim}", _cited(claim, papers), pipe_table(header, lines), " ".join(claim.why.split())]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _judged(j: Judgement) -> list[str]:
+    low, high = (100 * value for value in j.interval)
+    better, worse = (
+        f"{100 * fmean(scores):.1f}{f' ± {100 * stdev(scores):.1f}' if len(scores) > 1 else ''} % ({len(scores)})"
+        for scores in (j.better, j.worse)
+    )
+    medians = [format_value("median_t", fmean(m), j.scene.unit) for m in (j.median_better, j.median_worse)]
+    difference = f"{100 * j.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    scene = f"{j.scene.name}, {j.queries} queries"
+    return [scene, better, worse, difference, ", ".join(medians), f"**{j.verdict}**"]
+
+
+def _cited(claim: Claim, papers: Papers | None) -> str:
+    said = []
+    for cell in claim.published:
+        found = papers.value(cell.paper, cell.table, cell.row, cell.column)
+        value = "no number" if found is None else f"{found.value:g} {found.unit}"
+        name = papers.paper(cell.paper).name
+        said.append(f"{cell.row}, {cell.column}: {value} ({name} {papers.table(cell.paper, cell.table).name})")
+    return f"The paper's numbers: {'; '.join(said)}." if said else ""
+
+
+def _as_published(paper_name: str, table_name: str, papers: Papers) -> str:
+    """The paper's own table, as the registry has it."""
+    paper, table = papers.paper(paper_name), papers.table(paper_name, table_name)
+    arxiv = f", arXiv {paper.arxiv}" if paper.arxiv else ""
+    header = ["", *(f"{name}, {column.unit}" for name, column in table.columns.items())]
+    lines = [[row, *("" if c is None else c.printed for c in cells)] for row, cells in table.rows.items()]
+    about = f"{paper.name} {table.name} ({paper.venue}{arxiv}). {table.about}"
+    return f"## As published\n\n{about}\n\n{pipe_table(header, lines)}\n"
