@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT / "src"))
 from scrflow.config import EncoderConfig  # noqa: E402
 from scrflow.core.errors import ScrflowError  # noqa: E402
 from scrflow.core.images import read_rgb, to_tensor  # noqa: E402
-from scrflow.features import encoders  # noqa: E402
-from scrflow.features.encoders import build_encoder, checkpoint  # noqa: E402
+from scrflow.features import encoders, networks  # noqa: E402
+from scrflow.features.encoders import build_encoder  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.storage import weights  # noqa: E402
 
@@ -50,7 +50,7 @@ class Loader:
         self.megabytes += (entry.bytes or own) / 1e6
         self.exact &= entry.bytes is not None
         try:
-            checkpoint.load_published(network, name, **options)
+            networks.load_published(network, name, **options)
         except ScrflowError as error:
             if "no source has" not in str(error):
                 raise
@@ -80,7 +80,7 @@ def measure(name: str, config: EncoderConfig, image: torch.Tensor, seconds: floa
     modules = [
         importlib.import_module(m.name) for m in pkgutil.iter_modules(encoders.__path__, "scrflow.features.encoders.")
     ]
-    loading = [m for m in modules if hasattr(m, "load_published") and m is not checkpoint]
+    loading = [m for m in modules if hasattr(m, "load_published")]
     with contextlib.ExitStack() as stack:
         for module in loading:
             stack.enter_context(mock.patch.object(module, "load_published", loader))

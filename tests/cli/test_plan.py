@@ -41,7 +41,7 @@ def test_every_term_is_known_for_every_method(method):
         names = {key.partition("^")[0] for cost in plan.COSTS for key in law[cost]}
         if not wildcards["feature"]:
             names -= {"image_s", "raw_mb"}
-        assert all(counts[name] > 0 or name in ("muon_gflop", "image_s") for name in names), rule
+        assert all(counts[name] > 0 or name in ("muon_gflop", "image_s", "sampled") for name in names), rule
 
 
 def test_more_images_cost_more_to_fill_and_no_more_to_train():
@@ -104,7 +104,7 @@ def test_what_does_not_fit_and_what_to_change():
         "train_head x",
         "disk",
     ]
-    assert "3000 MB a job, the rule allows 1500 MB; set buffer_shards higher" in found[0]
+    assert "3000 MB a job, the rule allows 1500 MB; set buffer_shards: 6 " in found[0]
     assert "--set-resources fill_buffer:mem_mb=3600" in found[0]
     assert "6000 MB for 2 jobs side by side" in found[1] and "--resources mem_mb=5000" in found[1]
     assert "takes 27.8 h a job" in found[2]

@@ -1,10 +1,9 @@
-"""COLMAP in a process of its own: what becomes of it is told, and a full disk above all."""
+"""COLMAP in a process of its own: its end is reported, above all on a full disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,19 +46,13 @@ def imported(database: Path) -> Path:
     return database
 
 
-def child() -> int:
-    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return int(pid)
-
-
 def test_a_process_that_is_gone_before_it_is_asked(database):
     with (
         pytest.raises(ScrflowError, match=r"^a\.db: pairs: .*ended by signal 9 .*mem_mb"),
         colmap(database, "a.db: pairs") as process,
     ):
-        pid = child()
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed
+        process.process.kill()
+        os.waitid(os.P_PID, process.process.pid, os.WEXITED | os.WNOWAIT)  # its end of the pipe is closed
         process("match", listed="pairs.txt", seed=7, verify=True)
 
 
@@ -87,7 +80,7 @@ REGISTER = {
 }
 
 
-@pytest.mark.parametrize("pages", [1, 40, 68, 76, 84])
+@pytest.mark.parametrize("pages", [1, 40, 76])
 def test_cameras_on_a_full_disk(disk, pages):
     """The database cannot be opened in up to 66 pages; up to 90, the end of COLMAP's transaction ends the process."""
     folder, resize = disk
@@ -123,7 +116,7 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("kilobytes", [200, 300, 400, 700, 1000])
+@pytest.mark.parametrize("kilobytes", [200, 400, 1000])
 def test_structure_from_motion_on_a_full_disk(disk, tmp_path, kilobytes):
     """In a process of its own, which would be ended. Names with blanks are changed in the database for a while.
 
@@ -144,7 +137,7 @@ def test_structure_from_motion_on_a_full_disk(disk, tmp_path, kilobytes):
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("room", [0, 8192, 65536, 262144])
+@pytest.mark.parametrize("room", [0, 65536, 262144])
 def test_features_on_a_full_disk(disk, room):
     """The database cannot be opened in up to 32 kB; in more, COLMAP's thread that writes to it ends its process."""
     folder, resize = disk
@@ -170,7 +163,7 @@ def test_matches_on_a_full_disk(disk, threads):
     assert error_line(caught.value).endswith(FULL)
 
 
-@pytest.mark.parametrize("pages", [0, 1, 2, 3, 5, 8])
+@pytest.mark.parametrize("pages", [0, 2, 8])
 def test_a_model_on_a_full_disk(disk, pages):
     """pycolmap says nothing, and leaves files that are cut off."""
     folder, resize = disk

@@ -35,6 +35,7 @@ from scrflow.pipeline.project import Project
 RESULTS = Path("results")
 COSTS = ("cpu_s", "mem_mb", "disk_mb")
 _LEAST_CPU_S = 3.0  # a shorter job is mostly imports, and says little of a factor
+COUNTED_NODES = 8192  # up to so many images Node2Vec counts all pairs (scrflow.graph.node2vec)
 _SLACK = 1.1  # predictions are no better than this
 _VLAD_WORD = 64  # numbers of a local descriptor that a VLAD aggregates
 _NETWORK_DIM = {"netvlad": 4096, "r2former": 256}  # before whitening; 1280 of efficientnet-lite0
@@ -224,6 +225,8 @@ def units(
     photos = images + queries
     sfm_pairs = photos * (photos - 1) / 2 if photos <= 60 else 20 * photos
     out = {"job": 1, "images": images, "queries": queries, "photos": photos, "sfm_pairs": sfm_pairs}
+    sampled = images > COUNTED_NODES
+    out |= {"counted": 0 if sampled else images, "sampled": images if sampled else 0}
     if "feature" in wildcards:
         feature = project.config.retrieval[wildcards["feature"]]
         dim = feature.clusters * _VLAD_WORD if feature.kind == "vlad" else _NETWORK_DIM.get(feature.network or "", 1280)
@@ -347,7 +350,7 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
     for job in jobs:
         memory, minutes = job.costs["mem_mb"], job.wall_s() / 60
         if memory > _SLACK * job.limit_mb:
-            mend = "set buffer_shards higher (config.yaml), or " if job.rule == "fill_buffer" else ""
+            mend = f"set buffer_shards: {_shards(job, jobs)} (config.yaml), or " if job.rule == "fill_buffer" else ""
             mend = "set training.buffer_memory lower, or " if job.rule == "train_head" else mend
             ask = f"{mend}--set-resources {job.rule}:mem_mb={_rounded(1.2 * memory)}"
             found[job.stage, "rule"] = f"needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}; {ask}"
@@ -368,6 +371,13 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
         told = f"{_mb(disk_mb)} are written, {_mb(free_disk_mb)} are free; put results/ on a larger disk"
         lines.append(f"disk: {told}, or set buffer.max_samples of the encoder")
     return lines
+
+
+def _shards(job: Job, jobs: Sequence[Job]) -> int:
+    """Shards of the buffer of which each fits the rule's memory."""
+    fixed = laws()["rules"]["fill_buffer"]["mem_mb"]["job"]
+    now = sum(other.rule == "fill_buffer" for other in jobs)
+    return math.ceil(now * (job.costs["mem_mb"] - fixed) / max(job.limit_mb - fixed, 1))
 
 
 def _table(jobs: Sequence[Job]) -> Table:

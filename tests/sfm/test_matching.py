@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from scrflow.core.errors import ScrflowError
-from scrflow.sfm.colmap_process import quiet_pycolmap
+from scrflow.sfm.colmap_process import Colmap, colmap, quiet_pycolmap
 from scrflow.sfm.matching import PAIRS_A_STEP, extract_sift, match_pairs
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "herzjesu/images"
@@ -72,27 +72,6 @@ def tables(database: Path) -> list[list[tuple]]:
     return found
 
 
-def workers(parent: int) -> list[int]:
-    """The processes that match for this one."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            of = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            if of == parent and b"colmap_worker" in folder.joinpath("cmdline").read_bytes():
-                found.append(int(folder.name))
-        except (FileNotFoundError, ProcessLookupError):  # over since
-            continue
-    return found
-
-
-def until(condition, seconds: float = 30.0):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return found
-
-
 def test_the_bytes_do_not_depend_on_the_number_of_processes(database, tmp_path):
     pairs = all_pairs(database)
     assert len(pairs) > 2 * PAIRS_A_STEP  # so three processes have one list or more each
@@ -108,44 +87,68 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(database, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.db", "3.db", "database.db"]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.02, 1.0])
-def test_a_killed_process_is_told_and_ends_the_others(database, seconds):
-    """Before it is asked for anything, about then, and at work."""
-    caught: list[BaseException] = []
+@pytest.mark.parametrize("when", ["before it is asked", "at work"])
+def test_a_killed_process_is_reported_and_ends_the_others(database, when, monkeypatch):
+    started: list[Colmap] = []
+    ask = Colmap.__call__
 
-    def match() -> None:
-        try:
-            match_pairs(database, all_pairs(database), 3, 7, verify=True)
-        except BaseException as error:
-            caught.append(error)
+    @contextlib.contextmanager
+    def watched(*arguments):
+        with colmap(*arguments) as process:
+            started.append(process)
+            if when == "before it is asked" and len(started) == 1:
+                process.process.kill()
+            yield process
 
-    thread = threading.Thread(target=match)
-    thread.start()
-    found = until(lambda: workers(os.getpid()))
-    time.sleep(seconds)
-    os.kill(found[0], signal.SIGKILL)
-    thread.join(60)
-    assert not thread.is_alive() and not workers(os.getpid())
-    assert isinstance(caught[0], ScrflowError) and "ended by signal 9 " in str(caught[0])
-    assert "mem_mb" in str(caught[0]) and str(database) in str(caught[0])
+    def asked(process: Colmap, step: str, **arguments: object) -> None:
+        if when == "at work" and process is started[0]:
+            threading.Timer(0.05, process.process.kill).start()  # a step takes seconds
+        ask(process, step, **arguments)
+
+    monkeypatch.setattr("scrflow.sfm.matching.colmap", watched)
+    monkeypatch.setattr(Colmap, "__call__", asked)
+    with pytest.raises(ScrflowError, match=r"ended by signal 9 .*mem_mb") as caught:
+        match_pairs(database, all_pairs(database), 3, 7, verify=True)
+    assert str(database) in str(caught.value)
+    assert len(started) == 3 and all(process.process.poll() is not None for process in started)
     assert tables(database)[1] == [], "a part of the matches was taken for the whole"
     assert [p.name for p in database.parent.iterdir()] == [database.name]
 
 
 ASKING = """
-import itertools, sys
+import contextlib, itertools, sys
 from pathlib import Path
 import pycolmap
+from scrflow.sfm import matching
+colmap = matching.colmap
+
+@contextlib.contextmanager
+def told(*arguments):
+    with colmap(*arguments) as process:
+        print(process.process.pid, flush=True)
+        yield process
+
+matching.colmap = told
 with pycolmap.Database.open(sys.argv[1]) as db:
     names = sorted(image.name for image in db.read_all_images())
-match_pairs(Path(sys.argv[1]), list(itertools.combinations(names, 2)), 3, 7, verify=True)
+matching.match_pairs(Path(sys.argv[1]), list(itertools.combinations(names, 2)), 3, 7, verify=True)
 """
 
 
 def test_no_process_is_left_when_the_one_that_asked_is_killed(database):
-    parent = subprocess.Popen([sys.executable, "-c", ASKING, str(database)], stderr=subprocess.DEVNULL)
-    started = until(lambda: len(found := workers(parent.pid)) == 3 and found)
-    parent.kill()
-    parent.wait()
-    # what is under way is matched to its end: 64 pairs of 1 500 features take a second or two
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    command = [sys.executable, "-c", ASKING, str(database)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        started = [int(parent.stdout.readline()) for _ in range(3)]
+        parent.kill()
+    end = time.monotonic() + 300  # each finishes the step that it is at
+    while any(map(runs, started)):
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process exists, and is no zombie that its new parent has not taken leave of."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

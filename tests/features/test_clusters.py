@@ -12,7 +12,7 @@ import yaml
 from graph_helpers import write_small_scene
 from tiny_project import METHOD, Project
 
-from scrflow.config import ClustersConfig, ClustersStage, GlobalConfig, Node2VecConfig
+from scrflow.config import ClustersConfig, ClustersStage
 from scrflow.core.errors import ScrflowError
 from scrflow.features.global_encoding import (
     cluster_features,
@@ -79,15 +79,6 @@ def test_more_clusters_than_images_and_a_file_without_centres_are_named(describe
         f["encoding"] = np.zeros((2, 2))
     with pytest.raises(ScrflowError, match=r"n\.h5: no cluster centres"):
         read_centres(tmp_path / "n.h5")
-
-
-def test_kind_of_encoding_in_the_config(tmp_path):
-    made = GlobalConfig.model_validate(
-        {"encodings": {"a": {"dim": 16}, "b": {"kind": "clusters", "retrieval": "vlad", "clusters": 4}}}
-    )
-    assert isinstance(made.encodings["a"], Node2VecConfig) and isinstance(made.encodings["b"], ClustersConfig)
-    again = GlobalConfig.model_validate(made.model_dump(mode="json"))
-    assert again == made
 
 
 @pytest.fixture(scope="module")
