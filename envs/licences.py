@@ -47,8 +47,11 @@ def weights() -> Iterator[str]:
     yield "## Weights\n"
     yield "None is part of this project; a method fetches what it needs (`src/scrflow/storage/weights_registry.yaml`).\n"
     yield from (row("weights", "licence", "commercial use"), "|---|---|---|")
+    found: dict[tuple[str, str], list[str]] = {}
     for name, entry in registry().items():
-        yield row(f"`{name}`", entry.licence, _OPEN[entry.commercial_use])
+        found.setdefault((entry.licence, entry.commercial_use), []).append(f"`{name}`")
+    for (licence, use), names in found.items():
+        yield row(", ".join(names), licence, _OPEN[use])
 
 
 def scenes() -> Iterator[str]:
