@@ -344,7 +344,7 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     assert project.scene_root("yard") == photos  # data_root / absolute
     assert scene.split.queries == {"all": "yard-queries.txt"} and (photos / "yard-queries.txt").is_file()
     (config / "scenes/yard.yaml").write_text(text + "citation: mine\n")
-    with pytest.raises(ScrflowError, match=r"yard\.yaml: is there already; --force"):
+    with pytest.raises(ScrflowError, match=r"yard\.yaml: already exists; --force"):
         run.invoke(app, arguments, catch_exceptions=False)
     assert (config / "scenes/yard.yaml").read_text() == text + "citation: mine\n"
     assert run.invoke(app, [*arguments, "--force"], catch_exceptions=False).exit_code == 0

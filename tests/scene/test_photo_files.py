@@ -187,7 +187,7 @@ def test_upright_refuses(photo, tmp_path):
     with_exif(photo, tmp_path / "photos/turned.jpg", top={0x0112: 6})
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
-    with pytest.raises(ScrflowError, match=r"out: is there already"):
+    with pytest.raises(ScrflowError, match=r"out: already exists"):
         upright(tmp_path / "photos", tmp_path / "out")
     with pytest.raises(ScrflowError, match=r"photos/out: lies in .*photos"):
         upright(tmp_path / "photos", tmp_path / "photos/out")

@@ -72,7 +72,7 @@ def new_scene(
     force: bool,
     dry_run: bool,
 ) -> None:
-    """Write OUT/NAME.yaml (OUT: the config's scenes) and print what was found; with ``dry_run`` print it alone.
+    """Write OUT/NAME.yaml (OUT: the config's scenes) and print what was found; with ``dry_run`` only print.
 
     The frames of a video go to ``images``, or NAME/images under data_root. ScrflowError as in ``draft_scene``.
     """
@@ -156,7 +156,7 @@ def draft_scene(options: NewScene, project: Project, gpu: bool) -> Draft:
 
 
 def write_scene_config(draft: Draft, path: Path, force: bool) -> None:
-    """Write the config and its lists; ScrflowError where one of them is there already, unless ``force``."""
+    """Write the config and its lists; ScrflowError where one of them exists, unless ``force``."""
     files = [*draft.lists, (path, draft.text)]
     for file, _ in files:
         _check_free(file, force)
@@ -169,7 +169,7 @@ def write_scene_config(draft: Draft, path: Path, force: bool) -> None:
 
 def _check_free(file: Path, force: bool) -> None:
     if file.exists() and not force:
-        raise ScrflowError(f"{file}: is there already; --force overwrites it, or choose another name")
+        raise ScrflowError(f"{file}: already exists; --force overwrites it, or choose another name")
 
 
 def check_scene_name(name: str, project: Project) -> None:

@@ -219,7 +219,7 @@ def missing_lines(look: Look) -> Iterator[str]:
     if look.several_cameras and not look.found.source["single_camera"]:
         yield f"One camera for all: {look.several_cameras}. Each photo gets intrinsics of its own."
     elif look.several_cameras:
-        yield f"Signs of one camera: {look.several_cameras}. One is assumed all the same."
+        yield f"Signs of one camera: {look.several_cameras}. One is assumed nevertheless."
     if look.bare:
         yield (
             f"Scale: SfM has none. The model is scaled to a median depth of {scale.sfm_median:g} units; measure a "

@@ -35,7 +35,7 @@ _GREY_SIDE = 480  # px, longer side of the picture that is judged
 _KEYPOINTS = 300
 _MIN_MATCHES = 15
 _RATIO = 0.9  # of match_smnn, on small pictures with few keypoints
-_NEIGHBOURS = 5  # candidates to each side that a candidate's sharpness is held against
+_NEIGHBOURS = 5  # candidates to each side that a candidate's sharpness is compared with
 _CANDIDATES_A_FRAME = 8  # windows grow with the video: at most this many candidates for each frame that may be kept
 _JPEG_QUALITY = 95
 _MAX_BASELINE = 0.2  # beyond it neighbours may not match: a smaller step is taken where there is one
@@ -81,7 +81,7 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
     options = options or PickOptions()
     video, out = Path(video), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ScrflowError(f"{out}: is there already, and is not overwritten; remove it or name another folder")
+        raise ScrflowError(f"{out}: already exists; remove it or name another folder")
     candidates, decoded = _candidates(video, options)
     sharp = _sharp(candidates)
     baseline = options.min_baseline
@@ -148,7 +148,7 @@ def _walk(
     longest = max(_MAX_BASELINE, 2 * shortest)
     least_shared = _MAX_SHARED * asked / shortest
     kept, gaps = list(candidates[:1]), []
-    before: _Candidate | None = None  # the candidate passed over last
+    before: _Candidate | None = None  # the candidate skipped last
     for candidate in candidates[1:]:
         moved, shared = _motion(kept[-1], candidate)
         if moved > longest and before is not None:
@@ -250,7 +250,7 @@ class _Video:
         if index < 0:
             raise ScrflowError(f"{self._path}: no frame in it could be decoded")
         if damaged:
-            log.warning("%s: %d damaged frames passed over", self._path, damaged)
+            log.warning("%s: %d damaged frames skipped", self._path, damaged)
         if time < 0.9 * self.duration - 1:
             log.warning("%s: ends after %.1f of %.1f s; the file is cut off", self._path, time, self.duration)
 

@@ -67,7 +67,7 @@ def pose_line(name: str, pose: np.ndarray | Sequence[float], digits: int | None 
 def read_query_list(path: Path) -> dict[str, pycolmap.Camera | None]:
     """Names of a list file with their cameras: lines ``name`` (camera None) or ``name MODEL w h params...`` (hloc).
 
-    Empty lines and comments (#) are passed over. ScrflowError names the line of a damaged or a double entry.
+    Empty lines and comments (#) are skipped. ScrflowError names the line of a damaged or a double entry.
     """
     out: dict[str, pycolmap.Camera | None] = {}
     for number, line in read_lines(path):

@@ -206,7 +206,7 @@ def upright(folder: Path, out: Path) -> Turned:
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ScrflowError(f"{out}: is there already, and is not overwritten; remove it or name another folder")
+        raise ScrflowError(f"{out}: already exists; remove it or name another folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise ScrflowError(f"{out}: lies in {folder}, so its copies would be photos of it too; name a folder elsewhere")
     names, turned = list_photos(folder), []

@@ -213,7 +213,7 @@ def write_list(root: Path, name: str, files: Mapping[str, str]) -> None:
 
 
 def check_fetched(root: Path, paths: Iterable[Path]) -> None:
-    """ScrflowError where one of the files was fetched and is gone, or has changed since. Other files are passed over:
+    """ScrflowError where one of the files was fetched and is gone, or has changed since. Other files are skipped:
     a folder without lists was not downloaded by scrflow."""
     root = Path(root)
     known: dict[Path, dict[str, Path]] = {}  # a file may have come with two archives

@@ -93,7 +93,7 @@ def locate(name: str) -> Path:
         except _Refused as reason:
             tried.append(f"{path} ({reason})")
             if path.exists():
-                log.warning("weights %s: %s is passed over: %s", name, path, reason)
+                log.warning("weights %s: %s is skipped: %s", name, path, reason)
     for what, get in _sources(entry):
         if offline():
             tried.append(f"{what} (not tried: SCRFLOW_OFFLINE is set)")
@@ -136,8 +136,8 @@ def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
     for name, digest in found.items():
         if digests.get(name, digest) != digest:
             raise ScrflowError(
-                f"{by} was made with weights {name} of SHA-256 {digests[name]}, here are those of {digest}; bring the "
-                "former, or make it again"
+                f"{by} was made with weights {name} of SHA-256 {digests[name]}, found {digest}; bring back the "
+                "first file, or rebuild it"
             )
 
 

@@ -132,7 +132,7 @@ def _pose_of(
 
 
 def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
-    """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are passed over."""
+    """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are skipped."""
     cameras: dict[str, pycolmap.Camera | None] = {}
     table = list(_read_table(path, "sensor_id, name, sensor_type, parameters...", 3))
     with open(path, encoding="utf-8-sig") as f:

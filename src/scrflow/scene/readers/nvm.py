@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from scrflow.config import NvmSource
 from scrflow.core.cameras import pixels_from_points
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, rotation_from_quaternion
-from scrflow.core.images import image_size as header_size
+from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import finite_numbers, read_query_list
@@ -88,13 +87,6 @@ def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
         )
     R = rotation_from_quaternion(nvm.quaternion)
     return np.concatenate([R, -R @ nvm.centre[:, :, None]], 2)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height from the file's header."""
-    if not os.path.lexists(path):
-        raise ScrflowError(f"{path}: image is missing; put it there, or correct key source.images")
-    return header_size(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- distortion

@@ -81,7 +81,7 @@ def bisected(points_N3: np.ndarray, regions: int) -> np.ndarray:
     first = regions // 2
     offsets = points_N3 - points_N3.mean(0)
     axis = np.linalg.eigh(offsets.T @ offsets)[1][:, -1]
-    # an eigenvector's sign is anybody's choice: its largest component is made positive
+    # an eigenvector has no sign of its own: make its largest component positive
     axis = axis * np.sign(axis[np.argmax(np.abs(axis))])
     order = np.argsort(offsets @ axis, kind="stable")
     cut = len(points_N3) * first // regions
