@@ -97,6 +97,7 @@ def _signed(url: str) -> str:
     itself: AWS_ACCESS_KEY_ID, AWS_REGION and the like, ~/.aws, AWS_ENDPOINT_URL for a store that is not Amazon's."""
     try:
         import boto3
+        from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise ScrflowError(
@@ -105,7 +106,8 @@ def _signed(url: str) -> str:
     parts = urlsplit(url)
     place = {"Bucket": parts.netloc, "Key": unquote(parts.path).removeprefix("/")}
     try:
-        return boto3.client("s3").generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
+        client = boto3.client("s3", config=Config(signature_version="s3v4"))
+        return client.generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
     except BotoCoreError as error:
         raise ScrflowError(
             f"{url}: {error} (boto3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
