@@ -187,7 +187,7 @@ def test_a_fault_names_its_file_and_keeps_what_was_there(both, tmp_path, fault):
     check_refused(config, root, tmp_path / "scene", message)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_dry_run_of_all_scenes_needs_no_data(tmp_path):
     scenes = Project(REPO / "config").scenes
     targets = [f"results/{name}/poses.txt" for name in scenes]
