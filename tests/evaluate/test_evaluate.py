@@ -1,6 +1,5 @@
 """Evaluation against errors worked out by hand, on a scene written as the scene stage writes it; and the summary."""
 
-import json
 import math
 from pathlib import Path
 
@@ -172,13 +171,6 @@ def test_csv_has_a_line_for_every_query(done):
     assert table.loc["night/2.png", "inliers"] == 40 and table.loc["night/2.png", "hypothesis"] == "map/0.png"
 
 
-def test_pictures_are_written(done):
-    for name in ("errors_png", "overlay_png"):
-        with Image.open(done[name]) as image:
-            assert min(image.size) > 400
-            assert np.asarray(image.convert("L")).std() > 10
-
-
 def test_a_second_evaluation_gives_the_same_bytes(done, tmp_path):
     again = {k: tmp_path / "square/tiny" / p.name if k in OUTPUTS else p for k, p in done.items()}
     evaluate(CONFIG, **again)
@@ -316,22 +308,6 @@ def test_summary_has_day_and_night_apart(done, capsys, monkeypatch):
         assert str(done["out_metrics"].parent / name) in out
 
 
-def test_summary_on_a_terminal(done, capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "150")
-    print_summary([done["out_metrics"].parent])
-    out = capsys.readouterr().out
-    assert "\x1b[" in out and "33.3 %" in out
-
-
 def test_summary_without_metrics(tmp_path):
     with pytest.raises(ScrflowError, match=r"metrics\.json"):
         print_summary([tmp_path])
-
-
-def test_metrics_json_is_strict_json(done):
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    json.loads(done["out_metrics"].read_text(), parse_constant=refuse)

@@ -140,12 +140,6 @@ def test_lost_queries_are_crosses(tmp_path, scene):
     assert count_near(lost, (0, 0, 0), 40) > 6 * 40
 
 
-def test_synthetic_scenes_say_so(tmp_path, scene):
-    red = (0xB3, 0, 0)
-    assert count_near(drawn(tmp_path, scene, [0.1] * 6), red) == 0
-    assert count_near(drawn(tmp_path, scene, [0.1] * 6, CONFIG.model_copy(update={"synthetic": True})), red) > 200
-
-
 def test_without_reference_inliers_are_shown(tmp_path, scene):
     bare = type(scene)(scene.folder, scene.image_root, scene.unit, scene.mapping, scene.queries, {}, scene.stamp)
     estimates = dict(scene.query_poses)
@@ -229,9 +223,3 @@ def test_overlay_marks_keypoints_where_they_are(tmp_path):
     assert changed > 60 and count_near(part, ERROR_COLOURS(1.0), 25) > 20
     assert marks(490, 390, 510, 410)[1] > 5  # faint
     assert marks(200, 200, 450, 350)[1] == 0
-
-
-def test_overlay_without_inliers(tmp_path):
-    points = Reprojection(np.array([[10.0, 10.0]]), np.array([[30.0, 10.0]]), np.array([False]))
-    draw_overlay(tmp_path / "o.png", Image.new("RGB", (64, 48)), points, "t", True)
-    assert count_near(pixels(tmp_path / "o.png"), (0xB3, 0, 0)) > 200

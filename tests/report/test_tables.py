@@ -102,6 +102,17 @@ def test_conditions_and_the_mean_over_scenes(tmp_path):
     assert ("a", "mean", "night", "recall@0") not in cells
 
 
+def test_a_scene_of_one_condition_has_each_cell_once(tmp_path):
+    config = stage(table(conditions=True, mean=True, seeds=[1]), scenes=("s", "z"))
+    config = config.model_copy(
+        update={"scenes": tuple(s.model_copy(update={"conditions": ("all",)}) for s in config.scenes)}
+    )
+    for run in config.runs:
+        write_run(tmp_path, run, 0.5, 0.02)
+    found = [(c.row, *c.column) for c in collect(config, tmp_path, None)]
+    assert len(found) == len(set(found)) and ("a", "mean", "all", "recall@0") in found
+
+
 def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(ScrflowError, match=r"s/m\+s1/metrics.json"):
         collect(stage(table()), tmp_path, None)

@@ -11,18 +11,14 @@ from PIL import Image
 
 from scrflow.config import ExtractorConfig, ToyConfig, ToyStage
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.project import Project
-from scrflow.report.published import load_papers
 from scrflow.report.tables.stored import read_table
 from scrflow.report.toy import (
     WITH,
     WITHOUT,
     ToyData,
-    published_mean,
     run_toy,
     spread_photos,
     toy_data,
-    toy_head,
     write_toy,
 )
 from scrflow.scene.model import load_scene
@@ -55,12 +51,6 @@ def test_the_same_seed_gives_the_same_errors():
     a, b, c = (run_toy(short, data, True, seed).by_image for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_a_fresh_head_with_the_decoder_has_the_photos_for_clusters():
-    data = clusters()
-    assert torch.equal(toy_head(SMALL, data, True, 1).decoder.centres[:, :2], data.centres)
-    assert torch.equal(toy_head(SMALL, data, False, 1).decoder.centres, torch.zeros(1, 3))
 
 
 def photos(folder: Path, count: int) -> list[Path]:
@@ -138,16 +128,3 @@ def test_a_photo_that_is_another_by_now(tmp_path):
     with pytest.raises(ScrflowError, match=photos[0].name):
         write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
     assert not any(path.exists() for path in files)
-
-
-def test_the_paper_s_numbers():
-    papers = load_papers(Path("config/papers"))
-    mean, count = published_mean(papers, "With Decoder")
-    assert (round(mean.value, 3), count, mean.source) == (0.566, 18, "GLACE Figure 8")
-
-
-def test_sets_of_scenes():
-    project = Project("config")
-    assert project.toy_stage().toy.scenes == ("demo",) and len(project.toy_stage("real").toy.scenes) == 3
-    with pytest.raises(ScrflowError, match="key table_sets: no 'x'"):
-        project.toy_stage("x")

@@ -1,4 +1,4 @@
-"""The short table at the end of a run: what came out, day and night apart, and where the pictures are."""
+"""The short table at the end of a run: what came out, day and night apart, and where the files are."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from rich.table import Table
 from scrflow.report.costs import mapping_seconds
 from scrflow.storage.artifact import read_json
 
-PICTURES = {
-    "errors.png": "queries by error on the map, from above",
-    "overlay.png": "one query with its reprojected scene coordinates",
-}
-FILES = {
-    "report.html": "all of it as a page, for a browser",
-    "poses.txt": "name qw qx qy qz tx ty tz, cam_from_world",
-    "queries.csv": "errors of every query",
-    "metrics.json": "the numbers above",
-    "map.safetensors": "all that a query needs",
+_FILES = {
+    "pictures": {
+        "errors.png": "queries by error on the map, from above",
+        "overlay.png": "one query with its reprojected scene coordinates",
+    },
+    "files": {
+        "report.html": "all of it as a page, for a browser",
+        "poses.txt": "name qw qx qy qz tx ty tz, cam_from_world",
+        "queries.csv": "errors of every query",
+        "metrics.json": "the numbers above",
+        "map.safetensors": "all that a query needs",
+    },
 }
 _NAMES_SHOWN = 5
 _PLAIN_WIDTH = 200
@@ -42,28 +44,17 @@ def print_summary(folders: list[Path]) -> None:
         # a line that the terminal wraps can be read, a column cut to dots cannot
         console = Console(highlight=False, width=_MIN_WIDTH)
     runs = [(Path(folder), read_json(Path(folder) / "metrics.json", "metrics")) for folder in folders]
-    for (_, _), group in groupby(runs, lambda run: (run[1]["scene"], run[1]["thresholds"])):
+    for _, group in groupby(runs, lambda run: (run[1]["scene"], run[1]["thresholds"])):
         members = list(group)
-        console.print(_table(members, plain=not console.is_terminal))
+        console.print(_table(members, None if not console.is_terminal else SIMPLE_HEAD))
         for folder, metrics in members:
             _print_notes(console, folder, metrics)
 
 
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
-def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
+def _table(runs: list[tuple[Path, dict[str, Any]]], box: Any) -> Table:
     first = runs[0][1]
-    synthetic = " (SYNTHETIC scene)" if first["synthetic"] else ""
-    table = Table(
-        title=f"{first['scene']}{synthetic}",
-        title_justify="left",
-        box=None if plain else SIMPLE_HEAD,
-        title_style="bold",
-        pad_edge=False,
-    )
-    table.add_column("method")
-    table.add_column("queries")
+    title = first["scene"] + (" (SYNTHETIC scene)" if first["synthetic"] else "")
+    table = Table("method", "queries", title=title, title_justify="left", box=box, title_style="bold", pad_edge=False)
     table.add_column("localized", justify="right")
     for t, r in first["thresholds"]:
         table.add_column(f"{_length(t, first['unit'])} {r:g}°", justify="right")
@@ -73,28 +64,17 @@ def _table(runs: list[tuple[Path, dict[str, Any]]], plain: bool) -> Table:
         groups = {"all": metrics["overall"], **metrics["conditions"]}
         if len(groups) == 2:  # one condition is all there is
             del groups["all"]
-        for number, (condition, group) in enumerate(groups.items()):
-            # what belongs to the map stands once
-            once = (
-                (
-                    f"{metrics['map_mb']:.2f} MB",
-                    _minutes(mapping_seconds(folder)),
-                    _minutes(metrics["training"] and metrics["training"]["seconds"]),
-                )
-                if number == 0
-                else ("", "", "")
-            )
-            table.add_row(
-                metrics["method"] if number == 0 else "",
-                f"{group['queries']} {condition}",
-                str(group["localized"]),
-                *(_percent(group, i) for i in range(len(metrics["thresholds"]))),
-                _medians(group, metrics["unit"]),
-                once[0],
-                f"{group['ms']['total']:.0f} ms",
-                once[1],
-                once[2],
-            )
+        # what belongs to the map stands once
+        method, size = metrics["method"], f"{metrics['map_mb']:.2f} MB"
+        times = [_minutes(mapping_seconds(folder)), _minutes((metrics["training"] or {}).get("seconds"))]
+        for condition, group in groups.items():
+            recall = ["-"] * len(first["thresholds"])
+            if group["recall"] is not None:
+                recall = [f"{100 * share:.1f} %" for share in group["recall"]]
+            median, ms = _medians(group, metrics["unit"]), f"{group['ms']['total']:.0f} ms"
+            queries, localized = f"{group['queries']} {condition}", str(group["localized"])
+            table.add_row(method, queries, localized, *recall, median, size, ms, *times)
+            method, size, times = "", "", ["", ""]
     return table
 
 
@@ -106,17 +86,12 @@ def _print_notes(console: Console, folder: Path, metrics: dict[str, Any]) -> Non
         shown = [f"{name} ({reason})" for name, reason in list(missed.items())[:_NAMES_SHOWN]]
         more = f" and {len(missed) - _NAMES_SHOWN} more" if len(missed) > _NAMES_SHOWN else ""
         console.print(f"not localized: {', '.join(shown)}{more}", soft_wrap=True, markup=False)
-    for title, names in (("pictures", PICTURES), ("files", FILES)):
-        there = [(folder / name, what) for name, what in names.items() if (folder / name).exists()]
+    for title, names in _FILES.items():
+        there = {str(folder / name): what for name, what in names.items() if (folder / name).exists()}
         if there:
             console.print(f"{title}:", style="bold")
-            width = max(len(str(path)) for path, _ in there)
-            for path, what in there:
-                console.print(f"  {path!s:{width}}  {what}", soft_wrap=True, markup=False)
-
-
-def _percent(group: dict[str, Any], index: int) -> str:
-    return "-" if group["recall"] is None else f"{100 * group['recall'][index]:.1f} %"
+        for path, what in there.items():
+            console.print(f"  {path:{max(map(len, there))}}  {what}", soft_wrap=True, markup=False)
 
 
 def _medians(group: dict[str, Any], unit: str) -> str:
