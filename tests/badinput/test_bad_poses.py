@@ -16,13 +16,13 @@ import photo_kinds as kinds
 import pycolmap
 import pytest
 
-from scrflow.config import NerfstudioSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.localize.query import camera_of
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.checks import check_intrinsics, lost_share
+from scrflow.scene.readers.nerfstudio import NerfstudioSource
 
 COUNT = 6
 NERFSTUDIO = kinds.STAGE.model_copy(update={"source": NerfstudioSource(reader="nerfstudio")})

@@ -17,7 +17,6 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.config import ColmapSource, PoseListSource
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
 from scrflow.scene import pose_consistency as consistency
@@ -25,6 +24,8 @@ from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views, read_model, views_of_model
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import read_source
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.poselist import PoseListSource
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 OPENGL = np.diag([1.0, -1.0, -1.0])

@@ -10,15 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
-from scrflow.config import (
-    ExtractorConfig,
-    PoseListSource,
-    RetrievalConfig,
-    RetrievalPart,
-    RetrievalStage,
-    SceneStage,
-    Split,
-)
+from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalPart, RetrievalStage, SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
@@ -29,6 +21,7 @@ from scrflow.features.views import encode_view
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query, load_scene, write_scene
+from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata, sha256_file
 
 

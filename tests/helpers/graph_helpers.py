@@ -7,10 +7,11 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.config import PoseListSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.graph.frustum import Frusta, harmonic_mean, visible_shares
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import write_scene
+from scrflow.scene.readers.poselist import PoseListSource
 
 
 def camera(width=64, height=48, f=50.0):

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scrflow.config import PoseListSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.geometry import quaternion_from_rotation
+from scrflow.scene.readers.poselist import PoseListSource
 
 REPO = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)

@@ -28,7 +28,6 @@ from scrflow.config import (
     MapStage,
     MatcherConfig,
     MatchFeaturesConfig,
-    PoseListSource,
     RetrievalConfig,
     RetrievalPart,
     SceneStage,
@@ -42,6 +41,7 @@ from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
 from scrflow.scene.model import Query, write_scene
+from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.archives import unpack, write_list
 from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
 from scrflow.training.head import Head

@@ -14,18 +14,6 @@ from pathlib import Path
 
 from scrflow.baseline.mapfile import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
-from scrflow.config import (
-    CambridgeSource,
-    ColmapSource,
-    DsacSource,
-    KaptureSource,
-    MapFreeSource,
-    NerfstudioSource,
-    NvmSource,
-    PoseListSource,
-    SevenScenesSource,
-    TwelveScenesSource,
-)
 from scrflow.features.global_encoding import read_global_encoding
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
@@ -43,7 +31,16 @@ from scrflow.report.tables.stored import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.readers import read_source
-from scrflow.scene.readers.nvm import read_nvm
+from scrflow.scene.readers.cambridge import CambridgeSource
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.dsac import DsacSource
+from scrflow.scene.readers.kapture import KaptureSource
+from scrflow.scene.readers.mapfree import MapFreeSource
+from scrflow.scene.readers.nerfstudio import NerfstudioSource
+from scrflow.scene.readers.nvm import NvmSource, read_nvm
+from scrflow.scene.readers.poselist import PoseListSource
+from scrflow.scene.readers.sevenscenes import SevenScenesSource
+from scrflow.scene.readers.twelvescenes import TwelveScenesSource
 from scrflow.storage.archives import check_fetched, unpack
 from scrflow.storage.journal import Journal
 from scrflow.training.buffer import load_buffer

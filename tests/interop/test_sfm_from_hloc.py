@@ -15,8 +15,9 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.config import PhotosSource, SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
+from scrflow.config import SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.photos import PhotosSource
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.sfm.reconstruct import run_sfm

@@ -22,7 +22,6 @@ from scrflow.config import (
     LocalizeConfig,
     MapConfig,
     MapStage,
-    PoseListSource,
     RetrievalConfig,
     SceneStage,
     Split,
@@ -35,6 +34,7 @@ from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import write_scene
+from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.artifact import (
     Stamp,
     create_h5,

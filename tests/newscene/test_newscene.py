@@ -18,13 +18,14 @@ from replicas_rooms import seven_replica, twelve_replica
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.config import ColmapSource, SceneConfig, SceneStage, Split
+from scrflow.config import SceneConfig, SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model, views_of_model
+from scrflow.scene.readers.colmap import ColmapSource
 
 REPO = Path(__file__).resolve().parents[2]
 

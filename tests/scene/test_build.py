@@ -10,13 +10,18 @@ import pytest
 from dataset_faults import GONE, change, check_refused
 from PIL import Image
 
-from scrflow.config import ColmapSource, DsacSource, NerfstudioSource, PhotosSource, PoseListSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose, pose_error, quaternion_from_rotation
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views
 from scrflow.scene.lists import query_line
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.dsac import DsacSource
+from scrflow.scene.readers.nerfstudio import NerfstudioSource
+from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.archives import list_path, write_list
 from scrflow.storage.artifact import sha256_file
 

@@ -11,13 +11,14 @@ from dataset_faults import GONE, change, check_refused
 from nvm_replica import HEIGHT, WIDTH, Replica, replica
 from replicas_cambridge import COUNT, MAPPING, name, write_cambridge, write_list
 
-from scrflow.config import CambridgeSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
+from scrflow.scene.readers.cambridge import CambridgeSource
 
 STAGE = SceneStage(
     source=CambridgeSource(reader="cambridge", folder="ShopFacade"), split=Split(), min_mapping_images=3, unit="m"

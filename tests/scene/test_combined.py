@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scrflow.config import ColmapSource, CombinedSource, CovisibilityStage, GraphConfig, SceneConfig, SceneStage, Split
+from scrflow.config import CovisibilityStage, GraphConfig, SceneConfig, SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.graph.covisibility import build_graph, load_graph
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.combined import CombinedSource
 from scrflow.sfm.triangulate import pose_pairs
 from scrflow.storage.checksum import write_checksum
 

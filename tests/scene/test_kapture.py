@@ -11,12 +11,13 @@ from dataset_faults import GONE, change, check_refused
 from replicas_kapture import DEMO, FOLDER, MAPPING, TEST, VALIDATION, pose_of, seven, write_hyundai
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import KaptureSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.kapture import KaptureSource
 
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = KaptureSource(

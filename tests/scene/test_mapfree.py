@@ -10,11 +10,12 @@ import pytest
 from dataset_faults import GONE, change, check_refused
 from replicas_mapfree import DEMO, SEQUENCES, write_mapfree, write_wayspots
 
-from scrflow.config import MapFreeSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.geometry import pose_error
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.mapfree import MapFreeSource
 
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = MapFreeSource(reader="mapfree")

@@ -10,14 +10,14 @@ import pytest
 from dataset_faults import change, check_refused
 from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
 
-from scrflow.config import NvmSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.cameras import pixels_from_rays, rays_from_pixels
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
-from scrflow.scene.readers.nvm import MAX_FIT_PX, radial_camera, read_nvm
+from scrflow.scene.readers.nvm import MAX_FIT_PX, NvmSource, radial_camera, read_nvm
 
 CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
 

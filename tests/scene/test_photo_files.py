@@ -10,13 +10,15 @@ from exif_photos import APPLE, F35, FOCAL, HEIGHT, SMALLER, WIDTH, real_photo, w
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
-from scrflow.config import ColmapSource, PhotosSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST
 from scrflow.scene.lists import query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.photos import PhotosSource
 from scrflow.storage.artifact import Stamp, folder_digest, write_json
 
 

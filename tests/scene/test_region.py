@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from scrflow.config import ColmapSource, RegionSource, SceneStage, Split
+from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.region import bisected, region_members
+from scrflow.scene.readers.colmap import ColmapSource
+from scrflow.scene.readers.region import RegionSource, bisected, region_members
 
 REPO = Path(__file__).resolve().parents[2]
 

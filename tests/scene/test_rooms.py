@@ -13,11 +13,13 @@ from dataset_faults import GONE, change, check_refused
 from replicas_rooms import COLOUR_FROM_DEPTH, LOST, seven_replica, twelve_replica
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import SceneStage, SevenScenesSource, Split, TwelveScenesSource
+from scrflow.config import SceneStage, Split
 from scrflow.core.geometry import pose_error
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.sevenscenes import SevenScenesSource
+from scrflow.scene.readers.twelvescenes import TwelveScenesSource
 
 REPO = Path(__file__).resolve().parents[2]
 REDKITCHEN = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data")) / "redkitchen"

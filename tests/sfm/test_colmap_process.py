@@ -104,7 +104,8 @@ def test_the_same_database_as_in_this_process(database, tmp_path):
 SFM = """
 import sys
 from pathlib import Path
-from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
+from scrflow.config import SfmConfig, SfmStage, Split
+from scrflow.scene.readers.photos import PhotosSource
 from scrflow.core.errors import error_line
 from scrflow.sfm.reconstruct import run_sfm
 source = PhotosSource(reader="photos", images="photos of a place")

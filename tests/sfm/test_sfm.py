@@ -9,18 +9,12 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from scrflow.config import (
-    PhotosSource,
-    PoseListSource,
-    SceneStage,
-    SfmConfig,
-    SfmStage,
-    Split,
-    TriangulateStage,
-)
+from scrflow.config import SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.core.errors import ScrflowError
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
+from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.sfm.pairs import nearest_pairs, vlad_similarity
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.sfm.triangulate import pose_pairs, triangulate

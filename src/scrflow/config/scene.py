@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from scrflow.config.base import Strict
 from scrflow.config.licence import CommercialUse
-from scrflow.config.sources import Source
+from scrflow.config.sources import AnySource
 
 
 class Split(Strict):
@@ -168,7 +168,7 @@ class SceneConfig(Strict):
     synthetic: bool = False
     root: str = Field(description="folder of the scene, relative to data_root (or to the project with in_project)")
     in_project: bool = False
-    source: Source
+    source: AnySource
     split: Split = Split()
     download: Download | None = None
     sfm: SfmConfig = SfmConfig()

@@ -20,18 +20,18 @@ from scrflow.config.features import (
 from scrflow.config.licence import Restriction
 from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, MapConfig, TrainingConfig
 from scrflow.config.scene import DepthMaps, SfmConfig, Split
-from scrflow.config.sources import PhotosSource, Source
+from scrflow.config.sources import AnySource
 
 
 class SfmStage(Strict):
-    source: PhotosSource
+    source: AnySource
     split: Split
     sfm: SfmConfig
     seed: int
 
 
 class SceneStage(Strict):
-    source: Source
+    source: AnySource
     split: Split
     min_mapping_images: int
     unit: str

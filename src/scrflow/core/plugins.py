@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[1]
 _KINDS = {
     "local encoder": ("features/encoders", "\nENCODER = "),
     "global descriptor": ("features/descriptors", "\nDESCRIPTOR = "),
-    "reader": ("scene/readers", "\ndef read("),
+    "reader": ("scene/readers", "\nSOURCE = "),
 }
 
 

@@ -15,7 +15,7 @@ import pycolmap
 import yaml
 from pydantic import Field
 
-from scrflow.config import PhotosSource, SceneConfig, Strict
+from scrflow.config import SceneConfig, Strict
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
@@ -28,6 +28,7 @@ from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import camera_from_exif, every_nth, list_photos, read_exif
 from scrflow.scene.readers import Collection, SourceImage, read_source
+from scrflow.scene.readers.photos import PhotosSource
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import listed
 

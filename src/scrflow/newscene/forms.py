@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scrflow.config import SevenScenesSource
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
+from scrflow.scene.readers.sevenscenes import SevenScenesSource
 from scrflow.storage.listfile import has_suffix, split_name
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from scrflow.config.base import Strict, deep_merge, read_yaml, validate
 from scrflow.config.method import MethodConfig
-from scrflow.config.sources import RegionSource
 from scrflow.config.table import TableConfig, TableRow
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import module_of
@@ -185,7 +184,7 @@ def _check_scene(project: Project, name: str, sources: dict[str, str]) -> None:
     _known(where, "method", scene.method, project.methods)
     _known(where, "graph", scene.graph, project.config.graphs)
     for part in project.parts(name):
-        region = isinstance(scene.source, RegionSource)
+        region = scene.source.part_of_a_scene
         key = "source.scene" if region else "source.scenes"
         _known(where, key, part, project.scenes)
         if project.parts(part):

@@ -13,7 +13,6 @@ from scrflow.config.features import GlobalConfig, RetrievalConfig
 from scrflow.config.licence import Restriction
 from scrflow.config.method import MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
-from scrflow.config.sources import CombinedSource, RegionSource
 from scrflow.config.stages import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -150,18 +149,7 @@ class Project:
     def has_points(self, scene: str) -> bool:
         """Whether the scene's own model comes with 3D points: SfM's and an NVM's do, a COLMAP model if its file says so
         (one that is still to be downloaded is believed to)."""
-        source = self.scene(scene).source
-        if source.reader in ("photos", "nvm", "cambridge"):
-            return True
-        if source.reader != "colmap":
-            return False
-        model = self.scene_root(scene) / source.model
-        if (model / "points3D.bin").is_file():
-            return (model / "points3D.bin").stat().st_size > 8  # the number of points
-        if not (model / "points3D.txt").is_file():
-            return True
-        with open(model / "points3D.txt", encoding="utf-8") as f:
-            return any(line.strip() and not line.startswith("#") for line in f)
+        return self.scene(scene).source.has_points(self.scene_root(scene))
 
     def scene(self, name: str) -> SceneConfig:
         """The scene's config; ScrflowError listing the known names if there is none."""
@@ -219,10 +207,7 @@ class Project:
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The scenes whose artifacts a scene is made of: a combined one, or a region of another; none for others."""
-        source = self.scene(name).source
-        if isinstance(source, RegionSource):
-            return (source.scene,)
-        return source.scenes if isinstance(source, CombinedSource) else ()
+        return self.scene(name).source.parts
 
     def scenes_at_hand(self) -> list[str]:
         """Scenes whose folder is there (for a combined one: those of its parts)."""
@@ -404,7 +389,7 @@ class Project:
 
     def _table_scene(self, name: str) -> TableScene:
         s = self.scene(name)
-        whole = self.scene(s.source.scene) if isinstance(s.source, RegionSource) else s
+        whole = self.scene(s.source.scene) if s.source.part_of_a_scene else s
         conditions = tuple(whole.split.queries) if whole is not s else self.parts(name) or tuple(s.split.queries)
         synthetic = s.synthetic or any(self.scene(part).synthetic for part in self.parts(name))
         return TableScene(name=name, unit=s.unit, thresholds=s.thresholds, conditions=conditions, synthetic=synthetic)

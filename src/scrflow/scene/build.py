@@ -46,9 +46,9 @@ def build_scene(
 ) -> None:
     """Read the dataset under ``root`` and write the scene artifact to the folder ``out``.
 
-    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the scene artifacts (folders
-    results/PART/scene) that the readers ``combined`` and ``region`` take. ScrflowError, naming the file, for every
-    fault of the dataset; ``out`` is only replaced when all is well.
+    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the artifacts of the scenes that
+    the source is made of, in its order. ScrflowError, naming the file, for every fault of the dataset; ``out`` is only
+    replaced when all is well.
     """
     root = Path(root)
     if not root.is_dir():
@@ -57,7 +57,7 @@ def build_scene(
         )
     listed = (config.split.mapping, *config.split.queries.values(), config.split.query_poses)
     check_fetched(root, [*(root / name for name in listed if name), *config.source.files(root)])
-    collection = read_source(config.source, root, sfm_model, {folder.parent.name: folder for folder in parts})
+    collection = read_source(config.source, root, sfm_model, dict(zip(config.source.parts, parts, strict=False)))
     where = str(collection.where)
     check_unique((image.name for image in collection.images), where)
     images = {image.name: image for image in collection.images}

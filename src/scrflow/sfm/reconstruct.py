@@ -15,7 +15,7 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
-from scrflow.config import PhotosSource, SfmConfig, SfmStage, Split
+from scrflow.config import SfmConfig, SfmStage, Source, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
 from scrflow.pipeline.stages import code_of
@@ -148,7 +148,7 @@ def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstr
 # -------------------------------------------------------------------------------------------------------------- photos
 
 
-def photos_to_register(source: PhotosSource, split: Split, root: Path) -> list[str]:
+def photos_to_register(source: Source, split: Split, root: Path) -> list[str]:
     """All photos, or those that are not queries where queries stay out of SfM."""
     folder = root / source.images
     names = list_photos(folder)

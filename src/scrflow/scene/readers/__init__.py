@@ -1,6 +1,7 @@
-"""Readers: one module a dataset form, each with ``read(source, root, sfm_model) -> Collection``.
+"""Readers: one module a dataset form.
 
-A new form is one module here, named as its ``reader``, and its keys as a model in scrflow/config/sources.py.
+A new form is one module here, named as the ``reader`` of its scenes: the model ``SOURCE`` of their keys, and
+``read(source, root, sfm_model) -> Collection``.
 """
 
 from __future__ import annotations

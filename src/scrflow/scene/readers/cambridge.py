@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from scrflow.config import CambridgeSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error, rotation_from_quaternion
 from scrflow.core.images import image_size
@@ -25,6 +27,29 @@ from scrflow.scene.lists import read_numbers
 from scrflow.scene.readers import Collection, SourceImage
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
+
+
+class CambridgeSource(Source):
+    """Cambridge Landmarks: dataset_train.txt, dataset_test.txt, reconstruction.nvm and a folder a sequence."""
+
+    reader: Literal["cambridge"]
+    folder: str = Field(".", description="where the archive has put the files; without it they are in root itself")
+    points: bool = Field(True, description="keep the model's 3D points")
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with the lists."""
+        return root / self.folder if (root / self.folder).is_dir() else root
+
+    def files(self, root: Path) -> list[Path]:
+        names = ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
+        return [self.dataset(root) / name for name in names]
+
+    def has_points(self, root: Path) -> bool:
+        return self.points
+
+
+SOURCE = CambridgeSource
+
 
 log = logging.getLogger("scrflow")
 

@@ -15,15 +15,49 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from scrflow.config import CombinedSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.scene.checks import some
 from scrflow.scene.model import Scene, load_scene
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class CombinedSource(Source):
+    """Several scenes side by side in one world, each in a cell of a grid (i7, i12, i19 of ESAC and GLACE)."""
+
+    reader: Literal["combined"]
+    scenes: tuple[str, ...] = Field(min_length=2, description="names of the scenes, in the order of the cells")
+    cell: float = Field(5.0, gt=0, description="side of a cell, in the scenes' unit")
+    columns: int | None = Field(
+        None, ge=1, description="cells a row; the root of their number, rounded up, if not given"
+    )
+    centres: dict[str, tuple[float, float, float]] = Field(
+        default_factory=dict,
+        description="scene -> its point that comes to the cell's corner; not listed: the mean of its mapping cameras",
+    )
+    allow_units: bool = Field(False, description="combine scenes of different units as if they were one")
+
+    @model_validator(mode="after")
+    def _parts(self) -> CombinedSource:
+        if len(set(self.scenes)) < len(self.scenes):
+            raise ValueError("scenes: a scene is listed twice")
+        unknown = sorted(set(self.centres) - set(self.scenes))
+        if unknown:
+            raise ValueError(f"centres: {', '.join(unknown)} not among scenes")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.scenes
+
+
+SOURCE = CombinedSource
 
 
 def read(

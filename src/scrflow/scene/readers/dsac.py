@@ -7,17 +7,33 @@ their order when sorted.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
 
-from scrflow.config import DsacSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.lists import read_array
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class DsacSource(Source):
+    """DSAC* layout: one folder a split, each with rgb/, poses/ (4x4 camera-to-world), calibration/ (3x3 or a focal)."""
+
+    reader: Literal["dsac"]
+    mapping: str = "train"
+    queries: str = "test"
+
+    def files(self, root: Path) -> list[Path]:
+        folders = [root / part / kind for part in (self.mapping, self.queries) for kind in ("poses", "calibration")]
+        return [path for folder in folders for path in sorted(folder.glob("*"))]
+
+
+SOURCE = DsacSource
 
 
 def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -12,15 +12,38 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import KaptureSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers
 from scrflow.scene.readers import Collection, SourceImage
 from scrflow.storage.listfile import read_lines
+
+
+class KaptureSource(Source):
+    """kapture 1.x: one folder for the mapping images, one a condition of the queries; in each ``sensors/``."""
+
+    reader: Literal["kapture"]
+    mapping: str = Field("mapping", description="kapture folder of the mapping images, relative to root")
+    queries: dict[str, str] = Field(
+        {"all": "query"},
+        description="condition -> kapture folder; empty where mapping and queries share one and split has lists",
+    )
+    sensors: tuple[str, ...] | None = Field(None, description="ids of the cameras to take; all when not given")
+
+    def files(self, root: Path) -> list[Path]:
+        names = ("sensors", "rigs", "trajectories", "records_camera")
+        folders = dict.fromkeys((self.mapping, *self.queries.values()))
+        return [root / folder / "sensors" / f"{name}.txt" for folder in folders for name in names]
+
+
+SOURCE = KaptureSource
+
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits

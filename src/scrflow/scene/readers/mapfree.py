@@ -9,14 +9,34 @@ of the test set the poses of seq1 are withheld: all their numbers are 0.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import MapFreeSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.lists import pose_of_numbers, read_numbers
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class MapFreeSource(Source):
+    """A scene of the Map-free dataset: intrinsics.txt, poses.txt (cam_from_world) and a folder a sequence."""
+
+    reader: Literal["mapfree"]
+    scene: str = Field(".", description="folder of the scene, relative to root")
+    mapping: str = Field("seq0", description="sequence that is mapped")
+    queries: str = Field("seq1", description="sequence that is localized")
+    query_every: int = Field(
+        1, ge=1, description="every n-th frame is a query; the published evaluation takes every 5th"
+    )
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / self.scene / name for name in ("intrinsics.txt", "poses.txt")]
+
+
+SOURCE = MapFreeSource
 
 
 def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -12,17 +12,33 @@ import logging
 import math
 import posixpath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import NerfstudioSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_name, checked_pose, checked_size, some
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class NerfstudioSource(Source):
+    """nerfstudio / instant-ngp ``transforms.json``: camera-to-world, OpenGL axes."""
+
+    reader: Literal["nerfstudio"]
+    transforms: str = "transforms.json"
+    skip_missing: bool = Field(False, description="leave out listed frames whose image file is absent (fox lists 17)")
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / self.transforms]
+
+
+SOURCE = NerfstudioSource
+
 
 log = logging.getLogger("scrflow")
 

@@ -25,12 +25,13 @@ import math
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import NvmSource
+from scrflow.config import Source
 from scrflow.core.cameras import pixels_from_points
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, rotation_from_quaternion
@@ -39,6 +40,28 @@ from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import finite_numbers, read_query_list
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class NvmSource(Source):
+    """A VisualSFM model (NVM_V3) with an image folder."""
+
+    reader: Literal["nvm"]
+    model: str = Field(description="the .nvm file, relative to root")
+    images: str = Field("images", description="folder that the model's image names are relative to")
+    intrinsics: str | None = Field(
+        None, description="list of lines 'name MODEL width height params' that stands in for the model's cameras"
+    )
+    points: bool = Field(True, description="keep the model's 3D points")
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / name for name in (self.model, self.intrinsics) if name]
+
+    def has_points(self, root: Path) -> bool:
+        return self.points
+
+
+SOURCE = NvmSource
+
 
 log = logging.getLogger("scrflow")
 

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import PhotosSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, list_photos
 from scrflow.scene.readers import Collection, SourceImage
 from scrflow.storage.artifact import read_json, read_stamp
+
+
+class PhotosSource(Source):
+    """Bare photos: structure from motion finds poses and intrinsics."""
+
+    reader: Literal["photos"]
+    images: str = "images"
+    camera_model: str = "SIMPLE_RADIAL"
+    single_camera: bool = Field(True, description="all photos share intrinsics (one phone, no zoom)")
+    queries_in_sfm: bool = Field(True, description="query photos are registered too and get SfM poses as reference")
+
+    def files(self, root: Path) -> list[Path]:
+        return sorted(p for p in (root / self.images).rglob("*") if not p.name.startswith("."))
+
+    def has_points(self, root: Path) -> bool:
+        return True  # structure from motion makes them
+
+
+SOURCE = PhotosSource
+
 
 log = logging.getLogger("scrflow")
 

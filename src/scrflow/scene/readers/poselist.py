@@ -5,15 +5,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import PoseListSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
 from scrflow.scene.lists import pose_of_numbers, read_numbers
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class PoseListSource(Source):
+    """Lines ``name qw qx qy qz tx ty tz f`` (cam_from_world): the pseudo ground truth of 7-Scenes."""
+
+    reader: Literal["poselist"]
+    poses: str
+    images: str = "."
+    principal_point: tuple[float, float] | None = Field(None, description="px; the image centre when not given")
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / self.poses]
+
+
+SOURCE = PoseListSource
+
 
 _FORM = "qw qx qy qz tx ty tz f"
 

@@ -9,17 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
 
-from scrflow.config import RegionSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.core.seeds import numpy_generator
 from scrflow.scene.model import load_scene
 from scrflow.scene.readers import Collection, SourceImage
+
+
+class RegionSource(Source):
+    """A part of another scene, by where its mapping cameras are; all its queries. Poses stay in the one frame."""
+
+    part_of_a_scene: ClassVar[bool] = True
+    reader: Literal["region"]
+    scene: str = Field(description="name of the scene that is cut")
+    regions: int = Field(ge=2, description="number of regions that it is cut into")
+    region: int = Field(ge=1, description="which of them, from 1")
+    overlap: float = Field(
+        0.0,
+        ge=0,
+        description="in the scene's unit: a camera this near to one of another region's belongs to that one too; as "
+        "far as the photos see clearly",
+    )
+    by: Literal["bisect", "kmeans"] = Field(
+        "bisect",
+        description="bisect: equal numbers of photos, cut across the direction of largest variance, again and again; "
+        "kmeans: clusters of the cameras' centres",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RegionSource:
+        if self.region > self.regions:
+            raise ValueError(f"region {self.region} of {self.regions}: they are numbered from 1")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (self.scene,)
+
+
+SOURCE = RegionSource
 
 
 def read(

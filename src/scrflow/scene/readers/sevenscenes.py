@@ -18,12 +18,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import SevenScenesSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
@@ -31,6 +33,54 @@ from scrflow.scene.lists import read_array
 from scrflow.scene.readers import Collection, SourceImage
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
+
+
+def unpacked_folder(root: Path, folder: str) -> Path:
+    """``folder`` under root, where the archive has put it; without it the same below its first part (``kitchen`` for
+    ``apt1/kitchen``), for a dataset whose root is that part."""
+    return root / folder if (root / folder).is_dir() else root.joinpath(*PurePosixPath(folder).parts[1:])
+
+
+def sfm_pose_lists(lists: str, root: Path, scene: str) -> list[Path]:
+    """SCENE_train.txt and SCENE_test.txt in the first folder, under root or else beside it, that the glob matches."""
+    found = (folder for base in (root, root.parent) for folder in sorted(base.glob(lists)) if folder.is_dir())
+    folder = next(found, root / lists)
+    return [folder / f"{scene}_{part}.txt" for part in ("train", "test")]
+
+
+class SevenScenesSource(Source):
+    """A scene of 7-Scenes as published: seq-XX/frame-XXXXXX.{color.png,pose.txt}, TrainSplit.txt, TestSplit.txt."""
+
+    reader: Literal["sevenscenes"]
+    folder: str = Field(description="chess, fire ...: where the archive has put the files; without it they are in root")
+    poses: Literal["sfm", "dslam"] = Field(
+        description="sfm: pseudo ground truth by SfM (Brachmann et al., ICCV 2021); dslam: the published *.pose.txt"
+    )
+    lists: str = Field(
+        "visloc_pseudo_gt_limitations*/pgt/sfm/7scenes",
+        description="poses sfm: glob of the folder with FOLDER_train.txt and FOLDER_test.txt, under root or beside it",
+    )
+    depth_to_colour: bool = Field(
+        True,
+        description="poses dslam: those of the depth camera become those of the colour camera, as in DSAC* and ACE",
+    )
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with the sequences."""
+        return unpacked_folder(root, self.folder)
+
+    def pose_lists(self, root: Path) -> list[Path]:
+        """Lists of the SfM poses, mapping and queries."""
+        return sfm_pose_lists(self.lists, root, self.folder)
+
+    def files(self, root: Path) -> list[Path]:
+        folder = self.dataset(root)
+        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob("seq-*/frame-*.pose.txt"))
+        return [folder / "TrainSplit.txt", folder / "TestSplit.txt", *poses]
+
+
+SOURCE = SevenScenesSource
+
 
 log = logging.getLogger("scrflow")
 

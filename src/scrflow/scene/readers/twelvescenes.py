@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
+from pydantic import Field
 
-from scrflow.config import TwelveScenesSource
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.lists import finite_numbers
@@ -25,8 +27,43 @@ from scrflow.scene.readers.sevenscenes import (
     read_frame_pose,
     read_pose_lists,
     sfm_image,
+    sfm_pose_lists,
+    unpacked_folder,
 )
 from scrflow.storage.listfile import read_lines
+
+
+class TwelveScenesSource(Source):
+    """A scene of 12-Scenes as published: data/frame-XXXXXX.{color.jpg,pose.txt}, info.txt, split.txt."""
+
+    reader: Literal["twelvescenes"]
+    folder: str = Field(
+        pattern=r"^\w+/\w+$", description="apt1/kitchen ...: where the archive has put the scene; else root/kitchen"
+    )
+    poses: Literal["sfm", "dslam"] = Field(
+        description="sfm: pseudo ground truth by SfM (Brachmann et al., ICCV 2021); dslam: the published *.pose.txt"
+    )
+    lists: str = Field(
+        "visloc_pseudo_gt_limitations*/pgt/sfm/12scenes",
+        description="poses sfm: glob of the folder with apt1_kitchen_train.txt and so on, under root or beside it",
+    )
+
+    def dataset(self, root: Path) -> Path:
+        """The folder with info.txt and data/."""
+        return unpacked_folder(root, self.folder)
+
+    def pose_lists(self, root: Path) -> list[Path]:
+        """Lists of the SfM poses, mapping and queries."""
+        return sfm_pose_lists(self.lists, root, self.folder.replace("/", "_"))
+
+    def files(self, root: Path) -> list[Path]:
+        folder = self.dataset(root)
+        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob("data/frame-*.pose.txt"))
+        return [folder / "info.txt", folder / "split.txt", *poses]
+
+
+SOURCE = TwelveScenesSource
+
 
 _SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")
