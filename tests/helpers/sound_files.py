@@ -1,10 +1,9 @@
-"""Small files that are right, one for each of untrusted_readers: bad ones are made from them. SYNTHETIC throughout."""
+"""Small sound files, one for each of untrusted_readers: bad ones are made from them. All are synthetic."""
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -54,17 +53,29 @@ RETRIEVAL = RetrievalConfig(kind="vlad", encoder="sift", clusters=4, keypoints=4
 _IDENTITY = " ".join(str(v) for v in np.eye(4).ravel())
 
 
+# reader -> its file or folder
+_FILES = {
+    **{
+        "archive": "a.zip",
+        "fetched": "fetched",
+        "graph": "graph.npz",
+        "inspect": "graph.npz",
+        "weights": "weights.pth",
+    },
+    **{"hloc features": "features.h5", "hloc matches": "matches.h5", "hloc descriptors": "descriptors.h5"},
+    **{"pairs": "pairs.txt", "map": "map.safetensors", "pca": "pca.safetensors", "baseline map": "map.h5"},
+    **{name: name for name in ("scene", "colmap", "config", "papers")},
+}
+
+
 def write_all(root: Path) -> dict[str, Path]:
     """Reader -> its file or folder under ``root``."""
     torch.manual_seed(0)
-    out = {**_archives(root), **_hloc(root), **_texts(root), **_tensors(root), **_h5(root), **_folders(root)}
+    for write in (_archives, _hloc, _tensors, _baseline_map, _scene, _configs):
+        write(root)
     write_npz(root / "graph.npz", _graph(), Stamp("covisibility"))
     torch.save({"weight": torch.zeros(2, 2), "bias": torch.ones(2)}, root / "weights.pth")
-    return out | {
-        "graph": root / "graph.npz",
-        "weights": root / "weights.pth",
-        "inspect": root / "graph.npz",
-    }
+    return {**{reader: root / name for reader, name in _FILES.items()}, **_texts(root), **_datasets(root)}
 
 
 def _graph() -> dict[str, np.ndarray]:
@@ -73,7 +84,7 @@ def _graph() -> dict[str, np.ndarray]:
     return {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array([3, 3]), "names": names}
 
 
-def _archives(root: Path) -> dict[str, Path]:
+def _archives(root: Path) -> None:
     with zipfile.ZipFile(root / "a.zip", "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("room/a.txt", b"a" * 300)
         z.writestr("room/b.txt", b"b")
@@ -83,10 +94,9 @@ def _archives(root: Path) -> dict[str, Path]:
         t.addfile(info, io.BytesIO(b"a" * 300))
     files = unpack(root / "a.zip", root / "fetched")
     write_list(root / "fetched", "a.zip", {p.relative_to(root / "fetched").as_posix(): d for p, d in files.items()})
-    return {"archive": root / "a.zip", "fetched": root / "fetched"}
 
 
-def _hloc(root: Path) -> dict[str, Path]:
+def _hloc(root: Path) -> None:
     rng = np.random.default_rng(0)
     with create_h5(root / "features.h5", Stamp("hloc-features")) as f:
         for name, n in KEYPOINTS.items():
@@ -97,12 +107,6 @@ def _hloc(root: Path) -> dict[str, Path]:
     with create_h5(root / "descriptors.h5", Stamp("retrieval")) as f:
         hloc.write_descriptors(f, {name: rng.normal(size=6) for name in NAMES})
     (root / "pairs.txt").write_text(f"{NAMES[0]} {NAMES[1]}\n{NAMES[1]} {NAMES[2]}\n")
-    return {
-        "hloc features": root / "features.h5",
-        "hloc matches": root / "matches.h5",
-        "hloc descriptors": root / "descriptors.h5",
-        "pairs": root / "pairs.txt",
-    }
 
 
 def _texts(root: Path) -> dict[str, Path]:
@@ -154,26 +158,19 @@ def map_stage() -> MapStage:
     )
 
 
-def _tensors(root: Path) -> dict[str, Path]:
-    stage, retriever = map_stage(), _retriever()
+def _tensors(root: Path) -> None:
+    stage = map_stage()
     pca = {"mean": torch.randn(128), "components": torch.randn(128, 16)}
     tensors = {f"head.{k}": v.half() for k, v in Head(24, HEAD, torch.randn(3, 3), 2.5).state_dict().items()}
     tensors |= {f"pca.{k}": v for k, v in pca.items()} | {"encoding": torch.randn(3, 8)}
-    tensors |= {f"retrieval.{k}": v for k, v in retriever.tensors().items()}
-    said = {"format": str(MAP_FORMAT), "names": json.dumps(NAMES), "output_unit": "2.5", "weights": "{}"}
+    tensors |= {f"retrieval.{k}": v for k, v in _retriever().tensors().items()}
+    metadata = {"format": str(MAP_FORMAT), "names": json.dumps(NAMES), "output_unit": "2.5", "weights": "{}"}
     stamp = Stamp("map", stage.model_dump(mode="json"))
-    write_safetensors(root / "map.safetensors", pack(tensors, stage.map), stamp, said)
+    write_safetensors(root / "map.safetensors", pack(tensors, stage.map), stamp, metadata)
     write_safetensors(root / "pca.safetensors", pca, Stamp("pca"))
-    metadata = {**retriever.metadata(), "keypoints": "40"}
-    write_safetensors(root / "retrieval.safetensors", retriever.tensors(), Stamp("retrieval"), metadata)
-    return {
-        "map": root / "map.safetensors",
-        "pca": root / "pca.safetensors",
-        "retrieval model": root / "retrieval.safetensors",
-    }
 
 
-def _h5(root: Path) -> dict[str, Path]:
+def _baseline_map(root: Path) -> None:
     rng = np.random.default_rng(0)
     stage = BaselineMapStage(
         features=MatchFeaturesConfig(name="sift"),
@@ -194,19 +191,6 @@ def _h5(root: Path) -> dict[str, Path]:
         _retriever(),
     )
     write_baseline_map(root / "map.h5", made, {}, Stamp("baseline-map", stage.model_dump(mode="json")))
-    with create_h5(root / "encodings.h5", Stamp("global-encoding")) as f:
-        f["encoding"], f["names"] = rng.normal(size=(3, 8)).astype(np.float32), list(NAMES)
-    with create_h5(root / "buffer-0.h5", Stamp("buffer")) as f:
-        f["descriptor"], f["pixel"] = np.zeros((6, 4), np.float16), np.zeros((6, 2), np.float32)
-        f["view"], f["image"] = np.repeat(np.arange(3), 2).astype(np.int32), np.arange(3, dtype=np.int32)
-        f["plain"], f["K"] = np.ones(3, bool), np.tile(np.eye(3), (3, 1, 1))
-        f["cam_from_world"] = np.stack(list(POSES.values()))
-        f.attrs["names"] = list(NAMES)
-    return {
-        "baseline map": root / "map.h5",
-        "encodings": root / "encodings.h5",
-        "buffer": root / "buffer-0.h5",
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
@@ -218,7 +202,7 @@ def _photos(folder: Path) -> None:
         Image.new("RGB", (32, 24)).save(folder / name)
 
 
-def _folders(root: Path) -> dict[str, Path]:
+def _scene(root: Path) -> None:
     views = [View(name, CAMERA, pose) for name, pose in POSES.items()]
     _photos(root / "photos")
     stage = SceneStage(source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m")  # fmt: skip # noqa: E501
@@ -234,10 +218,9 @@ def _folders(root: Path) -> dict[str, Path]:
         (root / name).mkdir()
     model.write_binary(str(root / "colmap"))
     model.write_text(str(root / "colmap-text"))
-    return {"scene": root / "scene", "colmap": root / "colmap", **_datasets(root), **_configs(root)}
 
 
-def _configs(root: Path) -> dict[str, Path]:
+def _configs(root: Path) -> None:
     config = {
         "config/config.yaml": {"seed": 1, "retrieval": {"vlad": {"encoder": "small", "dim": 8}}},
         "config/scenes/tiny.yaml": {
@@ -251,7 +234,6 @@ def _configs(root: Path) -> dict[str, Path]:
     for name, values in config.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(yaml.safe_dump(values))
-    return {"config": root / "config", "papers": root / "papers"}
 
 
 def _datasets(root: Path) -> dict[str, Path]:
@@ -311,6 +293,4 @@ def _datasets(root: Path) -> dict[str, Path]:
             path = root / reader / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 24)).save(path)
-    shutil.copytree(root / "colmap", root / "colmap scene/model")
-    _photos(root / "colmap scene/images")
-    return {reader: root / reader for reader in (*texts, "colmap scene")}
+    return {reader: root / reader for reader in texts}

@@ -14,10 +14,8 @@ from pathlib import Path
 
 from scrflow.baseline.mapfile import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
-from scrflow.features.global_encoding import read_global_encoding
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
-from scrflow.features.retrieval.search import Retriever
 from scrflow.graph import covisibility
 from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop import hloc_features as features
@@ -32,7 +30,6 @@ from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.readers import read_source
 from scrflow.scene.readers.cambridge import CambridgeSource
-from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.dsac import DsacSource
 from scrflow.scene.readers.kapture import KaptureSource
 from scrflow.scene.readers.mapfree import MapFreeSource
@@ -43,7 +40,6 @@ from scrflow.scene.readers.sevenscenes import SevenScenesSource
 from scrflow.scene.readers.twelvescenes import TwelveScenesSource
 from scrflow.storage.archives import check_fetched, unpack
 from scrflow.storage.journal import Journal
-from scrflow.training.buffer import load_buffer
 
 # images that the files in tests name
 NAMES = ("db/0.png", "db/1.png", "query/0.png")
@@ -67,12 +63,6 @@ def _features(path: Path) -> None:
 
 def _model(path: Path) -> None:
     model.views_of_model(model.read_model(path))
-
-
-def _retriever(path: Path) -> None:
-    from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata
-
-    Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
 
 
 def _journal(path: Path) -> None:
@@ -111,10 +101,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "map": lambda path: Localizer.open(path, "cpu"),
     "baseline map": load_baseline_map,
     "pca": load_pca,
-    "retrieval model": _retriever,
-    "encodings": lambda path: read_global_encoding(path, NAMES),
     "graph": covisibility.load_graph,
-    "buffer": lambda path: load_buffer([path]),
     "scene": model.load_scene,
     "colmap": _model,
     "nvm": read_nvm,
@@ -131,7 +118,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "nerfstudio": _source(NerfstudioSource(reader="nerfstudio")),
     "pose list": _source(PoseListSource(reader="poselist", poses="poses.txt")),
     "nvm scene": _source(NvmSource(reader="nvm", model="model.nvm", images=".")),
-    "colmap scene": _source(ColmapSource(reader="colmap")),
     "dsac": _source(DsacSource(reader="dsac")),
     "cambridge": _source(CambridgeSource(reader="cambridge", folder=".")),
     "7-scenes": _source(SevenScenesSource(reader="sevenscenes", folder=".", poses="dslam")),
