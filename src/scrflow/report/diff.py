@@ -95,7 +95,8 @@ def _results_in(folder: Path) -> dict[str, Path]:
 
 
 def _print_pair(a: Result, b: Result, queries: int) -> bool:
-    stages, ran, same = list(_recipe_differences(a, b)), list(_ran_differences(a, b)), _same_outcome(a, b)
+    stages, ran = list(_recipe_differences(a, b)), list(_ran_differences(a, b))
+    same = a.poses == b.poses and _figures(a) == _figures(b)
     if not stages and same:
         print(f"{a.folder} -> {b.folder}: equal (recipe, poses and map size)")
         for line in ran:
@@ -211,23 +212,13 @@ def _ran_differences(a: Result, b: Result) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------- outcome
 
 
-def _same_outcome(a: Result, b: Result) -> bool:
-    """The same poses to the last written digit, the same metrics but for times, and a map of the same size."""
-    keys = ("thresholds", "unit", "map_mb", "overall", "conditions")
-    return a.poses == b.poses and all(_timeless(a.metrics[key]) == _timeless(b.metrics[key]) for key in keys)
-
-
-def _timeless(value: Any) -> Any:
-    return {k: _timeless(v) for k, v in value.items() if k != "ms"} if isinstance(value, dict) else value
-
-
 def _print_outcome(a: Result, b: Result, same: bool, queries: int) -> None:
     print("  outcome: the same poses and map size" if same else "  outcome:")
     alike = a.metrics["thresholds"] == b.metrics["thresholds"]
     crossings = list(_crossings(a, b)) if alike else []
     if alike and a.errors.keys() == b.errors.keys() and a.poses != b.poses and not crossings:
         print("    poses differ, but no query changes sides of a threshold")
-    for line in _changes(_figures(a), _figures(b), ":"):
+    for line in _changes(_figures(a) | _times(a), _figures(b) | _times(b), ":"):
         print(f"    {line}")
     for title, names in crossings:
         shown = [f"{name} ({_error(a, name)} -> {_error(b, name)})" for name in names[:queries]]
@@ -236,7 +227,7 @@ def _print_outcome(a: Result, b: Result, same: bool, queries: int) -> None:
 
 
 def _figures(result: Result) -> dict[str, str]:
-    """Name -> value of every figure, times last."""
+    """Name -> value of every figure but times."""
     metrics, found = result.metrics, {}
     for condition, group in {"": metrics["overall"], **metrics["conditions"]}.items():
         of = f" ({condition})" if condition else ""
@@ -248,11 +239,14 @@ def _figures(result: Result) -> dict[str, str]:
             ("median rotation error", "median_r_err", 3, "degrees"),
         ):
             found[f"{name}{of}"] = "-" if group[key] is None else f"{group[key]:.{digits}g} {unit}"
-    training = (metrics["training"] or {}).get("seconds")
+    return found | {"map": f"{metrics['map_mb']:.3f} MB"}
+
+
+def _times(result: Result) -> dict[str, str]:
+    training = (result.metrics["training"] or {}).get("seconds")
     times = {"mapping time": result.mapping_s, "training time": training}
-    found["map"] = f"{metrics['map_mb']:.3f} MB"
-    found |= {name: "-" if seconds is None else f"{seconds:.1f} s" for name, seconds in times.items()}
-    return found | {"a query": f"{metrics['overall']['ms']['total']:.0f} ms"}
+    found = {name: "-" if seconds is None else f"{seconds:.1f} s" for name, seconds in times.items()}
+    return found | {"a query": f"{result.metrics['overall']['ms']['total']:.0f} ms"}
 
 
 def _thresholds(result: Result) -> list[str]:
