@@ -42,9 +42,9 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
     """Write the covisibility graph of a scene artifact to ``out`` (npz).
 
     ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` does not read it.
-    Images of different rooms of a combined scene never get an edge: side by side in one world, a frustum reaches
-    through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model is missing or shares
-    no image.
+    Images of different rooms of a combined scene never get an edge: the rooms are side by side in one world, and a
+    frustum would reach through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model
+    is missing or shares no image.
     """
     loaded = load_scene(scene)
     names = tuple(v.name for v in loaded.mapping)
@@ -80,7 +80,7 @@ def load_graph(path: Path) -> Graph:
         if weights.dtype.kind != "f" or not np.isfinite(weights).all():
             raise ValueError("weights that are not finite numbers")
         csr = scipy.sparse.csr_array((weights, arrays["indices"], arrays["indptr"]), shape=shape)
-        csr.check_format(full_check=True)  # scipy believes an index past the end, and reads there
+        csr.check_format(full_check=True)  # scipy would read past the end at an index that is too large
         names = tuple(str(n) for n in arrays["names"])
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ScrflowError(f"{path}: damaged graph ({error}); delete it and run again") from None

@@ -1,4 +1,4 @@
-"""Structure from motion on bare photos: poses and intrinsics where none are given.
+"""Structure from motion: poses and intrinsics of bare photos.
 
 The output folder is a COLMAP model (the largest component) with ``sfm.json``. An SfM model has no scale of its own; the
 config may fix the median depth of its points.
@@ -49,13 +49,15 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
     if config.source.single_camera:
         _check_one_size(folder, names)
     with atomic_dir(out) as temporary, full_disk_reported(out):
-        database = temporary / "database.db"
-        model = _reconstruct(config, folder, names, database, temporary, threads)
+        work = temporary / "work"
+        work.mkdir()
+        model = _reconstruct(config, folder, names, work, threads)
         _check_registered(model, names, config.sfm, folder)
         model = refine_principal_points(model)
         if config.sfm.median_depth is not None:
-            rescale_to_median_depth(model, config.sfm.median_depth)
-        _leave_only(temporary)
+            scale = config.sfm.median_depth / median_depth(model)
+            model.transform(pycolmap.Sim3d(scale, pycolmap.Rotation3d(), np.zeros(3)))
+        shutil.rmtree(work)
         write_binary_model(model, temporary)
         images = hashlib.sha256("".join(f"{n} {s}\n" for n, s in sorted(sha256.items())).encode()).hexdigest()[:16]
         inputs = {"images": images}
@@ -65,7 +67,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
             }
         stamp = Stamp.make("sfm", config, code_of("reconstruct_scene", config), **inputs)
         registered = sorted(model.image(i).name for i in model.reg_image_ids())
-        # the scene stage compares them: a model that came out of a cache must be of these photos
+        # a model from a cache must be of these photos: the scene stage compares the digests
         report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}
         write_json(temporary / "sfm.json", {**report, MODEL_DIGEST: folder_digest(temporary)}, stamp)
     log.info(
@@ -107,18 +109,13 @@ def median_depth(model: pycolmap.Reconstruction) -> float:
     return float(np.median(np.concatenate(depths))) if depths else 0.0
 
 
-def rescale_to_median_depth(model: pycolmap.Reconstruction, depth: float) -> None:
-    """Scale the model about its origin, in place."""
-    model.transform(pycolmap.Sim3d(depth / median_depth(model), pycolmap.Rotation3d(), np.zeros(3)))
-
-
 def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
     """The model after a last bundle adjustment with the principal point free, where many images share each camera.
 
-    The mapper holds it at the image centre, as a few images cannot tell it from a rotation. With many they can, and the
-    difference is not small: on Strecha's Herz-Jesus-P25 (7 px off centre at 1536x1024) rotations against the laser
-    ground truth go from 0.34 to 0.045 degrees, positions from 1.3 to 0.6 cm. Where the point leaves the middle of the
-    image by more than MAX_PRINCIPAL_SHIFT of its side the images do not tell it after all, and the model stays.
+    The mapper holds it at the image centre, as a few images cannot tell it from a rotation. Many can: on Strecha's
+    Herz-Jesus-P25 (7 px off centre at 1536x1024) the rotation error against the laser falls from 0.34 to 0.045 degrees,
+    the position error from 1.3 to 0.6 cm. A shift of more than MAX_PRINCIPAL_SHIFT of the side is not plausible; the
+    model stays as it was then.
     """
     shared: dict[int, int] = {}
     for image_id in model.reg_image_ids():
@@ -140,7 +137,10 @@ def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstr
         shift = max(abs(x / camera.width - 0.5), abs(y / camera.height - 0.5))
         log.info("sfm: principal point %.1f, %.1f px", x, y)
         if shift > MAX_PRINCIPAL_SHIFT:
-            log.warning("sfm: a principal point %.0f %% off the centre is not believed; it stays there", 100 * shift)
+            log.warning(
+                "sfm: a principal point %.0f %% off the centre is not plausible; it stays there",
+                100 * shift,
+            )
             return model
     return refined
 
@@ -187,10 +187,10 @@ def _check_one_size(folder: Path, names: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------------ reconstruction
 
 
-def _reconstruct(
-    config: SfmStage, folder: Path, names: list[str], database: Path, scratch: Path, threads: int
-) -> pycolmap.Reconstruction:
+def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, threads: int) -> pycolmap.Reconstruction:
+    """The largest component; ``work`` is a folder for the database and the mapper's own output."""
     quiet_pycolmap()
+    database = work / "database.db"
     sfm, source = config.sfm, config.source
     check_readable(folder, names)
     with colmap(database, f"{database}: cameras of the photos") as process:
@@ -207,7 +207,7 @@ def _reconstruct(
         pairs = import_matches(database, names, features, matches, config.seed, verify=True)
     else:
         pairs = _match_sift(config, folder, names, database, threads)
-    models = _map(sfm, config.seed, database, folder, scratch / "models", len(names))
+    models = _map(sfm, config.seed, database, folder, work / "models", len(names))
     if not models:
         raise ScrflowError(
             f"{folder}: no two photos could be registered; they need overlap, texture and parallax "
@@ -271,9 +271,3 @@ def _check_registered(model: pycolmap.Reconstruction, names: list[str], sfm: Sfm
         )
     if missing:
         log.warning("sfm: not registered: %s", some(missing, 20))
-
-
-def _leave_only(folder: Path) -> None:
-    """Empty the scratch folder: database and the mapper's own output are no part of the artifact."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,8 +1,7 @@
-"""3D points of a posed scene: SIFT on the mapping images, or hloc's features and matches; matches held against the
-known poses, tracks triangulated.
+"""Triangulate 3D points of a posed scene from SIFT, or from hloc's features and matches.
 
-Poses and cameras stay as they are. The output folder is a COLMAP model with ``triangulation.json``; the graph of shared
-points is made from it.
+Matches must agree with the known poses, which stay as they are, as do the cameras. The output folder is a COLMAP model
+with ``triangulation.json``; the graph of shared points is built from it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _MAX_IMAGE_SIZE = 1600
 def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) -> None:
     """Write the model of the mapping images of the scene artifact ``scene`` with points to the folder ``out``.
 
-    The same seed gives the same bytes, whatever ``threads`` is. ScrflowError where no point comes out.
+    The same seed gives the same bytes for any ``threads``. ScrflowError when no point can be triangulated.
     """
     loaded = load_scene(scene)
     quiet_pycolmap()
@@ -75,10 +74,10 @@ def triangulate_matches(
     database: Path, scene: Scene, model: pycolmap.Reconstruction, work: Path, pairs: int, seed: int
 ) -> tuple[pycolmap.Reconstruction, int]:
     """The model with 3D points from the keypoints and matches of a COLMAP database, and the number of pairs of images
-    that agree with the poses; these and the cameras stay as they are.
+    that agree with the poses. Poses and cameras stay as they are.
 
-    ``pairs``: how many were matched, to be told. ``work``: a folder for COLMAP's own files. ScrflowError where no point
-    comes out.
+    ``pairs``: how many were matched, for the message. ``work``: a folder for COLMAP's own files. ScrflowError when no
+    point can be triangulated.
     """
     verified = _verify_by_pose(database, scene, model)
     options = pycolmap.IncrementalPipelineOptions(random_seed=seed, num_threads=1)
@@ -94,7 +93,7 @@ def triangulate_matches(
 
 
 def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[str, int | float]:
-    """What triangulation.json says of a model of which so many pairs of images were matched; told in the log too."""
+    """What triangulation.json says of the model; logged too."""
     report = {
         "images": model.num_reg_images(),
         "pairs": pairs,
@@ -182,7 +181,7 @@ def _verify_by_pose(database: Path, scene: Scene, model: pycolmap.Reconstruction
             good = matches[error < MAX_ERROR_PX]
             if len(good) < MIN_MATCHES:
                 continue
-            # COLMAP passes over a geometry without a configuration, and then triangulates nothing
+            # COLMAP skips a geometry without a configuration, and would triangulate nothing
             geometry = pycolmap.TwoViewGeometry()
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
             geometry.inlier_matches = good

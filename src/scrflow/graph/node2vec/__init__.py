@@ -79,8 +79,8 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
     elif precision < c.min_average_precision:
         raise ScrflowError(
             f"node2vec: the embedding does not separate: average precision of link prediction {precision:.3f}, "
-            f"at least {c.min_average_precision} wanted (key encodings: min_average_precision); more walks or "
-            f"iterations, or a graph with fewer weak edges (min_overlap) may help. Metrics: {metrics}"
+            f"at least {c.min_average_precision} wanted (key encodings: min_average_precision); set more walks "
+            f"or iterations, or a graph with fewer weak edges (min_overlap). Metrics: {metrics}"
         )
     with create_h5(out, Stamp.make(KIND, config, stamp.code, graph=Path(graph))) as f:
         f.create_dataset("encoding", data=encoding)
