@@ -190,16 +190,18 @@ def test_depth_images_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["depth.png", "{folder}/depth.png", "{name}.png", "../{stem}.png", "d{folder}/{stem}"]
+    ("values", "why"),
+    [
+        ({"pattern": "depth.png"}, "pattern"),
+        ({"pattern": "{folder}/depth.png"}, "pattern"),
+        ({"pattern": "../{stem}.png"}, "pattern"),
+        ({"pattern": "d{folder}/{stem}"}, "pattern"),
+        ({"pattern": "{stem}.png", "photo_from_depth": (0.1, 0, 0)}, "need focal"),
+    ],
 )
-def test_pattern_that_cannot_be(pattern):
-    with pytest.raises(ValueError, match="pattern"):
-        DepthMaps(pattern=pattern, max_depth=10)
-
-
-def test_own_camera_needs_a_focal_length():
-    with pytest.raises(ValueError, match="need focal"):
-        DepthMaps(pattern="{stem}.png", max_depth=10, photo_from_depth=(0.1, 0, 0))
+def test_impossible_settings_are_refused(values, why):
+    with pytest.raises(ValueError, match=why):
+        DepthMaps(max_depth=10, **values)
 
 
 def test_scenes_without_depth_images():

@@ -33,14 +33,13 @@ SUPERPOINT = {
 # encoder and options, the weights it reads, descriptor size
 ENCODERS = {
     "loftr-outdoor": ("loftr", {"model": "outdoor"}, ["loftr-outdoor"], 256),
-    "loftr-indoor": ("loftr", {"model": "indoor"}, ["loftr-indoor"], 256),
     "superpoint": ("superpoint", {}, ["superpoint"], 256),
     "ace": ("ace", {}, ["ace"], 512),
     "dedode": ("dedode", {}, ["dedode-detector-l", "dedode-descriptor-b"], 256),
 }
 # half the receptive field (px) of a cell, by adding up the layers
 HALF_FIELD = {"loftr-outdoor": 3 + 4 * 2 + 2 + 3 * 4 + 4 + 3 * 8, "ace": 1 + 1 + 2 + 4 + 4 * 8}
-REACH = {"loftr-outdoor": 56, "loftr-indoor": 56, "ace": 40, "superpoint": 56}  # px from the border where it shows
+REACH = {"loftr-outdoor": 56, "ace": 40, "superpoint": 56}  # px from the border where it shows
 
 
 def convolutions(layers: dict[str, tuple[int, int, int]]) -> dict[str, torch.Tensor]:
@@ -93,7 +92,6 @@ def published(tmp_path_factory):
         "ace": convolutions(ACE),
         "superpoint": convolutions(SUPERPOINT),
         "loftr-outdoor": matcher,
-        "loftr-indoor": matcher,
         "dedode-detector-l": kornias(get_detector, "L"),
         "dedode-descriptor-b": kornias(get_descriptor, "B"),
     }

@@ -1,9 +1,9 @@
-"""Depth of buffer samples from depth images: of a depth camera beside the photo's, or rendered in the photo's pixels.
+"""Depth of buffer samples from depth images, aligned with the photo or of a depth camera beside it.
 
-Every measured pixel becomes a point in the photo's camera; the points are drawn, the nearest in front, into a pinhole
-image of that camera, and a sample takes the median of the 3 x 3 pixels about its ray. Copies of a photo share its
-camera centre and axis, so augmented views are looked up by their rays as plain ones are. Of a depth camera with a focal
-length of its own, lens distortion is not known and passed over.
+Every measured pixel becomes a point in the photo's camera. The points are drawn into a pinhole image of that camera,
+the nearest in front, and a sample takes the median of the 3 x 3 pixels about its ray. Copies of a photo share its
+camera centre and axis, so augmented views are looked up by their rays as plain ones are. If the depth camera has a
+focal length of its own, its lens distortion is unknown and ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: lis
     files = [root / config.maps.path_of(name) for name in buffer.names]
     held = [i for i, path in enumerate(files) if path.is_file()]
     if not held:
-        raise ScrflowError(f"{files[0]}: no depth image, nor of any other mapping photo; mend key depth_maps.pattern")
+        raise ScrflowError(
+            f"{files[0]}: no depth image, nor is there one of any other mapping photo; correct key depth_maps.pattern"
+        )
     check_fetched(root, (files[i] for i in held))
     result = depths_of_samples(buffer, loaded, {i: files[i] for i in held}, config.maps)
     measured = torch.isin(buffer.image[buffer.view], torch.tensor(held))
@@ -85,17 +87,19 @@ def depths_of_samples(buffer: Buffer, scene: Scene, files: dict[int, Path], conf
 
 
 def read_depth(path: Path, config: DepthMaps) -> np.ndarray:
-    """The depth image [H, W] float32 in the scene's unit, NaN where nothing was measured; ScrflowError when it is none.
+    """The depth image [H, W] float32 in the scene's unit, NaN where nothing was measured.
 
-    Read are single-channel images of 16 or 32 bits (PNG, TIFF).
+    It has one channel of 16 or 32 bits (PNG, TIFF); ScrflowError for another file.
     """
     try:
         with Image.open(path) as image:
             mode, raw = image.mode, np.asarray(image, np.float32)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ScrflowError(f"{path}: depth image cannot be read ({error}); replace it or take it away") from None
+        raise ScrflowError(f"{path}: depth image cannot be read ({error}); replace or remove it") from None
     if mode not in _MODES:
-        raise ScrflowError(f"{path}: expected a depth image of one channel of 16 or 32 bits, found mode {mode}")
+        raise ScrflowError(
+            f"{path}: expected a depth image of one channel of 16 or 32 bits, found mode {mode}; convert it"
+        )
     depth = raw * config.scale
     return np.where((raw > 0) & (depth < config.max_depth), depth, np.nan).astype(np.float32)
 

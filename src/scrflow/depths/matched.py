@@ -1,9 +1,9 @@
 """Depth of buffer samples by explicit triangulation: matches between covisible mapping images under their known poses.
 
-Scene coordinate regression triangulates implicitly: a point settles where the rays of similar descriptors meet, after
-many steps. Here the samples of the plain copies are matched (mutual nearest neighbours, epipolar check), each sample's
-depth is found along its own ray by consensus of its matches, and training may hold the sample to that 3D point. This
-goes beyond the papers. What no match confirms stays unknown, and is trained by reprojection as before.
+Scene coordinate regression triangulates implicitly: after many steps a point settles where the rays of similar
+descriptors meet. Here the samples of the plain copies are matched (mutual nearest neighbours, epipolar check), the
+consensus of a sample's matches gives the depth along its ray, and training may hold the sample to that 3D point. This
+goes beyond the papers. A sample that no match confirms has no known depth, and is trained by reprojection alone.
 
 The modules ``points`` and ``maps`` write depths from other sources, in the same form.
 """

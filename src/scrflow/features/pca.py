@@ -42,7 +42,7 @@ class Pca:
         x = x - mean
         values, vectors = torch.linalg.eigh(x.T @ x / count)  # ascending
         components = vectors[:, -dim:].flip(1)
-        # an eigenvector's sign is free: fix it, so that equal data give equal bytes on every LAPACK
+        # an eigenvector's sign is arbitrary: fix it, so that equal data give equal bytes with every LAPACK
         components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
         scale = (dim / values[-dim:].sum()).sqrt()
         return cls(mean.float(), (components * scale).float())
@@ -57,7 +57,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     s = load_scene(scene)
     encoder = build_encoder(config.extractor)
     rng = numpy_generator(config.seed, "pca")
-    # enough images for the samples asked for, and never fewer than there are up to 64, for variety
+    # enough images for the samples; for variety at least 64, if there are so many
     per_image = config.extractor.max_keypoints
     count = min(len(s.mapping), max(64, -(-config.pca.samples // per_image)))
     chosen = sorted(rng.choice(len(s.mapping), count, replace=False))

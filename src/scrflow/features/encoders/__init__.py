@@ -33,8 +33,9 @@ class LocalFeatures:
 class LocalEncoder(Protocol):
     """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords.
 
-    One that uses nothing but the mean of the colours says so by an attribute ``sees_colour = False``; it is then given
-    images [1, H, W] of that mean, which are a third of the work to augment.
+    One that uses only the mean of the colours has an attribute ``sees_colour = False``; it gets images [1, H, W] of
+    that mean, which are a third of the work to augment. One that is small and keeps nothing from one photo to the next
+    has ``side_by_side = True``: photos are then encoded by several threads at once.
     """
 
     dim: int

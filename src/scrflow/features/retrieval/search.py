@@ -26,9 +26,9 @@ from scrflow.features.views import EncodedView, encode_view
 KIND = "retrieval"
 _INDEX = ("codebooks", "codes")
 ENTRIES = 256  # one byte a part
-# Times dimensions over images and the mean variance, it is added to each variance before whitening. Where images are
-# not many times the dimensions, the small variances are chance: plain whitening sets all mapping images equally far
-# from each other, and a query among noise. On redkitchen (180 images, XFeat, 32 words, 128 dimensions), share of images
+# Times dimensions over images and the mean variance, it is added to each variance before whitening. With few images
+# per dimension the small variances are chance: plain whitening would put all mapping images at equal distances, and a
+# query among noise. On redkitchen (180 images, XFeat, 32 words, 128 dimensions), share of images
 # within 0.5 m and 30 degrees among the ten retrieved: 49 % without, 96 % with it.
 _SHRINK = 10.0
 _SVD_IMAGES = 2000
@@ -180,7 +180,7 @@ def whiten(vlad_V: torch.Tensor, mean_V: torch.Tensor, matrix_dV: torch.Tensor) 
 
 
 class Describer(Protocol):
-    """Descriptor [dim] of unit length of a photo; ``local`` gives its local descriptors to who wants them."""
+    """Descriptor [dim] of unit length of a photo; ``local`` gives its local descriptors if they are needed."""
 
     def __call__(self, photo: Image.Image, local: LocalSource) -> torch.Tensor: ...
 
