@@ -11,13 +11,24 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import EvaluateStage, ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, MapStage
+from scrflow.config import (
+    EvaluateStage,
+    ExtractorConfig,
+    GlobalEncodingUse,
+    HeadConfig,
+    LocalizeConfig,
+    MapStage,
+    RetrievalConfig,
+    RetrievalStage,
+)
 from scrflow.features.encoders import build_encoder
+from scrflow.features.global_encoding import read_global_encoding, standardised
+from scrflow.features.retrieval import build_retrieval
 from scrflow.features.views import encode_view
 from scrflow.map.file import write_map
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query, write_scene
-from scrflow.storage.artifact import Stamp, sha256_file, write_safetensors
+from scrflow.storage.artifact import Stamp, create_h5, sha256_file, write_safetensors
 from scrflow.training.head import Head
 
 SIZE, FOCAL = (320, 240), 280.0
@@ -26,6 +37,8 @@ CAMERA_LINE = "PINHOLE 320 240 280 280 160 120"
 K = np.array([[FOCAL, 0, 160], [0, FOCAL, 120], [0, 0, 1]])
 TEXELS = 300.0  # a metre of the wall, which is the plane z = 0 from (-2, -1.5) to (2, 1.5)
 WITHIN = (0.05, 2.0)
+EXTRACTOR = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
+VLAD = RetrievalConfig(kind="vlad", encoder="sift", clusters=4, keypoints=150, dim=8, pq_bytes=4)
 SCALE = 10.0  # of the descriptors, unit vectors: numbers near 1 are learnt faster
 
 
@@ -86,12 +99,20 @@ def poses() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """Photos and the scene artifact under ``root``, laid out as the workflow does it: its folder, poses of queries."""
     mapping, queries = poses()
-    photos, scene, texture = root / "photos", root / "results/wall/scene", wall()
-    for name, cam_from_world in (mapping | queries).items():
-        (photos / name).parent.mkdir(parents=True, exist_ok=True)
-        photograph(texture, cam_from_world).save(photos / name)
+    return _scene(root / "results/wall/scene", _photos(root), mapping, queries), queries
+
+
+def _photos(root: Path) -> Path:
+    texture = wall()
+    for name, cam_from_world in (poses()[0] | poses()[1]).items():
+        (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph(texture, cam_from_world).save(root / "photos" / name)
+    return root / "photos"
+
+
+def _scene(folder: Path, photos: Path, mapping: dict[str, np.ndarray], queries: dict[str, np.ndarray]) -> Path:
     write_scene(
-        scene,
+        folder,
         config=EvaluateStage(thresholds=(WITHIN,), unit="m", synthetic=True),
         code="c",
         image_root=photos,
@@ -101,45 +122,76 @@ def build_scene(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
         query_poses=queries,
         image_sha256={name: sha256_file(photos / name) for name in (*mapping, *queries)},
     )
-    return scene, queries
+    return folder
 
 
 def build(root: Path) -> PlaneMap:
     """Photos, scene and map under ``root`` (some 10 s of one core)."""
     scene, _ = build_scene(root)
-    photos, folder = root / "photos", root / "results/wall/tiny"
-    extractor = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
+    _map(root / "results/wall/tiny", scene, root / "photos", poses()[0])
+    return PlaneMap.at(root)
+
+
+def build_halves(root: Path) -> tuple[list[Path], list[Path]]:
+    """Maps of the photos in the left and in the right three of four columns, with retrieval by VLAD and an encoding for
+    each image; and the three photos that only the first map holds, then those of the second."""
+    photos, mapping, maps, only = _photos(root), poses()[0], [], []
+    for columns, own in (((0, 1, 2), 0), ((1, 2, 3), 3)):
+        folder = root / f"results/half-{own}"
+        part = {name: p for i, (name, p) in enumerate(mapping.items()) if i % 4 in columns}
+        scene = _scene(folder / "scene", photos, part, {})
+        files = [folder / f"retrieval.{suffix}" for suffix in ("h5", "safetensors", "json")]
+        build_retrieval(RetrievalStage(retrieval=VLAD, extractor=EXTRACTOR, near=0.5, seed=1), scene, *files, 1)
+        with create_h5(folder / "node2vec.h5", Stamp("global-encoding")) as f:
+            f["encoding"] = np.random.default_rng(1).normal(size=(len(part), 4)).astype(np.float32)
+            f["names"] = list(part)
+        maps.append(_map(folder, scene, photos, part, folder / "node2vec.h5", files[1]))
+        only += [photos / name for i, name in enumerate(mapping) if i % 4 == own]
+    return maps, only
+
+
+def _map(
+    folder: Path,
+    scene: Path,
+    photos: Path,
+    mapping: dict[str, np.ndarray],
+    encoding: Path | None = None,
+    retrieval: Path | None = None,
+) -> Path:
     stage = MapStage(
-        extractor=extractor,
-        global_encoding=GlobalEncodingUse(),
+        extractor=EXTRACTOR,
+        global_encoding=GlobalEncodingUse(name=None if encoding is None else "node2vec"),
         head=HeadConfig(width=128, blocks=1, clusters=1, refine_blocks=0),
-        retrieval=None,
-        retrieval_extractor=None,
+        retrieval=None if retrieval is None else VLAD,
+        retrieval_extractor=None if retrieval is None else EXTRACTOR,
         own_encoding=False,
-        localize=LocalizeConfig(hypotheses=1, max_keypoints=150, iterations=500),
+        localize=LocalizeConfig(hypotheses=1 if encoding is None else 2, max_keypoints=150, iterations=500),
         thresholds=(WITHIN, (0.5, 10.0)),
         unit="m",
         seed=1,
     )
     head, pca = folder / "head.safetensors", folder / "pca.safetensors"
-    state = _learnt(stage, photos).state_dict()
+    g = torch.zeros(len(mapping), 0)
+    if encoding is not None:
+        g = standardised(read_global_encoding(encoding, tuple(mapping)))
+    state = _learnt(stage, photos, mapping, g).state_dict()
     write_safetensors(
         head, {k: v.half() for k, v in state.items()}, Stamp("head"), {"dim_in": "128", "output_unit": "1.0"}
     )
     write_safetensors(pca, {"mean": torch.zeros(128), "components": SCALE * torch.eye(128)}, Stamp("pca"))
-    write_map(stage, scene, head, pca, None, None, folder / "map.safetensors")
-    return PlaneMap.at(root)
+    write_map(stage, scene, head, pca, encoding, retrieval, folder / "map.safetensors")
+    return folder / "map.safetensors"
 
 
-def _learnt(stage: MapStage, photos: Path) -> Head:
-    """A head that was shown the wall's points: not the supervision is of interest here, but the map."""
-    mapping = poses()[0]
+def _learnt(stage: MapStage, photos: Path, mapping: dict[str, np.ndarray], encodings: torch.Tensor) -> Head:
+    """A head trained on points of the wall: the supervision is of no interest here, the map is."""
     encoder = build_encoder(stage.extractor)
     views = [encode_view(Image.open(photos / n).convert("RGB"), CAMERA, encoder, 240, 150) for n in mapping]
-    x = SCALE * torch.cat([v.descriptors for v in views])
+    rows = zip(encodings.float(), views, strict=True)
+    x = torch.cat([torch.cat([g.expand(len(v.pixels), -1), SCALE * v.descriptors], 1) for g, v in rows])
     y = torch.from_numpy(np.concatenate([on_wall(v.pixels, p) for v, p in zip(views, mapping.values(), strict=True)]))
     torch.manual_seed(0)
-    head = Head(128, stage.head, torch.zeros(1, 3))
+    head = Head(x.shape[1], stage.head, torch.zeros(1, 3))
     optimiser = torch.optim.AdamW(head.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, 400)
     for _ in range(400):

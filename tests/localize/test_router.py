@@ -1,7 +1,7 @@
 """Several maps in one frame: each photo finds its own map, and maps that do not belong together are refused.
 
-Two small real maps: overlapping halves of 24 photos of the demo, with VLAD of SIFT, and a head trained for seconds. The
-tests do not ask whether poses are good (docs/scaling.md), only whether they come from the chosen map.
+Two small real maps of overlapping halves of a painted wall. The tests do not ask whether poses are good
+(docs/scaling.md), only whether they come from the chosen map.
 """
 
 import json
@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plane_map
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from scrflow import Localizer
@@ -20,50 +20,24 @@ from scrflow.core.geometry import camera_centre
 from scrflow.localize.batch import LocalizeRequest, localize_photos
 from scrflow.localize.router import Router
 from scrflow.map.file import load_map
-from scrflow.scene.lists import query_line, read_poses
+from scrflow.scene.lists import read_poses
 from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata, read_stamp, write_safetensors
 
-REPO = Path(__file__).resolve().parents[2]
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    return plane_map.build_halves(tmp_path_factory.mktemp("halves"))
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    from tiny_project import Project
-
-    made = Project(tmp_path_factory.mktemp("routing") / "project")
-    scene = yaml.safe_load(made.read("config/scenes/tiny.yaml"))
-    for number in (1, 2):
-        source = {"reader": "region", "scene": "tiny", "regions": 2, "region": number, "overlap": 2.0}
-        kept = {k: v for k, v in scene.items() if k not in ("source", "split", "root")}
-        made.write(f"config/scenes/half-{number}.yaml", {**kept, "source": source, "root": "."})
-    made.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 1")
-    made.snakemake(*(f"results/half-{i}/quick/map.safetensors" for i in (1, 2)))
-    return made
+def maps(halves) -> list[Path]:
+    return halves[0]
 
 
 @pytest.fixture(scope="module")
-def maps(project) -> tuple[Path, Path]:
-    return tuple(project.folder / f"results/half-{i}/quick/map.safetensors" for i in (1, 2))
-
-
-@pytest.fixture(scope="module")
-def photos(project) -> dict[str, str]:
-    """Mapping photos that one half alone holds: path -> its camera; the first half's before the second's."""
-    import os
-
-    from scrflow.scene.model import load_scene
-
-    here = os.getcwd()
-    os.chdir(project.folder)
-    try:
-        halves = [{v.name: v for v in load_scene(Path(f"results/half-{i}/scene")).mapping} for i in (1, 2)]
-    finally:
-        os.chdir(here)
-    out = {}
-    for mine, other in ((halves[0], halves[1]), (halves[1], halves[0])):
-        for name in sorted(set(mine) - set(other))[::3][:3]:
-            out[str(project.folder / "data/images" / name)] = query_line("", mine[name].camera).strip()
-    return out
+def photos(halves) -> dict[str, str]:
+    """Mapping photos that only one map holds, path -> camera: three of the first, then three of the second."""
+    return {str(photo): plane_map.CAMERA_LINE for photo in halves[1]}
 
 
 def test_a_photo_goes_to_the_map_that_knows_its_place(maps, photos):
@@ -121,7 +95,9 @@ def test_the_command_line(maps, photos, tmp_path):
     # the same again takes everything from the details
     before = (tmp_path / "poses.txt").read_bytes()
     out, images = tmp_path / "poses.txt", tuple(map(Path, photos))
-    localize_photos(LocalizeRequest(maps[0], images, str(cameras), out, min_confidence=0.0, more=maps[1:], tried=1))
+    localize_photos(
+        LocalizeRequest(maps[0], images, str(cameras), out, min_confidence=0.0, more=tuple(maps[1:]), tried=1)
+    )
     assert (tmp_path / "poses.txt").read_bytes() == before
 
 
