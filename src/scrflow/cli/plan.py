@@ -346,30 +346,30 @@ def elapsed_s(jobs: Sequence[Job], cores: int) -> float:
 
 def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: float) -> list[str]:
     """What does not fit the rules' limits, or this machine; and what to change."""
-    found = {}
-    for job in jobs:
+    lines = []
+    for job in {job.stage: job for job in jobs}.values():
         memory, minutes = job.costs["mem_mb"], job.wall_s() / 60
+        mend = {
+            "fill_buffer": f"set buffer_shards: {_shards(job, jobs)} (config.yaml), or ",
+            "train_head": "set training.buffer_memory lower, or take a GPU or a smaller method, or ",
+        }.get(job.rule, "")
         if memory > _SLACK * job.limit_mb:
-            mend = f"set buffer_shards: {_shards(job, jobs)} (config.yaml), or " if job.rule == "fill_buffer" else ""
-            mend = "set training.buffer_memory lower, or " if job.rule == "train_head" else mend
             ask = f"{mend}--set-resources {job.rule}:mem_mb={_rounded(1.2 * memory)}"
-            found[job.stage, "rule"] = f"needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}; {ask}"
+            lines.append(f"{job.stage}: needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}; {ask}")
         if minutes > _SLACK * job.limit_min:
-            ask = f"--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
-            mend = "take a smaller method or a GPU, or " if job.rule == "train_head" else ""
-            told = f"takes {_time(60 * minutes)} a job, the rule allows {_time(60 * job.limit_min)}; {mend}{ask}"
-            found[job.stage, "time"] = told
+            ask = f"{mend}--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
+            limit = _time(60 * job.limit_min)
+            lines.append(f"{job.stage}: takes {_time(60 * minutes)} a job, the rule allows {limit}; {ask}")
         beside = min(sum(other.stage == job.stage for other in jobs), max(1, cores // job.threads))
         if memory * beside > free_mb:
             several = f" for {beside} jobs side by side" if beside > 1 else ""
             fewer = f"--resources mem_mb={_rounded(free_mb)}" if memory <= free_mb else "a larger machine, or a region"
-            told = f"needs {_mb(memory * beside)}{several}, this machine has {_mb(free_mb)} free; take {fewer}"
-            found[job.stage, "machine"] = told
+            needs = f"needs {_mb(memory * beside)}{several}, this machine has {_mb(free_mb)} free"
+            lines.append(f"{job.stage}: {needs}; take {fewer}")
     disk_mb = sum(job.costs["disk_mb"] for job in jobs)
-    lines = [f"{stage}: {told}" for (stage, _), told in found.items()]
     if disk_mb > free_disk_mb:
-        told = f"{_mb(disk_mb)} are written, {_mb(free_disk_mb)} are free; put results/ on a larger disk"
-        lines.append(f"disk: {told}, or set buffer.max_samples of the encoder")
+        needs = f"disk: {_mb(disk_mb)} are written, {_mb(free_disk_mb)} are free"
+        lines.append(f"{needs}; put results/ on a larger disk, or set buffer.max_samples of the encoder")
     return lines
 
 

@@ -84,8 +84,8 @@ def validate(config: ConfigDir = Path("config")) -> None:
     project = Project(config)
     table = Table("scene", "reader", "default method", "photos", "commercial use")
     for name, scene in project.scenes.items():
-        told = (name, scene.source.reader, scene.method, _photos(project, name), scene.commercial_use)
-        table.add_row(*map(escape, told))
+        cells = (name, scene.source.reader, scene.method, _photos(project, name), scene.commercial_use)
+        table.add_row(*map(escape, cells))
     console = Console()
     console.print(table)
     console.print(f"encoders: {', '.join(project.encoders)}", f"methods: {', '.join(project.methods)}", sep="\n")

@@ -129,9 +129,9 @@ def _run_snakemake(command: Sequence[str], log: TextIO) -> tuple[int, str]:
         for line in process.stdout:
             log.write(line)
             log.flush()
-            told = output.read(line.rstrip("\n"))
-            if told and not (console.is_terminal and told[0].isdigit()):
-                console.print(told, markup=False, soft_wrap=True)
+            shown = output.read(line.rstrip("\n"))
+            if shown and not (console.is_terminal and shown[0].isdigit()):
+                console.print(shown, markup=False, soft_wrap=True)
             now = output.now()[: max(20, console.width - 42)]
             bar.update(task, description=now, completed=output.done, total=output.total)
     return process.returncode, output.error()

@@ -173,7 +173,7 @@ def frustum_graph(
     Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
     ``parts`` [N] have no edge. Memory grows with the images and the edges: of images with some 8 edges each, 2.5 KB an
     image with all. One thread: two were no faster, as the arrays that fit the cache are too small for them. ``counted``
-    is told how many pairs each round left.
+    receives how many pairs each round left.
     """
     frusta = Frusta.of(views, samples, depth_range, rng)
     search = _Search(frusta, min_overlap, parts)
