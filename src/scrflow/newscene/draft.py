@@ -25,9 +25,10 @@ from scrflow.newscene.text import Look, Photo, Queries, found_rows, missing_line
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
 from scrflow.scene.checks import check_name, check_unique, some
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import camera_from_exif, every_nth, list_photos, read_exif
-from scrflow.scene.readers import Collection, SourceImage, read_source
+from scrflow.scene.readers import Collection, read_source
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import listed
@@ -199,7 +200,7 @@ def _collection(found: Found) -> Collection:
     if isinstance(source, PhotosSource):
         folder = found.root / source.images
         unknown = pycolmap.Camera(model="SIMPLE_PINHOLE", width=0, height=0, params=[1, 0, 0])
-        return Collection(folder, folder, tuple(SourceImage(name, unknown, None) for name in list_photos(folder)))
+        return Collection(folder, folder, tuple(View(name, unknown, None) for name in list_photos(folder)))
     try:
         collection = read_source(source, found.root)
     except ScrflowError as error:

@@ -29,7 +29,7 @@ from scrflow.scene.lists import read_poses, read_query_list
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
 from scrflow.scene.pose_consistency import check_poses_by_photos
-from scrflow.scene.readers import Collection, SourceImage, read_source
+from scrflow.scene.readers import Collection, read_source
 from scrflow.storage.archives import check_fetched
 
 log = logging.getLogger("scrflow")
@@ -97,7 +97,7 @@ def build_scene(
             "delete this folder and run again, without --cache"
         )
     if given and config.check_poses:
-        posed = [View(i.name, i.camera, i.cam_from_world) for i in collection.images if i.cam_from_world is not None]
+        posed = [image for image in collection.images if image.cam_from_world is not None]
         check_poses_by_photos(posed, cameras.keys(), collection.image_root, where)
 
     model = _without_queries(collection.model, {v.name for v in mapping}) if collection.model is not None else None
@@ -118,9 +118,7 @@ def build_scene(
     log.info("scene: %d mapping images, %d queries (%d with reference pose)", len(mapping), len(queries), len(poses))
 
 
-def _split(
-    split: Split, root: Path, found: Collection, images: dict[str, SourceImage]
-) -> tuple[list[str], list[Query]]:
+def _split(split: Split, root: Path, found: Collection, images: dict[str, View]) -> tuple[list[str], list[Query]]:
     """Names of the mapping images, and the queries."""
     if split.every is not None:
         mapping, names = every_nth(list(images), split.every)
@@ -188,13 +186,13 @@ def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
     return out
 
 
-def _mapping_views(names: list[str], images: dict[str, SourceImage], found: Collection) -> list[View]:
+def _mapping_views(names: list[str], images: dict[str, View], found: Collection) -> list[View]:
     """The mapping images that have poses; ScrflowError for one without, unless the reader said why it lacks one."""
     views, without = [], []
     for name in names:
         image = images[name]
         if image.cam_from_world is not None:
-            views.append(View(name, image.camera, image.cam_from_world))
+            views.append(image)
         elif name in found.left_out:
             without.append(name)
         else:

@@ -28,11 +28,11 @@ WRITTEN = {"sfm.json": "sfm", "triangulation.json": "triangulation"}  # file -> 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A posed image."""
+    """An image with its camera and its pose."""
 
     name: str  # relative to the folder of images
     camera: pycolmap.Camera
-    cam_from_world: np.ndarray  # [3, 4] float64
+    cam_from_world: np.ndarray | None  # [3, 4] float64; None only in a reader's Collection: no pose known
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

@@ -10,20 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 
 from scrflow.config import Source
 from scrflow.core.plugins import load
-
-
-@dataclass(frozen=True, eq=False)
-class SourceImage:
-    """An image as the source describes it."""
-
-    name: str  # relative to Collection.image_root
-    camera: pycolmap.Camera
-    cam_from_world: np.ndarray | None  # [3, 4] float64; None: no pose known (queries only)
+from scrflow.scene.colmap_model import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +23,7 @@ class Collection:
 
     where: Path  # the file or folder that errors name
     image_root: Path
-    images: tuple[SourceImage, ...]
+    images: tuple[View, ...]
     split: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # (mapping, queries) where the layout fixes it
     conditions: Mapping[str, str] = field(default_factory=dict)  # of that split's queries; "all" where not given
     model: pycolmap.Reconstruction | None = None  # where there are 3D points to keep

@@ -24,7 +24,7 @@ from scrflow.core.images import image_size
 from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
 
@@ -84,14 +84,13 @@ def read(source: CambridgeSource, root: Path, sfm_model: Path | None = None) -> 
     images = {}
     for name, i in kept.items():
         camera = radial_camera(*image_size(folder / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
-        images[name] = SourceImage(name, camera, listed[name])
+        images[name] = View(name, camera, listed[name])
     mapping, queries = (tuple(name for name in poses if name in images) for poses in lists)
     model = None
     if source.points and mapping:
-        views = [View(name, images[name].camera, images[name].cam_from_world) for name in mapping]
         index = np.full(len(nvm.names), -1)
         index[[kept[name] for name in mapping]] = np.arange(len(mapping))
-        model = model_of_nvm(nvm, views, index, path)
+        model = model_of_nvm(nvm, [images[name] for name in mapping], index, path)
     return Collection(folder, folder, tuple(images.values()), split=(mapping, queries), model=model)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.scene.checks import check_unique
 from scrflow.scene.colmap_model import read_model, views_of_model
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class ColmapSource(Source):
@@ -46,5 +46,4 @@ def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Col
     model = read_model(folder)
     views = views_of_model(model)
     check_unique((v.name for v in views), str(folder))
-    images = tuple(SourceImage(v.name, v.camera, v.cam_from_world) for v in views)
-    return Collection(folder, root / source.images, images, model=model)
+    return Collection(folder, root / source.images, views, model=model)

@@ -24,8 +24,9 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.scene.checks import some
+from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene, load_scene
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class CombinedSource(Source):
@@ -80,7 +81,7 @@ def read(
         )
     image_root = common_root([scene.image_root for scene in scenes.values()])
     shifts = grid_shifts(source, scenes)
-    images: dict[str, SourceImage] = {}
+    images: dict[str, View] = {}
     part_of: dict[str, str] = {}
     mapping: list[str] = []
     queries: list[str] = []
@@ -94,7 +95,7 @@ def read(
                     f"{image_root / name}: image of both {part_of[name]} and {part}; take one of them out of "
                     "source.scenes"
                 )
-            images[name] = SourceImage(name, camera, None if pose is None else _shifted(pose, shifts[part]))
+            images[name] = View(name, camera, None if pose is None else _shifted(pose, shifts[part]))
             part_of[name] = part
             names.append(name)
     return Collection(

@@ -17,8 +17,9 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_array
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class DsacSource(Source):
@@ -43,7 +44,7 @@ def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Colle
     return Collection(root, root, tuple(splits[0] + splits[1]), split=(mapping, queries))
 
 
-def _read_split(root: Path, split: str) -> list[SourceImage]:
+def _read_split(root: Path, split: str) -> list[View]:
     photos, poses, calibrations = (_files(root / split / kind) for kind in ("rgb", "poses", "calibration"))
     for kind, files in (("poses", poses), ("calibration", calibrations)):
         if len(files) != len(photos):
@@ -60,7 +61,7 @@ def _read_split(root: Path, split: str) -> list[SourceImage]:
                 )
         world_from_cam = checked_pose(read_array(pose, (4, 4)), str(pose))
         name = photo.relative_to(root).as_posix()
-        out.append(SourceImage(name, _camera(calibration, photo), invert_pose(world_from_cam)))
+        out.append(View(name, _camera(calibration, photo), invert_pose(world_from_cam)))
     return out
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pycolmap
@@ -20,8 +19,9 @@ from pydantic import Field
 
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 from scrflow.storage.listfile import read_lines
 
 
@@ -77,20 +77,19 @@ def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Co
     )
 
 
-def _renamed(image: SourceImage, records: Path, image_root: Path) -> SourceImage:
+def _renamed(image: View, records: Path, image_root: Path) -> View:
     folder = records.relative_to(image_root).as_posix()
     name = image.name if folder == "." else f"{folder}/{image.name}"
-    return SourceImage(name, image.camera, image.cam_from_world)
+    return View(name, image.camera, image.cam_from_world)
 
 
 # ---------------------------------------------------------------------------------------------------------- one folder
 
 
-@dataclass(frozen=True, eq=False)
-class _Folder:
+class _Folder(NamedTuple):
     sensors: Path  # the folder sensors/
     records: Path  # that images are relative to
-    images: list[SourceImage]
+    images: list[View]
 
 
 def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
@@ -108,7 +107,7 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
     rigs = _read_rigs(sensors / "rigs.txt", cameras)
 
     path = sensors / "records_camera.txt"
-    images: dict[Device, SourceImage] = {}
+    images: dict[Device, View] = {}
     for where, (timestamp, name, file) in _read_table(path, "timestamp, device_id, image_path"):
         device = (_timestamp(timestamp, where), name)
         if name not in cameras:
@@ -123,7 +122,7 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
                 f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or take only the others "
                 "with key source.sensors"
             )
-        images[device] = SourceImage(file, camera, _pose_of(device, poses, rigs, where))
+        images[device] = View(file, camera, _pose_of(device, poses, rigs, where))
     if not images:
         raise ScrflowError(f"{path}: no images in it; correct keys source.mapping, source.queries or source.sensors")
     return _Folder(sensors, sensors / "records_data", list(images.values()))

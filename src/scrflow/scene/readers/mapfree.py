@@ -17,8 +17,9 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import pose_of_numbers, read_numbers
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class MapFreeSource(Source):
@@ -46,14 +47,14 @@ def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Co
     path = folder / "poses.txt"
     rows = read_numbers(path, "qw qx qy qz tx ty tz").items()
     poses = {name: pose_of_numbers(values, where) for name, (where, values) in rows if values.any()}
-    images: dict[str, SourceImage] = {}
+    images: dict[str, View] = {}
     for name, (where, values) in read_numbers(folder / "intrinsics.txt", "fx fy cx cy width height").items():
         *params, width, height = values.tolist()
         size = checked_size(width, height, where)
         if size != (width, height):
             raise ScrflowError(f"{where}: size {width:g}x{height:g} is not of whole pixels")
         camera = pycolmap.Camera(model="PINHOLE", width=size[0], height=size[1], params=params)
-        images[name] = SourceImage(name, camera, poses.get(name))
+        images[name] = View(name, camera, poses.get(name))
 
     mapping, queries = (_frames(images, sequence, folder) for sequence in (source.mapping, source.queries))
     queries = queries[:: source.query_every]
@@ -69,7 +70,7 @@ def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Co
     )
 
 
-def _frames(images: dict[str, SourceImage], sequence: str, folder: Path) -> tuple[str, ...]:
+def _frames(images: dict[str, View], sequence: str, folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(name for name in images if name.split("/")[0] == sequence))
     if not names:
         there = ", ".join(sorted({name.split("/")[0] for name in images})) or "none"

@@ -23,7 +23,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_name, checked_pose, checked_size, some
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.colmap_model import View
+from scrflow.scene.readers import Collection
 
 
 class NerfstudioSource(Source):
@@ -81,7 +82,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
         world_from_cam = checked_pose(matrix, where)
         world_from_cam[:, :3] *= _OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
         camera = _camera({**values, **frame}, path.parent / name, where)
-        images.append(SourceImage(name, camera, invert_pose(world_from_cam)))
+        images.append(View(name, camera, invert_pose(world_from_cam)))
     if missing:
         told = f"{len(missing)} of {len(frames)} frames have no image ({some(missing)})"
         if not source.skip_missing:

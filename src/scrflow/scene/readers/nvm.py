@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -39,7 +40,7 @@ from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import finite_numbers, read_query_list
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class NvmSource(Source):
@@ -83,12 +84,9 @@ def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collec
             radial_camera(*image_size(root / source.images / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
             for i, name in enumerate(nvm.names)
         ]
-    images = tuple(SourceImage(*image) for image in zip(nvm.names, cameras, poses, strict=True))
-    model = None
-    if source.points:
-        views = [View(i.name, i.camera, i.cam_from_world) for i in images]
-        model = model_of_nvm(nvm, views, np.arange(len(views)), path)
-    return Collection(path, root / source.images, images, model=model)
+    views = tuple(View(*image) for image in zip(nvm.names, cameras, poses, strict=True))
+    model = model_of_nvm(nvm, views, np.arange(len(views)), path) if source.points else None
+    return Collection(path, root / source.images, views, model=model)
 
 
 def _published(path: Path, names: tuple[str, ...], where: Path) -> list[pycolmap.Camera]:
@@ -158,7 +156,7 @@ def _fit(model: str, ideal: np.ndarray, measured: np.ndarray) -> tuple[list[floa
 # -------------------------------------------------------------------------------------------------------------- points
 
 
-def model_of_nvm(nvm: NvmModel, views: list[View], row: np.ndarray, path: Path) -> pycolmap.Reconstruction:
+def model_of_nvm(nvm: NvmModel, views: Sequence[View], row: np.ndarray, path: Path) -> pycolmap.Reconstruction:
     """COLMAP model of the views with the file's points. ``row`` [N]: index into ``views`` of each camera, or -1.
 
     ScrflowError where the points do not fit cameras and poses.
@@ -173,7 +171,7 @@ def model_of_nvm(nvm: NvmModel, views: list[View], row: np.ndarray, path: Path) 
 
 
 def _origin(
-    nvm: NvmModel, views: list[View], point: np.ndarray, view: np.ndarray, xy: np.ndarray, path: Path
+    nvm: NvmModel, views: Sequence[View], point: np.ndarray, view: np.ndarray, xy: np.ndarray, path: Path
 ) -> np.ndarray:
     """What is to be added [V, 2] to the measurements of each view to make them COLMAP's pixels."""
     centre = np.array([[v.camera.principal_point_x, v.camera.principal_point_y] for v in views])

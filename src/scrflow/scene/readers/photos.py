@@ -15,7 +15,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, list_photos
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 from scrflow.storage.artifact import read_json, read_stamp
 
 
@@ -58,10 +58,9 @@ def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Col
     gone = sorted(set(views) - set(names))
     if gone:
         raise ScrflowError(f"{folder / gone[0]}: image is missing, but is in the SfM model; run the sfm stage again")
-    posed = [SourceImage(name, view.camera, view.cam_from_world) for name, view in views.items()]
     others = [name for name in names if name not in views]
     cameras, guessed = _cameras_of_others(source, folder, others, tuple(views.values()))
-    images = sorted([*posed, *(SourceImage(n, cameras[n], None) for n in others)], key=lambda image: image.name)
+    images = sorted([*views.values(), *(View(n, cameras[n], None) for n in others)], key=lambda image: image.name)
     return Collection(
         sfm_model,
         folder,

@@ -14,8 +14,9 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import pose_of_numbers, read_numbers
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class PoseListSource(Source):
@@ -44,7 +45,7 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
     if not listed:
         raise ScrflowError(f"{path}: no pose in it; expected lines 'name {_FORM}'")
     image_root = root / source.images
-    images: list[SourceImage] = []
+    images: list[View] = []
     for name, (cam_from_world, focal) in listed.items():
         if not os.path.lexists(image_root / name):
             continue
@@ -54,7 +55,7 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
             width, height = 1, 1  # a damaged image is named when the images in use are decoded
         params = [focal, *(source.principal_point or (width / 2, height / 2))]
         camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
-        images.append(SourceImage(name, camera, cam_from_world))
+        images.append(View(name, camera, cam_from_world))
     if not images:
         raise ScrflowError(f"{path}: none of the images that it lists is under {image_root}; correct key source.images")
     return Collection(path, image_root, tuple(images))

@@ -20,8 +20,9 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.core.seeds import numpy_generator
+from scrflow.scene.colmap_model import View
 from scrflow.scene.model import load_scene
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 
 
 class RegionSource(Source):
@@ -76,12 +77,11 @@ def read(
     centres_N3 = camera_centre(np.stack([v.cam_from_world for v in base.mapping]))
     inside = region_members(source, centres_N3)[:, source.region - 1]
     views = [view for view, wanted in zip(base.mapping, inside, strict=True) if wanted]
-    images = [SourceImage(v.name, v.camera, v.cam_from_world) for v in views]
-    images += [SourceImage(q.name, q.camera, base.query_poses.get(q.name)) for q in base.queries]
+    queries = [View(q.name, q.camera, base.query_poses.get(q.name)) for q in base.queries]
     return Collection(
         base.folder,
         base.image_root,
-        tuple(images),
+        (*views, *queries),
         split=(tuple(v.name for v in views), tuple(q.name for q in base.queries)),
         conditions={q.name: q.condition for q in base.queries},
         inputs={f"part_{source.scene}": base.stamp.digest},

@@ -29,8 +29,9 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_array
-from scrflow.scene.readers import Collection, SourceImage
+from scrflow.scene.readers import Collection
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
 
@@ -152,7 +153,7 @@ def posed_frames(
     for name in sorted((*mapping, *queries)):
         camera, pose = image(name)
         if pose is not None:
-            images[name] = SourceImage(name, camera, pose)
+            images[name] = View(name, camera, pose)
     for kind, names in (("mapping", mapping), ("query", queries)):
         lost = [name for name in names if name not in images]
         if lost:
