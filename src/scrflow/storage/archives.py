@@ -27,7 +27,7 @@ from typing import IO, NamedTuple, cast
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
-from scrflow.storage.artifact import sha256_file, write_text
+from scrflow.storage.artifact import sha256_file, write_text, writing
 
 _CHUNK = 1 << 20
 # photos hardly shrink in an archive; text by some tens. Beyond this it is a bomb, below a GiB it does no harm
@@ -94,7 +94,7 @@ def _unpack_new(archive: Path, inside: Path, skip: tuple[str, ...]) -> dict[str,
             if left < 0:
                 raise ScrflowError(f"{archive}: unpacks to over {_MAX_RATIO} times its size; do not use it")
             if member.size > shutil.disk_usage(inside).free:
-                raise ScrflowError(f"{archive}: {member.name} needs {member.size / 1e9:.1f} GB of disk; make room")
+                raise ScrflowError(f"{archive}: {member.name} needs {member.size / 1e6:.0f} MB of disk; make room")
             target = inside / member.name
             try:
                 if member.kind == "folder":
@@ -108,7 +108,7 @@ def _unpack_new(archive: Path, inside: Path, skip: tuple[str, ...]) -> dict[str,
                     "by case alone are one on some disks); do not use this archive"
                 ) from None
             digest, length = hashlib.sha256(), 0
-            with file, member.open() as source:
+            with writing(target), file, member.open() as source:
                 while length <= member.size and (chunk := source.read(_CHUNK)):
                     length += file.write(chunk)
                     digest.update(chunk)
