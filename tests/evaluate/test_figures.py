@@ -172,13 +172,6 @@ def test_points_of_the_model_are_the_backdrop(tmp_path, scene):
     assert len(changed) > 300 and np.ptp(changed, axis=0).min() < 5 and np.ptp(changed, axis=0).max() > 300
 
 
-def test_equal_input_is_equal_bytes(tmp_path, scene):
-    for name in ("a.png", "b.png"):
-        drawn(tmp_path, scene, [0.1, 0.2, 0.4, 3, 40, math.inf], name=name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert {p.name for p in tmp_path.iterdir()} == {"a.png", "b.png"}  # nothing temporary left
-
-
 # -------------------------------------------------------------------------------------------------------- overlay.png
 
 

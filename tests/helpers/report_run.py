@@ -87,17 +87,8 @@ class Wall:
         write_map(self.stage, scene, *parts, None, None, map_path)
         localize_queries(LocalizeStage(localize=self.stage.localize, seed=1), scene, map_path, poses, details, 1)
         history = folder / "train.jsonl"
-        lines = [
-            {
-                "step": s,
-                "loss": 90 / s,
-                "median_error_px": 400 / s,
-                "inlier_share": s / 400,
-                "lr": 1e-3,
-                "seconds": s / 9,
-            }
-            for s in (100, 200, 300)
-        ]
+        curves = [(s, {"loss": 90 / s, "median_error_px": 400 / s, "inlier_share": s / 400}) for s in (100, 200, 300)]
+        lines = [{"step": s, "lr": 1e-3, "seconds": s / 9, **of} for s, of in curves]
         history.write_text("".join(json.dumps(line) + "\n" for line in lines))
         outputs = (folder / f for f in ("queries.csv", "metrics.json", "errors.png", "overlay.png"))
         evaluate(config, scene, map_path, poses, details, history, *outputs)

@@ -103,7 +103,7 @@ def evaluate(
     loaded = load_scene(scene)
     said = read_details(details)
     if sha256_file(require(poses, "poses")) != said.poses_sha256:
-        raise ScrflowError(f"{poses}: not the poses that were written with {details}; delete both and localize again")
+        raise ScrflowError(f"{poses}: does not belong to {details}; delete both and localize again")
     estimates = read_poses(poses)
     _check_names(loaded, estimates, poses, said, details)
 
@@ -279,17 +279,20 @@ def _check_names(
     """Poses, details and the scene's query list must speak of the same queries."""
     names = {q.name for q in scene.queries}
     for path, found in ((poses, estimates), (details, said.queries)):
-        for name in found:
-            if name not in names:
-                raise ScrflowError(f"{path}: {name} is no query of {scene.folder}; localize again on this scene")
-    for name in sorted(names - set(said.queries)):
-        raise ScrflowError(f"{details}: says nothing of query {name} of {scene.folder}; localize again on this scene")
+        strangers = sorted(set(found) - names)
+        if strangers:
+            raise ScrflowError(f"{path}: {strangers[0]} is not a query of {scene.folder}; localize again on this scene")
+    missing = sorted(names - set(said.queries))
+    if missing:
+        raise ScrflowError(f"{details}: query {missing[0]} of {scene.folder} is missing; localize again on this scene")
     for name, query in said.queries.items():
         if query.localized != (name in estimates):
-            has = "no pose, though localized" if query.localized else "a pose, though not localized"
-            raise ScrflowError(f"{poses}: {name} has {has} by {details}; localize again, both come from one run")
+            has = "no pose, but is" if query.localized else "a pose, but is not"
+            raise ScrflowError(f"{poses}: {name} has {has} localized in {details}; localize again to write both")
     if said.overlay is not None and said.overlay.name not in names:
-        raise ScrflowError(f"{details}: overlay of {said.overlay.name}, no query of {scene.folder}; localize again")
+        raise ScrflowError(
+            f"{details}: overlay shows {said.overlay.name}, not a query of {scene.folder}; localize again"
+        )
 
 
 def _training(path: Path) -> dict[str, float | None]:

@@ -8,7 +8,6 @@ is the one that maps are made with (scrflow.training.head), of whose three coord
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from scrflow.config import HeadConfig, ToyConfig, ToyStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, to_tensor
-from scrflow.core.progress import log, meter, track
+from scrflow.core.progress import meter, track
 from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.features.encoders import build_encoder
 from scrflow.report.published import Papers, Published, load_papers
@@ -104,12 +103,18 @@ def toy_data(config: ToyConfig, photos: list[Path]) -> ToyData:
 def run_toy(
     config: ToyConfig, data: ToyData, decoder: bool, seed: int, step: Callable[[str], None] = lambda note: None
 ) -> ToyResult:
-    """Train a head with or without the decoder's clusters, and predict every sample's place.
+    """Train a head with a cluster at each photo's middle, the decoder, or with one at the plane's origin, and predict
+    every sample's place.
 
     With the same seed both draw the same batches, and the same seed gives the same result. The loss is the measured
     error, the mean absolute one.
     """
-    head = toy_head(config, data, decoder, seed)
+    centres = data.centres if decoder else data.centres.mean(0, keepdim=True)
+    shape = {"width": config.width, "hidden_ratio": config.hidden_ratio, "blocks": config.blocks, "refine_blocks": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "toy head"))
+        flat = torch.nn.functional.pad(centres, (0, 1))  # in the plane z = 0
+        head = Head(data.descriptor.shape[1], HeadConfig(clusters=len(centres), **shape), flat, config.unit_px)
     optimiser = torch.optim.AdamW(head.parameters(), config.lr_max, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.lr_max, total_steps=config.steps, pct_start=_WARMUP, cycle_momentum=False
@@ -129,16 +134,6 @@ def run_toy(
     error = (found - data.pixel).abs().mean(1)
     total = torch.zeros(len(data.centres)).index_add_(0, data.image, error)
     return ToyResult(found, total / torch.bincount(data.image, minlength=len(total)), float(error.median()))
-
-
-def toy_head(config: ToyConfig, data: ToyData, decoder: bool, seed: int) -> Head:
-    """The head before training: a cluster at each photo's middle with the decoder, else one at the plane's origin."""
-    centres = data.centres if decoder else data.centres.mean(0, keepdim=True)
-    shape = {"width": config.width, "hidden_ratio": config.hidden_ratio, "blocks": config.blocks, "refine_blocks": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(seed, "toy head"))
-        flat = torch.nn.functional.pad(centres, (0, 1))  # in the plane z = 0
-        return Head(data.descriptor.shape[1], HeadConfig(clusters=len(centres), **shape), flat, config.unit_px)
 
 
 def write_toy(
@@ -163,13 +158,11 @@ def write_toy(
     for scene, name in (owners[path] for path in photos):
         scene.check_photos([name])
     data = toy_data(toy, photos)
-    began = time.process_time()
     results: dict[str, list[ToyResult]] = {WITHOUT: [], WITH: []}
     with meter("toy example", 2 * len(toy.seeds) * toy.steps) as step:
         for seed in toy.seeds:
             for name, of in results.items():
                 of.append(run_toy(toy, data, name == WITH, seed, step))
-    log.info("toy example: %.0f s of CPU time for training", time.process_time() - began)
     known = {row: published_mean(load_papers(papers), name) for row, name in _PUBLISHED.items()}
     _draw(picture, toy, data, {name: of[0] for name, of in results.items()})
     write_text(table, to_csv("glace-figure-8", config.set, _cells(toy, results, known)))
