@@ -22,7 +22,7 @@ from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.figures import Reprojection, draw_keypoints, show_greyed
 from scrflow.localize.localizer import Localizer
 from scrflow.localize.pointcloud import observe
-from scrflow.localize.result import Localization, query_descriptors
+from scrflow.localize.result import AnyLocalizer, query_descriptors
 from scrflow.map.file import load_map
 from scrflow.report.page.run import Run
 from scrflow.scene.model import Scene
@@ -51,7 +51,7 @@ class Points:
     note: str
 
 
-def open_map(run: Run, threads: int = 1) -> tuple[Localizer | MatchLocalizer, Points]:
+def open_map(run: Run, threads: int = 1) -> tuple[AnyLocalizer, Points]:
     """The run's map, to localize as the run did, and its points.
 
     ScrflowError where the map is missing or damaged, or a mapping photo cannot be read.
@@ -84,7 +84,7 @@ def _implied_points(localizer: Localizer, scene: Scene, threads: int) -> Points:
     return Points(seen.xyz, seen.rgb, note)
 
 
-def queries(run: Run, localizer: Localizer | MatchLocalizer, points: Points) -> dict[str, Any]:
+def queries(run: Run, localizer: AnyLocalizer, points: Points) -> dict[str, Any]:
     """The best and the worst queries with their pictures, and the list of all, the worst first."""
     order = run.queries.sort_values("badness", kind="stable")
     shown = min(_SHOWN, len(order) // 2) if len(order) > 1 else 1
@@ -98,9 +98,7 @@ def queries(run: Run, localizer: Localizer | MatchLocalizer, points: Points) -> 
     }
 
 
-def _pictures(
-    run: Run, localizer: Localizer | MatchLocalizer, points: Points, row: dict[str, Any]
-) -> list[tuple[str, Image.Image]]:
+def _pictures(run: Run, localizer: AnyLocalizer, points: Points, row: dict[str, Any]) -> list[tuple[str, Image.Image]]:
     """Captions and pictures of a query; the localizer localizes it once more."""
     name = row["name"]
     camera = next(q.camera for q in run.scene.queries if q.name == name)
@@ -109,7 +107,7 @@ def _pictures(
         found = localizer.localize(photo, camera, _descriptor(run, name))
     marks, marked = None, "no pose: too few keypoints agree"
     if found.cam_from_world is not None:
-        marks = _reprojection(found, camera)
+        marks = Reprojection(*found.photo_pixels(camera), found.inliers)
         marked = f"{int(marks.inlier.sum())} of {len(marks.inlier)} keypoints agree with the pose"
     pictures = [("the photo", _fitted(photo)), (marked, _marked(photo, marks))]
     if found.cam_from_world is not None and len(points.xyz):
@@ -127,10 +125,6 @@ def _descriptor(run: Run, name: str) -> torch.Tensor | None:
         if path.endswith(".h5") and stamp.kind == "retrieval" and retrieval.get("kind") == "hloc":
             return query_descriptors(run.folder.absolute().parents[1] / path, [name])[name]
     return None
-
-
-def _reprojection(found: Localization, camera: pycolmap.Camera) -> Reprojection:
-    return Reprojection(*found.photo_pixels(camera), found.inliers)
 
 
 def _fitted(photo: Image.Image) -> Image.Image:
