@@ -1,7 +1,9 @@
-"""Where a result comes from: code, config, data, packages, device.
+"""Where a result comes from: the artifacts upstream of it, and the code, packages and device that it ran on.
 
-Stamps say what made each stage, but not what it ran on, so that equal recipes give equal bytes. Training and
-localization note what they ran on beside their results (``this_run``); evaluation gathers all of it.
+A stamp names the inputs of its artifact by their digests, so neither the config nor Snakemake is needed to walk from a
+map back to the photos. Files that hloc or COLMAP wrote have no stamp: the edges to them are in this module. Stamps do
+not say what a stage ran on, so that equal recipes give equal bytes: training and localization note that beside their
+results (``this_run``), and evaluation gathers all of it.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scrflow import __version__
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.lineage import results_in, upstream
-from scrflow.storage.artifact import Stamp, read_stamp, write_text
+from scrflow.pipeline.stages import STAGES
+from scrflow.storage.artifact import FORMS, Stamp, read_stamp, write_text
 
 PACKAGES = (
     "torch", "numpy", "scipy", "pycolmap", "poselib", "kornia", "h5py", "faiss-cpu", "safetensors", "snakemake",
@@ -28,6 +32,172 @@ PACKAGES = (
 RAN = "ran"  # the key of this_run in localization.json and in the last line of train.jsonl
 _ROOT = Path(__file__).resolve().parents[3]
 _SOURCES = ("Snakefile", "rules", "workflow", "src")  # the code that makes results; config is in the stamps
+
+MAPS = ("map.safetensors", "map.h5")  # of a head, of feature matching
+DETAILS = "localization.json"
+
+# of two rules with the same output: a key of the stamp's config, or an input file, that only one of them has
+_MARKS = {
+    "embed_graph": "node2vec",
+    "cluster_features": "clusters",
+    "localize_queries": "map.safetensors",
+    "localize_baseline": "map.h5",
+}
+# inputs in stamps that are digests of plain files and texts, not of artifacts
+_PLAIN = (
+    *("images", "content", "names", "shard", "maps", "model", "file"),
+    *("hloc_features", "hloc_matches", "poses", "training"),
+)
+_MODELS = ("sfm/sfm.json", "triangulated/triangulation.json")  # reports of the models that a graph is built from
+# file of hloc in the scene's folder -> the files that it was made from
+_HLOC = {
+    "hloc/matches.h5": ("hloc/features.h5", "hloc/pairs.txt"),
+    "hloc/pairs.txt": ("hloc/images.json", "hloc/global-feats-*.h5"),
+    "hloc/features.h5": ("hloc/images.json",),
+    "hloc/global-feats-*.h5": ("hloc/images.json",),
+}
+# (rule, pattern) of every output of a scene
+_OUTPUTS = tuple(
+    (rule, pattern)
+    for rule, stage in STAGES.items()
+    for pattern in stage.outputs.values()
+    if pattern.startswith("results/{scene}/")
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ artifacts
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a result came from."""
+
+    path: str  # below results/: demo/covisibility.npz
+    stamp: Stamp | None  # None: another tool wrote it
+    inputs: dict[str, str] = field(default_factory=dict)  # name -> path of the artifact
+    lost: tuple[str, ...] = ()  # inputs whose digest no file has any more
+
+    @property
+    def scene(self) -> str:
+        return self.path.split("/")[0]
+
+    @property
+    def job(self) -> tuple[str, dict[str, str]] | None:
+        """The rule that makes the file and its wildcards; None if no rule does."""
+        config = {} if self.stamp is None else self.stamp.config
+        marks = {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
+        for rule, pattern in _OUTPUTS:
+            found = _regex(pattern).fullmatch(f"results/{self.path}")
+            if found and _MARKS.get(rule) in {None, *marks}:
+                return rule, found.groupdict()
+        return None
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+?)", re.escape(pattern)))
+
+
+def results_in(folder: Path) -> list[Path]:
+    """The artifacts of results/SCENE/METHOD that all others are upstream of: map and localization, if they exist."""
+    return [folder / name for name in (*MAPS, DETAILS) if (folder / name).exists()]
+
+
+def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
+    """Everything that the artifacts ``roots`` (results/SCENE/METHOD/FILE) came from, and they themselves: path below
+    results/ -> artifact, inputs before what was made from them.
+
+    ScrflowError if a root is missing or has no stamp.
+    """
+    walk = _Walk([Path(root).absolute() for root in roots])
+    for root, stamp in walk.roots.items():
+        walk.visit(root, stamp)
+    return walk.found
+
+
+class _Walk:
+    def __init__(self, roots: list[Path]):
+        self.roots = {root: read_stamp(root, whole=False) for root in roots}
+        self._results = roots[0].parents[2] if roots else Path()
+        self._by_digest: dict[str, dict[str, list[Path]]] = {}  # scene -> digest -> files
+        self.found: dict[str, Artifact] = {}
+
+    def visit(self, path: Path, stamp: Stamp | None) -> str:
+        """Add the artifact after all that it came from; its path below results/."""
+        name = path.relative_to(self._results).as_posix()
+        if name in self.found:
+            return name
+        inputs, lost = {}, []
+        for key, digest in (stamp.inputs if stamp else {}).items():
+            source = self._plain(path, stamp, key) if key in _PLAIN else self._artifact(path, key, digest)
+            if source is not None:
+                inputs[key] = self.visit(source, _stamp_of(source))
+            elif key not in _PLAIN and re.fullmatch("[0-9a-f]{16}", digest):
+                lost.append(key)
+        if stamp is None:
+            for i, source in enumerate(self._behind_hloc(path)):
+                inputs[f"file{i}"] = self.visit(source, _stamp_of(source))
+        self.found[name] = Artifact(name, stamp, inputs, tuple(lost))
+        return name
+
+    def _folder(self, path: Path) -> Path:
+        """Of the scene."""
+        return self._results / path.relative_to(self._results).parts[0]
+
+    def _artifact(self, path: Path, key: str, digest: str) -> Path | None:
+        """The file with the digest: a root, or in the scene; a part of a combined scene is in the part's folder."""
+        same = [root for root, stamp in self.roots.items() if stamp.digest == digest]
+        for scene in (self._folder(path).name, *([key.removeprefix("part_")] if key.startswith("part_") else [])):
+            same += sorted(self._known(scene).get(digest, []), key=lambda file: file.parent != path.parent)
+        return next(iter(same), None)
+
+    def _known(self, scene: str) -> dict[str, list[Path]]:
+        if scene not in self._by_digest:
+            known = self._by_digest[scene] = {}
+            patterns = {re.sub(r"\{\w+\}", "*", p.removeprefix("results/{scene}/")) for _, p in _OUTPUTS}
+            for pattern in sorted(p for p in patterns if p.endswith(FORMS)):
+                for path in sorted((self._results / scene).glob(pattern)):
+                    stamp = _stamp_of(path)
+                    if stamp is not None and path not in known.setdefault(stamp.digest, []):
+                        known[stamp.digest].append(path)
+        return self._by_digest[scene]
+
+    def _plain(self, path: Path, stamp: Stamp, key: str) -> Path | None:
+        """The file in the scene's folder that an input without a stamp is, or belongs to."""
+        folder = self._folder(path)
+        if (stamp.kind, key) == ("covisibility", "model"):
+            files = [folder / name for name in _MODELS]
+        else:  # hloc's files are named by the config
+            named = [Path(value.format(scene=folder.name)) for value in _values(stamp.config, key)]
+            files = [folder / "hloc" / file.name for file in named if file.parts[-3:-1] == (folder.name, "hloc")]
+        return next((file for file in files if file.exists()), None)
+
+    def _behind_hloc(self, path: Path) -> Iterator[Path]:
+        folder = self._folder(path)
+        for made, sources in _HLOC.items():
+            if path in folder.glob(made):
+                for pattern in sources:
+                    yield from sorted(folder.glob(pattern))
+
+
+def _values(config: dict[str, Any], key: str) -> Iterator[str]:
+    """The texts under a key of a config, at any depth."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _values(value, key)
+        elif name == key and isinstance(value, str):
+            yield value
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    """None for a file without a stamp, or with one of another schema, which no artifact of this version came from."""
+    try:
+        return read_stamp(path, whole=False)
+    except ScrflowError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- what a run ran on
 
 
 def this_run(threads: int, processes: int = 1) -> dict[str, Any]:
@@ -97,6 +267,9 @@ def last_of_history(history: Path) -> dict[str, Any]:
         return {**last, "seconds": float(last["seconds"]), RAN: last.get(RAN)}
     except (IndexError, ValueError, AttributeError, KeyError, TypeError):
         raise ScrflowError(f"{history}: last line of the training log cannot be used; train again") from None
+
+
+# -------------------------------------------------------------------------------------------------------------- results
 
 
 def gather(stamp: Stamp, map_path: Path, details: Path, history: Path | None) -> dict[str, Any]:

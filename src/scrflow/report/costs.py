@@ -1,7 +1,7 @@
 """What a map cost: time and memory of every job that it needed, and of localizing the queries with it.
 
-The stamps say which jobs those are (scrflow.pipeline.lineage). Wall-clock time is from Snakemake's benchmark files; CPU
-time and memory are what the job wrote at the end of its log, or else the benchmark's, which samples a long job only
+The stamps say which jobs those are (scrflow.pipeline.provenance). Wall-clock time is from Snakemake's benchmark files;
+CPU time and memory are what the job wrote at the end of its log, or else the benchmark's, which samples a long job only
 twice a minute. A job whose results can come from a cache writes its benchmark itself (scrflow.pipeline.job.Usage), so
 the cache keeps it with the results.
 """
@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.lineage import MAPS, Artifact, results_in, upstream
-from scrflow.pipeline.provenance import RAN, last_of_history
+from scrflow.pipeline.provenance import MAPS, RAN, Artifact, last_of_history, results_in, upstream
 
 Phase = Literal["scene", "mapping", "localization"]
 # scene: reading a dataset, or structure from motion
