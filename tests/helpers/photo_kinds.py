@@ -135,7 +135,7 @@ def _half(data: bytes) -> bytes:
 NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a folder named x.jpg": (Path.mkdir, r"is a folder, expected an image"),
     "broken link": (lambda path: path.symlink_to("gone.jpg"), r"image is missing: a link to gone\.jpg"),
-    "named pipe": (os.mkfifo, r"not a regular file, expected an image"),
+    "named pipe": (os.mkfifo, r"is not a regular file, expected an image"),
 }
 
 
