@@ -196,7 +196,7 @@ class Samples:
         """
 
         def tensor(values: ArrayLike | None, dtype: torch.dtype) -> Tensor | None:
-            return None if values is None else torch.as_tensor(values).to(dtype)
+            return None if values is None else torch.as_tensor(values).to("cpu", dtype)
 
         views = len(torch.as_tensor(K))
         image = torch.arange(views) if image is None else tensor(image, torch.int64)

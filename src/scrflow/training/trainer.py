@@ -150,27 +150,29 @@ class Trainer:
         drawn = {group: stream.at(self.step, config.steps) for group, stream in self.streams.items()}
 
         def forward_backward(i: int) -> tuple[Tensor, Tensor]:
+            # samples
             micro = self.micro_batches[i]
             block, positions = drawn[micro.group]
             chance = derived_seed(self.seed, "train.batch", micro.group, self.step, micro.index)
             generator = torch.Generator(self.device).manual_seed(chance)
             rows = positions[micro.begin : micro.end]
             x, targets = self.samples.batch(block.columns, rows, generator, config.mix_share)
-
+            # head
             autocast = self.precision.autocast
             with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 out = self._heads[i](x)
+            # loss
             loss, projection = scene_coordinate_loss(
                 out.xyz_world, out.coarse, targets, config.loss, progress, self.depth_bias, out.base
             )
-
-            # micro-batches differ by a row at most; all shard groups have equally many rows
+            # gradient; micro-batches differ by a row at most, and all shard groups have equally many rows
             share = (micro.end - micro.begin) / len(positions) / len(self.streams) / config.accumulate
             self.scaler.scale(loss * share).backward()
             return loss.detach(), projection.error_px.detach()
 
         results = list(self._each(forward_backward, range(len(self.micro_batches))))
 
+        # step
         if (self.step + 1) % config.accumulate == 0 or self.step + 1 == self.schedule.steps:
             gradient = self.parameters.grad
             if self._gradients[0] is not gradient:
