@@ -30,7 +30,7 @@ rule write_table:
     params:
         config=stage_config("write_table"),
         code=stage_code("write_table"),
-        results="results",
+        results=lambda wildcards: "results",
         papers=str(project.dir / "papers"),
     message:
         "table {wildcards.table}"
