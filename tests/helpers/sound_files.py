@@ -33,7 +33,7 @@ from scrflow.config import (
     Split,
 )
 from scrflow.features.retrieval.search import Retriever
-from scrflow.interop import hloc_descriptors as hloc
+from scrflow.interop import hloc_features as hloc
 from scrflow.interop.hloc_features import StoredFeatures, write_features
 from scrflow.interop.hloc_matches import write_matches
 from scrflow.map.format import MAP_FORMAT, pack

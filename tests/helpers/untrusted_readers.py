@@ -17,8 +17,8 @@ from scrflow.cli.inspection import inspect_file
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
 from scrflow.graph import covisibility
-from scrflow.interop import hloc_descriptors as hloc
 from scrflow.interop import hloc_features as features
+from scrflow.interop import hloc_features as hloc
 from scrflow.interop import hloc_matches as matches
 from scrflow.localize.batch import cameras_of
 from scrflow.localize.localizer import Localizer

@@ -17,8 +17,7 @@ from scrflow.core.progress import track
 from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.retrieval.search import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
-from scrflow.interop import hloc_descriptors as hloc
-from scrflow.interop.hloc_features import StoredFeatures, write_features
+from scrflow.interop.hloc_features import StoredFeatures, read_descriptors, write_descriptors, write_features
 from scrflow.interop.hloc_matches import write_pairs
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, atomic_dir, create_h5, read_safetensors, read_safetensors_metadata, require
@@ -54,7 +53,7 @@ def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int
         if config.retrieval is not None:
             described = _describe_all(config, results, scene)
             with create_h5(folder / "global-feats.h5", stamp) as file:
-                hloc.write_descriptors(file, described)
+                write_descriptors(file, described)
             write_pairs(folder / "pairs-retrieval.txt", _similar_pairs(described, scene, config.pairs))
     log.info("hloc: %d mapping images and %d queries to %s", len(scene.mapping), len(scene.queries), out)
 
@@ -102,8 +101,8 @@ def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[
     descriptors = require(folder / f"{config.retrieval_name}.h5", "retrieval feature")
     names, queries = [v.name for v in scene.mapping], [q.name for q in scene.queries]
     if config.retrieval.retrieval.kind == "hloc":
-        return dict(zip(names + queries, hloc.read_descriptors(descriptors, names + queries), strict=True))
-    described = dict(zip(names, hloc.read_descriptors(descriptors, names), strict=True))
+        return dict(zip(names + queries, read_descriptors(descriptors, names + queries), strict=True))
+    described = dict(zip(names, read_descriptors(descriptors, names), strict=True))
     model = folder / f"{config.retrieval_name}.safetensors"
     retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
     describe = PhotoDescriber((config.retrieval, *config.parts), retriever.description)

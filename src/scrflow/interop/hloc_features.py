@@ -1,4 +1,7 @@
-"""hloc's HDF5 form of local features: image name -> group with keypoints, descriptors, scores, image_size.
+"""hloc's HDF5 forms of local features and of global descriptors.
+
+Local features: image name -> group with keypoints, descriptors, scores, image_size. Global descriptors: image name ->
+group with the dataset ``global_descriptor``. A name with slashes makes nested groups.
 
 ``keypoints`` [N, 2] are pixels of the photo as it is stored, distortion and all, with the centre of the top-left pixel
 at (0, 0); their attribute ``uncertainty`` is the detector's noise in px. ``descriptors`` are [D, N], ``scores`` [N],
@@ -9,7 +12,7 @@ whole pixels; this module writes float32.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import numpy as np
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.untrusted import array_of, held, opened_h5
 
+DATASET = "global_descriptor"
 ORIGIN = 0.5  # px, added to hloc's keypoints to make them COLMAP's
 
 
@@ -108,3 +112,34 @@ def _keypoints(file: h5py.File, path: Path, name: str) -> np.ndarray:
     if not np.isfinite(stored).all():
         raise ScrflowError(f"{path}: {name}: a keypoint is not finite; extract it again")
     return stored[:, :2] + np.float32(ORIGIN)
+
+
+def write_descriptors(file: h5py.File, descriptors: Mapping[str, np.ndarray]) -> None:
+    """Add descriptors [dim] (float32) by image name to an open file."""
+    for name, descriptor in descriptors.items():
+        file.create_group(name).create_dataset(DATASET, data=np.asarray(descriptor, np.float32))
+
+
+def read_descriptors(path: Path, names: Iterable[str]) -> np.ndarray:
+    """Descriptors [len(names), dim] float32 from a file of hloc's form, in the order of ``names``.
+
+    ScrflowError if the file cannot be read, images are missing, or dimensions differ.
+    """
+    names = list(names)
+    with opened(path, "global descriptors") as f:
+        found = [array_of(f, f"{n}/{DATASET}", path, np.float32) for n in names]
+    missing = [n for n, row in zip(names, found, strict=True) if row is None]
+    if missing:
+        raise ScrflowError(
+            f"{path}: no {DATASET} for {missing[0]} ({len(missing)} of {len(names)} images are missing); "
+            "names are those of the scene, relative to its image folder"
+        )
+    rows = [row.reshape(-1) for row in found if row is not None]
+    for name, row in zip(names, rows, strict=True):
+        if row.shape != rows[0].shape:
+            raise ScrflowError(
+                f"{path}: {name} has {len(row)} dimensions, {names[0]} has {len(rows[0])}; describe all images again"
+            )
+        if not np.isfinite(row).all():
+            raise ScrflowError(f"{path}: {name}: descriptor is not finite; describe the image again")
+    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
