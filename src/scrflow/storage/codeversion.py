@@ -16,7 +16,8 @@ _ROOT = Path(__file__).parents[1]
 # modules, and folders with everything in them
 _NEUTRAL = (
     *("core.errors", "core.progress", "config", "pipeline", "cli"),
-    *("storage.artifact", "storage.checksum", "storage.codeversion", "storage.journal", "storage.untrusted"),
+    *("storage.archives", "storage.artifact", "storage.checksum", "storage.codeversion", "storage.journal"),
+    "storage.untrusted",
 )
 _BESIDE = (".json", ".html", ".css", ".js")  # numbers and templates of a module, in files of its name
 
