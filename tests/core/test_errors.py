@@ -111,7 +111,7 @@ def test_bugs_have_no_line():
     assert error_line(ValueError("no")) is None and error_line(KeyError("x")) is None
 
 
-def test_do_not_ask_to_delete_an_artifact_that_cannot_be_read(tmp_path):
+def test_an_unreadable_artifact_is_a_matter_of_permissions(tmp_path):
     """In a process without root's privileges, which no permission holds."""
     path = tmp_path / "a.npz"
     write_npz(path, {"x": np.zeros(3)}, Stamp("s"))
