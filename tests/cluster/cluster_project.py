@@ -41,5 +41,5 @@ class SlurmProject(Project):
 
 
 def submitted(output: str) -> list[str]:
-    """Ids of the jobs and job arrays that Snakemake says it submitted."""
+    """Ids of the jobs that Snakemake says it submitted."""
     return re.findall(r"SLURM (?:jobid|job ID) (\d+)", output)

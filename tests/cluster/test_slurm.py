@@ -6,7 +6,7 @@ import pytest
 from cluster_project import SlurmProject, submitted
 from tiny_project import POSES, SCENE, Project
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 MADE = [
     POSES,
@@ -20,7 +20,7 @@ MADE = [
 
 
 def test_same_bytes_as_without_slurm(finished: Project, slurm_project: SlurmProject):
-    """Also where a job was killed for its memory, and tried again with more; and the shards are one job array."""
+    """Also where a job was killed for its memory, and tried again with more."""
     # its processes have more than 150 MB together for two seconds (measured), and SLURM looks once a second
     slurm_project.edit("rules/graph.smk", "growing(2000)", "growing(150)")
 
@@ -29,11 +29,7 @@ def test_same_bytes_as_without_slurm(finished: Project, slurm_project: SlurmProj
         assert slurm_project.read(path) == finished.read(path), path
 
     node = slurm_project.node
-    jobs = {job: state for job, state in node.queue() if job.split("_")[0] in submitted(out)}
-    array = [job for job in jobs if "_" in job]
-    assert len(array) == 2 and len({job.split("_")[0] for job in array}) == 1, jobs
-    assert "Submitted array job" in out
-
+    jobs = {job: state for job, state in node.queue() if job in submitted(out)}
     killed = [job for job, state in jobs.items() if state != "COMPLETED"]
     assert killed, jobs
     memory = dict(node.queue("%i|%m"))
@@ -52,10 +48,3 @@ def test_error_of_a_job_is_shown(slurm_project: SlurmProject):
     assert any("error: " in line for line in lines), done.stdout
     assert "results/broken/logs/build_scene.log" in done.stdout
     assert "Traceback" not in done.stdout
-
-
-def test_limits_that_would_lose_jobs_of_an_array(slurm_project: SlurmProject):
-    """The plugin would wait for them for ever."""
-    done = slurm_project.snakemake(POSES, "--jobs", "1", check=False)
-    assert done.returncode == 1
-    assert "jobs (1): limits a run of 12 jobs" in done.stdout and "Traceback" not in done.stdout

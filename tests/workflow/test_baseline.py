@@ -29,27 +29,6 @@ def test_plan(matching: Project):
     assert plan == dict.fromkeys([*own, "build_scene", "build_graph", "build_retrieval"], 1)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("retrieval: vlad", "retrieval: vald", "key retrieval: no 'vald'; there are vlad"),
-        ("name: sift", "name: sitf", "key features.name: no local encoder 'sitf'"),
-        ("neighbours: 6", "neighbors: 6", "key neighbors: extra inputs"),
-    ],
-)
-def test_faults_name_file_and_key(matching: Project, old: str, new: str, told: str):
-    matching.edit("config/baselines/match.yaml", old, new)
-    done = matching.snakemake("-n", METRICS, check=False)
-    line = next(line for line in done.stdout.splitlines() if "config/baselines/match.yaml" in line)
-    assert done.returncode == 1 and told in line, line
-
-
-def test_a_baseline_is_named_like_no_method(project: Project):
-    project.write("config/baselines/quick.yaml", BASELINE)
-    done = project.snakemake("-n", METRICS, check=False)
-    assert "baselines/quick.yaml: a baseline may not be named like a method" in done.stdout
-
-
 def test_plan_of_the_toy_example(project: Project):
     target = "results/tables/glace-figure-8.md"
     assert project.planned(target, "--config", "toy={scenes: [tiny]}") == {"build_scene": 1, "toy_example": 1}

@@ -14,7 +14,7 @@ from tiny_project import POSES, Project
 
 from scrflow.report.costs import costs_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PCA = "results/tiny/local/small/pca.safetensors"
 SHARDS = [f"results/tiny/local/small/buffer-{i}.h5" for i in range(2)]

@@ -42,68 +42,43 @@ def test_second_call_does_nothing(finished: Project):
     assert "Nothing to be done" in finished.snakemake(POSES).stdout
 
 
+CODE = "\nNEW = 1\n\n\n"
+SCENE = {"build_scene": 1, "build_graph": 1, "embed_graph": 1}
+ENCODER = {"fit_pca": 1, "build_retrieval": 1, **BUFFER}
+
+
 @pytest.mark.parametrize(
-    ("path", "old", "new", "reruns"),
+    ("edits", "reruns"),
     [
-        pytest.param("config/methods/quick.yaml", "steps: 60", "steps: 61", TRAINING, id="training"),
-        pytest.param("config/methods/quick.yaml", "width: 32", "width: 40", TRAINING, id="head"),
+        pytest.param([("config/methods/quick.yaml", "steps: 60", "steps: 61")], TRAINING, id="training"),
         # a map says how queries are localized with it, and what its confidence is of
-        pytest.param("config/methods/quick.yaml", "iterations: 100", "iterations: 99", AFTER_TRAINING, id="localize"),
-        pytest.param("config/methods/quick.yaml", "as small as it gets", "another description", {}, id="description"),
         pytest.param(
-            "config/encoders/small.yaml",
-            "max_keypoints: 256",
-            "max_keypoints: 250",
-            {"fit_pca": 1, "build_retrieval": 1, **BUFFER},
-            id="encoder",
+            [("config/methods/quick.yaml", "iterations: 100", "iterations: 99")], AFTER_TRAINING, id="localize"
         ),
-        pytest.param("config/encoders/small.yaml", "dim: 32", "dim: 31", {"fit_pca": 1, **BUFFER}, id="pca"),
-        pytest.param(
-            "config/encoders/small.yaml", "samples_per_copy: 128", "samples_per_copy: 127", BUFFER, id="buffer"
-        ),
-        pytest.param("config/config.yaml", "walks: 8", "walks: 9", {"embed_graph": 1, **TRAINING}, id="node2vec"),
-        pytest.param(
-            "config/config.yaml", "clusters: 4", "clusters: 5", {"build_retrieval": 1, **AFTER_TRAINING}, id="retrieval"
-        ),
-        pytest.param("config/scenes/tiny.yaml", "- 5\n", "- 6\n", AFTER_TRAINING, id="thresholds"),
+        pytest.param([("config/encoders/small.yaml", "dim: 32", "dim: 31")], {"fit_pca": 1, **BUFFER}, id="pca"),
+        pytest.param([("config/encoders/small.yaml", "copy: 128", "copy: 127")], BUFFER, id="buffer"),
+        pytest.param([("config/config.yaml", "walks: 8", "walks: 9")], {"embed_graph": 1, **TRAINING}, id="node2vec"),
+        pytest.param([("data/mapping.txt", "\n", "\n\n")], {**SCENE, **ENCODER}, id="mapping list"),
         # source of the package
-        pytest.param("src/scrflow/training/job.py", "\ndef ", "\nNEW = 1\n\n\ndef ", TRAINING, id="training.py"),
+        pytest.param([("src/scrflow/training/job.py", "\ndef ", f"{CODE}def ")], TRAINING, id="training/job.py"),
+        pytest.param([("src/scrflow/features/encoders/sift.py", "\nclass ", f"{CODE}class ")], ENCODER, id="sift.py"),
         pytest.param(
-            "src/scrflow/training/job.py", "\ndef ", "\n# only a comment\n\n\ndef ", {}, id="training.py, comment"
+            [
+                ("config/methods/quick.yaml", "as small as it gets", "another description"),
+                ("src/scrflow/training/job.py", "\ndef ", "\n# only a comment\n\n\ndef "),
+                ("src/scrflow/features/encoders/xfeat.py", "\nclass ", f"{CODE}class "),
+                ("src/scrflow/scene/readers/nvm.py", "\ndef read", f"{CODE}def read"),
+            ],
+            {},
+            id="nothing that counts",
         ),
-        pytest.param(
-            "src/scrflow/features/encoders/sift.py",
-            "\nclass ",
-            "\nNEW = 1\n\n\nclass ",
-            {"fit_pca": 1, "build_retrieval": 1, **BUFFER},
-            id="encoders/sift.py",
-        ),
-        pytest.param(
-            "src/scrflow/evaluate/metrics.py",
-            "\ndef ",
-            "\nNEW = 1\n\n\ndef ",
-            {"evaluate_poses": 1, "choose_poses": 1},
-            id="evaluate.py",
-        ),
-        pytest.param(
-            "src/scrflow/features/encoders/xfeat.py", "\nclass ", "\nNEW = 1\n\n\nclass ", {}, id="encoders/xfeat.py"
-        ),
-        # data
-        pytest.param("data/mapping.txt", "\n", "\n\n", None, id="mapping list"),
     ],
 )
-def test_what_a_change_reruns(finished: Project, path, old, new, reruns):
-    with changed(finished, path, old, new):
-        plan = finished.planned(POSES)
-    if reruns is None:
-        assert plan["build_scene"] == 1
-    else:
-        assert plan == reruns
-
-
-def test_readme_reruns_nothing(finished: Project):
-    (finished.folder / "README.md").write_text("<!-- a comment -->\n")
-    assert finished.planned(POSES) == {}
+def test_what_a_change_reruns(finished: Project, edits, reruns):
+    with contextlib.ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(changed(finished, *edit))
+        assert finished.planned(POSES) == reruns
 
 
 def test_a_scene_that_cannot_be_read_again_keeps_the_old_one_and_is_not_done(project: Project):

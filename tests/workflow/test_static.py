@@ -9,9 +9,10 @@ import sys
 
 import pytest
 import yaml
-from tiny_project import POSES, REPO, Project
+from tiny_project import CONFIG, METHOD, POSES, REPO, SCENE, Project
 
 from scrflow.cli.prepare import schemas
+from scrflow.config import deep_merge
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Config
 
@@ -60,40 +61,38 @@ def test_dry_run_of_every_table(tmp_path):
     assert int(jobs["write_table_of_set"]) == sum(len(config.table_sets(table)) for table in config.tables)
 
 
-def test_default_profile_is_found(project):
-    assert "profiles/default" in project.snakemake("-n", POSES).stdout
+def test_an_error_of_the_config_is_one_line(project: Project):
+    project.edit("config/methods/quick.yaml", "steps: 60", "steps: -1")
+    done = project.snakemake("-n", POSES, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert re.search(r"^config/methods/quick.yaml: key training.steps: ", done.stdout, re.M), done.stdout
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "names"),
+    ("path", "old", "new", "told"),
     [
-        ("config/config.yaml", "seed: 1", "seed: one", ["config/config.yaml", "seed"]),
-        ("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bais: 3", ["config/scenes/tiny.yaml", "depth_bais"]),
-        ("config/encoders/small.yaml", "dim: 32", "dim: 1", ["config/encoders/small.yaml", "pca.dim"]),
-        (
-            "config/methods/quick.yaml",
-            "encoder: small",
-            "encoder: smal",
-            ["config/methods/quick.yaml", "encoder", "smal"],
-        ),
-        ("config/methods/quick.yaml", "steps: 60", "steps: -1", ["config/methods/quick.yaml", "training.steps"]),
+        ("config/config.yaml", "seed: 1", "seed: one", r"config/config.yaml: key seed"),
+        ("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bais: 3", r"config/scenes/tiny.yaml: .*depth_bais"),
+        ("config/scenes/tiny.yaml", "model: model", "modle: model", r"config/scenes/tiny.yaml: key source.modle"),
+        ("config/scenes/tiny.yaml", "reader: colmap", "reader: colmpa", r"no reader 'colmpa'; .* cambridge, colmap"),
+        ("config/encoders/small.yaml", "dim: 32", "dim: 1", r"config/encoders/small.yaml: key pca.dim"),
+        ("config/methods/quick.yaml", "encoder: small", "encoder: smal", r"config/methods/quick.yaml: .*encoder.*smal"),
     ],
 )
-def test_config_errors_name_file_and_key(project: Project, path, old, new, names):
+def test_config_errors_name_file_and_key(project: Project, path, old, new, told):
     project.edit(path, old, new)
-    done = project.snakemake("-n", POSES, check=False)
-    assert done.returncode == 1
-    line = next(line for line in done.stdout.splitlines() if line.startswith(path))
-    assert all(name in line for name in names), line
-    assert "Traceback" not in done.stdout
+    with pytest.raises(ScrflowError, match=told):
+        Config(project.folder / "config")
 
 
 def test_overrides(project: Project):
     assert project.planned(POSES, "--config", "buffer_shards=3")["fill_buffer"] == 3
-    done = project.snakemake("-n", POSES, "--config", "methods={quick: {training: {stepz: 3}}}", check=False)
-    assert "methods/quick.yaml" in done.stdout and "training.stepz" in done.stdout
-    done = project.snakemake("-n", POSES, "--config", "methods={quik: {}}", check=False)
-    assert "override methods.quik" in done.stdout
+    for over, told in (
+        ({"quick": {"training": {"stepz": 3}}}, "training.stepz"),
+        ({"quik": {}}, "override methods.quik"),
+    ):
+        with pytest.raises(ScrflowError, match=told):
+            Config(project.folder / "config", {"methods": over})
 
 
 def test_overrides_reach_what_extends(project: Project):
@@ -107,60 +106,43 @@ def test_overrides_reach_what_extends(project: Project):
         Config(project.folder / "config")
 
 
-def test_method_without_global_encoding_needs_no_graph(project: Project):
-    project.write(
-        "config/methods/plain.yaml",
+# what is written to the project, and what its poses need and do not need
+PLANS = {
+    "ACE": (
         {
-            "extends": "quick",
-            "description": "ACE",
             "retrieval": None,
             "global_encoding": {"name": None, "neighbour_share": 0},
             "localize": {"hypotheses": 1},
         },
-    )
-    plan = project.planned("results/tiny/plain/poses.txt")
-    assert plan["train_head"] == 1
-    assert not {"build_graph", "embed_graph", "build_retrieval"} & plan.keys()
+        {},
+        "train_head",
+        {"build_graph", "embed_graph", "build_retrieval"},
+    ),
+    "GLACE": (
+        {"global_encoding": {"name": "vlad", "neighbour_share": 0}, "localize": {"hypotheses": 1}},
+        {},
+        "build_retrieval",
+        {"build_graph", "embed_graph", "triangulate_samples"},
+    ),
+    "known depths": ({"training": {"mix_share": 0.5}}, {}, "triangulate_samples", {"triangulate_points"}),
+    "graph of points": ({}, {"graph": "points"}, "triangulate_points", {"triangulate_samples"}),
+    "bare photos": (
+        {},
+        {"source": {"reader": "photos", "images": "images/day"}, "split": {"every": 5}},
+        "reconstruct_scene",
+        {"triangulate_points"},
+    ),
+}
 
 
-def test_retrieval_feature_as_global_encoding(project: Project):
-    own = {"global_encoding": {"name": "vlad", "neighbour_share": 0}, "localize": {"hypotheses": 1}}
-    project.write("config/methods/glace.yaml", {"extends": "quick", "description": "GLACE", **own})
-    plan = project.planned("results/tiny/glace/poses.txt")
-    assert plan["build_retrieval"] == 1
-    assert not {"build_graph", "embed_graph"} & plan.keys()
-
-
-def test_known_depths_are_triangulated_where_asked(project: Project):
-    assert "triangulate_samples" not in project.planned(POSES)
-    assert (
-        project.planned(POSES, "--config", "methods={quick: {training: {mix_share: 0.5}}}")["triangulate_samples"] == 1
-    )
-
-
-def test_features_made_by_hloc_are_an_input(project: Project):
-    override = "retrieval={vlad: {kind: hloc, file: 'features/{scene}.h5'}}"
-    done = project.snakemake("-n", POSES, "--config", override, check=False)
-    assert done.returncode == 1 and "features/tiny.h5" in done.stdout
-    (project.folder / "features").mkdir()
-    (project.folder / "features/tiny.h5").touch()
-    assert project.planned(POSES, "--config", override)["build_retrieval"] == 1
-
-
-def test_points_graph_is_triangulated(project: Project):
-    config = yaml.safe_load(project.read("config/config.yaml"))
-    config["graphs"]["points"] = {"kind": "points"}
-    project.write("config/config.yaml", config)
-    project.edit("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bias: 3\ngraph: points")
-    assert project.planned(POSES)["triangulate_points"] == 1
-
-
-def test_bare_photos_go_through_sfm(project: Project):
-    scene = yaml.safe_load(project.read("config/scenes/tiny.yaml"))
-    scene["source"] = {"reader": "photos", "images": "images/day"}
-    scene["split"] = {"every": 5}
-    project.write("config/scenes/tiny.yaml", scene)
-    assert project.planned(POSES)["reconstruct_scene"] == 1
+@pytest.mark.parametrize("name", PLANS)
+def test_stages_that_a_config_needs(project: Project, name: str):
+    method, scene, needed, not_needed = PLANS[name]
+    project.write("config/config.yaml", {**CONFIG, "graphs": {**CONFIG["graphs"], "points": {"kind": "points"}}})
+    project.write("config/methods/quick.yaml", deep_merge(METHOD, method))
+    project.write("config/scenes/tiny.yaml", {**SCENE, **scene})
+    plan = project.planned(POSES)
+    assert plan[needed] == 1 and not not_needed & plan.keys()
 
 
 def test_absent_photos_are_downloaded_or_named(project: Project):
@@ -206,32 +188,3 @@ def test_schemas_are_current():
     for name, text in schemas().items():
         path = REPO / "workflow/schemas" / name
         assert path.read_text(encoding="utf-8") == text, f"{path} is not current: run scrflow schema"
-
-
-def pins(path) -> dict[str, str]:
-    found = re.findall(r"^(?: +- )?([A-Za-z0-9_.-]+)==(\S+)", path.read_text(), re.M)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
-
-
-def test_conda_environment_has_the_pins_of_requirements():
-    assert pins(REPO / "requirements.txt") == pins(REPO / "envs/scrflow.yaml")
-
-
-def test_every_requirement_is_pinned_and_names_no_index():
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        for line in (REPO / name).read_text().splitlines():
-            bare = line.split("#")[0].strip()
-            assert not bare or bare == "-r requirements.txt" or re.fullmatch(r"[\w.-]+==[\w.]+", bare), line
-
-
-def test_rules_have_everything():
-    """Log, benchmark, threads, resources, message and environment: in every rule but the named targets. What can come
-    out of the cache between workflows has its benchmark among the outputs: Snakemake allows no other. What keeps its
-    outputs when it fails counts failures."""
-    wanted = ("log:", "threads:", "resources:", "message:", "conda:", "mem_mb=", "runtime=")
-    for path in sorted((REPO / "rules").glob("*.smk")):
-        for text in path.read_text().split("\nrule ")[1:]:
-            benchmark = "benchmark=" if "cache: CACHED" in text else "benchmark:"
-            if "update(" in text or "kept(" in text:
-                assert "failures=failures(" in text, f"{path.name}: {text.split(':')[0]}: would count as done"
-            assert not [key for key in (*wanted, benchmark) if key not in text], f"{path.name}: {text.split(':')[0]}"

@@ -26,7 +26,7 @@ SCENE = "results/tiny/scene/scene.json"
 STORE = ("--default-storage-provider", "s3", "--default-storage-prefix", "s3://maps/run")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not (PLUGINS / ".ready").exists(), reason="no server and no plugins here: make storage-plugins"),
 ]
 _SERVE = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
