@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from tiny_project import ENCODER, METHOD, SCENE, Project
+
+from scrflow.storage.artifact import read_stamp
 
 NET = """
 import torch
 
-from scrflow.features.encoders.base import LocalFeatures
+from scrflow.features.encoders import LocalFeatures
 
 
 class Mine:
@@ -64,5 +64,5 @@ def test_an_encoder_and_a_reader_are_one_file_each(project: Project):
     plan = project.planned("results/room/mine/poses.txt")
     assert plan["build_scene"] == plan["train_head"] == 1
     project.snakemake("results/room/local/mine/pca.safetensors")
-    scene = json.loads(project.read("results/room/scene/scene.json"))
-    assert scene["stamp"]["config"]["source"] == {"reader": "mine", "folder": "model"}, scene["stamp"]
+    stamp = read_stamp(project.folder / "results/room/scene/scene.json", "scene")
+    assert stamp.config["source"] == {"reader": "mine", "folder": "model"}
