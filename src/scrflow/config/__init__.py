@@ -9,7 +9,7 @@ Each stage of the workflow reads exactly one of the ``*Stage`` models: what is i
 and nothing else does.
 """
 
-from scrflow.config.base import Strict, deep_merge
+from scrflow.config.base import CommercialUse, Restriction, Strict, deep_merge
 from scrflow.config.baseline import BaselineConfig, MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
 from scrflow.config.encoder import AugmentConfig, BufferConfig, EncoderConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
@@ -23,7 +23,6 @@ from scrflow.config.features import (
     SampleDepthConfig,
     WeightsConfig,
 )
-from scrflow.config.licence import CommercialUse, Restriction
 from scrflow.config.method import (
     EarlyStopConfig,
     GlobalEncodingUse,
@@ -60,8 +59,7 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
-from scrflow.config.table import TableConfig, TableStage
-from scrflow.config.toy import ToyConfig, ToyStage
+from scrflow.config.table import TableConfig, TableStage, ToyConfig, ToyStage
 
 __all__ = [
     "Archive",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +16,22 @@ class Strict(BaseModel):
     """Frozen; an unknown key is an error, and so is a number that is none or without end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# by the licence that its publisher states; unknown: none is stated, or the text was not at hand
+CommercialUse = Literal["allowed", "forbidden", "unknown"]
+
+
+class Restriction(Strict):
+    """Something whose licence does not allow commercial use, or that states none."""
+
+    what: str
+    licence: str
+    commercial_use: Literal["forbidden", "unknown"]
+
+    def __str__(self) -> str:
+        verdict = "no commercial use" if self.commercial_use == "forbidden" else "commercial use unknown"
+        return f"{self.what}: {verdict} ({' '.join(self.licence.split())})"
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from scrflow.config.base import Strict
-from scrflow.config.licence import CommercialUse
+from scrflow.config.base import CommercialUse, Strict
 
 
 class ExtractorConfig(Strict):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from scrflow.config.base import Strict
-from scrflow.config.toy import ToyConfig
+from scrflow.config.table import ToyConfig
 
 
 class GraphConfig(Strict):

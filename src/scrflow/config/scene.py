@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from scrflow.config.base import Strict
-from scrflow.config.licence import CommercialUse
+from scrflow.config.base import CommercialUse, Strict
 from scrflow.config.sources import AnySource
 
 

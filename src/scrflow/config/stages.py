@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from scrflow.config.base import Strict
+from scrflow.config.base import Restriction, Strict
 from scrflow.config.baseline import MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
 from scrflow.config.encoder import BufferConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
@@ -17,7 +17,6 @@ from scrflow.config.features import (
     RetrievalConfig,
     SampleDepthConfig,
 )
-from scrflow.config.licence import Restriction
 from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, MapConfig, TrainingConfig
 from scrflow.config.scene import DepthMaps, SfmConfig, Split
 from scrflow.config.sources import AnySource

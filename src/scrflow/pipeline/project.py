@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scrflow.config.base import deep_merge, read_yaml, validate
+from scrflow.config.base import Restriction, deep_merge, read_yaml, validate
 from scrflow.config.baseline import BaselineConfig
 from scrflow.config.encoder import EncoderConfig, ExtractorConfig
 from scrflow.config.features import GlobalConfig, RetrievalConfig
-from scrflow.config.licence import Restriction
 from scrflow.config.method import MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.stages import (
@@ -36,8 +35,7 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
-from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
-from scrflow.config.toy import ToyStage
+from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage, ToyStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import constant
 from scrflow.pipeline.configs import (

@@ -15,7 +15,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 # modules, and folders with everything in them
 _NEUTRAL = (
-    *("core.errors", "core.progress", "config", "pipeline", "cli"),
+    *("core.errors", "core.plugins", "core.progress", "config", "pipeline", "cli"),
     *("storage.archives", "storage.artifact", "storage.checksum", "storage.codeversion", "storage.journal"),
     "storage.untrusted",
 )
