@@ -55,9 +55,8 @@ $(READY_DEV): requirements-dev.lock $(READY)
 	$(PIP_INSTALL) --quiet $(LOCKED) -r requirements-dev.lock
 	@touch $@
 
-demo: $(READY) ## the embedded scene: photos to poses, a table and two pictures
-	$(BIN)/snakemake --cores $(CORES) demo
-	$(BIN)/scrflow summary results/demo
+demo: $(READY) ## the embedded scene: photos to poses, a table, pictures and the report page
+	$(BIN)/scrflow run demo --cores $(CORES)
 
 # Processes side by side: most of a test's time is Snakemake's, which takes one core.
 TEST_PROCESSES ?= 2
