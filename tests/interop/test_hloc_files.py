@@ -17,7 +17,7 @@ from scrflow.baseline import hloc_run as run
 from scrflow.baseline.hloc_export import stored_features
 from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.evaluate.hloc_poses import read_results
+from scrflow.evaluate.submission import read_results
 from scrflow.features.encoders import build_encoder
 from scrflow.interop.hloc_features import StoredFeatures, read_features, read_keypoints, write_features
 from scrflow.interop.hloc_matches import read_matches, read_pairs, write_matches, write_pairs

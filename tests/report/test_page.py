@@ -17,7 +17,8 @@ from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import Graph
-from scrflow.report.page.page import failures, page, verdict, write_report
+from scrflow.report.page.page import page, write_report
+from scrflow.report.page.precision import failures, verdict
 from scrflow.report.page.relocalize import Points, render_points
 from scrflow.report.page.render import length, log_axis
 from scrflow.report.page.run import load_run

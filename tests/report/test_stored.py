@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
 from scrflow.report.published import Published
-from scrflow.report.tables.stored import parse_tolerances, read_table
-from scrflow.report.tables.table import FIELDS, Cell, to_csv
+from scrflow.report.stored import parse_tolerances, read_table
+from scrflow.report.table import FIELDS, Cell, to_csv
 
 UNITS = {"recall@0": "%", "median_t": "m", "map_mb": "MB", "query_ms": "ms", "mapping_min": "min"}
 

@@ -13,8 +13,7 @@ import pytest
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
 from scrflow.report.published import load_papers
-from scrflow.report.tables.claims import bootstrap, judge
-from scrflow.report.tables.table import FIELDS, collect, escape_latex, format_value, latex, markdown, to_csv
+from scrflow.report.table import FIELDS, bootstrap, collect, escape_latex, format_value, judge, latex, markdown, to_csv
 from scrflow.storage.artifact import Stamp, write_json
 
 THRESHOLDS = ((0.01, 1.0), (0.05, 5.0))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scrflow.config import ExtractorConfig, ToyConfig, ToyStage
 from scrflow.core.errors import ScrflowError
-from scrflow.report.tables.stored import read_table
+from scrflow.report.stored import read_table
 from scrflow.report.toy import (
     WITH,
     WITHOUT,

@@ -131,7 +131,7 @@ def score_poses(
 
     Example: scrflow score-poses redkitchen redkitchen-hloc/results.txt
     """
-    from scrflow.evaluate.hloc_poses import recall_of_results
+    from scrflow.evaluate.submission import recall_of_results
     from scrflow.pipeline.project import Project
 
     settings = Project(config).scene(scene)

@@ -271,12 +271,12 @@ STAGES = {
         _files(_BASELINE, page="report.html"),
     ),
     "write_table": Stage(
-        "report.tables.table:write_table",
+        "report.table:write_table",
         "table",
         "metrics published",
         _files(_TABLES, **_TABLE),
     ),
-    "write_table_of_set": Stage("report.tables.table:write_table", "table", "metrics published", _of_set(_TABLE)),
+    "write_table_of_set": Stage("report.table:write_table", "table", "metrics published", _of_set(_TABLE)),
     "toy_example": Stage("report.toy:write_toy", "toy", "scenes/ published", _files(_TABLES, **_TOY), code="toy"),
     "toy_example_of_set": Stage("report.toy:write_toy", "toy", "scenes/ published", _of_set(_TOY), code="toy"),
 }

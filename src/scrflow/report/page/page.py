@@ -1,31 +1,38 @@
-"""The page: its sections put together, and the words at its top."""
+"""The page: its sections put together, and how the result was made: training curves, time, memory, provenance."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
+import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from scrflow.core.progress import log
-from scrflow.report.page.precision import calibration, distance, recall
-from scrflow.report.page.provenance import provenance, timing, training
+from scrflow.report.costs import PHASES, StageCost
+from scrflow.report.page.precision import calibration, distance, failures, recall, verdict
 from scrflow.report.page.relocalize import open_map, queries
-from scrflow.report.page.render import angle, length, limit, render
+from scrflow.report.page.render import COLOURS, log_axis, render, text
 from scrflow.report.page.run import Run, load_run
 from scrflow.report.page.scene3d import covisibility, scene3d
 from scrflow.storage.artifact import write_text
 
 _HERE = Path(__file__).with_suffix("")
-_TURNED = 45.0  # degrees: no imprecision of a pose is that large; the map took another place for this one
-_FEW = 12  # queries under which thirds say nothing
-_FEW_MISSES = 5  # misses under which they do not either
-_NAMED = 3  # queries that are named in the text
-_TELLING = 0.2  # difference of two shares that is worth a sentence
-_MISSES = 0.05  # share of queries beyond a threshold from which that threshold tells where the map fails
+# column, heading, logarithmic, factor, suffix of the ticks
+_CURVES = (
+    ("median_error_px", "Median reprojection error, px", True, 1.0, ""),
+    ("inlier_share", "Training samples within 10 px", False, 100.0, " %"),
+    ("loss", "Loss", True, 1.0, ""),
+    ("lr", "Learning rate", False, 1.0, ""),
+)
+_HELD_OUT = "holdout_"  # beginning of the columns on mapping images that are not trained on
+_PHASE_COLOURS = {"scene": "#9aa5ad", "mapping": "#1b5e9b", "localization": "#d1730f"}
+_RUNS = ("training", "localization", "evaluation")
 
 
 def write_report(folder: Path, out: Path, threads: int = 1) -> None:
@@ -67,90 +74,96 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
-def verdict(run: Run) -> str:
-    """How good the map is, in a sentence or two."""
-    total, localized, known = len(run.queries), int(run.queries["localized"].sum()), len(run.known)
-    overall = run.metrics["overall"]
-    if localized == 0:
-        return f"None of the {total} query photos could be localized: this map does not work."
-    if known == 0:
-        return (
-            f"{localized} of the {total} query photos were localized. There are no reference poses here, so nobody "
-            "knows how precise these poses are; the number of keypoints that agree is all there is to see."
+def training(run: Run) -> list[tuple[str, go.Figure]]:
+    """Headings and curves of what the training log holds."""
+    history = run.history
+    return [
+        (heading, _curve(run, column, *style))
+        for column, heading, *style in _CURVES
+        if history is not None and column in history and history[column].notna().any()
+    ]
+
+
+def _curve(run: Run, column: str, logarithmic: bool, factor: float, suffix: str) -> go.Figure:
+    figure, drawn = go.Figure(), []
+    columns = {"training photos": column, "held-out photos": _HELD_OUT + column}
+    columns = {name: key for name, key in columns.items() if key in run.history}
+    for colour, (name, key) in zip(COLOURS, columns.items(), strict=False):
+        line = run.history[run.history[key].notna()]
+        drawn.append(factor * line[key].to_numpy(float))
+        figure.add_scatter(
+            x=line["step"],
+            y=drawn[-1],
+            mode="lines",
+            name=name,
+            line={"color": colour, "width": 2},
+            showlegend=len(columns) > 1,
+            hovertemplate="step %{x}: %{y:.4g}<extra></extra>",
         )
-    said = f"Fewer than half of the {known} query photos with a known pose were localized."
-    if overall["median_t_err"] is not None and overall["median_r_err"] is not None:
-        said = (
-            f"Half of the {known} query photos are placed within {length(overall['median_t_err'], run.unit)} of where "
-            f"they were taken, and turned by less than {angle(overall['median_r_err'])}."
-        )
-    parts = []
-    for bound, right in zip(run.thresholds, overall["recall"], strict=True):
-        parts.append(f"within {limit(bound, run.unit, ' and ')}: {'all' if right == 1 else f'{100 * right:.0f} %'}")
-        if right == 1:
-            break
-    return f"{said} {'; '.join(parts).capitalize()}."
-
-
-def failures(run: Run) -> list[str]:
-    """Where it fails, under which condition worst, and what the failures have in common: a sentence each."""
-    lost, known = len(run.queries) - int(run.queries["localized"].sum()), run.known
-    said = [f"{lost} of {len(run.queries)} queries were not localized at all."] if lost else []
-    if known.empty:
-        return said
-    number = _failing_threshold(run)
-    within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
-    missed = int((known["band"] > number).sum())
-    if missed == 0:
-        return [*said, f"Nowhere here: all queries are {within}, the finest threshold."]
-    worst = known.sort_values("badness", ascending=False, kind="stable").index[: min(missed, _NAMED)]
-    more = f" and {missed - _NAMED} more" if missed > _NAMED else ""
-    share = f"{100 * missed / len(known):.0f} %"
-    said.append(f"{missed} of {len(known)} queries ({share}) are not {within}: {', '.join(worst)}{more}.")
-    turned = int((known["localized"] & (known["r_err"] > _TURNED)).sum())
-    if turned:
-        said.append(
-            f"{turned} {'is' if turned == 1 else 'are'} turned by more than {_TURNED:.0f}°: the map took another "
-            "place, or the same one from another side, for what they show."
-        )
-    by_condition = {name: float((part["band"] <= number).mean()) for name, part in known.groupby("condition")}
-    if len(by_condition) > 1:
-        low, high = min(by_condition, key=by_condition.get), max(by_condition, key=by_condition.get)
-        worst, best = (f"{100 * by_condition[name]:.0f} %" for name in (low, high))
-        if by_condition[low] == by_condition[high]:
-            said.append(f"All conditions are alike: {worst} {within}.")
-        else:
-            said.append(f"Worst condition: {low}, {worst} {within}; best: {high}, {best}.")
-    if len(known) >= _FEW and missed >= _FEW_MISSES:
-        said.append(_what_matters(known.assign(missed=known["band"] > number), run.unit, within))
-    return said
-
-
-def _failing_threshold(run: Run) -> int:
-    """Number of the coarsest threshold that a telling share of queries misses; of the finest where all are within."""
-    numbers = range(len(run.thresholds))
-    return max((i for i in numbers if (run.known["band"] > i).mean() >= _MISSES), default=0)
-
-
-def _what_matters(known: pd.DataFrame, unit: str, within: str) -> str:
-    """The distance to the mapping photos or the rotation against them, whichever tells misses better; or neither."""
-    size = len(known) // 3
-    thirds = {}
-    for column in ("distance", "angle"):
-        order = known.sort_values(column, kind="stable")
-        thirds[column] = order[:size], order[len(order) - size :]
-    gaps = {column: far["missed"].mean() - near["missed"].mean() for column, (near, far) in thirds.items()}
-    column = max(gaps, key=gaps.get)
-    if gaps[column] < _TELLING:
-        return "Misses are about as frequent near the mapping photos as far from them: more photos alone may not help."
-    near, far = thirds[column]
-    if column == "distance":
-        how = f"farthest from any mapping photo (over {length(far[column].min(), unit)})"
-        other = f"nearest to one (under {length(near[column].max(), unit)})"
+    values = np.concatenate(drawn)
+    values = values[values > 0]
+    if logarithmic and len(values):
+        figure.update_yaxes(**log_axis("", values.min() / 1.2, values.max() * 1.2))
     else:
-        how = f"turned most against the nearest mapping photo (over {far[column].min():.0f}°)"
-        other = f"turned least (under {near[column].max():.0f}°)"
-    return (
-        f"Of the third of the queries {how}, {far['missed'].sum()} of {size} are not {within}; of the third {other}, "
-        f"{near['missed'].sum()} of {size}."
+        figure.update_yaxes(ticksuffix=suffix, rangemode="tozero")
+    figure.update_xaxes(title="step", rangemode="tozero")
+    figure.update_layout(margin={"l": 56, "r": 12, "t": 8, "b": 44})
+    return figure
+
+
+def timing(run: Run) -> dict[str, Any]:
+    """Jobs with their costs, the seconds of each as bars, and what the phases took together."""
+    stages = run.costs.stages
+    jobs = [(_job(run, stage), PHASES[stage.phase], stage) for stage in stages]
+    mapping, localization = run.costs.seconds("scene", "mapping"), run.costs.seconds("localization")
+    peak = max((s.max_rss_mb for s in stages if s.max_rss_mb is not None), default=None)
+    sums = []
+    if mapping is not None and localization is not None:
+        sums.append(f"{mapping / 60:.1f} min from the photos to the map, {localization:.0f} s for all queries")
+    if peak is not None:
+        sums.append(f"at most {peak:.0f} MB of memory at once in one job")
+    figure = go.Figure()
+    for phase, colour in _PHASE_COLOURS.items():
+        bars = {text(job): stage.wall_s for job, _, stage in jobs if stage.phase == phase}
+        if bars:
+            figure.add_bar(
+                y=list(bars),
+                x=list(bars.values()),
+                orientation="h",
+                name=f"{PHASES[phase]}: {sum(bars.values()):.0f} s",
+                marker={"color": colour},
+                hovertemplate="%{x:.1f} s<extra></extra>",
+            )
+    order = [text(job) for job, *_ in jobs]
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=order, automargin=True)
+    figure.update_xaxes(title="seconds")
+    figure.update_layout(
+        legend={"x": 1, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
+        margin={"l": 8, "r": 16, "t": 4, "b": 44},
+        barmode="overlay",
     )
+    return {"jobs": jobs, "figure": figure, "sums": "; ".join(sums)}
+
+
+def _job(run: Run, stage: StageCost) -> str:
+    scene = "" if stage.scene == run.metrics["scene"] else f"{stage.scene}:"
+    return " ".join(part for part in (scene, stage.rule, stage.wildcards) if part)
+
+
+def provenance(run: Run) -> dict[str, Any] | None:
+    """Digests, what the stages ran on, and what was lost; None where metrics.json has no provenance."""
+    given = run.metrics.get("provenance")
+    if not given:
+        return None
+    runs = [None if given[name] is None else _flat(given[name]) for name in _RUNS]
+    names = dict.fromkeys(name for values in runs for name, value in (values or {}).items() if value)
+    ran_on = {name: ["not known" if values is None else values.get(name, "") for values in runs] for name in names}
+    return {"digests": {name: given[name] for name in ("code", "config", "data")}, "runs": _RUNS, "ran_on": ran_on,
+            "lost": given["lost"]}  # fmt: skip
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: "" if value is None else str(value)}
+    return flat

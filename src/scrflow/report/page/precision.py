@@ -1,4 +1,4 @@
-"""How precise the poses are: recall curves, errors by distance to the mapping photos, and calibrated confidences."""
+"""What to know first, in words, and how precise the poses are: recall, errors by distance, calibrated confidences."""
 
 from __future__ import annotations
 
@@ -12,13 +12,108 @@ import plotly.graph_objects as go
 from scipy.stats import binomtest
 
 from scrflow.evaluate.metrics import CONFIDENCE_EDGES, OVERALL, reliability
-from scrflow.report.page.render import COLOURS, GREY, INK, length, limit, log_axis, text
+from scrflow.report.page.render import COLOURS, GREY, INK, angle, length, limit, log_axis, text
 from scrflow.report.page.run import Run
 
 _DOTTED = {"color": GREY, "width": 1, "dash": "dot"}
 _LABEL = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11}}
 _GROUP = 6  # queries that a median is of, at least
 _GROUPS = 5
+_TURNED = 45.0  # degrees: no imprecision of a pose is that large; the map took another place for this one
+_FEW = 12  # queries under which thirds say nothing
+_FEW_MISSES = 5  # misses under which they do not either
+_NAMED = 3  # queries that are named in the text
+_TELLING = 0.2  # difference of two shares that is worth a sentence
+_MISSES = 0.05  # share of queries beyond a threshold from which that threshold tells where the map fails
+
+
+def verdict(run: Run) -> str:
+    """How good the map is, in a sentence or two."""
+    total, localized, known = len(run.queries), int(run.queries["localized"].sum()), len(run.known)
+    overall = run.metrics["overall"]
+    if localized == 0:
+        return f"None of the {total} query photos could be localized: this map does not work."
+    if known == 0:
+        return (
+            f"{localized} of the {total} query photos were localized. There are no reference poses here, so nobody "
+            "knows how precise these poses are; the number of keypoints that agree is all there is to see."
+        )
+    said = f"Fewer than half of the {known} query photos with a known pose were localized."
+    if overall["median_t_err"] is not None and overall["median_r_err"] is not None:
+        said = (
+            f"Half of the {known} query photos are placed within {length(overall['median_t_err'], run.unit)} of where "
+            f"they were taken, and turned by less than {angle(overall['median_r_err'])}."
+        )
+    parts = []
+    for bound, right in zip(run.thresholds, overall["recall"], strict=True):
+        parts.append(f"within {limit(bound, run.unit, ' and ')}: {'all' if right == 1 else f'{100 * right:.0f} %'}")
+        if right == 1:
+            break
+    return f"{said} {'; '.join(parts).capitalize()}."
+
+
+def failures(run: Run) -> list[str]:
+    """Where it fails, under which condition worst, and what the failures have in common: a sentence each."""
+    lost, known = len(run.queries) - int(run.queries["localized"].sum()), run.known
+    said = [f"{lost} of {len(run.queries)} queries were not localized at all."] if lost else []
+    if known.empty:
+        return said
+    number = _failing_threshold(run)
+    within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
+    missed = int((known["band"] > number).sum())
+    if missed == 0:
+        return [*said, f"Nowhere here: all queries are {within}, the finest threshold."]
+    worst = known.sort_values("badness", ascending=False, kind="stable").index[: min(missed, _NAMED)]
+    more = f" and {missed - _NAMED} more" if missed > _NAMED else ""
+    share = f"{100 * missed / len(known):.0f} %"
+    said.append(f"{missed} of {len(known)} queries ({share}) are not {within}: {', '.join(worst)}{more}.")
+    turned = int((known["localized"] & (known["r_err"] > _TURNED)).sum())
+    if turned:
+        said.append(
+            f"{turned} {'is' if turned == 1 else 'are'} turned by more than {_TURNED:.0f}°: the map took another "
+            "place, or the same one from another side, for what they show."
+        )
+    by_condition = {name: float((part["band"] <= number).mean()) for name, part in known.groupby("condition")}
+    if len(by_condition) > 1:
+        low, high = min(by_condition, key=by_condition.get), max(by_condition, key=by_condition.get)
+        worst, best = (f"{100 * by_condition[name]:.0f} %" for name in (low, high))
+        if by_condition[low] == by_condition[high]:
+            said.append(f"All conditions are alike: {worst} {within}.")
+        else:
+            said.append(f"Worst condition: {low}, {worst} {within}; best: {high}, {best}.")
+    if len(known) >= _FEW and missed >= _FEW_MISSES:
+        said.append(_what_matters(known.assign(missed=known["band"] > number), run.unit, within))
+    return said
+
+
+def _failing_threshold(run: Run) -> int:
+    """Number of the coarsest threshold that a telling share of queries misses; of the finest where all are within."""
+    numbers = range(len(run.thresholds))
+    return max((i for i in numbers if (run.known["band"] > i).mean() >= _MISSES), default=0)
+
+
+def _what_matters(known: pd.DataFrame, unit: str, within: str) -> str:
+    """The distance to the mapping photos or the rotation against them, whichever tells misses better; or neither."""
+    size = len(known) // 3
+    thirds = {}
+    for column in ("distance", "angle"):
+        order = known.sort_values(column, kind="stable")
+        thirds[column] = order[:size], order[len(order) - size :]
+    gaps = {column: far["missed"].mean() - near["missed"].mean() for column, (near, far) in thirds.items()}
+    column = max(gaps, key=gaps.get)
+    if gaps[column] < _TELLING:
+        return "Misses are about as frequent near the mapping photos as far from them: more photos alone may not help."
+    near, far = thirds[column]
+    if column == "distance":
+        how = f"farthest from any mapping photo (over {length(far[column].min(), unit)})"
+        other = f"nearest to one (under {length(near[column].max(), unit)})"
+    else:
+        how = f"turned most against the nearest mapping photo (over {far[column].min():.0f}°)"
+        other = f"turned least (under {near[column].max():.0f}°)"
+    return (
+        f"Of the third of the queries {how}, {far['missed'].sum()} of {size} are not {within}; of the third {other}, "
+        f"{near['missed'].sum()} of {size}."
+    )
 
 
 def groups(run: Run) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -1,6 +1,8 @@
 """The table stage: what finished runs measured beside what was published, as Markdown, CSV and LaTeX.
 
-The text has a line a row, and a column a scene, condition and metric; the CSV has a line a cell.
+The text has a line a row, and a column a scene, condition and metric; the CSV has a line a cell. A claim compares two
+rows query by query: a query's score is the share of the scene's thresholds that its pose is within, and the difference
+of the mean scores has an interval by bootstrap over queries and seeds, the same draws for both rows.
 """
 
 from __future__ import annotations
@@ -10,16 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from scrflow.config.table import Claim, TableConfig, TableRow, TableRun, TableScene, TableStage
+from scrflow.core.errors import ScrflowError
+from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.metrics import OVERALL
 from scrflow.report.costs import mapping_seconds
 from scrflow.report.published import Papers, Published, load_papers
-from scrflow.report.tables.claims import LEVEL, MEASURABLE, NO_DIFFERENCE, Judgement, judge
-from scrflow.storage.artifact import read_json, write_text
+from scrflow.storage.artifact import read_json, require, write_text
 
 MEAN = "mean"  # in place of a scene: over all of them
 FIELDS = (
@@ -40,6 +44,10 @@ _SUFFIX = {"median_t": " {unit}", "median_r": "°"}  # of a value; the header ha
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {c: "\\" + c for c in "&%$#_{}"}
 _LATEX |= {"±": r"$\pm$", "×": r"$\times$", "°": r"$^\circ$", "∞": r"$\infty$", "–": "--"}
+DRAWS = 4000
+LEVEL = 0.95
+NO_DIFFERENCE = 0.02  # an interval within it, either side of zero, shows that there is no difference to speak of
+MEASURABLE = (0.05, 0.95)  # nothing follows where both rows score below the first, or both above the second
 
 
 @dataclass(frozen=True)
@@ -322,7 +330,89 @@ def _legend(config: TableStage, cells: list[Cell]) -> str:
     return " ".join(said)
 
 
-# ------------------------------------------------------------------------------------------------- claims, publications
+# -------------------------------------------------------------------------------------------------------------- claims
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim on one scene. Scores are shares 0..1, medians in the scene's unit, one a seed."""
+
+    claim: Claim
+    scene: TableScene
+    better: tuple[float, ...]  # score a seed
+    worse: tuple[float, ...]
+    median_better: tuple[float, ...]
+    median_worse: tuple[float, ...]
+    queries: int
+    interval: tuple[float, float]  # of the difference of the scores
+
+    @property
+    def difference(self) -> float:
+        return fmean(self.better) - fmean(self.worse)
+
+    @property
+    def verdict(self) -> Literal["holds", "does not hold", "cannot tell"]:
+        low, high = self.interval
+        means = fmean(self.better), fmean(self.worse)
+        if max(means) < MEASURABLE[0] or min(means) > MEASURABLE[1]:
+            return "cannot tell"
+        if low > 0:
+            return "holds"
+        if high < 0 or (low > -NO_DIFFERENCE and high < NO_DIFFERENCE):
+            return "does not hold"
+        return "cannot tell"
+
+
+def judge(config: TableStage, results: Path) -> Iterator[Judgement]:
+    """Every claim on every scene. ScrflowError where the table of a run's queries is missing or names others."""
+    for claim in config.table.claims:
+        for scene in config.scenes:
+            better, worse = (_queries(config, results, row, scene) for row in (claim.better, claim.worse))
+            if not better or not worse:
+                continue
+            a, b = (np.stack([_scores(table, scene) for table in found]) for found in (better, worse))
+            medians = [tuple(float(table["t_err"].median()) for table in found) for found in (better, worse)]
+            interval = bootstrap(a, b, derived_seed(0, "claims", claim.id, scene.name))
+            means = tuple(a.mean(1).tolist()), tuple(b.mean(1).tolist())
+            yield Judgement(claim, scene, *means, *medians, a.shape[1], interval)
+
+
+def bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float]:
+    """Interval of the difference of the mean scores a [seeds, queries] and b [seeds', queries] of the same queries.
+
+    With as many seeds in a as in b they go in pairs: where a row takes the other's heads, both have the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    queries = rng.integers(0, a.shape[1], (DRAWS, a.shape[1]))
+    seeds = rng.random((DRAWS, max(len(a), len(b))))
+
+    def means(scores: np.ndarray) -> np.ndarray:
+        drawn = (seeds[:, : len(scores)] * len(scores)).astype(int)
+        return np.stack([s[queries].mean(1) for s in scores], 1)[np.arange(DRAWS)[:, None], drawn].mean(1)
+
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(means(a) - means(b), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _queries(config: TableStage, results: Path, row: str, scene: TableScene) -> list[pd.DataFrame]:
+    """The per-query tables of a row's seeds, in one order of the queries."""
+    found = []
+    for run in config.runs:
+        if (run.row, run.scene) != (row, scene.name):
+            continue
+        path = require(Path(results) / run.path / "queries.csv", "table of queries")
+        table = pd.read_csv(path, index_col="name")
+        table = table[table["t_err"].notna()].sort_index()
+        if found and not table.index.equals(found[0].index):
+            raise ScrflowError(f"{path}: other queries than in the runs beside it; evaluate again")
+        found.append(table)
+    return found
+
+
+def _scores(table: pd.DataFrame, scene: TableScene) -> np.ndarray:
+    within = [(table["t_err"] < t) & (table["r_err"] < r) for t, r in scene.thresholds]
+    return np.mean([w.to_numpy(float) for w in within], axis=0)
 
 
 def _claims(table: TableConfig, judgements: list[Judgement], papers: Papers | None) -> str:

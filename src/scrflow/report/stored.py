@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scrflow.core.errors import ScrflowError
-from scrflow.report.tables.table import MEAN
+from scrflow.report.table import MEAN
 
 TIMES = ("mapping_min", "training_min", "query_ms")  # they depend on the machine's load: compared only on request
 _DIGITS = 1e-5  # the CSV has six of each number
