@@ -1,41 +1,42 @@
+# ruff: noqa: F401 - imported for others
 """Typed configuration: one frozen model per config file and per stage.
 
-``config/config.yaml`` holds what is common (graphs, global encodings, retrieval features), ``config/scenes/NAME.yaml``
-a scene, ``config/encoders/NAME.yaml`` a local encoder with its PCA and buffer, ``config/methods/NAME.yaml`` a method,
-``config/baselines/NAME.yaml`` a baseline by feature matching, ``config/tables/NAME.yaml`` a table over them. ``extends:
-OTHER`` in one of these takes OTHER's values where the file says nothing.
-
-Each stage of the workflow reads exactly one of the ``*Stage`` models: what is in it reruns the stage when it changes,
-and nothing else does.
+``config/config.yaml`` holds what is common to all scenes; ``config/scenes``, ``encoders``, ``methods``, ``baselines``
+and ``tables`` a file per NAME. ``extends: OTHER`` in one of these takes OTHER's values where the file says nothing.
+Each stage of the workflow reads exactly one ``*Stage`` model: a change of its values reruns the stage.
 """
 
-from scrflow.config.base import CommercialUse, Restriction, Strict, deep_merge
-from scrflow.config.baseline import BaselineConfig, MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
-from scrflow.config.encoder import AugmentConfig, BufferConfig, EncoderConfig, ExtractorConfig, PcaConfig
+from scrflow.config.base import CommercialUse, Strict, deep_merge
 from scrflow.config.features import (
     ClustersConfig,
     GlobalConfig,
     GraphConfig,
-    HlocConfig,
     Node2VecConfig,
     PointDepthConfig,
     RetrievalConfig,
     SampleDepthConfig,
-    WeightsConfig,
 )
 from scrflow.config.method import (
+    AugmentConfig,
+    BaselineConfig,
+    BufferConfig,
     EarlyStopConfig,
+    EncoderConfig,
+    ExtractorConfig,
     GlobalEncodingUse,
     HalvingConfig,
     HeadConfig,
     LocalizeConfig,
     LossConfig,
     MapConfig,
+    MatcherConfig,
+    MatchFeaturesConfig,
+    MatchLocalizeConfig,
     MethodConfig,
+    PcaConfig,
     TrainingConfig,
 )
-from scrflow.config.scene import Archive, DepthMaps, Download, SceneConfig, SfmConfig, Split
-from scrflow.config.sources import Source
+from scrflow.config.scene import Archive, DepthMaps, Download, SceneConfig, SfmConfig, Source, Split
 from scrflow.config.stages import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -59,70 +60,4 @@ from scrflow.config.stages import (
     TrainStage,
     TriangulateStage,
 )
-from scrflow.config.table import TableConfig, TableStage, ToyConfig, ToyStage
-
-__all__ = [
-    "Archive",
-    "AugmentConfig",
-    "BaselineConfig",
-    "BaselineLocalizeStage",
-    "BaselineMapStage",
-    "BufferConfig",
-    "BufferStage",
-    "ClustersConfig",
-    "ClustersStage",
-    "CommercialUse",
-    "CovisibilityStage",
-    "DepthMaps",
-    "Download",
-    "EarlyStopConfig",
-    "EncoderConfig",
-    "EvaluateStage",
-    "ExtractorConfig",
-    "GlobalConfig",
-    "GlobalEncodingUse",
-    "GraphConfig",
-    "HalvingConfig",
-    "HeadConfig",
-    "HlocConfig",
-    "HlocExportStage",
-    "LocalizeConfig",
-    "LocalizeStage",
-    "LossConfig",
-    "MapConfig",
-    "MapDepthStage",
-    "MapStage",
-    "MatchFeaturesConfig",
-    "MatchLocalizeConfig",
-    "MatcherConfig",
-    "MethodConfig",
-    "Node2VecConfig",
-    "Node2VecStage",
-    "PcaConfig",
-    "PcaStage",
-    "PointDepthConfig",
-    "PointDepthStage",
-    "Restriction",
-    "RetrievalConfig",
-    "RetrievalPart",
-    "RetrievalStage",
-    "SampleDepthConfig",
-    "SampleDepthStage",
-    "SceneConfig",
-    "SceneStage",
-    "SfmConfig",
-    "SfmStage",
-    "Source",
-    "Split",
-    "Strict",
-    "SubmissionStage",
-    "TableConfig",
-    "TableStage",
-    "ToyConfig",
-    "ToyStage",
-    "TrainStage",
-    "TrainingConfig",
-    "TriangulateStage",
-    "WeightsConfig",
-    "deep_merge",
-]
+from scrflow.config.table import TableConfig, ToyConfig, ToyStage

@@ -1,12 +1,78 @@
-"""config/methods: encoder, global encoding, head, training and localization."""
+"""config/encoders, config/methods and config/baselines."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
-from scrflow.config.base import Strict
+from scrflow.config.base import CommercialUse, Strict
+
+
+class ExtractorConfig(Strict):
+    """A frozen local extractor; ``name`` picks the class, see scrflow/encoders."""
+
+    name: str
+    short_side: int = Field(480, ge=64, description="px; photos are resized to it, cameras with them")
+    max_keypoints: int = Field(1024, ge=16)
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the class itself")
+
+
+class PcaConfig(Strict):
+    """Reduction of local descriptors."""
+
+    dim: int = Field(128, ge=2)
+    samples: int = Field(200_000, ge=256, description="descriptors it is learnt on")
+
+
+class AugmentConfig(Strict):
+    """Augmentation when the buffer is filled (GLACE sec. B)."""
+
+    rotation_deg: float = Field(15.0, ge=0, le=180)
+    scale: tuple[float, float] = (2 / 3, 3 / 2)
+    brightness: float = Field(0.1, ge=0, lt=1)
+    contrast: float = Field(0.1, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, lt=1)
+    hue: float = Field(0.0, ge=0, le=0.5)
+
+
+class BufferConfig(Strict):
+    """Training samples: copies of every mapping image, the first without augmentation if ``plain_copies`` is 1."""
+
+    plain_copies: int = Field(1, ge=0)
+    augmented_copies: int = Field(1, ge=0)
+    samples_per_copy: int = Field(1024, ge=16)
+    max_samples: int | None = Field(
+        None,
+        ge=1,
+        description="no more copies of an image are made than it takes to hold so many in all (at least one)",
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+    def copies(self, images: int) -> int:
+        """Copies of each of so many mapping images; the plain ones come first."""
+        wanted = self.plain_copies + self.augmented_copies
+        if self.max_samples is None:
+            return wanted
+        return min(wanted, max(1, -(-self.max_samples // (images * self.samples_per_copy))))
+
+    @model_validator(mode="after")
+    def _some(self) -> BufferConfig:
+        if self.plain_copies + self.augmented_copies == 0:
+            raise ValueError("plain_copies + augmented_copies must be at least 1")
+        return self
+
+
+class EncoderConfig(Strict):
+    """A local encoder with what follows it up to the buffer."""
+
+    extends: str | None = None
+    description: str
+    licence: str
+    commercial_use: CommercialUse = Field("unknown", description="what the licence says of it")
+    extractor: ExtractorConfig
+    pca: PcaConfig = PcaConfig()
+    buffer: BufferConfig = BufferConfig()
 
 
 class GlobalEncodingUse(Strict):
@@ -242,3 +308,82 @@ class MethodConfig(Strict):
         if self.global_encoding.name is None and self.localize.hypotheses != 1:
             raise ValueError("localize.hypotheses must be 1 without a global encoding")
         return self
+
+
+class MatchFeaturesConfig(Strict):
+    """Local features of mapping photos and queries; ``name`` picks the extractor, see scrflow/encoders."""
+
+    name: str
+    max_keypoints: int = Field(4096, ge=16)
+    max_size: int = Field(1600, ge=64, description="px of the long side; larger photos are reduced, others stay")
+    descriptors: Literal["uint8", "fp16"] = Field(
+        "fp16", description="in the map; uint8: 512 times a unit vector without negative numbers (SIFT, as COLMAP)"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the extractor's class")
+
+    @property
+    def extractor(self) -> ExtractorConfig:
+        """The extractor as scrflow.features.encoders takes it."""
+        return ExtractorConfig(name=self.name, max_keypoints=self.max_keypoints, options=self.options)
+
+
+class MatcherConfig(Strict):
+    """How the features of two photos are matched."""
+
+    kind: Literal["nearest", "lightglue"] = "nearest"
+    max_ratio: float | None = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="nearest: of the angles to nearest and second nearest, in both directions; null: any",
+    )
+    max_angle: float | None = Field(0.7, gt=0, description="nearest: between matched descriptors, radians; null: any")
+    weights: str | None = Field(None, description="lightglue: of the features, by their name in the registry")
+    min_score: float = Field(0.1, ge=0, le=1, description="lightglue: of a match")
+
+    @model_validator(mode="after")
+    def _weighed(self) -> MatcherConfig:
+        if (self.kind == "lightglue") != (self.weights is not None):
+            raise ValueError("lightglue needs weights, and nearest takes none")
+        return self
+
+
+class MatchLocalizeConfig(Strict):
+    """Pose of a query from matches with the retrieved images."""
+
+    retrieved: int = Field(10, ge=1, description="mapping images that a query is matched with")
+    short_side: int = Field(
+        480,
+        ge=64,
+        description="threshold_px and refine_px are pixels of a photo of this short side, as the methods' are",
+    )
+    threshold_px: float = Field(10.0, gt=0)
+    iterations: int = Field(1000, ge=10)
+    min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
+    refine_px: float | None = Field(1.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+
+    @property
+    def pose(self) -> LocalizeConfig:
+        """As scrflow.localize.pose takes it."""
+        return LocalizeConfig(
+            hypotheses=1,
+            threshold_px=self.threshold_px,
+            iterations=self.iterations,
+            min_inliers=self.min_inliers,
+            refine_px=self.refine_px,
+            halving=None,
+        )
+
+
+class BaselineConfig(Strict):
+    """A baseline: features, matcher, which mapping images are matched, retrieval, localization."""
+
+    extends: str | None = None
+    description: str
+    features: MatchFeaturesConfig
+    matcher: MatcherConfig = MatcherConfig()
+    neighbours: int = Field(
+        20, ge=2, description="mapping images that each is matched with, spread from most to least covisible"
+    )
+    retrieval: str = Field(description="a retrieval feature named in config.yaml")
+    localize: MatchLocalizeConfig = MatchLocalizeConfig()

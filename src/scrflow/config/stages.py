@@ -7,8 +7,6 @@ from typing import Literal
 from pydantic import Field
 
 from scrflow.config.base import Restriction, Strict
-from scrflow.config.baseline import MatcherConfig, MatchFeaturesConfig, MatchLocalizeConfig
-from scrflow.config.encoder import BufferConfig, ExtractorConfig, PcaConfig
 from scrflow.config.features import (
     ClustersConfig,
     GraphConfig,
@@ -17,9 +15,20 @@ from scrflow.config.features import (
     RetrievalConfig,
     SampleDepthConfig,
 )
-from scrflow.config.method import GlobalEncodingUse, HeadConfig, LocalizeConfig, MapConfig, TrainingConfig
-from scrflow.config.scene import DepthMaps, SfmConfig, Split
-from scrflow.config.sources import AnySource
+from scrflow.config.method import (
+    BufferConfig,
+    ExtractorConfig,
+    GlobalEncodingUse,
+    HeadConfig,
+    LocalizeConfig,
+    MapConfig,
+    MatcherConfig,
+    MatchFeaturesConfig,
+    MatchLocalizeConfig,
+    PcaConfig,
+    TrainingConfig,
+)
+from scrflow.config.scene import AnySource, DepthMaps, SfmConfig, Split
 
 
 class SfmStage(Strict):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from scrflow.config.base import Strict
-from scrflow.config.encoder import ExtractorConfig
+from scrflow.config.method import ExtractorConfig
 
 RowId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 METRIC = re.compile(r"recall@\d+|median_t|median_r|map_mb|mapping_min|training_min|query_ms")

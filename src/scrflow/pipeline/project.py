@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scrflow.config.base import Restriction, deep_merge, read_yaml, validate
-from scrflow.config.baseline import BaselineConfig
-from scrflow.config.encoder import EncoderConfig, ExtractorConfig
 from scrflow.config.features import GlobalConfig, RetrievalConfig
-from scrflow.config.method import MethodConfig
+from scrflow.config.method import BaselineConfig, EncoderConfig, ExtractorConfig, MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.stages import (
     BaselineLocalizeStage,

@@ -14,9 +14,8 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
 
-from scrflow.config.baseline import MatchFeaturesConfig
-from scrflow.config.encoder import ExtractorConfig
 from scrflow.config.features import RetrievalConfig
+from scrflow.config.method import ExtractorConfig, MatchFeaturesConfig
 from scrflow.core.plugins import module_of
 from scrflow.pipeline.project import Project
 from scrflow.storage.codeversion import code_version
