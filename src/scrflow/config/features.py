@@ -67,9 +67,7 @@ class RetrievalConfig(Strict):
     network: str | None = Field(None, description="network: its name, see scrflow/descriptors")
     options: dict[str, Any] = Field(default_factory=dict, description="network: options of the class itself")
     parts: tuple[str, ...] = Field((), description="fusion: features of config.yaml (kinds vlad, network)")
-    weights: tuple[float, ...] = Field(
-        (), description="fusion: factor of each part's unit vector; equal when not given"
-    )
+    weights: tuple[float, ...] = Field((), description="fusion: factor of each part; equal when not given")
     dim: int | None = Field(
         256,
         ge=2,
@@ -95,9 +93,7 @@ class RetrievalConfig(Strict):
 class SampleDepthConfig(Strict):
     """Depth of buffer samples by matching their descriptors across covisible mapping images (known poses)."""
 
-    neighbours: int = Field(
-        24, ge=2, description="graph neighbours an image is matched with, spread over their overlap"
-    )
+    neighbours: int = Field(24, ge=2, description="graph neighbours an image is matched with, of all overlaps")
     max_epipolar_px: float = Field(2.0, gt=0)
     max_residual_px: float = Field(2.5, gt=0, description="of a match to the triangulated point")
     min_support: int = Field(2, ge=1, description="matches that agree, the sample itself not counted")

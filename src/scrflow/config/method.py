@@ -42,11 +42,7 @@ class BufferConfig(Strict):
     plain_copies: int = Field(1, ge=0)
     augmented_copies: int = Field(1, ge=0)
     samples_per_copy: int = Field(1024, ge=16)
-    max_samples: int | None = Field(
-        None,
-        ge=1,
-        description="no more copies of an image are made than it takes to hold so many in all (at least one)",
-    )
+    max_samples: int | None = Field(None, ge=1, description="an image has no more copies than these need")
     augment: AugmentConfig = AugmentConfig()
 
     def copies(self, images: int) -> int:
@@ -79,9 +75,7 @@ class GlobalEncodingUse(Strict):
     """What is joined to the local encoding, and how it is varied in training."""
 
     name: str | None = Field(None, description="an encoding or retrieval feature named in config.yaml; null for ACE")
-    neighbour_share: float = Field(
-        0.0, ge=0, le=1, description="share of a batch whose g is a graph neighbour's (R-SCoRe: 0.5)"
-    )
+    neighbour_share: float = Field(0.0, ge=0, le=1, description="of a batch: g of a graph neighbour (R-SCoRe: 0.5)")
     noise: float = Field(0.0, ge=0, description="sigma of feature diffusion, before renormalising (GLACE: 0.1)")
 
 
@@ -94,16 +88,10 @@ class HeadConfig(Strict):
     clusters: int = Field(50, ge=1)
     scale_min: float = Field(0.01, gt=0, description="S_min of GLACE eq. 7")
     scale_max: float = Field(4.0, gt=1, description="S_max of GLACE eq. 7")
-    decoder_ratio: float = Field(
-        1.0, gt=0, description="second hidden layer of decoder and refiner, as a multiple of width"
-    )
-    input_skip: Literal["linear", "pad"] = Field(
-        "linear", description="of an input block whose input is narrower: learnt, or the input itself and zeros"
-    )
+    decoder_ratio: float = Field(1.0, gt=0, description="second hidden layer of decoder and refiner, over width")
+    input_skip: Literal["linear", "pad"] = Field("linear", description="of a narrower input: learnt, or zero padding")
     refine_blocks: int = Field(2, ge=0, description="0: no refinement (ACE, GLACE)")
-    coarse_gradient: bool = Field(
-        False, description="whether the loss on y reaches y0 (the offset's base and encoding), as in R-SCoRe's code"
-    )
+    coarse_gradient: bool = Field(False, description="the loss on y reaches y0 (as in R-SCoRe's code)")
     frequencies: int = Field(16, ge=1)
     period: float = Field(2048.0, gt=0, description="longest period of the encoding of y0, in the scene's unit")
 
@@ -126,17 +114,12 @@ class LossConfig(Strict):
     coarse_bandwidth_min: float = Field(1.0, gt=0)
     depth_adjusted: bool = False
     pull: bool = Field(False, description="pull y to y0 in the first half")
-    pull_to: Literal["coarse", "depth"] = Field(
-        "coarse", description="depth: y and y0 are pulled to the sample's 3D point instead, where its depth is known"
-    )
+    pull_to: Literal["coarse", "depth"] = Field("coarse", description="depth: to the 3D point of a known depth")
     pull_margin: float = Field(0.1, ge=0)
     min_depth: float = Field(0.1, gt=0)
     max_depth: float = Field(1000.0, gt=0)
     max_error_px: float = Field(1000.0, gt=0)
-    known_depth: bool = Field(
-        False,
-        description="samples of known depth are held to their 3D point throughout (see depth_source)",
-    )
+    known_depth: bool = Field(False, description="hold samples of known depth to their 3D point (see depth_source)")
     min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
 
 
@@ -155,9 +138,7 @@ class TrainingConfig(Strict):
     steps: int = Field(100_000, ge=1)
     batch_size: int = Field(40960, ge=16)
     accumulate: int = Field(1, ge=1, description="gradient accumulation: the optimiser steps every n-th batch")
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="adamw: the papers'; muon: for the matrices of the head, AdamW for the rest"
-    )
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for matrices, AdamW for the rest")
     lr_max: float = Field(3e-3, gt=0)
     lr_start: float = Field(5e-4, gt=0)
     lr_end: float | None = Field(None, ge=0, description="null: a thousandth of lr_start")
@@ -168,12 +149,8 @@ class TrainingConfig(Strict):
         description="of the samples' depths, where loss or mix_share ask for them: matching mapping images, 3D points "
         "of the SfM model, or depth images (depth_maps of the scene)",
     )
-    mix_share: float = Field(
-        0.0, ge=0, le=1, description="share of a batch whose descriptor is mixed with a matched one of the same point"
-    )
-    known_share: float | None = Field(
-        None, ge=0, le=1, description="share of a batch drawn from samples of known depth; null: as they come"
-    )
+    mix_share: float = Field(0.0, ge=0, le=1, description="share of a batch mixed with matched descriptors")
+    known_share: float | None = Field(None, ge=0, le=1, description="samples of known depth; null: as they come")
     precision: Literal["auto", "fp32", "fp16", "bf16", "bf16-backward"] = Field(
         "auto",
         description="auto: fp16 with loss scaling on a GPU; on a CPU float32, with a bf16 backward pass where the "
@@ -185,18 +162,9 @@ class TrainingConfig(Strict):
         validate_default=True,
         description="of the training device, for the samples; a buffer that does not fit is streamed from disk",
     )
-    buffer_dtype: Literal["float16", "int8"] = Field(
-        "float16", description="of the descriptors in memory; int8 with a scale a channel"
-    )
-    gpus: int = Field(
-        1,
-        ge=1,
-        description="parts that the shards and each batch are cut into: one a GPU, or several on a device where there "
-        "are fewer",
-    )
-    holdout: float = Field(
-        0.0, ge=0, lt=0.5, description="share of the mapping images that is not trained on, to tell when to stop"
-    )
+    buffer_dtype: Literal["float16", "int8"] = Field("float16", description="of descriptors; int8: a scale a channel")
+    gpus: int = Field(1, ge=1, description="parts of each batch, one a GPU (several on a device if there are fewer)")
+    holdout: float = Field(0.0, ge=0, lt=0.5, description="share of mapping images to tell when to stop")
     early_stop: EarlyStopConfig | None = Field(None, description="needs holdout")
     checkpoint_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
@@ -232,11 +200,7 @@ class HalvingConfig(Strict):
         3, ge=2, description="a round passes on one in so many hypotheses, and so many times the keypoints"
     )
     iterations: int = Field(1000, ge=10, description="of RANSAC at most, for a hypothesis in a round")
-    evidence: int = Field(
-        16,
-        ge=0,
-        description="inliers of the best hypothesis, with fewer of which all are judged again on more keypoints",
-    )
+    evidence: int = Field(16, ge=0, description="with fewer inliers of the best, judge all again on more keypoints")
 
 
 class LocalizeConfig(Strict):
@@ -247,32 +211,20 @@ class LocalizeConfig(Strict):
     threshold_px: float = Field(10.0, gt=0)
     iterations: int = Field(10_000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(
-        None, gt=0, description="final non-linear refinement: Cauchy scale; null: PoseLib's own"
-    )
-    halving: HalvingConfig | None = Field(
-        HalvingConfig(), description="how the best hypothesis is found; null: the pose of each is estimated in full"
-    )
+    refine_px: float | None = Field(None, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    halving: HalvingConfig | None = Field(HalvingConfig(), description="null: estimate the pose of each in full")
 
 
 class MapConfig(Strict):
     """How much the map file keeps (docs/performance.md: size against recall). By default all that the stages before it
     made, in their number formats."""
 
-    head: Literal["fp16", "int8"] = Field(
-        "fp16", description="weights of the linear layers; int8 with a scale an output, but for the decoder's last ones"
-    )
+    head: Literal["fp16", "int8"] = Field("fp16", description="linear layers; int8 with a scale an output")
     encodings: Literal["fp16", "int8"] = Field("fp16", description="of the mapping images; int8 with a scale an image")
     pca: Literal["fp32", "fp16"] = "fp32"
-    retrieval: Literal["fp16", "int8"] = Field(
-        "fp16", description="whitenings, vocabularies and codebooks; int8 with a scale a direction, word or codebook"
-    )
-    retrieval_dim: int | None = Field(
-        None, ge=2, description="directions kept of each whitening, those of largest variance; null: all"
-    )
-    pq_bytes: int | None = Field(
-        None, ge=1, description="bytes an image in the index, quantised anew; null: the retrieval feature's pq_bytes"
-    )
+    retrieval: Literal["fp16", "int8"] = Field("fp16", description="int8 with a scale a direction, word or codebook")
+    retrieval_dim: int | None = Field(None, ge=2, description="directions kept of each whitening; null: all")
+    pq_bytes: int | None = Field(None, ge=1, description="bytes an image in the index; null: as the feature has")
     merge: float | None = Field(
         None,
         gt=0,
@@ -287,17 +239,13 @@ class MethodConfig(Strict):
     extends: str | None = None
     description: str
     encoder: str
-    retrieval: str | None = Field(
-        None, description="a retrieval feature named in config.yaml; needed with a global encoding"
-    )
+    retrieval: str | None = Field(None, description="of config.yaml; needed with a global encoding")
     global_encoding: GlobalEncodingUse = GlobalEncodingUse()
     head: HeadConfig = HeadConfig()
     training: TrainingConfig = TrainingConfig()
     map: MapConfig = MapConfig()
     localize: LocalizeConfig = LocalizeConfig()
-    seed: int | None = Field(
-        None, description="of training and localization; null: the seed of config.yaml, which all other stages have"
-    )
+    seed: int | None = Field(None, description="of training and localization; null: that of config.yaml")
 
     @model_validator(mode="after")
     def _retrieval_with_global(self) -> MethodConfig:
@@ -316,9 +264,7 @@ class MatchFeaturesConfig(Strict):
     name: str
     max_keypoints: int = Field(4096, ge=16)
     max_size: int = Field(1600, ge=64, description="px of the long side; larger photos are reduced, others stay")
-    descriptors: Literal["uint8", "fp16"] = Field(
-        "fp16", description="in the map; uint8: 512 times a unit vector without negative numbers (SIFT, as COLMAP)"
-    )
+    descriptors: Literal["uint8", "fp16"] = Field("fp16", description="uint8: for vectors without negative numbers")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the extractor's class")
 
     @property
@@ -352,11 +298,7 @@ class MatchLocalizeConfig(Strict):
     """Pose of a query from matches with the retrieved images."""
 
     retrieved: int = Field(10, ge=1, description="mapping images that a query is matched with")
-    short_side: int = Field(
-        480,
-        ge=64,
-        description="threshold_px and refine_px are pixels of a photo of this short side, as the methods' are",
-    )
+    short_side: int = Field(480, ge=64, description="px of the photo that threshold_px and refine_px are meant for")
     threshold_px: float = Field(10.0, gt=0)
     iterations: int = Field(1000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
@@ -382,8 +324,6 @@ class BaselineConfig(Strict):
     description: str
     features: MatchFeaturesConfig
     matcher: MatcherConfig = MatcherConfig()
-    neighbours: int = Field(
-        20, ge=2, description="mapping images that each is matched with, spread from most to least covisible"
-    )
+    neighbours: int = Field(20, ge=2, description="mapping images that each is matched with, of all overlaps")
     retrieval: str = Field(description="a retrieval feature named in config.yaml")
     localize: MatchLocalizeConfig = MatchLocalizeConfig()

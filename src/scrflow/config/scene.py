@@ -87,27 +87,19 @@ class Archive(Strict):
     """A published archive (zip, tar, tar.gz, tar.bz2, tar.xz), or with ``unpack: false`` a single file."""
 
     url: str = Field(pattern=r"^(https|s3)://", description="https://..., or s3://BUCKET/KEY (docs/reproducibility.md)")
-    sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="not given: recorded at the first download, checked from then on"
-    )
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="null: recorded at the first download")
     into: str = Field(".", description="folder that it is unpacked in, relative to the scene's root")
     unpack: bool = Field(True, description="false: the file itself is what is wanted, in the folder ``into``")
-    nested: str | None = Field(
-        None, description="glob, in that folder, of archives in the archive; each is unpacked where it lies"
-    )
+    nested: str | None = Field(None, description="glob of archives in it; each is unpacked where it lies")
     skip: tuple[str, ...] = Field((), description="globs of members that are left out")
 
 
 class Download(Strict):
     """Where a dataset comes from when it is not under data_root."""
 
-    files: str | None = Field(
-        None, description="TSV with columns path, sha256, url, one line a file; relative to config/scenes"
-    )
+    files: str | None = Field(None, description="TSV in config/scenes with columns path, sha256, url")
     archives: tuple[Archive, ...] = ()
-    page: str | None = Field(
-        None, pattern=r"^https://", description="where a person gets the dataset by hand, having agreed to its terms"
-    )
+    page: str | None = Field(None, pattern=r"^https://", description="where a person gets it by hand")
 
     @model_validator(mode="after")
     def _some(self) -> Download:
@@ -120,10 +112,7 @@ class SfmConfig(Strict):
     """Structure from motion on bare photos."""
 
     features: Literal["sift", "hloc"] = "sift"
-    hloc_features: str | None = Field(
-        None,
-        description="hloc: its HDF5 of local features, e.g. results/{scene}/hloc/features.h5; {scene} is filled in",
-    )
+    hloc_features: str | None = Field(None, description="hloc: its HDF5 of local features; {scene} is filled in")
     hloc_matches: str | None = Field(None, description="hloc: its HDF5 of matches of these features")
     max_features: int = Field(8192, ge=256)
     max_image_size: int = Field(1600, ge=64, description="px, long side")
@@ -131,9 +120,7 @@ class SfmConfig(Strict):
     retrieval_pairs: int = Field(20, ge=2, description="pairs an image when paired by retrieval")
     mapper: Literal["incremental", "global"] = "incremental"
     min_registered: float = Field(0.8, gt=0, le=1, description="a smaller registered fraction stops the run")
-    median_depth: float | None = Field(
-        None, gt=0, description="rescale the model to this median point depth (an SfM model has no scale of its own)"
-    )
+    median_depth: float | None = Field(None, gt=0, description="rescale the model to this median point depth")
 
     @model_validator(mode="after")
     def _files_of_hloc(self) -> SfmConfig:
@@ -158,20 +145,12 @@ class DepthMaps(Strict):
         "{stem} its file name up to the first dot, {base} up to the last"
     )
     scale: float = Field(0.001, gt=0, description="the scene's unit per number in the file (0.001: millimetres)")
-    max_depth: float = Field(
-        gt=0, description="in the scene's unit; 0 and what is beyond are no measurements (7-Scenes: holes are 65 535)"
-    )
-    focal: float | None = Field(
-        None, gt=0, description="px, of the depth image as it is in the file; null: it is aligned with the photo"
-    )
+    max_depth: float = Field(gt=0, description="in the scene's unit; 0 and larger ones are holes (7-Scenes: 65 535)")
+    focal: float | None = Field(None, gt=0, description="px, of the depth image; null: it is aligned with the photo")
     principal_point: tuple[float, float] | None = Field(None, description="px; the centre where not given")
-    photo_from_depth: tuple[float, float, float] = Field(
-        (0.0, 0.0, 0.0), description="translation from the depth camera to the photo's, in the scene's unit"
-    )
+    photo_from_depth: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="translation, in scene units")
     relative_sigma: float = Field(0.01, gt=0, description="of the depths; what the loss allows along the ray")
-    max_relative_step: float = Field(
-        0.03, gt=0, description="no depth is taken where those around the sample differ by more: an edge"
-    )
+    max_relative_step: float = Field(0.03, gt=0, description="larger steps around a sample are edges: no depth")
 
     @field_validator("pattern")
     @classmethod
@@ -222,13 +201,8 @@ class SceneConfig(Strict):
     depth_maps: DepthMaps | None = Field(None, description="for methods with depth_source maps")
     unit: str = Field("m", description="name of the unit of length, for tables")
     min_mapping_images: int = Field(3, ge=2)
-    check_poses: bool = Field(
-        True,
-        description="hold given poses against the photos (some 2 s): a wrong convention stops the run, and is named",
-    )
-    depth_range: tuple[float, float] = Field(
-        (0.1, 8.0), description="frustum overlap samples depths in it: 8 indoors, 50 outdoors"
-    )
+    check_poses: bool = Field(True, description="compare given poses with the photos: a wrong convention stops the run")
+    depth_range: tuple[float, float] = Field((0.1, 8.0), description="of frustum overlap; 50 outdoors")
     depth_bias: float = Field(0.3, ge=0, description="b of R-SCoRe's depth adjustment; 3 m outdoors")
     target_depth: float = Field(10.0, gt=0, description="depth that invalid predictions are pulled to (GLACE eq. 3)")
     thresholds: tuple[tuple[float, float], ...] = Field(((0.05, 5.0),), description="(unit, degrees), finest first")

@@ -127,9 +127,7 @@ class MapStage(Strict):
     retrieval: RetrievalConfig | None
     retrieval_extractor: ExtractorConfig | None
     retrieval_parts: tuple[RetrievalPart, ...] = ()
-    own_encoding: bool = Field(
-        description="g is the photo's own retrieval feature (GLACE), not that of retrieved images"
-    )
+    own_encoding: bool = Field(description="g is the photo's own retrieval feature (GLACE)")
     clustered: bool = Field(False, description="g is the centre of the cluster that the photo's own feature is in")
     map: MapConfig = MapConfig()
     localize: LocalizeConfig

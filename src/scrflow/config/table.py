@@ -50,9 +50,7 @@ class PublishedTable(Strict):
 
     paper: str
     table: str
-    columns: dict[str, dict[str, str]] = Field(
-        {}, description="scene, scene/condition, mean or * -> metric -> column of the published table"
-    )
+    columns: dict[str, dict[str, str]] = Field({}, description="scene, scene/condition, mean or * -> metric -> column")
 
 
 class PublishedCell(Strict):
