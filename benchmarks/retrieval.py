@@ -32,7 +32,7 @@ from scrflow.features.encoders import build_encoder  # noqa: E402
 from scrflow.features.retrieval.build import ANGLE_DEG, build_retrieval, measure  # noqa: E402
 from scrflow.features.retrieval.search import Retriever, build_describer  # noqa: E402
 from scrflow.features.views import encode_view  # noqa: E402
-from scrflow.interop import hloc_features as hloc  # noqa: E402
+from scrflow.interop import hloc_files as hloc  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import Scene, load_scene  # noqa: E402
 from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata  # noqa: E402

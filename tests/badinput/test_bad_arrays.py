@@ -28,7 +28,6 @@ from scrflow.storage.checksum import COMMENT, EMPTY, write_checksum
 FEATURES, MATCHES, GLOBAL, BASELINE = "hloc features", "hloc matches", "hloc descriptors", "baseline map"
 MAP, WEIGHTS, GRAPH = "map", "weights", "graph"
 KEYPOINTS, FOUND, PAIR = f"{NAMES[0]}/keypoints", f"{NAMES[0]}/global_descriptor", "db-0.png/db-1.png/matches0"
-DESCRIPTORS = f"{NAMES[1]}/descriptors"
 
 # ---------------------------------------------------------------------------------------------------------------- HDF5
 
@@ -110,7 +109,6 @@ HDF5 = [
     Bad("hloc: no keypoints of a photo", FEATURES, edited(FEATURES, KEYPOINTS), "no keypoints of db/0.png"),
     Bad("hloc: three axes", FEATURES, put(FEATURES, KEYPOINTS, np.zeros((2, 2, 2))), "have shape"),
     Bad("hloc: NaN", FEATURES, put(FEATURES, KEYPOINTS, np.full((12, 2), np.nan)), "not finite"),
-    Bad("hloc: turned about", FEATURES, put(FEATURES, DESCRIPTORS, np.zeros((12, 8))), "expected descriptors"),
     Bad("hloc: another length", GLOBAL, put(GLOBAL, FOUND, np.zeros(7)), "has 6 dimensions"),
     Bad("hloc: a match past the keypoints", MATCHES, put(MATCHES, PAIR, np.full(12, 99)), "match these features"),
     Bad("hloc: matches of other keypoints", MATCHES, put(MATCHES, PAIR, np.zeros(5, int)), "matches of 5 keypoints"),

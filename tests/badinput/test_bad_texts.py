@@ -29,7 +29,6 @@ LISTS = [
     Bad("queries: width below zero", LIST, written("q.txt", "a.png SIMPLE_PINHOLE -5 24 30 16 12\n"), "line 1: "),
     Bad("queries: huge width", LIST, written("q.txt", f"a.png PINHOLE {MANY_DIGITS} 1 1 1 1 1"), "line 1: "),
     Bad("queries: a folder", LIST, lambda sound, folder: folder, "cannot be read as text"),
-    Bad("pairs: three names", "pairs", written("p.txt", "a b c\n"), "expected two image names"),
     Bad("cameras of photos: none", "cameras of photos", written("c.txt", "x PINHOLE 9 9 9 9 9 9\n"), "of 3 photos"),
 ]
 

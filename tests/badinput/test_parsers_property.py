@@ -17,7 +17,6 @@ from untrusted_readers import READERS
 from scrflow.config.base import deep_merge
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import rotation_from_quaternion
-from scrflow.interop.hloc_matches import read_pairs, write_pairs
 from scrflow.pipeline.project import Project
 from scrflow.scene.lists import pose_line, query_line, read_poses, read_query_list
 
@@ -75,16 +74,9 @@ def test_a_written_query_is_read(tmp_path, name, width, height, params):
     assert (found[name].width, found[name].height, found[name].params.tolist()) == (width, height, list(params))
 
 
-@steady
-@given(st.lists(st.tuples(names, names), max_size=5))
-def test_written_pairs_are_read(tmp_path, pairs):
-    write_pairs(tmp_path / "pairs.txt", pairs)
-    assert read_pairs(tmp_path / "pairs.txt") == pairs
-
-
 # ------------------------------------------------------------------------------------------------------------ any text
 
-_FILES = ("poses", "query list", "pairs", "cameras of photos", "nvm", "journal", "table", "download table")
+_FILES = ("poses", "query list", "cameras of photos", "nvm", "journal", "table", "download table")
 _IN_FOLDERS = (
     *(("kapture", name) for name in ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt")),
     *(("nerfstudio", "transforms.json"), ("nvm scene", "model.nvm"), ("pose list", "poses.txt")),

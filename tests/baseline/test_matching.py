@@ -14,8 +14,7 @@ import scipy.sparse
 import torch
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
-from scrflow.baseline.mapfile import load_map
-from scrflow.baseline.mapping import build_map, neighbour_pairs
+from scrflow.baseline.mapping import build_map, load_map, neighbour_pairs
 from scrflow.baseline.matching import Nearest, PhotoFeatures, photo_features, stored
 from scrflow.config import (
     BaselineLocalizeStage,

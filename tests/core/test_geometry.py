@@ -5,16 +5,20 @@ import pycolmap
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scrflow.core.cameras import pinhole_matrix, pixels_from_points, pixels_from_rays, rays_from_pixels, rescaled_camera
 from scrflow.core.geometry import (
     camera_centre,
     invert_pose,
+    pinhole_matrix,
     pinhole_pixels,
     pinhole_rays,
+    pixels_from_points,
+    pixels_from_rays,
     pose_error,
     project,
     quaternion_from_rotation,
+    rays_from_pixels,
     reprojection_error,
+    rescaled_camera,
     rotation_from_quaternion,
 )
 

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import DepthMaps, PointDepthConfig
-from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rays_from_pixels
 from scrflow.depths.maps import DrawnDepth, depths_of_samples, read_depth
 from scrflow.depths.points import ObservedPoints, _relative_sigma
 from scrflow.depths.points import depths_of_samples as depths_by_points

@@ -21,7 +21,7 @@ from scrflow.features.global_encoding import (
     read_centres,
     read_global_encoding,
 )
-from scrflow.interop import hloc_features as hloc
+from scrflow.interop import hloc_files as hloc
 from scrflow.pipeline.project import Project as Config
 from scrflow.storage.artifact import Stamp, create_h5, read_json
 

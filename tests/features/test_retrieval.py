@@ -18,7 +18,7 @@ from scrflow.features.retrieval import search
 from scrflow.features.retrieval.build import build_retrieval
 from scrflow.features.retrieval.search import Retriever, build_describer
 from scrflow.features.views import encode_view
-from scrflow.interop import hloc_features as hloc
+from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.scene.readers.poselist import PoseListSource

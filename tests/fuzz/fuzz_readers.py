@@ -35,7 +35,7 @@ with atheris.instrument_imports(include=["scrflow"]):
 # target -> (reader, the file in its folder that is changed; empty if the reader takes a file)
 TARGETS = {
     **{name: (name, "") for name in ("map", "baseline map", "graph", "hloc features", "hloc matches")},
-    **{name: (name, "") for name in ("hloc descriptors", "archive", "nvm", "poses", "query list", "pairs", "weights")},
+    **{name: (name, "") for name in ("hloc descriptors", "archive", "nvm", "poses", "query list", "weights")},
     **{name: (name, "") for name in ("journal", "table", "download table", "cameras of photos", "inspect")},
     **{f"colmap {name}": ("colmap", f"{name}.bin") for name in ("cameras", "images", "points3D", "rigs", "frames")},
     "nerfstudio": ("nerfstudio", "transforms.json"),

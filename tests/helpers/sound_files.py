@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 from untrusted_readers import KEYPOINTS, NAMES
 
-from scrflow.baseline.mapfile import BaselineMap
-from scrflow.baseline.mapfile import write_map as write_baseline_map
+from scrflow.baseline.mapping import BaselineMap
+from scrflow.baseline.mapping import write_map as write_baseline_map
 from scrflow.config import (
     BaselineMapStage,
     ExtractorConfig,
@@ -33,9 +33,7 @@ from scrflow.config import (
     Split,
 )
 from scrflow.features.retrieval.search import Retriever
-from scrflow.interop import hloc_features as hloc
-from scrflow.interop.hloc_features import StoredFeatures, write_features
-from scrflow.interop.hloc_matches import write_matches
+from scrflow.interop import hloc_files as hloc
 from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
@@ -63,7 +61,7 @@ _FILES = {
         "weights": "weights.pth",
     },
     **{"hloc features": "features.h5", "hloc matches": "matches.h5", "hloc descriptors": "descriptors.h5"},
-    **{"pairs": "pairs.txt", "map": "map.safetensors", "pca": "pca.safetensors", "baseline map": "map.h5"},
+    **{"map": "map.safetensors", "pca": "pca.safetensors", "baseline map": "map.h5"},
     **{name: name for name in ("scene", "colmap", "config", "papers")},
 }
 
@@ -101,12 +99,11 @@ def _hloc(root: Path) -> None:
     with create_h5(root / "features.h5", Stamp("hloc-features")) as f:
         for name, n in KEYPOINTS.items():
             points, described = rng.uniform(0, 20, (n, 2)), rng.normal(size=(n, 8))
-            write_features(f, name, StoredFeatures(points, described, np.ones(n), (32, 24)))
+            hloc.write_features(f, name, hloc.StoredFeatures(points, described, np.ones(n), (32, 24)))
     with create_h5(root / "matches.h5", Stamp("hloc-matches")) as f:
-        write_matches(f, NAMES[0], NAMES[1], np.array([[0, 1], [3, 2]]), KEYPOINTS[NAMES[0]])
+        hloc.write_matches(f, NAMES[0], NAMES[1], np.array([[0, 1], [3, 2]]), KEYPOINTS[NAMES[0]])
     with create_h5(root / "descriptors.h5", Stamp("retrieval")) as f:
         hloc.write_descriptors(f, {name: rng.normal(size=6) for name in NAMES})
-    (root / "pairs.txt").write_text(f"{NAMES[0]} {NAMES[1]}\n{NAMES[1]} {NAMES[2]}\n")
 
 
 def _texts(root: Path) -> dict[str, Path]:

@@ -12,14 +12,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from scrflow.baseline.mapfile import load_map as load_baseline_map
+from scrflow.baseline.mapping import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
 from scrflow.graph import covisibility
-from scrflow.interop import hloc_features as features
-from scrflow.interop import hloc_features as hloc
-from scrflow.interop import hloc_matches as matches
+from scrflow.interop import hloc_files as hloc
 from scrflow.localize.batch import cameras_of
 from scrflow.localize.localizer import Localizer
 from scrflow.newscene.video import pick_frames
@@ -55,12 +53,6 @@ def _archive(path: Path) -> None:
             assert not outside, f"written outside: {outside}"
 
 
-def _features(path: Path) -> None:
-    features.read_keypoints(path, NAMES)
-    for name in NAMES:
-        features.read_features(path, name)
-
-
 def _model(path: Path) -> None:
     model.views_of_model(model.read_model(path))
 
@@ -91,10 +83,9 @@ def _source(source: object) -> Callable[[Path], None]:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "archive": _archive,
-    "hloc features": _features,
-    "hloc matches": lambda path: matches.read_matches(path, KEYPOINTS),
+    "hloc features": lambda path: hloc.read_keypoints(path, NAMES),
+    "hloc matches": lambda path: hloc.read_matches(path, KEYPOINTS),
     "hloc descriptors": lambda path: hloc.read_descriptors(path, NAMES),
-    "pairs": matches.read_pairs,
     "poses": model.read_poses,
     "query list": model.read_query_list,
     "cameras of photos": lambda path: cameras_of(str(path), list(NAMES)),

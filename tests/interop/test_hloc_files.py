@@ -19,8 +19,7 @@ from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.evaluate.submission import read_results
 from scrflow.features.encoders import build_encoder
-from scrflow.interop.hloc_features import StoredFeatures, read_features, read_keypoints, write_features
-from scrflow.interop.hloc_matches import read_matches, read_pairs, write_matches, write_pairs
+from scrflow.interop.hloc_files import StoredFeatures, read_keypoints, read_matches, write_features, write_matches
 
 A, B, C = "db/1/a.jpg", "db/b.jpg", "c_1.jpg"
 
@@ -68,10 +67,7 @@ def test_features_are_readable_by_hloc_and_come_back(tmp_path):
         assert set(f[A]) == {"keypoints", "descriptors", "scores", "image_size"}
         assert f[B]["descriptors"].shape == (8, 21) and f[B]["scores"].shape == (21,)
         assert list(f[A]["image_size"]) == [4000, 3000]
-    back = read_features(path, B)
-    np.testing.assert_allclose(back.keypoints_px, features(21, 1).keypoints_px, atol=3e-4)
-    np.testing.assert_allclose(back.descriptors_ND, features(21, 1).descriptors_ND, rtol=1e-6)
-    assert back.image_size == (4000, 3000) and back.uncertainty_px == 1.5
+    np.testing.assert_allclose(read_keypoints(path, [B])[B], features(21, 1).keypoints_px, atol=3e-4)
 
 
 def test_half_precision_as_hloc_writes_it_is_read(tmp_path):
@@ -80,8 +76,8 @@ def test_half_precision_as_hloc_writes_it_is_read(tmp_path):
         group = f.create_group(A)
         group.create_dataset("keypoints", data=np.array([[0, 0], [101.5, 63.25]], np.float16))
     np.testing.assert_array_equal(read_keypoints(path, [A])[A], [[0.5, 0.5], [102, 63.75]])
-    with pytest.raises(ScrflowError, match=r"f\.h5: db/1/a\.jpg: no descriptors"):
-        read_features(path, A)
+    with pytest.raises(ScrflowError, match=r"f\.h5: no keypoints of db/b\.jpg \(1 of 2"):
+        read_keypoints(path, [A, B])
 
 
 MATCHES = {(A, B): [[0, 4], [3, 1], [9, 0]], (C, A): [[2, 7]], (B, C): []}
@@ -131,14 +127,7 @@ def test_matches_by_hloc_are_read_in_both_orders(tmp_path, separator):
         read_matches(path, {**COUNTS, "db-1/a.jpg": 4})
 
 
-def test_lists_and_results(tmp_path):
-    write_pairs(tmp_path / "pairs.txt", [(A, B), (C, A)])
-    assert (tmp_path / "pairs.txt").read_text() == f"{A} {B}\n{C} {A}\n"
-    assert read_pairs(tmp_path / "pairs.txt") == [(A, B), (C, A)]
-    (tmp_path / "pairs.txt").write_text(f"{A} {B}\n{C}\n")
-    with pytest.raises(ScrflowError, match=r"pairs\.txt: line 2: expected two image names"):
-        read_pairs(tmp_path / "pairs.txt")
-
+def test_results_of_hloc(tmp_path):
     queries = ["day/x/1.jpg", "day/y/1.jpg", "night/2.jpg"]
     path = tmp_path / "results.txt"
     path.write_text("2.jpg 1 0 0 0 1 2 3\ny/1.jpg 0 1 0 0 0 0 0\nday/x/1.jpg 1 0 0 0 0 0 5\n")

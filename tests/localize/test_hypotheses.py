@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig
-from scrflow.localize.hypotheses import SceneCoordinates, best_hypothesis, spread_order
+from scrflow.localize.pose import SceneCoordinates, best_hypothesis, spread_order
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head, HeadOutput
 

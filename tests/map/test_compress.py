@@ -21,7 +21,7 @@ from scrflow.config import (
 from scrflow.core.errors import ScrflowError
 from scrflow.features.retrieval import search
 from scrflow.features.retrieval.search import Whitening, joined
-from scrflow.map.compress import merge_images, shrink
+from scrflow.map.file import merge_images, shrink
 from scrflow.map.format import dequantise, pack, quantise, unpack
 
 SIFT = ExtractorConfig(name="sift")

@@ -12,9 +12,8 @@ from nvm_replica import HEIGHT, WIDTH, Replica, replica
 from replicas_cambridge import COUNT, MAPPING, name, write_cambridge, write_list
 
 from scrflow.config import SceneStage, Split
-from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import pose_error
+from scrflow.core.geometry import pose_error, rays_from_pixels
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model

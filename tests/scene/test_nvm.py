@@ -11,9 +11,8 @@ from dataset_faults import change, check_refused
 from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
 
 from scrflow.config import SceneStage, Split
-from scrflow.core.cameras import pixels_from_rays, rays_from_pixels
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import pose_error
+from scrflow.core.geometry import pixels_from_rays, pose_error, rays_from_pixels
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model

@@ -9,11 +9,10 @@ import pycolmap
 import torch
 from PIL import Image
 
-from scrflow.baseline.mapfile import BaselineMap, load_map
+from scrflow.baseline.mapping import BaselineMap, load_map
 from scrflow.baseline.matching import build_matcher, photo_features
 from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
-from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
-from scrflow.core.geometry import pinhole_pixels, reprojection_error
+from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, reprojection_error, rescaled_camera
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval.search import PhotoDescriber

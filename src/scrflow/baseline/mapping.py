@@ -1,11 +1,19 @@
-"""The stage that makes the baseline's map: features and matches of mapping images, points on the known poses."""
+"""The baseline's map: features and matches of mapping images, points on the known poses, and its file map.h5.
+
+``names`` of the I mapping images; ``xyz`` [P, 3] float32, the points; of the O observations, ordered by image,
+``start`` [I + 1] int64 (rows of image i: start[i] to start[i + 1]), ``point`` [O] int32, ``descriptors`` [O, D] uint8
+or float16; for LightGlue ``pixels`` [O, 2] float32 and ``sizes`` [I, 2] int32; in ``retrieval`` the quantised index and
+what describes a query. Attributes: the stamp, whose config says how to localize, ``format``, and ``weights`` (JSON,
+name to SHA-256).
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -13,7 +21,6 @@ import numpy as np
 import pycolmap
 import torch
 
-from scrflow.baseline.mapfile import KIND, BaselineMap, write_map
 from scrflow.baseline.matching import PhotoFeatures, build_matcher, photo_features
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.core.errors import ScrflowError, full_disk_reported
@@ -22,27 +29,148 @@ from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval.search import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import Graph, load_graph
+from scrflow.map.format import check_index, stage_config
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import model_of_views
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
-from scrflow.storage.artifact import Stamp, h5_file, read_safetensors, read_safetensors_metadata, writing
+from scrflow.storage.artifact import (
+    Stamp,
+    create_h5,
+    h5_file,
+    open_h5,
+    read_safetensors,
+    read_safetensors_metadata,
+    read_stamp,
+    writing,
+)
+from scrflow.storage.untrusted import check_whole
 from scrflow.storage.weights import located
+
+KIND = "baseline-map"
+FORMAT = 1
+_FIX = "delete it and run again (rule map_baseline)"
+_DTYPES = {"uint8": np.dtype(np.uint8), "fp16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineMap:
+    """A map in memory; the module's docstring has the shapes."""
+
+    config: BaselineMapStage
+    names: tuple[str, ...]
+    xyz: np.ndarray
+    start: np.ndarray
+    point: np.ndarray
+    descriptors: np.ndarray
+    pixels: np.ndarray | None
+    sizes: np.ndarray | None
+    retriever: Retriever
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    def image(self, row: int) -> tuple[PhotoFeatures, np.ndarray]:
+        """Features of a mapping image that observe a point, and the points [n] (rows of ``xyz``)."""
+        part = slice(int(self.start[row]), int(self.start[row + 1]))
+        pixels = np.zeros((part.stop - part.start, 2), np.float32) if self.pixels is None else self.pixels[part]
+        size = (0, 0) if self.sizes is None else (int(self.sizes[row, 0]), int(self.sizes[row, 1]))
+        return PhotoFeatures(pixels, self.descriptors[part], size), self.point[part]
+
+
+def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp: Stamp) -> None:
+    """Write map.h5; ``weights``: SHA-256 of the published weights that made it, by name."""
+    with create_h5(path, stamp) as f:
+        f.attrs["format"] = FORMAT
+        f.attrs["weights"] = json.dumps(weights, sort_keys=True)
+        f["names"] = list(result.names)
+        for name in ("xyz", "start", "point", "descriptors", "pixels", "sizes"):
+            values = getattr(result, name)
+            if values is not None:
+                f[name] = values
+        retrieval = f.create_group("retrieval")  # created implicitly it would contain the time
+        for name, tensor in result.retriever.tensors().items():
+            retrieval[name] = tensor.numpy()
+
+
+def load_map(path: Path) -> BaselineMap:
+    """The map of a file; ScrflowError if it is damaged, of another version, or its parts do not fit together."""
+    stamp = read_stamp(path, KIND)
+    config = stage_config(BaselineMapStage, path, stamp, _FIX)
+    with open_h5(path, KIND) as f:
+        try:
+            if f.attrs.get("format") != FORMAT:
+                raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_FIX}")
+            check_whole(f, path)
+            result = _read(f, config)
+            _check(result)
+        except (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError, IndexError) as error:
+            raise ScrflowError(f"{path}: not a whole map: {' '.join(str(error).split())}; {_FIX}") from None
+    return result
+
+
+def _read(f: h5py.File, config: BaselineMapStage) -> BaselineMap:
+    names = tuple(f["names"].asstr()[:].tolist())
+    tensors: dict[str, torch.Tensor] = {}
+
+    def take(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            tensors[name] = torch.from_numpy(item[:])
+
+    f["retrieval"].visititems(take)
+    whole = config.matcher.kind == "lightglue"
+    return BaselineMap(
+        config=config,
+        names=names,
+        **{name: f[name][:] for name in ("xyz", "start", "point", "descriptors")},
+        pixels=f["pixels"][:] if whole else None,
+        sizes=f["sizes"][:] if whole else None,
+        retriever=Retriever.from_tensors(tensors, {"retrieval_names": json.dumps(names)}),
+        weights=json.loads(f.attrs["weights"]),
+    )
+
+
+def _check(m: BaselineMap) -> None:
+    """ValueError that names the first part that does not fit."""
+    images, observations = len(m.names), len(m.point)
+    wanted = {"xyz": (len(m.xyz), 3), "start": (images + 1,), "point": (observations,)}
+    wanted["descriptors"] = (observations, *m.descriptors.shape[1:2])
+    if m.pixels is not None:
+        wanted |= {"pixels": (observations, 2), "sizes": (images, 2)}
+    for name, shape in wanted.items():
+        if getattr(m, name).shape != shape:
+            raise ValueError(f"{name} is {list(getattr(m, name).shape)}, not {list(shape)}")
+    if m.descriptors.dtype != _DTYPES[m.config.features.descriptors]:
+        raise ValueError(f"descriptors are {m.descriptors.dtype}, not {m.config.features.descriptors}")
+    if m.start[0] != 0 or m.start[-1] != observations or (np.diff(m.start) < 0).any():
+        raise ValueError(f"start does not divide the {observations} observations")
+    if observations and (m.point.min() < 0 or m.point.max() >= len(m.xyz)):
+        raise ValueError(f"an observation is of none of the {len(m.xyz)} points")
+    if not np.isfinite(m.xyz).all():
+        raise ValueError("xyz has numbers that are not finite")
+    for name in ("pixels", "descriptors"):
+        values = getattr(m, name)
+        if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"{name} have numbers that are not finite")
+    index = {f"retrieval.{name}": tensor for name, tensor in m.retriever.tensors().items()}
+    if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in index.values()):
+        raise ValueError("the index has numbers that are not finite")
+    check_index(m.config.retrieval, m.config.retrieval_parts, index, images)
+    if index:
+        raise ValueError(f"{next(iter(index))} is not known")
+
 
 _HELD = 256  # photos whose features stay in memory: pairs are sorted by their first image
 
 
 def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Path, out: Path, threads: int) -> None:
-    """Write the map of a baseline to ``out`` (HDF5, see scrflow.baseline.mapfile).
-
-    ``graph`` is the covisibility graph, which gives the pairs to match; ``retrieval`` the model (safetensors) of the
-    retrieval feature. Poses and cameras do not change; the same seed gives the same bytes with any ``threads``.
-    ScrflowError if the inputs are of other mapping images, or no point can be triangulated.
-    """
+    """Write the map of a baseline; the covisibility ``graph`` gives the pairs to match. The same seed gives the same
+    bytes with any ``threads``. ScrflowError if the inputs are of other mapping images, or no point can be
+    triangulated."""
     torch.set_num_threads(threads)
     quiet_pycolmap()
-    loaded, retriever = load_scene(scene), _retriever(retrieval)
+    loaded = load_scene(scene)
+    tensors = read_safetensors(retrieval, "retrieval")
+    retriever = Retriever.from_tensors(tensors, read_safetensors_metadata(retrieval))
     names = tuple(v.name for v in loaded.mapping)
     edges = load_graph(graph)
     for path, found in ((graph, edges.names), (retrieval, retriever.names)):
@@ -68,11 +196,8 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
 
 
 def neighbour_pairs(graph: Graph, count: int) -> list[tuple[int, int]]:
-    """Rows of mapping images to match: each with ``count`` of its neighbours in the graph, every pair once, sorted.
-
-    If there are more neighbours, they are chosen evenly from most to least overlap: the nearest alone would give no
-    baseline to triangulate from, the farthest alone no matches.
-    """
+    """Rows of mapping images to match: each with ``count`` of its neighbours, every pair once, sorted. They are chosen
+    evenly from most to least overlap: the nearest give no baseline to triangulate from, the farthest no matches."""
     pairs = set()
     for i in range(len(graph.names)):
         row = slice(graph.csr.indptr[i], graph.csr.indptr[i + 1])
@@ -177,7 +302,3 @@ def _gathered(
         sizes=np.array(features.sizes, np.int32) if whole else None,
         retriever=retriever,
     )
-
-
-def _retriever(path: Path) -> Retriever:
-    return Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))

@@ -1,7 +1,7 @@
-"""Rotations, poses, and the pinhole projection, with NumPy alone.
+"""Rotations, poses, and cameras: pinhole projection, and pycolmap's lens distortion and resizing.
 
 Poses are cam_from_world (R | t) with OpenCV axes; quaternions are w x y z. A ray is a point (x, y) on the plane z = 1
-of a camera. Functions that take lens distortion into account are in ``scrflow.core.cameras``, which needs pycolmap.
+of a camera. As in COLMAP, the centre of the top-left pixel is at (0.5, 0.5).
 
 Two parts of the code project by themselves, as another order of operations would change results in their last digits:
 ``training.losses`` (torch, with gradients) and ``graph.frustum`` (compares pixels without dividing by the depth).
@@ -9,7 +9,14 @@ Two parts of the code project by themselves, as another order of operations woul
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from scrflow.core.errors import ScrflowError
+
+if TYPE_CHECKING:  # quick commands use poses, without loading pycolmap
+    import pycolmap
 
 
 def rotation_from_quaternion(q_wxyz: np.ndarray) -> np.ndarray:
@@ -76,9 +83,6 @@ def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, floa
     return t_error, float(np.degrees(np.arctan2(sine, cosine)))
 
 
-# ----------------------------------------------------------------------------------------------------------- projection
-
-
 def camera_points(xyz_world_N3: np.ndarray, cam_from_world: np.ndarray) -> np.ndarray:
     """World points [N, 3] in the frame of one camera [3, 4], or each in the frame of its own [N, 3, 4]."""
     R, t = cam_from_world[..., :3], cam_from_world[..., 3]
@@ -97,9 +101,7 @@ def pinhole_pixels(rays_N2: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 def project(xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Undistorted pixels [N, 2] and depths [N] of world points; pixels are meaningless where the depth is not positive.
-
-    K [3, 3] and cam_from_world [3, 4] are of one camera, or both have a row for each point.
-    """
+    K [3, 3] and cam_from_world [3, 4] are of one camera, or both have a row for each point."""
     xyz = camera_points(xyz_world_N3, cam_from_world)
     with np.errstate(divide="ignore", invalid="ignore"):
         return pinhole_pixels(xyz[:, :2] / xyz[:, 2:], K), xyz[:, 2]
@@ -117,3 +119,54 @@ def reprojection_error(
 
 def _focals(K: np.ndarray) -> np.ndarray:
     return np.stack([K[..., 0, 0], K[..., 1, 1]], -1)
+
+
+_NEAREST = 1e-6  # scene units; nearer points have no usable pixel
+# models with one focal length -> the one with two, and how many zeros its parameters end with
+_TWO_FOCALS = {"SIMPLE_PINHOLE": ("PINHOLE", 0), "SIMPLE_RADIAL": ("OPENCV", 3), "RADIAL": ("OPENCV", 2)}
+
+
+def pinhole_matrix(camera: pycolmap.Camera) -> np.ndarray:
+    """K [3, 3] of the camera, without distortion."""
+    return np.array(camera.calibration_matrix(), np.float64)
+
+
+def rescaled_camera(camera: pycolmap.Camera, width: int, height: int) -> pycolmap.Camera:
+    """The camera of the image resized to width x height pixels."""
+    import pycolmap
+
+    model, params = camera.model, np.array(camera.params)
+    if abs(width / camera.width - height / camera.height) > 1e-9 and len(camera.focal_length_idxs()) == 1:
+        # one focal length cannot follow an uneven resize (480/479, say)
+        if model.name not in _TWO_FOCALS:
+            raise ScrflowError(
+                f"camera model {model.name} has one focal length, the resize two scales; use OPENCV or PINHOLE"
+            )
+        model, zeros = _TWO_FOCALS[model.name]
+        params = np.array([params[0], *params, *[0.0] * zeros])
+    scaled = pycolmap.Camera(model=model, width=camera.width, height=camera.height, params=params)
+    scaled.rescale(new_width=width, new_height=height)
+    return scaled
+
+
+def rays_from_pixels(camera: pycolmap.Camera, pixels_N2: np.ndarray) -> np.ndarray:
+    """Rays [N, 2] (points on the plane z = 1) of distorted pixels [N, 2]; NaN where the distortion has no inverse."""
+    if len(pixels_N2) == 0:
+        return np.zeros((0, 2))
+    return np.asarray(camera.cam_from_img(np.asarray(pixels_N2, np.float64)), np.float64)
+
+
+def pixels_from_rays(camera: pycolmap.Camera, rays_N2: np.ndarray) -> np.ndarray:
+    """Distorted pixels [N, 2] of rays [N, 2]."""
+    if len(rays_N2) == 0:
+        return np.zeros((0, 2))
+    homogeneous = np.concatenate([rays_N2, np.ones((len(rays_N2), 1))], 1)
+    return np.asarray(camera.img_from_cam(homogeneous), np.float64)
+
+
+def pixels_from_points(camera: pycolmap.Camera, xyz_cam_N3: np.ndarray) -> np.ndarray:
+    """Distorted pixels [N, 2] of points [N, 3] in the camera's frame; NaN behind the camera."""
+    pixels = np.full((len(xyz_cam_N3), 2), np.nan)
+    front = xyz_cam_N3[:, 2] > _NEAREST
+    pixels[front] = pixels_from_rays(camera, xyz_cam_N3[front, :2] / xyz_cam_N3[front, 2:])
+    return pixels

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from scrflow.config import DepthMaps, MapDepthStage
-from scrflow.core.cameras import rays_from_pixels, rescaled_camera
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import rays_from_pixels, rescaled_camera
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import SampleDepth, write_sample_depth
 from scrflow.scene.model import Scene, load_scene

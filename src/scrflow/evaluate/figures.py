@@ -26,8 +26,7 @@ from matplotlib.ticker import NullLocator
 from PIL import Image
 
 from scrflow.config import EvaluateStage
-from scrflow.core.cameras import pinhole_matrix
-from scrflow.core.geometry import camera_centre
+from scrflow.core.geometry import camera_centre, pinhole_matrix
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.model import Scene
 from scrflow.storage.artifact import atomic_path

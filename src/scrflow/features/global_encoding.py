@@ -91,11 +91,11 @@ def cluster_features(config: ClustersStage, scene: Path, features: Path, out: Pa
     sizes of the clusters. ScrflowError for more clusters than images.
     """
     # training reads encodings without pycolmap
-    from scrflow.interop import hloc_features
+    from scrflow.interop import hloc_files
     from scrflow.scene.model import load_scene
 
     names = tuple(v.name for v in load_scene(scene).mapping)
-    rows = torch.from_numpy(hloc_features.read_descriptors(features, names))
+    rows = torch.from_numpy(hloc_files.read_descriptors(features, names))
     count = config.clusters.clusters
     if count > len(names):
         raise ScrflowError(

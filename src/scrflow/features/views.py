@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from scrflow.config import AugmentConfig
-from scrflow.core.cameras import pinhole_matrix, rays_from_pixels, rescaled_camera
-from scrflow.core.geometry import pinhole_pixels
+from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, rescaled_camera
 from scrflow.core.images import resized_to_short_side, to_tensor
 from scrflow.features.encoders import LocalEncoder
 

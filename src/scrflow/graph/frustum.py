@@ -46,8 +46,7 @@ import numpy as np
 import scipy.sparse
 from scipy.spatial import cKDTree
 
-from scrflow.core.cameras import pinhole_matrix
-from scrflow.core.geometry import camera_centre
+from scrflow.core.geometry import camera_centre, pinhole_matrix
 from scrflow.core.progress import track
 from scrflow.scene.colmap_model import View
 

@@ -1,8 +1,7 @@
 """``scrflow localize``: photos that belong to no scene of the config, localized with maps alone.
 
-It writes two files. ``OUT`` has a line ``name qw qx qy qz tx ty tz`` (cam_from_world) for every photo with a pose.
-``OUT`` with the suffix .jsonl has a line with the details of every photo, written as results come: a run that was
-stopped continues from it if maps, photos and cameras are the same.
+``OUT`` gets a line ``name qw qx qy qz tx ty tz`` (cam_from_world) for every photo with a pose; ``OUT`` with the suffix
+.jsonl the details of every photo as results come, and a stopped run continues from it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from scrflow.storage.codeversion import code_version
 from scrflow.storage.journal import Journal, line_of
 from scrflow.storage.listfile import read_lines
 
-# Twelve photos of other places had 0.0003 to 0.0095 on the demo's map, 109 on other maps 0.00 (docs/api.md); of 100
-# queries in their own place 2 had less than 0.02, with errors of 1.2 and 3.7 m where 0.25 m is the finest threshold
+# photos of other places had 0.0095 at most (docs/api.md); 2 of 100 queries in their own place had less than 0.02
 MIN_CONFIDENCE = 0.02
 _DIGITS = 9  # of the numbers in OUT
 
@@ -60,10 +58,8 @@ class Outcome:
 
 
 def localize_photos(request: LocalizeRequest) -> Outcome:
-    """Localize the photos. A photo that cannot be used is reported, and does not stop the others.
-
-    ScrflowError for what concerns all photos: the map, the list of cameras, the output.
-    """
+    """Localize the photos. A photo that cannot be used is reported, and does not stop the others; ScrflowError for what
+    concerns all: the map, the list of cameras, the output."""
     photos = photos_of(request.images)
     cameras = cameras_of(request.camera, list(photos))
     if request.min_confidence is not None and not 0 <= request.min_confidence < 1:
@@ -96,10 +92,8 @@ def localize_photos(request: LocalizeRequest) -> Outcome:
 
 
 def photos_of(images: tuple[Path, ...]) -> dict[str, Path]:
-    """Name to path: the name of a photo is its path as given; in a folder, its path within the folder.
-
-    ScrflowError for a path that does not exist, a folder without photos, and two photos of one name.
-    """
+    """Name to path: the name of a photo is its path as given; in a folder, its path within the folder. ScrflowError for
+    a path that does not exist, a folder without photos, and two photos of one name."""
     found: list[tuple[str, Path]] = []
     for path in images:
         if path.is_dir():
@@ -113,12 +107,9 @@ def photos_of(images: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def cameras_of(camera: str | None, names: list[str]) -> dict[str, str | None]:
-    """``MODEL WIDTH HEIGHT PARAMS...`` of every photo; None if EXIF has to tell it.
-
-    ``camera`` is the camera of all photos, or a file: lines ``NAME MODEL ...`` (hloc's list; a name alone: EXIF), one
-    line ``MODEL ...``, or COLMAP's cameras.txt with one camera. ScrflowError for a camera that cannot be read, or a
-    photo that a list leaves out.
-    """
+    """``MODEL WIDTH HEIGHT PARAMS...`` of every photo; None: EXIF. ``camera`` is that of all photos, or a file: lines
+    ``NAME MODEL ...`` (hloc's list; a name alone: EXIF), one line ``MODEL ...``, or COLMAP's cameras.txt with one
+    camera. ScrflowError for a camera that cannot be read, or a photo that a list leaves out."""
     if camera is None:
         return dict.fromkeys(names)
     path = Path(camera)

@@ -21,7 +21,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval.search import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.confidence import confidence_of
-from scrflow.localize.hypotheses import SceneCoordinates, best_pose
+from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization, localize_scene
 from scrflow.map.file import Map, load_map

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from scrflow.core.cameras import pixels_from_rays
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_points, pinhole_rays, reprojection_error
+from scrflow.core.geometry import camera_points, pinhole_rays, pixels_from_rays, reprojection_error
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.localize.localizer import Localizer

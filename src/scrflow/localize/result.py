@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from scrflow.core.cameras import pixels_from_points, pixels_from_rays
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_points, pinhole_rays
+from scrflow.core.geometry import camera_points, pinhole_rays, pixels_from_points, pixels_from_rays
 from scrflow.core.parallel import mapped, one_thread_each
 from scrflow.core.progress import log, track
 from scrflow.features.views import EncodedView

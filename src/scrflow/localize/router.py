@@ -1,11 +1,8 @@
 """Several maps in one frame: choose those that a photo may show by retrieval, and take the pose with the most inliers.
 
-A city is cut into maps whose regions overlap (reader ``region``). Each map compares the photo with its own mapping
-images; the maps with the most similar image are tried. All poses are judged on the same keypoints, as hypotheses are.
-
-Each map learns the whitening of its retrieval feature from its own images, so similarities are not exactly comparable
-between maps. docs/scaling.md shows how often the order is right nevertheless.
-"""
+Each map compares the photo with its own mapping images; the maps with the most similar image are tried. Each map learns
+the whitening of its retrieval feature from its own images, so similarities are only nearly comparable
+(docs/scaling.md)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 
 import pycolmap
 from PIL import Image
@@ -99,13 +97,8 @@ def _check_alike(maps: Mapping[str, Map]) -> None:
         ):
             if mine != its:
                 raise ScrflowError(
-                    f"{name}: its {what} is not that of {first} ({_short(its)}, {_short(mine)}); give maps of regions "
-                    "of one scene, made by one method"
+                    f"{name}: its {what} is not that of {first} ({shorten(str(its), 60)}, {shorten(str(mine), 60)}); "
+                    "give maps of regions of one scene, made by one method"
                 )
     if others and (one.config.retrieval is None or one.config.own_encoding):
         raise ScrflowError(f"{first}: has no index of mapping images, so photos cannot be routed; give one map")
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

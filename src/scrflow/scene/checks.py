@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pycolmap
 
-from scrflow.core.cameras import pixels_from_rays, rays_from_pixels
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_centre
+from scrflow.core.geometry import camera_centre, pixels_from_rays, rays_from_pixels
 from scrflow.core.images import check_kind, opened, photo_bytes, rgb
 from scrflow.core.progress import track
 from scrflow.storage.listfile import SUFFIXES, has_suffix

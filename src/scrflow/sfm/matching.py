@@ -21,8 +21,7 @@ import pycolmap
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened
 from scrflow.core.progress import meter
-from scrflow.interop.hloc_features import read_keypoints
-from scrflow.interop.hloc_matches import read_matches, write_pairs
+from scrflow.interop.hloc_files import read_keypoints, read_matches, write_pairs
 from scrflow.sfm.colmap_process import Colmap, colmap
 
 log = logging.getLogger("scrflow")

@@ -14,9 +14,8 @@ import numpy as np
 import pycolmap
 
 from scrflow.config import TriangulateStage
-from scrflow.core.cameras import rays_from_pixels
 from scrflow.core.errors import ScrflowError, full_disk_reported
-from scrflow.core.geometry import camera_centre
+from scrflow.core.geometry import camera_centre, rays_from_pixels
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import MODEL_DIGEST, View, model_of_views, write_binary_model
 from scrflow.scene.model import Scene, load_scene

@@ -41,17 +41,6 @@ def split_name(line: str) -> tuple[str, list[str]]:
     return line[:end].removeprefix(_HERE), line[end:].split()
 
 
-def split_names(line: str) -> list[tuple[str, str]]:
-    """All ways to read a line as two names: exactly one for a sound line."""
-    fields = list(re.finditer(r"\S+", line))
-    if len(fields) == 2:
-        cuts = [0]
-    else:
-        cuts = [i for i, field in enumerate(fields[:-1]) if has_suffix(field[0]) and has_suffix(fields[-1][0])]
-    pairs = [(line[: fields[i].end()], line[fields[i + 1].start() :]) for i in cuts]
-    return [(a.removeprefix(_HERE), b.removeprefix(_HERE)) for a, b in pairs]
-
-
 def listed(name: str) -> str:
     """The name as a list writes it."""
     return _HERE + name if name.startswith(("#", _HERE)) else name

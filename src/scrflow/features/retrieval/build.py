@@ -21,7 +21,7 @@ from scrflow.features.encoders import build_encoder, encodes_side_by_side
 from scrflow.features.retrieval import search
 from scrflow.features.retrieval.search import KIND, Retriever, Whitening, joined, part_tensors
 from scrflow.features.views import encode_view
-from scrflow.interop import hloc_features
+from scrflow.interop import hloc_files
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene, load_scene
@@ -97,7 +97,7 @@ def build_retrieval(
     inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
     stamp = Stamp.make(KIND, config, code_of("build_retrieval", config), **inputs)
     with create_h5(out, stamp) as f:
-        hloc_features.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
+        hloc_files.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
     write_safetensors(model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)})
     poses = np.stack([v.cam_from_world for v in loaded.mapping])
     result = measure(retriever, found.descriptors, poses, config.near, found.queries, loaded.query_poses)
@@ -170,7 +170,7 @@ def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tup
         if part.names != tuple(names):
             raise ScrflowError(f"{model}: of other mapping images than the scene; delete it and run again")
         tensors |= part_tensors(i, part.description)
-        rows.append(torch.from_numpy(hloc_features.read_descriptors(descriptors, names)))
+        rows.append(torch.from_numpy(hloc_files.read_descriptors(descriptors, names)))
     descriptors, whitening = _whitened(joined(rows, r.weights).numpy(), r.dim, seed)
     return _Described(descriptors, tensors | whitening.tensors(), keypoints, inputs=inputs)
 
@@ -179,7 +179,7 @@ def _from_file(r: RetrievalConfig, folder: Path, scene: Scene) -> _Described:
     # the stage's folder is results/SCENE/scene
     path = Path(str(r.file).replace("{scene}", Path(folder).resolve().parent.name))
     count, queries = len(scene.mapping), [q.name for q in scene.queries]
-    rows = hloc_features.read_descriptors(path, [v.name for v in scene.mapping] + queries)
+    rows = hloc_files.read_descriptors(path, [v.name for v in scene.mapping] + queries)
     return _Described(
         rows[:count],
         {},

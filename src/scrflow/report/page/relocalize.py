@@ -12,11 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from scrflow.baseline import mapfile as matching_mapfile
+from scrflow.baseline import mapping as matching_mapfile
 from scrflow.baseline.localizer import MatchLocalizer
 from scrflow.config import BaselineLocalizeStage, LocalizeStage
-from scrflow.core.cameras import pinhole_matrix
-from scrflow.core.geometry import project
+from scrflow.core.geometry import pinhole_matrix, project
 from scrflow.core.parallel import one_thread_each
 from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.figures import Reprojection, draw_keypoints, show_greyed

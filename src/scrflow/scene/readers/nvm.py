@@ -33,9 +33,8 @@ import pycolmap
 from pydantic import Field
 
 from scrflow.config import Source
-from scrflow.core.cameras import pixels_from_points
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_points, rotation_from_quaternion
+from scrflow.core.geometry import camera_points, pixels_from_points, rotation_from_quaternion
 from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
