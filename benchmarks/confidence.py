@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,11 @@ from scrflow.scene.model import load_scene  # noqa: E402
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 RIDGE = 1e-2  # of the standardised weights, a share of the mean log-likelihood
 
-# ------------------------------------------------------------------------------------------------------------- collect
-
 
 @dataclass(frozen=True)
 class Case:
     """A photo to localize, its camera and its true pose (None: no pose of this scene is right)."""
 
-    name: str
     kind: str  # plain, a degradation, rendered, foreign
     photo: Image.Image
     camera: pycolmap.Camera
@@ -86,29 +84,29 @@ def collect(
         cases = list(own_cases(scenes[scene], rounds))
         for other in sorted(scenes.keys() - {scene}):
             strangers = itertools.islice(own_cases(scenes[other], 0), foreign)
-            cases += [Case(c.name, "foreign", c.photo, c.camera, None) for c in strangers]
+            cases += [Case("foreign", c.photo, c.camera, None) for c in strangers]
         cases += rendered_cases(rendered) if scene == "demo" else []
         records: dict[str, list[Any]] = {}
         for case in track(cases, f"{scene} {method}"):
             result = localizer.localize(case.photo, case.camera)
-            error = (np.inf, np.inf)
-            if result.cam_from_world is not None and case.cam_from_world is not None:
-                error = pose_error(result.cam_from_world, case.cam_from_world)
-            add(records, name=case.name, kind=case.kind, count=len(result.view.pixels), error=error)
-            add(records, localized=result.cam_from_world is not None, K=result.view.K)
-            add(records, pose=np.zeros((3, 4)) if result.cam_from_world is None else result.cam_from_world)
-            add(records, pixels=result.view.pixels, xyz=result.xyz_world, inliers=result.inliers)
-        thresholds = np.array(project.scene(scene).thresholds)
+            pose, truth, view = result.cam_from_world, case.cam_from_world, result.view
+            values = {
+                "kind": case.kind,
+                "count": len(view.pixels),
+                "error": (np.inf, np.inf) if pose is None or truth is None else pose_error(pose, truth),
+                "localized": pose is not None,
+                "K": view.K,
+                "pose": np.zeros((3, 4)) if pose is None else pose,
+                "pixels": view.pixels,
+                "xyz": result.xyz_world,
+                "inliers": result.inliers,
+            }
+            for key, value in values.items():
+                records.setdefault(key, []).append(value)
         arrays = {k: np.concatenate(records.pop(k)) for k in ("pixels", "xyz", "inliers")}
-        np.savez_compressed(
-            out / f"{scene}-{method}.npz", threshold_px=threshold_px, thresholds=thresholds, scene=scene,
-            method=method, **arrays, **{k: np.array(v) for k, v in records.items()},
-        )  # fmt: skip
-
-
-def add(records: dict[str, list[Any]], **values: Any) -> None:
-    for key, value in values.items():
-        records.setdefault(key, []).append(value)
+        arrays |= {k: np.array(v) for k, v in records.items()}
+        arrays |= {"thresholds": np.array(project.scene(scene).thresholds), "threshold_px": threshold_px}
+        np.savez_compressed(out / f"{scene}-{method}.npz", scene=scene, **arrays)
 
 
 def own_cases(scene: Any, rounds: int) -> Iterator[Case]:
@@ -118,11 +116,11 @@ def own_cases(scene: Any, rounds: int) -> Iterator[Case]:
         if pose is None:
             continue
         photo = read_rgb(scene.image_path(query.name))
-        yield Case(query.name, "plain", photo, query.camera, pose)
+        yield Case("plain", photo, query.camera, pose)
         for k in range(rounds):
             rng = numpy_generator(0, "confidence", query.name, k)
             kind = str(rng.choice(list(DEGRADATIONS)))
-            yield Case(query.name, kind, *DEGRADATIONS[kind](photo, query.camera, pose, rng))
+            yield Case(kind, *DEGRADATIONS[kind](photo, query.camera, pose, rng))
 
 
 Degraded = tuple[Image.Image, pycolmap.Camera, np.ndarray]
@@ -192,10 +190,7 @@ def rendered_cases(count: int) -> Iterator[Case]:
         noise = named("sensor", "confidence", name)
         pixels = render(square, sun, c, c.grid(), R, centre, name.startswith("night"), noise)
         camera = pycolmap.Camera(model=c.model, width=c.width, height=c.height, params=list(c.params))
-        yield Case(f"new/{name}", "rendered", Image.fromarray(pixels), camera, np.column_stack([R, -R @ centre]))
-
-
-# ----------------------------------------------------------------------------------------------------------------- fit
+        yield Case("rendered", Image.fromarray(pixels), camera, np.column_stack([R, -R @ centre]))
 
 
 @dataclass(frozen=True)
@@ -207,33 +202,30 @@ class Observations:
     level: np.ndarray  # [N] 0: the scene's finest threshold
     scene: np.ndarray  # [N]
     kind: np.ndarray  # [N]
-    lost: dict[str, int]  # kind -> queries without a pose
 
     def __getitem__(self, rows: np.ndarray) -> Observations:
-        return Observations(
-            self.x[rows], self.right[rows], self.level[rows], self.scene[rows], self.kind[rows], self.lost
-        )
+        return Observations(*(values[rows] for values in vars(self).values()))
 
 
 def read_observations(folder: Path) -> Observations:
-    x, right, level, scene, kind, lost = [], [], [], [], [], {}
+    """Those under the folder; how many queries are without a pose is printed."""
+    rows, lost = [], Counter()
     for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as f:
             ends = np.cumsum(f["count"])
             pixels, xyz, inliers = f["pixels"], f["xyz"], f["inliers"]
             for i, end in enumerate(ends):
                 part = slice(end - f["count"][i], end)
+                kind = str(f["kind"][i])
                 if not f["localized"][i]:
-                    lost[str(f["kind"][i])] = lost.get(str(f["kind"][i]), 0) + 1
+                    lost[kind] += 1
                     continue
-                for k, within in enumerate(f["thresholds"]):
-                    view = (pixels[part], xyz[part], inliers[part], f["K"][i], f["pose"][i])
-                    x.append(evidence(*view, float(f["threshold_px"]), tuple(within)))
-                    right.append(bool((f["error"][i] < within).all()))
-                    level.append(k)
-                    scene.append(str(f["scene"]))
-                    kind.append(str(f["kind"][i]))
-    return Observations(*(np.array(v) for v in (x, right, level, scene, kind)), lost)
+                view = (pixels[part], xyz[part], inliers[part], f["K"][i], f["pose"][i], float(f["threshold_px"]))
+                for level, within in enumerate(f["thresholds"]):
+                    right = bool((f["error"][i] < within).all())
+                    rows.append((evidence(*view, tuple(within)), right, level, str(f["scene"]), kind))
+    print(f"without a pose, confidence 0: {dict(lost)}")
+    return Observations(*map(np.array, zip(*rows, strict=True)))
 
 
 def fit_model(data: Observations) -> ConfidenceModel:
@@ -282,17 +274,7 @@ def report(title: str, p: np.ndarray, data: Observations) -> None:
         print(f"| right, {name} | " + " | ".join(cells) + " |")
 
 
-def curves_of(p: np.ndarray, data: Observations) -> dict[str, Reliability]:
-    """At the finest threshold: all scenes together, and each with the queries of other places."""
-    finest = data.level == 0
-    curves = {"all scenes": reliability(p[finest], data.right[finest])}
-    for scene in np.unique(data.scene):
-        chosen = finest & (data.scene == scene)
-        curves[str(scene)] = reliability(p[chosen], data.right[chosen])
-    return curves
-
-
-def draw_reliability(out: Path, curves: dict[str, Reliability], title: str) -> None:
+def draw_reliability(out: Path, curves: dict[str, Reliability]) -> None:
     """Write the reliability curves: said against observed, with 90 % intervals (Wilson) and, below, the counts."""
     fig = Figure(figsize=(5.6, 6.4), dpi=120, layout="tight")
     ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -310,18 +292,10 @@ def draw_reliability(out: Path, curves: dict[str, Reliability], title: str) -> N
         left = EDGES[:-1] + span * (0.1 + width * k)
         below.bar(left, curve.count, span * width, align="edge", color=drawn[0].get_color())
     ax.set(ylabel="share of poses that are right", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
-    ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    ax.set_title("Confidence, each scene by a model of the others", loc="left", fontsize=11, fontweight="bold")
     ax.legend(fontsize=8, loc="upper left", frameon=False)
     below.set(xlabel="confidence", ylabel="poses", yscale="log")
     fig.savefig(out)
-
-
-def left_out(data: Observations) -> np.ndarray:
-    """Probabilities of every scene by a model of the others."""
-    p = np.zeros(len(data.right))
-    for scene in np.unique(data.scene):
-        p[data.scene == scene] = fit_model(data[data.scene != scene]).probability(data.x[data.scene == scene])
-    return p
 
 
 @app.command()
@@ -333,7 +307,9 @@ def fit(
 ) -> None:
     """Fit the coefficients to all observations, and print how a model of the other scenes does on each."""
     data = read_observations(folder)
-    model, p = fit_model(data), left_out(data)
+    model, p = fit_model(data), np.zeros(len(data.right))
+    for scene in np.unique(data.scene):  # by a model of the others
+        p[data.scene == scene] = fit_model(data[data.scene != scene]).probability(data.x[data.scene == scene])
     values = {
         "features": list(FEATURES),
         **{k: np.round(getattr(model, k), 5).tolist() for k in ("bias", "weights", "mean", "scale")},
@@ -350,9 +326,10 @@ def fit(
         print(f"  {name:16s} {weight:+.3f}")
     report("Each scene by a model of the other scenes", p, data)
     report("The model of all scenes, on what it was fitted to", read_model(out).probability(data.x), data)
-    print(f"\nwithout a pose, confidence 0: {data.lost}")
     if figure is not None:
-        draw_reliability(figure, curves_of(p, data), "Confidence, each scene by a model of the others")
+        finest = data.level == 0
+        chosen = {"all scenes": finest, **{str(s): finest & (data.scene == s) for s in np.unique(data.scene)}}
+        draw_reliability(figure, {name: reliability(p[rows], data.right[rows]) for name, rows in chosen.items()})
 
 
 @app.command()
@@ -360,7 +337,6 @@ def judge(folder: Annotated[Path, typer.Argument(help="What collect wrote.")]) -
     """How the coefficients in the package do on observations."""
     data = read_observations(folder)
     report("The coefficients in the package", shipped_model().probability(data.x), data)
-    print(f"\nwithout a pose, confidence 0: {data.lost}")
 
 
 if __name__ == "__main__":

@@ -58,36 +58,28 @@ def city(images: int, seed: int = 0) -> list[View]:
     right = np.column_stack([np.cos(heading), np.zeros(images), -np.sin(heading)])
     R = np.stack([right, np.cross(forward, right), forward], 1)
     poses = np.concatenate([R, -R @ centre[..., None]], 2)
-    cameras = [
-        pycolmap.Camera(model="SIMPLE_PINHOLE", width=w, height=h, params=[f, w / 2, h / 2]) for w, h, f in CAMERAS
-    ]
+    sizes = [{"width": w, "height": h, "params": [f, w / 2, h / 2]} for w, h, f in CAMERAS]
+    cameras = [pycolmap.Camera(model="SIMPLE_PINHOLE", **size) for size in sizes]
     chosen = rng.integers(0, len(cameras), images)
     return [View(f"{i:06d}.jpg", cameras[c], pose) for i, (c, pose) in enumerate(zip(chosen, poses, strict=True))]
 
 
 def clock(work: Callable) -> tuple[object, dict[str, float]]:
+    """The result, and what it cost this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return result, {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-# --------------------------------------------------------------------------------------------- stages, one process each
+    cost = {"s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
+    return result, cost | {"peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def frustum(images: int, folder: Path) -> dict:
     """The frustum graph, with the pairs that each round of bounds leaves."""
-    views, counts = city(images), []
-    csr, row = clock(
-        lambda: frustum_graph(views, SAMPLES, DEPTHS, MIN_OVERLAP, np.random.default_rng(1), counted=counts.append)
-    )
-    row |= {"images": images, "mb": peak_mb(), **vars(counts[0])}
+    views, counts = city(images), {}
+    rng = np.random.default_rng(1)
+    csr, cost = clock(lambda: frustum_graph(views, SAMPLES, DEPTHS, MIN_OVERLAP, rng, counted=counts))
     scipy.sparse.save_npz(folder / f"{images}.npz", csr)
-    row["floor_s"] = 2 * counts[0].edges * SAMPLES / projection_rate(views)
-    return row
+    floor = 2 * counts["edges"] * SAMPLES / projection_rate(views) / cost["CPU s"]
+    return {"images": images, **counts, **cost, "floor": floor}
 
 
 def projection_rate(views: list[View]) -> float:
@@ -113,8 +105,8 @@ def points(images: int, folder: Path) -> dict:
         shape=(images, count),
     )
     sees.data[:] = 1
-    csr, row = clock(lambda: point_weights(sees, MIN_POINTS))
-    return row | {"images": images, "mb": peak_mb(), "observations": sees.nnz, "edges": csr.nnz // 2}
+    csr, cost = clock(lambda: point_weights(sees, MIN_POINTS))
+    return {"images": images, "observations": sees.nnz, "edges": csr.nnz // 2, **cost}
 
 
 def node2vec(images: int, folder: Path, threads: int, counted: bool, device: str) -> dict:
@@ -128,26 +120,24 @@ def node2vec(images: int, folder: Path, threads: int, counted: bool, device: str
     csr = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / f"{images}.npz"))
     rest, edges = hold_out_edges(csr, 0.1, np.random.default_rng(1))
     limit = images if counted else 0
-    vectors, row = clock(lambda: node_vectors(Node2VecConfig(), rest, 1, device, counted_nodes=limit))
+    vectors, cost = clock(lambda: node_vectors(Node2VecConfig(), rest, 1, device, counted_nodes=limit))
     encoding = normalised(vectors)
-    return row | {
+    return {
         "images": images,
-        "mb": peak_mb(),
-        "edges": csr.nnz // 2,
         "path": "counted" if counted else "sampled",
-        "ap": separation(encoding, csr, np.random.default_rng(2))["average_precision"],
-        "held_out": held_out_average_precision(encoding, csr, edges, np.random.default_rng(2)),
+        **cost,
+        "average precision": separation(encoding, csr, np.random.default_rng(2))["average_precision"],
+        "of held-out edges": held_out_average_precision(encoding, csr, edges, np.random.default_rng(2)),
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- tables
+STAGES = {"frustum": frustum, "points": points, "node2vec": node2vec}
 
 
 def apart(**job: object) -> dict:
     """The row of a stage, run in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True, check=True
-    )
+    command = [sys.executable, __file__, "--job", json.dumps(job)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -156,7 +146,7 @@ def growth(rows: list[dict]) -> str:
     if len(rows) < 2:
         return ""
     a, b = rows[0], rows[-1]
-    exponent = np.log(b["cpu_s"] / a["cpu_s"]) / np.log(b["images"] / a["images"])
+    exponent = np.log(b["CPU s"] / a["CPU s"]) / np.log(b["images"] / a["images"])
     return f"\nCPU time grows as images^{exponent:.2f} from {a['images']} to {b['images']} images.\n"
 
 
@@ -172,53 +162,25 @@ def main(
     """Time the graph stages on synthetic cities and print a table for each."""
     if job:
         values = json.loads(job)
-        stage = {"frustum": frustum, "points": points, "node2vec": node2vec}[values.pop("stage")]
-        print(json.dumps(stage(**{**values, "folder": Path(values["folder"])})))
+        print(json.dumps(STAGES[values.pop("stage")](**{**values, "folder": Path(values["folder"])})))
         return
     with tempfile.TemporaryDirectory() as temporary:
-        common = {"folder": str(folder or temporary)}
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-        if "frustum" in stages:
-            print("| images | near | candidates | computed | edges | s | CPU s | floor | peak MB |")
-            print("|---|---|---|---|---|---|---|---|---|", flush=True)
-            rows = []
+        folder = folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in (name for name in STAGES if name in stages.split(",")):
+            rows: list[dict] = []
             for n in images:
-                rows.append(r := apart(stage="frustum", images=n, **common))
-                print(
-                    f"| {n} | {r['near']} | {r['candidates']} | {r['computed']} | {r['edges']} | {r['seconds']:.1f} | "
-                    f"{r['cpu_s']:.1f} | {r['floor_s'] / r['cpu_s']:.0%} | {r['mb']:.0f} |",
-                    flush=True,
-                )
-            print(growth(rows))
-        if "points" in stages:
-            print("| images | observations | edges | s | CPU s | peak MB |\n|---|---|---|---|---|---|", flush=True)
-            rows = []
-            for n in images:
-                rows.append(r := apart(stage="points", images=n, **common))
-                print(
-                    f"| {n} | {r['observations']} | {r['edges']} | {r['seconds']:.1f} | {r['cpu_s']:.1f} | "
-                    f"{r['mb']:.0f} |",
-                    flush=True,
-                )
-            print(growth(rows))
-        if "node2vec" in stages:
-            print("| images | path | s | CPU s | peak MB | average precision | of held-out edges |")
-            print("|---|---|---|---|---|---|---|", flush=True)
-            rows = []
-            for n in images:
-                for by_counts in (True, False):
-                    if by_counts and n > counted:
-                        continue
-                    r = apart(stage="node2vec", images=n, counted=by_counts, device=device, threads=threads, **common)
-                    if not by_counts:
-                        rows.append(r)
-                    print(
-                        f"| {n} | {r['path']} | {r['seconds']:.1f} | {r['cpu_s']:.1f} | {r['mb']:.0f} | "
-                        f"{r['ap']:.4f} | {r['held_out']:.4f} |",
-                        flush=True,
-                    )
-            print(growth(rows))
+                variants: list[dict] = [{}]
+                if stage == "node2vec":
+                    variants = [{"counted": c, "device": device, "threads": threads} for c in (True, False)]
+                for variant in variants:
+                    if not variant.get("counted") or n <= counted:
+                        rows.append(row := apart(stage=stage, images=n, folder=str(folder), **variant))
+                        if len(rows) == 1:
+                            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+                        print(f"| {' | '.join(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values())} |",
+                              flush=True)  # fmt: skip
+            print(growth([row for row in rows if row.get("path") != "counted"]))
 
 
 if __name__ == "__main__":

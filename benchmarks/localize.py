@@ -47,8 +47,7 @@ def build(map_: Map, hypotheses: int, halving: bool, device: str) -> Localizer:
     """As the map says, but for the number of hypotheses, and how the best is found."""
     config: LocalizeConfig = map_.config.localize
     update = {"hypotheses": hypotheses, "halving": config.halving if halving else None}
-    seed = derived_seed(map_.config.seed, "localize")
-    return Localizer(map_, config.model_copy(update=update), seed, device=device)
+    return Localizer(map_, config.model_copy(update=update), derived_seed(map_.config.seed, "localize"), device=device)
 
 
 def accuracy(scene: Scene, queries: list[Query], poses: list[np.ndarray | None], thresholds) -> str:
@@ -112,9 +111,7 @@ def main(
     scene: Annotated[str, typer.Argument(help="a scene of the results folder")],
     method: Annotated[str | None, typer.Option(help="default: the scene's")] = None,
     results: Annotated[Path, typer.Option(help="folder that the workflow wrote")] = Path("results"),
-    hypotheses: Annotated[
-        str, typer.Option(help="numbers of hypotheses, by commas; empty: no such table")
-    ] = "1,5,10,20",
+    hypotheses: Annotated[str, typer.Option(help="how many, by commas; empty: no such table")] = "1,5,10,20",
     threads: Annotated[str, typer.Option(help="numbers of threads, by commas; empty: no such table")] = "1,2",
     limit: Annotated[int | None, typer.Option(help="queries, evenly spread; default: all")] = None,
     repeat: Annotated[int, typer.Option(help="times over the queries for queries a second")] = 1,

@@ -66,29 +66,20 @@ class Bench:
     """Artifacts of one scene and method."""
 
     def __init__(self, project: Project, results: Path, scene: str, method: str, threads: int):
-        self.project, self.root, self.scene, self.method, self.threads = (
-            project,
-            results / scene,
-            scene,
-            method,
-            threads,
-        )
+        self.project, self.root, self.threads = project, results / scene, threads
+        self.scene, self.method = scene, method
         self.config = project.method(method)
         self.loaded: Scene = load_scene(self.root / "scene")
         if not self.loaded.query_poses:
             raise ScrflowError(f"{self.root}/scene: no true poses of queries to measure by")
 
-    def stage(self, settings: dict[str, Any]) -> MapStage:
-        """The map's stage with other values under ``map``."""
-        stage = self.project.map_stage(self.scene, self.method)
-        return MapStage.model_validate(deep_merge(stage.model_dump(), {"map": settings}))
-
     def write(self, settings: dict[str, Any], out: Path) -> dict[str, int]:
-        """Write the map and give its bytes by part."""
+        """Write the map with other values under ``map``, and give its bytes by part."""
+        stage = self.project.map_stage(self.scene, self.method)
         encoding = self.config.global_encoding.name
         folder = "encodings" if encoding in self.project.config.encodings else "retrieval"
         write_map(
-            self.stage(settings),
+            MapStage.model_validate(deep_merge(stage.model_dump(), {"map": settings})),
             self.root / "scene",
             self.root / self.method / "head.safetensors",
             self.root / "local" / self.config.encoder / "pca.safetensors",
@@ -129,10 +120,7 @@ def main(
     project = Project(ROOT / "config", yaml.safe_load(overrides))
     chosen = {**SETTINGS, **yaml.safe_load(extra)}
     if only:
-        names = [name.strip() for name in only.split(";")]
-        if unknown := [name for name in names if name not in chosen]:
-            raise ScrflowError(f"no settings {', '.join(unknown)}; there are {'; '.join(chosen)}")
-        chosen = {name: chosen[name] for name in names}
+        chosen = {name: chosen[name] for name in map(str.strip, only.split(";"))}
     for scene in scenes:
         bench = Bench(project, results, scene, method, threads)
         marks = [f"{t:g} {bench.loaded.unit}, {r:g}°" for t, r in project.scene(scene).thresholds]

@@ -5,8 +5,7 @@
 
 Features are built and queries described as the workflow does it, in a temporary folder. Queries are used for nothing
 but the measures. Recalls are those of scrflow.features.retrieval.build. CPU ms is the median over the queries of
-describing
-one, of all threads together: what else the machine does hardly counts.
+describing one, of all threads together: what else the machine does hardly counts.
 """
 
 from __future__ import annotations

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from graph_helpers import camera, frustum_overlap
+from graph_helpers import frustum_overlap, kitchen_views, rng
 
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph import node2vec
-from scrflow.graph.node2vec import embed, load_encodings, node_vectors, skipgram
+from scrflow.graph.node2vec import PYTHON_VARIABLE, embed, load_encodings, node_vectors, reference_python
 from scrflow.graph.node2vec.quality import (
     balanced_average_precision,
     held_out_average_precision,
@@ -23,13 +23,11 @@ from scrflow.graph.node2vec.quality import (
     normalised,
     separation,
 )
-from scrflow.graph.node2vec.reference import PYTHON_VARIABLE, reference_python
 from scrflow.graph.node2vec.skipgram import (
     Walker,
     _noise_distribution,
     _paths,
     count_pairs,
-    loss_and_slope,
     loss_and_slopes,
     noise_distribution,
     train_sampled,
@@ -38,7 +36,6 @@ from scrflow.graph.node2vec.skipgram import (
 from scrflow.storage.artifact import Stamp, read_json, write_npz
 
 SMALL = {"dim": 32, "walks": 20, "iterations": 150}
-KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
 
 
 def ring(nodes, reach=4):
@@ -58,18 +55,12 @@ def grid(side):
 
 def kitchen():
     """Frustum overlap of every third mapping image of redkitchen, from its poses alone."""
-    from scrflow.core.geometry import rotation_from_quaternion
-    from scrflow.scene.colmap_model import View
-
-    names = (KITCHEN / "mapping.txt").read_text().split()[::3]
-    lines = (line.split() for line in (KITCHEN / "poses_sfm.txt").read_text().splitlines())
-    poses = {name: np.array(values, float) for name, *values in lines}
-    views = [
-        View(n, camera(640, 480, poses[n][7]), np.column_stack([rotation_from_quaternion(poses[n][:4]), poses[n][4:7]]))
-        for n in names
-    ]
-    overlap = frustum_overlap(tuple(views), 256, (0.1, 8.0), np.random.default_rng(1))
+    overlap = frustum_overlap(tuple(kitchen_views(3)), 256, (0.1, 8.0), rng(1))
     return scipy.sparse.csr_array(np.where(overlap >= 0.2, overlap, 0))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def write_graph(path, csr):
@@ -78,10 +69,6 @@ def write_graph(path, csr):
     names = np.array([f"a/{i:03d}.png" for i in range(csr.shape[0])])
     write_npz(path, {**arrays, "shape": np.array(csr.shape), "names": names}, Stamp("covisibility"))
     return path
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.25, 4.0), (4.0, 0.25), (1.0, 1.0)])
@@ -115,18 +102,6 @@ def test_pairs_are_counted_as_by_hand():
     np.testing.assert_allclose(counts, [[2, 6], [6, 2]])
 
 
-def test_slope_is_the_derivative():
-    g = generator()
-    counts, noise = torch.rand((5, 7), generator=g), torch.rand((5, 7), generator=g)
-    dots = torch.randn((5, 7), generator=g, requires_grad=True)
-    plain = -(counts * torch.log(torch.sigmoid(dots)) + noise * torch.log(torch.sigmoid(-dots))).sum()
-    plain.backward()
-    loss, slope = loss_and_slope(dots.detach(), counts, noise)
-    torch.testing.assert_close(loss, plain.detach())
-    torch.testing.assert_close(slope, dots.grad)
-    assert noise_distribution(scipy.sparse.csr_array(np.diag([1.0, 16.0]))).tolist() == pytest.approx([1 / 9, 8 / 9])
-
-
 def test_balanced_average_precision():
     assert balanced_average_precision(np.array([3.0, 2, 1, 0]), np.array([1, 1, 0, 0], bool)) == 1
     # precision at the two hits: 1/2 over (1/2 + 0), 1 over (1 + 1/3)
@@ -136,17 +111,9 @@ def test_balanced_average_precision():
     assert balanced_average_precision(np.zeros(3), np.ones(3, bool)) is None
 
 
-def test_normalised_keeps_ratios():
-    x = np.random.default_rng(0).normal(size=(20, 8)) * 3 + 5
-    y = normalised(x)
-    assert np.linalg.norm(y, axis=1).mean() == pytest.approx(1, abs=1e-5)
-    ratio = np.linalg.norm(x[0] - x[1]) / np.linalg.norm(x[2] - x[3])
-    assert np.linalg.norm(y[0] - y[1]) / np.linalg.norm(y[2] - y[3]) == pytest.approx(ratio, rel=1e-4)
-
-
 def test_held_out_edges_leave_no_node_alone():
     csr = ring(40, 2)
-    rest, edges = hold_out_edges(csr, 0.2, np.random.default_rng(0))
+    rest, edges = hold_out_edges(csr, 0.2, rng(0))
     assert len(edges) == 16 and rest.nnz == csr.nnz - 32
     assert (np.diff(rest.indptr) > 0).all() and (rest.toarray()[edges[:, 0], edges[:, 1]] == 0).all()
 
@@ -185,9 +152,6 @@ def test_complete_graph_and_empty_graph(tmp_path):
     empty = write_graph(tmp_path / "e.npz", scipy.sparse.csr_array((5, 5)))
     with pytest.raises(ScrflowError, match="no edge"):
         embed(stage(), empty, tmp_path / "b.h5", tmp_path / "b.json", 1)
-
-
-# ------------------------------------------------------------------------------------------------------------- sampled
 
 
 def test_windows_of_walks_are_the_counts():
@@ -237,7 +201,7 @@ def test_every_node_starts_before_any_starts_again():
 
 @pytest.mark.parametrize("csr", [ring(400), grid(20)], ids=["ring", "grid"])
 def test_both_losses_separate_alike(csr):
-    rest, edges = hold_out_edges(csr, 0.1, np.random.default_rng(0))
+    rest, edges = hold_out_edges(csr, 0.1, rng(0))
     walker, settings = Walker(rest, 0.25, 4), Node2VecConfig(dim=32, walks=20, iterations=150)
     found = []
     for vectors in (
@@ -245,8 +209,8 @@ def test_both_losses_separate_alike(csr):
         train_sampled(walker, 32, 100, 20, 10, 5, generator(1), generator(2)),  # 157 steps
     ):
         vectors = normalised(vectors)
-        own = separation(vectors, csr, np.random.default_rng(0))["average_precision"]
-        found.append((own, held_out_average_precision(vectors, csr, edges, np.random.default_rng(0))))
+        own = separation(vectors, csr, rng(0))["average_precision"]
+        found.append((own, held_out_average_precision(vectors, csr, edges, rng(0))))
     # 0.9997, 0.9991 and 0.9995, 0.9984 on the ring, 0.9985, 0.9903 and 0.9977, 0.9831 on the grid
     assert min(found[1]) > 0.97
     assert found[1] == pytest.approx(found[0], abs=0.015)
@@ -276,11 +240,8 @@ def test_device(monkeypatch):
 def test_gpu_separates_like_cpu(counted):
     csr, limit = ring(400), {} if counted is None else {"counted_nodes": counted}
     on = [normalised(node_vectors(Node2VecConfig(dim=32), csr, 1, d, **limit)) for d in ("cpu", "cuda")]
-    a, b = (separation(v, csr, np.random.default_rng(0))["average_precision"] for v in on)
+    a, b = (separation(v, csr, rng(0))["average_precision"] for v in on)
     assert a == pytest.approx(b, abs=0.01)
-
-
-# ---------------------------------------------------------------------------------------------------- reference engine
 
 
 def test_missing_reference_environment(monkeypatch, tmp_path):
@@ -290,10 +251,8 @@ def test_missing_reference_environment(monkeypatch, tmp_path):
 
 
 def test_reference_failure_is_told(monkeypatch):
-    import sys
-
     monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)  # numpy 2 and no node2vec in it, most likely
-    monkeypatch.setattr("scrflow.graph.node2vec.reference._WORKER", Path("no-such-worker.py"))
+    monkeypatch.setattr("scrflow.graph.node2vec._WORKER", Path("no-such-worker.py"))
     with pytest.raises(ScrflowError, match=r"engine node2vec .* failed"):
         node_vectors(Node2VecConfig(engine="node2vec"), ring(10), 1)
 
@@ -306,30 +265,13 @@ def test_engines_agree(graph):
         reference_python()
     except ScrflowError as error:
         pytest.skip(str(error))
-    if graph == "kitchen" and not KITCHEN.is_dir():
-        pytest.skip(f"{KITCHEN} is not here")
     csr = {"ring": lambda: ring(50), "grid": lambda: grid(7), "kitchen": kitchen}[graph]()
     precision = {}
     for engine in ("torch", "node2vec"):
         config = Node2VecConfig(engine=engine, dim=64, walks=32, epochs=8)
         vectors = node_vectors(config, csr, 1)
-        precision[engine] = separation(normalised(vectors), csr, np.random.default_rng(0))["average_precision"]
+        precision[engine] = separation(normalised(vectors), csr, rng(0))["average_precision"]
     print(graph, precision)
     if graph == "grid":
         np.testing.assert_array_equal(vectors, node_vectors(config, csr, 1))
     assert precision["torch"] == pytest.approx(precision["node2vec"], abs=0.01)
-
-
-def test_adam_by_its_function_is_the_optimiser():
-    generator = torch.Generator().manual_seed(4)
-    table = torch.randn(5, 3, generator=generator)
-    mine, theirs = table.clone(), table.clone().requires_grad_()
-    optimiser = torch.optim.Adam([theirs], lr=skipgram.LEARNING_RATE)
-    mean, square, steps = torch.zeros_like(mine), torch.zeros_like(mine), torch.zeros(())
-    for _ in range(4):
-        gradient = torch.randn(5, 3, generator=generator)
-        theirs.grad = gradient.clone()
-        optimiser.step()
-        skipgram.adam([mine], [gradient], [mean], [square], [], [steps], lr=skipgram.LEARNING_RATE, **skipgram._ADAM)
-    assert torch.equal(mine, theirs.detach())
-    assert not torch.equal(mine, table)

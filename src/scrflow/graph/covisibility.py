@@ -18,6 +18,7 @@ from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.frustum import frustum_graph
 from scrflow.pipeline.stages import code_of
+from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
@@ -25,7 +26,7 @@ from scrflow.storage.untrusted import read_arrays
 
 KIND = "covisibility"
 _ROWS_AT_ONCE = 1 << 10  # images whose shared points are counted together
-_NAMED = 5  # example images in a warning
+_NAMED = 5  # pieces in a warning
 
 log = logging.getLogger("scrflow")
 
@@ -59,13 +60,15 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
             raise ScrflowError("key graphs: kind points needs a COLMAP model with 3D points, and none was given")
         csr = shared_points(Path(model), names, config.graph.min_points, parts)
         inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
-    graph = Graph(_tidy(csr), names)
+    csr.eliminate_zeros()
+    csr.sort_indices()
+    graph = Graph(csr, names)
     report_components(graph)
     arrays = {
-        "data": graph.csr.data.astype(np.float64),
-        "indices": graph.csr.indices.astype(np.int32),
-        "indptr": graph.csr.indptr.astype(np.int64),
-        "shape": np.array(graph.csr.shape, np.int64),
+        "data": csr.data.astype(np.float64),
+        "indices": csr.indices.astype(np.int32),
+        "indptr": csr.indptr.astype(np.int64),
+        "shape": np.array(csr.shape, np.int64),
         "names": np.array(names, dtype=np.str_),
     }
     write_npz(out, arrays, Stamp.make(KIND, config, code_of("build_graph", config), **inputs))
@@ -106,20 +109,13 @@ def report_components(graph: Graph) -> None:
     alone = [part[0] for part in parts if len(part) == 1]
     pieces = [part for part in parts if len(part) > 1]
     if len(pieces) > 1:
-        listed = "; ".join(f"{len(p)} images ({_some(p)})" for p in pieces[:_NAMED])
+        listed = "; ".join(f"{len(p)} images ({some(p)})" for p in pieces[:_NAMED])
         rest = f"; and {len(pieces) - _NAMED} smaller" if len(pieces) > _NAMED else ""
         log.warning(
             "covisibility: the graph is in %d pieces without an edge between them: %s%s", len(pieces), listed, rest
         )
     if alone:
-        log.warning("covisibility: %d image(s) see nothing that another sees: %s", len(alone), _some(alone))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-# -------------------------------------------------------------------------------------------------------------- points
+        log.warning("covisibility: %d image(s) see nothing that another sees: %s", len(alone), some(alone))
 
 
 def shared_points(
@@ -171,10 +167,3 @@ def point_weights(
         edges.append((i, j, 2 * n / (points_of[i] + points_of[j])))
     i, j, weight = (np.concatenate(part) for part in zip(*edges, strict=True))
     return scipy.sparse.csr_array((weight, (i, j)), shape=(sees.shape[0],) * 2)
-
-
-def _tidy(csr: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    csr = scipy.sparse.csr_array(csr)
-    csr.eliminate_zeros()
-    csr.sort_indices()
-    return csr

@@ -39,7 +39,7 @@ h(a, B) < t.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,19 +145,6 @@ def visible_shares(frusta: Frusta, world_S3: np.ndarray, i: int, others: np.ndar
     return out
 
 
-# -------------------------------------------------------------------------------------------------------------- pairs
-
-
-@dataclass(frozen=True)
-class PairCounts:
-    """How many pairs each round left."""
-
-    near: int  # in blocks within reach
-    candidates: int  # after the balls
-    computed: int  # after the cells
-    edges: int
-
-
 def frustum_graph(
     views: Sequence[View],
     samples: int,
@@ -165,14 +152,15 @@ def frustum_graph(
     min_overlap: float,
     rng: np.random.Generator,
     parts: np.ndarray | None = None,
-    counted: Callable[[PairCounts], None] | None = None,
+    counted: dict[str, int] | None = None,
 ) -> scipy.sparse.csr_array:
     """The overlaps [N, N] of at least ``min_overlap``, and above 0: symmetric, sorted, without a diagonal.
 
     Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
     ``parts`` [N] have no edge. Memory grows with the images and the edges: of images with some 8 edges each, 2.5 KB an
     image with all. One thread: two were no faster, as the arrays that fit the cache are too small for them. ``counted``
-    receives how many pairs each round left.
+    receives how many pairs there were in blocks within reach (near), after the balls (candidates), after the cells
+    (computed), and how many edges.
     """
     frusta = Frusta.of(views, samples, depth_range, rng)
     search = _Search(frusta, min_overlap, parts)
@@ -185,7 +173,7 @@ def frustum_graph(
         values.append(overlap)
         counts += left
     if counted is not None:
-        counted(PairCounts(*counts.tolist()))
+        counted.update(zip(("near", "candidates", "computed", "edges"), counts.tolist(), strict=True))
     i, j, overlap = np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
     n = len(frusta)
     half = scipy.sparse.csr_array((overlap, (i, j)), shape=(n, n))
@@ -207,19 +195,19 @@ class _Search:
         self._reach = self._reaches()
         order = cKDTree(frusta.centres, leafsize=_BLOCK).indices.astype(np.int64)
         self._blocks = [order[at : at + _BLOCK] for at in range(0, len(order), _BLOCK)]
-        middle = np.stack([frusta.centres[b].mean(0) for b in self._blocks])
-        self._middles = middle
+        self._middles = np.stack([frusta.centres[b].mean(0) for b in self._blocks])
         self._radii = np.array(
-            [np.linalg.norm(frusta.centres[b] - m, axis=1).max() for b, m in zip(self._blocks, middle, strict=True)]
+            [
+                np.linalg.norm(frusta.centres[b] - m, axis=1).max()
+                for b, m in zip(self._blocks, self._middles, strict=True)
+            ]
         )
         self._block_reach = np.array([self._reach[b].max() for b in self._blocks])
 
     @property
     def blocks(self) -> int:
-        """Number of blocks; each holds up to 64 images, together all of them, once."""
+        """Number of blocks of up to 64 images."""
         return len(self._blocks)
-
-    # ---- what is known of an image
 
     def _statistics(self) -> None:
         """m, q, M, mean of r v, the largest r, and the samples in each cell, for every image."""
@@ -290,8 +278,6 @@ class _Search:
             open_ = bound(middle) >= limit
             low, high = np.where(open_, middle, low), np.where(open_, high, middle)
         return np.where(never, np.inf, high)
-
-    # ---- the rounds
 
     def edges_of_block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Edges i, j, overlap of block ``number`` with itself and later blocks; pairs left by each round [4]."""

@@ -32,9 +32,6 @@ def quiet_pycolmap() -> None:
     pycolmap.logging.minloglevel = max(int(pycolmap.logging.minloglevel), _WARNING)
 
 
-# -------------------------------------------------------------------------------------------------------------- parent
-
-
 class Colmap:
     """A child process that runs COLMAP's steps on one database."""
 
@@ -93,9 +90,6 @@ def colmap(database: Path, what: str) -> Iterator[Colmap]:
         except BaseException:
             process.kill()
             raise
-
-
-# --------------------------------------------------------------------------------------------------------------- child
 
 
 def register(

@@ -7,6 +7,7 @@ config may fix the median depth of its points.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -24,8 +25,7 @@ from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
 from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
-from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs
-from scrflow.sfm.pairs import all_pairs, retrieval_pairs
+from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 
 log = logging.getLogger("scrflow")
@@ -71,17 +71,14 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
         report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}
         write_json(temporary / "sfm.json", {**report, MODEL_DIGEST: folder_digest(temporary)}, stamp)
     log.info(
-        "sfm: %d of %d photos registered, %d points, mean reprojection error %.2f px, mean track %.1f",
-        report["registered"],
-        report["images"],
-        report["points"],
-        report["mean_reprojection_error_px"],
-        report["mean_track_length"],
+        "sfm: %(registered)d of %(images)d photos registered, %(points)d points, mean reprojection error "
+        "%(mean_reprojection_error_px).2f px, mean track %(mean_track_length).1f",
+        report,
     )
 
 
 def summary(model: pycolmap.Reconstruction, names: list[str]) -> dict:
-    """What sfm.json says of the model: registered and all images, points, errors, names that did not register."""
+    """What sfm.json says of the model."""
     registered = {model.image(i).name for i in model.reg_image_ids()}
     return {
         "images": len(names),
@@ -137,15 +134,9 @@ def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstr
         shift = max(abs(x / camera.width - 0.5), abs(y / camera.height - 0.5))
         log.info("sfm: principal point %.1f, %.1f px", x, y)
         if shift > MAX_PRINCIPAL_SHIFT:
-            log.warning(
-                "sfm: a principal point %.0f %% off the centre is not plausible; it stays there",
-                100 * shift,
-            )
+            log.warning("sfm: a principal point %.0f %% off the centre is not plausible; it stays there", 100 * shift)
             return model
     return refined
-
-
-# -------------------------------------------------------------------------------------------------------------- photos
 
 
 def photos_to_register(source: Source, split: Split, root: Path) -> list[str]:
@@ -182,9 +173,6 @@ def _check_one_size(folder: Path, names: list[str]) -> None:
             f"{folder / odd}: size differs from the {common[0]}x{common[1]} px of most photos; photos of one camera "
             "have one size: set source.single_camera: false, or leave it out"
         )
-
-
-# ------------------------------------------------------------------------------------------------------ reconstruction
 
 
 def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, threads: int) -> pycolmap.Reconstruction:
@@ -226,7 +214,7 @@ def _match_sift(
     sfm = config.sfm
     extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
     if len(names) <= sfm.exhaustive_up_to:
-        pairs = all_pairs(names)
+        pairs = list(itertools.combinations(names, 2))
     else:
         pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
     log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))

@@ -6,6 +6,7 @@ with ``triangulation.json``; the graph of shared points is built from it.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -20,8 +21,7 @@ from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import MODEL_DIGEST, View, model_of_views, write_binary_model
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
-from scrflow.sfm.matching import extract_sift, import_matches, match_pairs
-from scrflow.sfm.pairs import all_pairs, nearest_pairs
+from scrflow.sfm.matching import extract_sift, import_matches, match_pairs, nearest_pairs
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 
 log = logging.getLogger("scrflow")
@@ -57,7 +57,7 @@ def triangulate(config: TriangulateStage, scene: Path, out: Path, threads: int) 
             loaded.check_photos(names)
             extract_sift(database, loaded.image_root, names, config.max_features, _MAX_IMAGE_SIZE, threads)
             if len(names) <= EXHAUSTIVE_UP_TO and not loaded.parts:
-                pairs = all_pairs(names)
+                pairs = list(itertools.combinations(names, 2))
             else:
                 pairs = pose_pairs(loaded.mapping, NEIGHBOURS, loaded.same_part())
             match_pairs(database, pairs, threads, config.seed, verify=False)
@@ -165,8 +165,7 @@ def _verify_by_pose(database: Path, scene: Scene, model: pycolmap.Reconstruction
     with pycolmap.Database.open(database) as db:
         rays = {}
         for i, view in views.items():
-            keypoints = np.asarray(db.read_keypoints(i), np.float64).reshape(-1, db.read_keypoints(i).shape[1])
-            rays[i] = rays_from_pixels(view.camera, keypoints[:, :2])
+            rays[i] = rays_from_pixels(view.camera, np.asarray(db.read_keypoints(i), np.float64)[:, :2])
         pair_ids, all_matches = db.read_all_matches()
         for pair_id, matches in zip(pair_ids, all_matches, strict=True):
             i, j = pycolmap.pair_id_to_image_pair(pair_id)

@@ -8,7 +8,11 @@ come (``skipgram``). On 8 000 nodes of a synthetic city both separate alike (doc
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -20,7 +24,6 @@ from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import load_graph
 from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
-from scrflow.graph.node2vec.reference import reference_vectors
 from scrflow.graph.node2vec.skipgram import Walker, count_pairs, train, train_sampled
 from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, open_h5, write_json
@@ -30,6 +33,8 @@ METRICS_KIND = "node2vec-metrics"
 _HELD_OUT = 0.1  # share of the edges
 COUNTED_NODES = 8192  # up to so many, pairs are counted
 SAMPLED_WALKS = 25  # a node, above that: 5 000 steps of 256 walks for 50 000 nodes
+PYTHON_VARIABLE = "SCRFLOW_NODE2VEC_PYTHON"
+_WORKER = Path(__file__).with_name("reference_worker.py")
 
 log = logging.getLogger("scrflow")
 
@@ -71,8 +76,8 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
     precision = values["average_precision"]
     log.info(
         "node2vec: average precision %s (held-out edges %s), mean distance of neighbours %s, of others %s",
-        *(_text(values[k]) for k in
-          ("average_precision", "held_out_average_precision", "neighbour_distance", "other_distance")),
+        *(_text(values[k]) for k in (
+            "average_precision", "held_out_average_precision", "neighbour_distance", "other_distance")),
     )  # fmt: skip
     if precision is None:
         log.info("node2vec: every image sees every other, so separation cannot be measured")
@@ -117,6 +122,42 @@ def node_vectors(
         return train_sampled(walker, config.dim, count, config.length, config.context, config.negatives, walks, rest)
     counts = count_pairs(walker, config.walks, config.length, config.context, walks)
     return train(counts, config.dim, config.negatives, config.iterations, rest, device)
+
+
+def reference_python() -> Path:
+    """The interpreter of the package's environment; ScrflowError that tells how to make it when there is none."""
+    python = Path(os.environ.get(PYTHON_VARIABLE, ".venv-node2vec/bin/python"))
+    if not python.is_file():
+        raise ScrflowError(
+            f"{python}: no environment for engine node2vec; make it with 'make node2vec-env' (envs/node2vec.txt), or "
+            f"name another interpreter that has the package in {PYTHON_VARIABLE}"
+        )
+    return python
+
+
+def reference_vectors(config: Node2VecConfig, csr: scipy.sparse.csr_array, seed: int) -> np.ndarray:
+    """Vectors [N, dim] float32 of the graph by the package; one worker and a fixed hash seed, so they repeat."""
+    python = reference_python()
+    with tempfile.TemporaryDirectory(prefix="scrflow-node2vec-") as folder:
+        graph, out = Path(folder, "graph.npz"), Path(folder, "vectors.npy")
+        np.savez(graph, data=csr.data, indices=csr.indices, indptr=csr.indptr)
+        keys = ("dim", "p", "q", "walks", "length", "context", "negatives", "epochs")
+        settings = {k: getattr(config, k) for k in keys}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        done = subprocess.run(
+            [str(python), str(_WORKER), str(graph), str(out), json.dumps({**settings, "seed": seed})],
+            env={**environment, **threads, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not out.is_file():
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise ScrflowError(
+                f"engine node2vec ({python}) failed: {lines[-1]}; 'make node2vec-env' makes its environment"
+            )
+        return np.load(out)
 
 
 def _device(wanted: str, large: bool) -> str:

@@ -47,12 +47,7 @@ def separation(
     ``average_precision`` (balanced), and the mean distance of neighbours and of others. Nodes without an edge do not
     count. Values are None where there are no such pairs.
     """
-    nodes = np.flatnonzero(np.diff(graph.indptr) > 0)
-    if len(nodes) > _MOST_NODES:
-        nodes = np.sort(rng.choice(nodes, _MOST_NODES, replace=False))
-    rows, columns = np.triu_indices(len(nodes), 1)
-    linked = graph[nodes][:, nodes].toarray()[rows, columns] > 0
-    distance = _distances(vectors_ND[nodes])[rows, columns]
+    distance, linked = _pairs(vectors_ND, graph, rng)
     return {
         "average_precision": balanced_average_precision(-distance, linked),
         "neighbour_distance": float(distance[linked].mean()) if linked.any() else None,
@@ -89,19 +84,22 @@ def held_out_average_precision(
 
     ``vectors_ND`` were learnt without the edges. None when either class is empty.
     """
-    nodes = np.flatnonzero(np.diff(graph.indptr) > 0)
-    if len(nodes) > _MOST_NODES:
-        nodes = np.sort(rng.choice(nodes, _MOST_NODES, replace=False))
-    rows, columns = np.triu_indices(len(nodes), 1)
-    free = graph[nodes][:, nodes].toarray()[rows, columns] == 0
-    others = -_distances(vectors_ND[nodes])[rows, columns][free]
+    distance, linked = _pairs(vectors_ND, graph, rng)
     parts = np.split(edges, range(_EDGES_AT_ONCE, len(edges), _EDGES_AT_ONCE))
     links = -np.concatenate([np.linalg.norm(vectors_ND[p[:, 0]] - vectors_ND[p[:, 1]], axis=1) for p in parts])
-    scores = np.concatenate([links, others])
+    scores = np.concatenate([links, -distance[~linked]])
     return balanced_average_precision(scores, np.arange(len(scores)) < len(links))
 
 
-def _distances(vectors_ND: np.ndarray) -> np.ndarray:
-    v = np.asarray(vectors_ND, np.float64)
+def _pairs(
+    vectors_ND: np.ndarray, graph: scipy.sparse.csr_array, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of all pairs of nodes with an edge (of up to 2 000 random ones), and whether the pair is an edge."""
+    nodes = np.flatnonzero(np.diff(graph.indptr) > 0)
+    if len(nodes) > _MOST_NODES:
+        nodes = np.sort(rng.choice(nodes, _MOST_NODES, replace=False))
+    v = np.asarray(vectors_ND[nodes], np.float64)
     squares = (v * v).sum(1)
-    return np.sqrt(np.maximum(squares[:, None] + squares - 2 * v @ v.T, 0))
+    distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * v @ v.T, 0))
+    pairs = np.triu_indices(len(nodes), 1)
+    return distance[pairs], graph[nodes][:, nodes].toarray()[pairs] > 0

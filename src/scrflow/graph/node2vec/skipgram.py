@@ -46,9 +46,6 @@ _NOISE = 128
 _NOISE_WALKS = 8  # a node, for the noise distribution
 
 
-# --------------------------------------------------------------------------------------------------------------- walks
-
-
 class Walker:
     """Walks on a weighted graph (at least one edge) with return parameter ``p`` and in-out parameter ``q``.
 
@@ -122,9 +119,6 @@ class Walker:
         key = a * self.nodes + b
         slot = torch.searchsorted(self._edge, key).clamp(max=len(self._edge) - 1)
         return torch.where(self._edge[slot] == key, self._weight[slot], 0.0)
-
-
-# ------------------------------------------------------------------------------------------------------------- counted
 
 
 def count_pairs(
@@ -216,9 +210,6 @@ def _batches(n: int, generator: torch.Generator):
     """Endless batches of nodes; every node comes once a pass."""
     while True:
         yield from torch.randperm(n, generator=generator).split(_BATCH)
-
-
-# ------------------------------------------------------------------------------------------------------------- sampled
 
 
 def train_sampled(
