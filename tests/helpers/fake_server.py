@@ -7,7 +7,7 @@ import io
 import urllib.error
 import zipfile
 
-from scrflow.storage import transfer
+from scrflow.storage import fetch as transfer
 
 HOST = "https://example.org/"
 

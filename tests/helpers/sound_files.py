@@ -39,8 +39,8 @@ from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.readers.poselist import PoseListSource
-from scrflow.storage.archives import unpack, write_list
 from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
+from scrflow.storage.fetch import unpack, write_list
 from scrflow.training.head import Head
 
 CAMERA = pycolmap.Camera(model="PINHOLE", width=32, height=24, params=[30, 30, 16, 12])

@@ -36,7 +36,7 @@ from scrflow.scene.readers.nvm import NvmSource, read_nvm
 from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.scene.readers.sevenscenes import SevenScenesSource
 from scrflow.scene.readers.twelvescenes import TwelveScenesSource
-from scrflow.storage.archives import check_fetched, unpack
+from scrflow.storage.fetch import check_fetched, unpack
 from scrflow.storage.journal import Journal
 
 # images that the files in tests name

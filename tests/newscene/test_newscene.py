@@ -104,9 +104,6 @@ def test_depths_of_the_models_points_make_the_proposal(colmap, project):
     assert found.config.depth_range == (0.1, 8) and any("Indoors? The median depth is 20 m" in m for m in found.missing)
 
 
-# ----------------------------------------------------------------------------------------------------- other layouts
-
-
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """Twelve demo photos, six of them in a folder of queries."""
@@ -246,9 +243,6 @@ def test_real_scenes(project, monkeypatch):
     assert dict(fox.rows)["sizes"] == "1080x1920: 50" and dict(fox.rows)["cameras"] == "1 OPENCV"
     kitchen = draft(project, DATA / "redkitchen/poses_sfm.txt", unit="m").config
     assert kitchen.source.poses == "poses_sfm.txt" and kitchen.split.mapping == "mapping.txt"
-
-
-# ------------------------------------------------------------------------------------------------------------ faults
 
 
 def cut(path: Path) -> None:

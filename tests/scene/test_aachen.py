@@ -82,9 +82,6 @@ def test_v11_is_a_colmap_model(rep, tmp_path):
     assert sorted(q.condition for q in scene.queries) == ["day"] * 3 + ["night"] * 2
 
 
-# --------------------------------------------------------------------------------------------- pseudo ground truth
-
-
 def given(path: Path, names: dict[str, str]) -> None:
     truth = demo_queries()
     path.write_text("".join(f"{pose_line(name, truth[query].cam_from_world)}\n" for query, name in names.items()))
@@ -118,9 +115,6 @@ def test_query_poses_faults(v10, tmp_path):
         f.write(DAY[0].rsplit("/", 1)[1] + " 1 0 0 0 0 0 0\n")
     with pytest.raises(ScrflowError, match=r"pgt\.txt: .* may be more than one query or is twice there"):
         build_scene(config, v10, tmp_path / "scene")
-
-
-# -------------------------------------------------------------------------------------------------------------- faults
 
 
 LIST, INTRINSICS = "queries/day_time_queries_with_intrinsics.txt", "3D-models/database_intrinsics.txt"

@@ -22,8 +22,8 @@ from scrflow.scene.readers.dsac import DsacSource
 from scrflow.scene.readers.nerfstudio import NerfstudioSource
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.scene.readers.poselist import PoseListSource
-from scrflow.storage.archives import list_path, write_list
 from scrflow.storage.artifact import sha256_file
+from scrflow.storage.fetch import list_path, write_list
 
 SIZE = (64, 48)
 POSELIST = PoseListSource(reader="poselist", poses="poses.txt")
@@ -184,9 +184,6 @@ def test_damaged_artifacts_are_told(dataset, tmp_path):
         load_scene(tmp_path / "nowhere")
 
 
-# -------------------------------------------------------------------------------------------------------------- colmap
-
-
 def colmap_dataset(root: Path, text: bool) -> pycolmap.Reconstruction:
     camera = pycolmap.Camera(model="OPENCV", width=64, height=48, params=[50, 51, 31, 25, 0.1, -0.02, 0.001, 0.002])
     names = [f"{i}.png" for i in range(6)]
@@ -249,9 +246,6 @@ def test_a_query_only_in_the_list_has_no_pose(tmp_path):
     build_scene(stage(ColmapSource(reader="colmap"), Split(queries={"all": "queries.txt"})), root, tmp_path / "scene")
     scene = load_scene(tmp_path / "scene")
     assert len(scene.mapping) == 6 and scene.query_poses == {} and not (tmp_path / "scene/query_poses.txt").exists()
-
-
-# ---------------------------------------------------------------------------------------------------------- nerfstudio
 
 
 def nerfstudio_dataset(root: Path, mutate=lambda frames, top: None, **top) -> Path:
@@ -355,9 +349,6 @@ def test_nerfstudio_skip_missing_is_reported(tmp_path, caplog):
         scene = nerfstudio(root, tmp_path / "scene", skip_missing=True)
     assert len(scene.mapping) == 4
     assert "1 of 6 frames have no image" in caplog.text and "images/gone.png" in caplog.text
-
-
-# ---------------------------------------------------------------------------------------------------------------- dsac
 
 
 def dsac_dataset(root: Path) -> Path:

@@ -113,12 +113,7 @@ def test_a_camera_frame_the_wrong_way_round_does_not_pass(dataset, rep, tmp_path
 TRAIN, TEST, MODEL = "dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"
 NVM = "NVM_V3\n1\na.jpg 500 1 0 0 0 0 0 0 0 0\n0\n"
 FAULTS = {
-    "line cut": (
-        TRAIN,
-        r"(frame00002.*) \S+$",
-        r"\1",
-        r"dataset_train\.txt: line 5: seq1/frame00002\.png: expected",
-    ),
+    "line cut": (TRAIN, r"(frame00002.*) \S+$", r"\1", r"dataset_train\.txt: line 5: seq1/frame00002\.png: expected"),
     "quaternion": (TRAIN, r"^seq1.*$", f"{name(0)} 0 0 0 2 0 0 0", r"line 4: .*quaternion has length 2"),
     "no header": (TRAIN, r"\A(.*\n){3}", "", r"dataset_train\.txt: expected three lines of header"),
     "header of one line": (TRAIN, r"\A(.*\n)(.*\n){2}", r"\1", r"expected three lines of header"),

@@ -141,9 +141,6 @@ def test_triangulation_pairs_stay_in_a_room(rooms, tmp_path):
     assert any(scene.parts[a] != scene.parts[b] for a, b in pose_pairs(scene.mapping, 5))
 
 
-# -------------------------------------------------------------------------------------------------------------- faults
-
-
 def with_unit(scene: Path, out: Path, unit: str) -> Path:
     info = json.loads((scene / "scene.json").read_text())
     for file in scene.rglob("*"):

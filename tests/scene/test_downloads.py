@@ -9,8 +9,7 @@ from fake_server import HOST, Server, sha, zipped
 from scrflow.config import Archive, Download
 from scrflow.core.errors import ScrflowError, error_line
 from scrflow.scene.downloads import download_dataset, read_table
-from scrflow.storage.archives import check_fetched, list_path
-from scrflow.storage.transfer import fetch
+from scrflow.storage.fetch import check_fetched, fetch, list_path
 
 ZIP = f"{HOST}room.zip"
 
@@ -34,9 +33,6 @@ def get(out: Path, table: Path | None = None, **archive) -> None:
 def tree(folder: Path) -> list[str]:
     files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return sorted(name for name in files if not name.startswith(".scrflow/"))
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
 
 
 def test_files_arrive_with_their_checksum_and_stay(tmp_path, server):
@@ -113,9 +109,6 @@ def test_the_project_tables_match_the_data_at_hand(scene):
         pytest.skip("real photos are not at hand (../shared/data)")
     for file in files:
         assert file.keep or sha((data / file.path).read_bytes()) == file.sha256, file.path
-
-
-# ------------------------------------------------------------------------------------------------------------ archives
 
 
 def test_an_archive_with_archives_in_it(tmp_path, server):

@@ -45,9 +45,6 @@ def image_name(root: Path, part: str, demo_name: str) -> str:
     return found.relative_to(root / FOLDER).as_posix()
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
 def test_rigs_cameras_and_conditions(dataset, tmp_path):
     build_scene(stage(), dataset, tmp_path / "scene")
     scene = load_scene(tmp_path / "scene")
@@ -136,8 +133,6 @@ def test_one_folder_with_lists(dataset, tmp_path):
     assert len(scene.query_poses) == 2 and len(scene.mapping) == 8
 
 
-# --------------------------------------------------------------------------------------------------------------- faults
-
 S = "1566545000"
 FIRST = r"\A(#.*\n#.*\n)(.*), (\S+)$"  # the header, and the first line without its last field
 SENSORS, RECORDS, POSES, RIGS = (
@@ -152,43 +147,18 @@ FAULTS = {
     "no camera": (SENSORS, r"^400(.*\n)+", "", r"sensors\.txt: no sensor of type 'camera'"),
     "sensor line": (SENSORS, r"^400", r"x, y\n400", r"sensors\.txt: line 3: expected 'sensor_id"),
     "same sensor": (SENSORS, r"^(400.*\n)", r"\1\1", r"sensors\.txt: line 4: .*listed twice"),
-    "camera cut": (
-        SENSORS,
-        r"(^400.*)(, \S+){2}$",
-        r"\1",
-        r"line 3: OPENCV takes parameters fx, .*found 6",
-    ),
+    "camera cut": (SENSORS, r"(^400.*)(, \S+){2}$", r"\1", r"line 3: OPENCV takes parameters fx, .*found 6"),
     "unknown camera": (SENSORS, r"OPENCV.*", "UNKNOWN_CAMERA, 512, 384", r"camera '40027089' has no intrinsics"),
-    "record cut": (
-        RECORDS,
-        FIRST,
-        r"\1\2",
-        r"records_camera\.txt: line 3: expected 'timestamp",
-    ),
+    "record cut": (RECORDS, FIRST, r"\1\2", r"records_camera\.txt: line 3: expected 'timestamp"),
     "record of lidar": (RECORDS, FIRST, rf"\g<1>{S}, lidar0, a.jpg", r"line 3: sensors\.txt has no camera 'lidar0'"),
-    "double record": (
-        RECORDS,
-        FIRST,
-        rf"\g<0>\n0{S}, 40027089, a.jpg",
-        r"line 4: another image of '40027089'",
-    ),
+    "double record": (RECORDS, FIRST, rf"\g<0>\n0{S}, 40027089, a.jpg", r"line 4: another image of '40027089'"),
     "time": (POSES, f"^{S}", "12.5", r"trajectories\.txt: line 3: timestamp '12\.5' is not a whole number"),
     "pose cut": (POSES, FIRST, r"\1\2", r"trajectories\.txt: line 3: expected 'timestamp, device_id, qw"),
-    "half a quaternion": (
-        POSES,
-        FIRST,
-        rf"\g<1>{S}, rig_1F, 1, 0, , , 1, 2, 3",
-        r"line 3: 1, 0, .* is not a pose",
-    ),
+    "half a quaternion": (POSES, FIRST, rf"\g<1>{S}, rig_1F, 1, 0, , , 1, 2, 3", r"line 3: 1, 0, .* is not a pose"),
     "quaternion": (POSES, FIRST, rf"\g<1>{S}, rig_1F, 1, 1, 0, 0, 1, 2, 3", r"line 3: quaternion has length 1\.414"),
     "double pose": (POSES, FIRST, r"\g<0>\n\2, \3", r"line 4: a second pose of 'rig_1F' at 1566545000"),
     "rig cut": (RIGS, FIRST, r"\1rig_1F, a", r"rigs\.txt: line 3: expected 'rig_id"),
-    "rig is a sensor": (
-        RIGS,
-        FIRST,
-        r"\g<1>40027089, b, 1, 0, 0, 0, 0, 0, 0",
-        r"line 3: '40027089' is both",
-    ),
+    "rig is a sensor": (RIGS, FIRST, r"\g<1>40027089, b, 1, 0, 0, 0, 0, 0, 0", r"line 3: '40027089' is both"),
     "circle": (
         *(RIGS, r"^rig(.*\n)+", "".join(f"{pair}, 1, 0, 0, 0, 0, 0, 0\n" for pair in ("a, b", "b, a", "a, 40027089"))),
         r"records_camera\.txt: line 3: rigs\.txt runs in a circle: 40027089 -> a -> b -> a",
@@ -210,9 +180,6 @@ def test_a_sensor_that_is_not_there(dataset, tmp_path):
         ScrflowError, match=r"sensors\.txt: no camera 'x' \(key source\.sensors\); there are 40027089, 4"
     ):
         build_scene(stage(SOURCE.model_copy(update={"sensors": ("x",)})), dataset, tmp_path / "scene")
-
-
-# ------------------------------------------------------------------------------------------------- the project's scenes
 
 
 def test_hyundai_config_reads_the_replica(dataset, tmp_path):

@@ -67,12 +67,7 @@ LISTS = ("intrinsics.txt", "poses.txt")
 FIRST = r"^(seq0.*) (\S+)$"  # the first line, and its last field
 FAULTS = {
     "no intrinsics": (LISTS[0], GONE, "", r"data/intrinsics\.txt: no such file"),
-    "pose cut": (
-        LISTS[1],
-        FIRST,
-        r"\1",
-        r"poses\.txt: line 2: seq0/.*: expected 'name qw qx",
-    ),
+    "pose cut": (LISTS[1], FIRST, r"\1", r"poses\.txt: line 2: seq0/.*: expected 'name qw qx"),
     "not finite": (LISTS[1], FIRST, r"\1 inf", r"poses\.txt: line 2: .*expected .* finite"),
     "half withheld": (LISTS[1], r"^(seq0\S+)( \S+){4}", r"\1 0 0 0 0", r"line 2: seq0/.*: quaternion has length 0"),
     "double": (LISTS[0], r"^(seq0.*\n)", r"\1\1", r"intrinsics\.txt: line 3: seq0/frame_00000\.jpg: listed twice"),
@@ -87,9 +82,6 @@ def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, faul
     name, pattern, new, message = FAULTS[fault]
     change(dataset / name, pattern, new)
     check_refused(stage(), dataset, tmp_path / "scene", message)
-
-
-# ------------------------------------------------------------------------------------------------- the project's scenes
 
 
 def test_mapfree_config_reads_its_layout(tmp_path):

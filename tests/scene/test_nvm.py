@@ -117,9 +117,6 @@ def test_a_second_model_is_told(dataset, caplog):
     assert "a further model of 2 cameras follows" in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------------- distortion
-
-
 def vsfm_error(r: float, focal: float, width: int, height: int) -> float:
     """Largest distance, px, between VisualSFM's pixel and ours of one ray, over the image's diagonal."""
     camera = radial_camera(width, height, focal, r, "test")
@@ -156,9 +153,6 @@ def test_no_distortion_is_a_pinhole():
 def test_distortion_beyond_every_model_is_refused(r, focal):
     with pytest.raises(ScrflowError, match=r"m\.nvm: a\.jpg: radial distortion .* has no COLMAP camera within 0\.1 px"):
         radial_camera(1920, 1080, focal, r, "m.nvm: a.jpg")
-
-
-# -------------------------------------------------------------------------------------------------------------- faults
 
 
 POINT = r"^((\S+ ){3}\d+ )20( 30 \d+) "  # the first point

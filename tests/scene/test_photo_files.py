@@ -122,9 +122,6 @@ def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
     assert queries("all.txt", guess_cameras=True)["x/other.jpg"].params[0] == FOCAL_FACTOR * 600
 
 
-# ------------------------------------------------------------------------------------------------------------- upright
-
-
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_upright(photo, project, tmp_path, orientation, suffix):

@@ -29,9 +29,6 @@ def stage(source) -> SceneStage:
     return SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
 
 
-# ------------------------------------------------------------------------------------------------------------ 7-Scenes
-
-
 def seven(poses: str, **keys) -> SceneStage:
     return stage(SevenScenesSource(reader="sevenscenes", folder="chess", poses=poses, **keys))
 
@@ -103,9 +100,6 @@ def test_seven_scenes_real_frames_agree_with_the_published_lists(tmp_path):
             assert scene.mapping[0].camera.params[0] == focal == f
 
 
-# ----------------------------------------------------------------------------------------------------------- 12-Scenes
-
-
 def twelve(poses: str) -> SceneStage:
     return stage(TwelveScenesSource(reader="twelvescenes", folder="apt1/kitchen", poses=poses))
 
@@ -134,9 +128,6 @@ def test_twelve_scenes(tmp_path, caplog, poses, model, params, reason):
         assert f"1 {kind} of 10 frames left out, {reason}: {name}" in caplog.text
 
 
-# -------------------------------------------------------------------------------------------------------------- faults
-
-
 SEVEN, TWELVE = "7scenes/chess", "12scenes/apt1/kitchen"
 LIST = "7scenes/visloc_pseudo_gt_limitations/pgt/sfm/7scenes/chess_train.txt"
 POSE, INFO, ORDER = f"{SEVEN}/seq-01/frame-000003.pose.txt", f"{TWELVE}/info.txt", f"{TWELVE}/split.txt"
@@ -156,13 +147,7 @@ FAULTS = {
     "12 info": ("sfm", INFO, "Width = 512", "Width =", r"info\.txt: m_colorWidth is '', expected 1 numbers"),
     "12 cut intrinsics": ("dslam", INFO, "= 400 0 256.5", "= 400", r"m_calibrationColorIntrinsic is .*expected 16 num"),
     "12 skew": ("dslam", INFO, "= 400 0 256.5", "= 400 3 256.5", r"m_calibrationColorIntrinsic is not \[fx 0 cx"),
-    "12 size": (
-        "sfm",
-        INFO,
-        "Width = 512",
-        "Width = 1296",
-        r"03\.color\.jpg: image is 512x384 px, its camera",
-    ),
+    "12 size": ("sfm", INFO, "Width = 512", "Width = 1296", r"03\.color\.jpg: image is 512x384 px, its camera"),
     "12 split": ("sfm", ORDER, r"\A.{12}", "", r"split\.txt: line 1 is .*expected 'sequence0 "),
     "12 split count": ("sfm", ORDER, "frames=3", "frames=4", r"split\.txt: line 1: frames 0 to 2 are not 4"),
     "12 no frames": ("dslam", f"{TWELVE}/data", GONE, "", r"kitchen/data: no frame-\*\.color\.jpg in it"),

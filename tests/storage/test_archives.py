@@ -8,7 +8,7 @@ import pytest
 from fake_server import sha, zipped
 
 from scrflow.core.errors import ScrflowError
-from scrflow.storage.archives import check_fetched, list_path, unpack, write_list
+from scrflow.storage.fetch import check_fetched, list_path, unpack, write_list
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
@@ -49,8 +49,6 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path):
         unpack(tmp_path / "x.zip", tmp_path / "out")
     assert not list((tmp_path / "elsewhere").iterdir())
 
-
-# ----------------------------------------------------------------------------------------------- lists of fetched files
 
 AGAIN = r"delete .*room/\.scrflow/room\.zip\.sha256 and .*room\.downloaded and run again"
 

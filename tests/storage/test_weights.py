@@ -13,8 +13,9 @@ import pytest
 from fake_server import Server, sha
 
 from scrflow.core.errors import ScrflowError
-from scrflow.storage import transfer, weights
-from scrflow.storage.transfer import HttpsOnly
+from scrflow.storage import fetch as transfer
+from scrflow.storage import weights
+from scrflow.storage.fetch import HttpsOnly
 from scrflow.storage.weights import Weights, locate, registry
 
 CONTENT, OTHER = b"PK\x03\x04 a checkpoint", b"PK\x03\x04 another one"

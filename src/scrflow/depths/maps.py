@@ -23,8 +23,8 @@ from scrflow.core.geometry import rays_from_pixels, rescaled_camera
 from scrflow.core.progress import log, track
 from scrflow.depths.matched import SampleDepth, write_sample_depth
 from scrflow.scene.model import Scene, load_scene
-from scrflow.storage.archives import check_fetched
 from scrflow.storage.artifact import sha256_file
+from scrflow.storage.fetch import check_fetched
 from scrflow.training.buffer import Buffer, load_buffer
 
 _MODES = ("I;16", "I;16B", "I", "F")

@@ -1,7 +1,6 @@
 """Which dataset form a path has: a table of detectors, one function a form, each giving evidence.
 
-A new form is one function and its line in ``FORMS``. A detector looks at names of files and folders and at the first
-lines of small files; reading, and all errors of what is read, are the reader's.
+A detector looks at names and at the first lines of small files; reading, and its errors, are the reader's.
 """
 
 from __future__ import annotations
@@ -62,9 +61,6 @@ def _walk(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
                 yield from _walk(path, depth - 1)
 
 
-# ----------------------------------------------------------------------------------------- folders known by their files
-
-
 def _has(folder: Path, *patterns: str) -> bool:
     return all(any(folder.glob(pattern)) for pattern in patterns)
 
@@ -119,9 +115,6 @@ def _nerfstudio(path: Path) -> Found | None:
     source = {"reader": "nerfstudio", "transforms": file.name}
     count = len(frames) if isinstance(frames, list) else 0
     return Found("nerfstudio", file.parent, source, f"{file.name} with {count} frames", "unit")
-
-
-# ---------------------------------------------------------------------------------------------- models and their images
 
 
 def _colmap(path: Path) -> Found | None:
@@ -183,9 +176,6 @@ def _image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     usual = [folder / name for folder in near for name in ("images", "input", "rgb")]
     folders = [f for f in dict.fromkeys([*usual, *near, path, *_walk(path)]) if f.is_dir()]
     return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
-
-
-# ---------------------------------------------------------------------------------------------------- photos and videos
 
 
 def _video(path: Path) -> Found | None:

@@ -1,9 +1,8 @@
 """Frames of a video for a map: sharp ones, with a baseline between them.
 
-The video is cut into short windows, and the sharpest frame of each is a candidate. From one kept frame the next is the
-first candidate whose keypoints have moved far enough, or a quarter as far where few of them match: a camera that goes
-around a thing keeps it in the middle, and sees another side of it. What moves is the picture: a camera that only turns
-on the spot gives frames too, and no parallax; structure from motion says so later.
+The sharpest frame of each short window is a candidate. From one kept frame the next is the first candidate whose
+keypoints have moved far enough, or a quarter as far where few of them match. A camera that only turns on the spot gives
+frames without parallax; structure from motion says so later.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.storage.artifact import atomic_dir
 
 log = logging.getLogger("scrflow")
-
 _GREY_SIDE = 480  # px, longer side of the picture that is judged
 _KEYPOINTS = 300
 _MIN_MATCHES = 15
@@ -75,8 +73,7 @@ class _Candidate:
 def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> Picked:
     """Write the chosen frames of ``video`` as frame-INDEX.jpg, upright, and ``frames.csv`` to the new folder ``out``.
 
-    ScrflowError where the file is no video, is damaged, has fewer than three frames to keep, or where ``out`` has
-    something in it already.
+    ScrflowError for a damaged video, fewer than three frames to keep, or a used ``out``.
     """
     options = options or PickOptions()
     video, out = Path(video), Path(out)
@@ -101,9 +98,6 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
         told = some([f"{a:.1f}-{b:.1f} s" for a, b in gaps], 8)
         log.warning("%s: %d jumps between kept frames, where SfM may come apart: %s", video, len(gaps), told)
     return Picked(names, size, decoded, len(candidates), len(candidates) - len(sharp), baseline)
-
-
-# -------------------------------------------------------------------------------------------------------------- choice
 
 
 def _candidates(video: Path, options: PickOptions) -> tuple[list[_Candidate], int]:
@@ -177,9 +171,6 @@ def _motion(a: _Candidate, b: _Candidate) -> tuple[float, float]:
         return math.inf, len(pairs) / fewer
     moved = (a.keypoints[pairs[:, 0]] - b.keypoints[pairs[:, 1]]).norm(dim=1)
     return float(moved.median()), len(pairs) / fewer
-
-
-# --------------------------------------------------------------------------------------------------------------- files
 
 
 def _write(video: Path, out: Path, kept: Sequence[_Candidate], decoded: int) -> tuple[tuple[str, ...], tuple[int, int]]:
@@ -267,9 +258,7 @@ class _Video:
         rgb = frame.reformat(width=width, height=frame.height, format="rgb24", interpolation="BICUBIC").to_ndarray()
         turns, rest = divmod(frame.rotation, 90)
         if rest:
-            raise ScrflowError(
-                f"{self._path}: to be shown turned by {frame.rotation} degrees; only right angles are known"
-            )
+            raise ScrflowError(f"{self._path}: turned by {frame.rotation} degrees; only right angles are known")
         return np.ascontiguousarray(np.rot90(rgb, turns))
 
 

@@ -19,6 +19,7 @@ from scrflow.scene.checks import (
     check_intrinsics,
     check_name,
     check_placement,
+    check_poses_by_photos,
     check_split,
     check_unique,
     checked_pose,
@@ -28,33 +29,24 @@ from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_poses, read_query_list
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
-from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, read_source
-from scrflow.storage.archives import check_fetched
+from scrflow.storage.fetch import check_fetched
 
 log = logging.getLogger("scrflow")
-
 _POSED_BY_US = ("photos", "combined")  # readers whose poses are from these photos, or were checked with each part
 
 
 def build_scene(
-    config: SceneStage,
-    root: Path,
-    out: Path,
-    sfm_model: Path | None = None,
-    parts: Sequence[Path] = (),
+    config: SceneStage, root: Path, out: Path, sfm_model: Path | None = None, parts: Sequence[Path] = ()
 ) -> None:
     """Read the dataset under ``root`` and write the scene artifact to the folder ``out``.
 
-    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the artifacts of the scenes that
-    the source is made of, in its order. ScrflowError, naming the file, for every fault of the dataset; ``out`` is only
-    replaced when all is well.
+    ``sfm_model`` is the SfM stage's folder, for the reader ``photos``; ``parts`` are the artifacts of ``source.parts``.
+    ScrflowError, naming the file, for every fault of the dataset; ``out`` is only replaced when all is well.
     """
     root = Path(root)
     if not root.is_dir():
-        raise ScrflowError(
-            f"{root}: no such folder of the scene; put the dataset there, or correct key root (or data_root)"
-        )
+        raise ScrflowError(f"{root}: no such folder of the scene; put it there, or correct key root (or data_root)")
     listed = (config.split.mapping, *config.split.queries.values(), config.split.query_poses)
     check_fetched(root, [*(root / name for name in listed if name), *config.source.files(root)])
     collection = read_source(config.source, root, sfm_model, dict(zip(config.source.parts, parts, strict=False)))
@@ -126,7 +118,7 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
     if split.mapping is None and not split.queries:
         if found.split is None:
             raise ScrflowError(
-                f"{found.where}: nothing says which images are queries; give key split.every, or split.queries (lists)"
+                f"{found.where}: nothing says which images are queries; give key split.every or .queries"
             )
         mapping, names = found.split
         return list(mapping), [Query(name, images[name].camera, found.conditions.get(name, "all")) for name in names]
@@ -149,12 +141,8 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
         if name in images:
             continue
         if not (found.image_root / name).is_file():
-            raise ScrflowError(
-                f"{found.image_root / name}: image is missing; {path} lists it; put it there or take it off the list"
-            )
-        raise ScrflowError(
-            f"{path}: {name} is listed, but {found.where} has no pose of it; add the pose or take it off the list"
-        )
+            raise ScrflowError(f"{found.image_root / name}: image is missing; {path} lists it; correct one of them")
+        raise ScrflowError(f"{path}: {name} is listed, but {found.where} has no pose of it; correct the list")
     return mapping, list(queries.values())
 
 
@@ -169,17 +157,13 @@ def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
     for name, pose in given.items():
         same = [name] if name in queries else by_base.get(name, [])
         if len(same) > 1 or (same and same[0] in out):
-            raise ScrflowError(
-                f"{path}: {name} may be more than one query or is twice there: {some(same)}; name folders"
-            )
+            raise ScrflowError(f"{path}: {name} may be more than one query or is twice there: {some(same)}")
         if same:
             out[same[0]] = pose
         else:
             unknown.append(name)
     if not out:
-        raise ScrflowError(
-            f"{path}: none of its {len(given)} names is a query; correct key split.query_poses or the names"
-        )
+        raise ScrflowError(f"{path}: none of its {len(given)} names is a query; correct key split.query_poses")
     if unknown:
         log.warning("%s: %d of %d names are no queries: %s", path, len(unknown), len(given), some(unknown))
     log.info("%s: reference poses of %d of %d queries", path, len(out), len(queries))
@@ -196,9 +180,7 @@ def _mapping_views(names: list[str], images: dict[str, View], found: Collection)
         elif name in found.left_out:
             without.append(name)
         else:
-            raise ScrflowError(
-                f"{found.where}: mapping image {name} has no pose; add it or take the image off the list"
-            )
+            raise ScrflowError(f"{found.where}: mapping image {name} has no pose; correct the list or the poses")
     if without:
         why = found.left_out[without[0]]
         log.warning("%s: %d mapping images left out, %s: %s", found.where, len(without), why, some(without))
@@ -206,9 +188,7 @@ def _mapping_views(names: list[str], images: dict[str, View], found: Collection)
 
 
 def _without_queries(model: pycolmap.Reconstruction, mapping: set[str]) -> pycolmap.Reconstruction | None:
-    """The model with nothing but the mapping images: what others observed is taken out, and points that fewer than two
-    mapping images see are gone. None (poses only) for a model with rigs of several cameras, whose images come and go
-    together."""
+    """The model with nothing but the mapping images and their points; None (poses only) for one with camera rigs."""
     if any(frame.rig.num_sensors() > 1 for frame in model.frames.values()):
         log.warning("scene: 3D points of a model with camera rigs are not kept")
         return None

@@ -1,5 +1,4 @@
-"""Checks of what a reader found: names, cameras, poses, photos. Each error names the file, what was expected, and how
-to correct it."""
+"""Checks of what a reader found: names, cameras, poses, photos. Each error names the file and the fix."""
 
 from __future__ import annotations
 
@@ -7,17 +6,28 @@ import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import poselib
 import pycolmap
+from PIL import Image
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_centre, pixels_from_rays, rays_from_pixels
+from scrflow.core.geometry import (
+    camera_centre,
+    invert_pose,
+    pixels_from_rays,
+    quaternion_from_rotation,
+    rays_from_pixels,
+    rotation_from_quaternion,
+)
 from scrflow.core.images import check_kind, opened, photo_bytes, rgb
 from scrflow.core.progress import track
+from scrflow.scene.colmap_model import View
 from scrflow.storage.listfile import SUFFIXES, has_suffix
 
 log = logging.getLogger("scrflow")
@@ -28,8 +38,6 @@ def some(names: Sequence[str], at_most: int = 5) -> str:
     shown = ", ".join(names[:at_most])
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
-
-# --------------------------------------------------------------------------------------------------------------- names
 
 _MAX_NAME_BYTES = 255  # of a file or folder, on every usual file system
 
@@ -43,8 +51,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_listable(name: str, where: str) -> None:
-    """A line of a list file can hold the name (see scrflow.storage.listfile): no control character, no blank at either
-    end, nothing that UTF-8 or a file system cannot hold. A name with other blanks ends in a photo's suffix."""
+    """A line of a list file can hold the name (scrflow.storage.listfile)."""
     bad = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
     if bad is not None:
         what = unicodedata.name(bad, "") or ascii(bad)
@@ -84,10 +91,7 @@ def check_split(mapping: Sequence[str], queries: Sequence[str], where: str, mini
         raise ScrflowError(f"{where}: no query; give key split.queries or split.every")
 
 
-# --------------------------------------------------------------------------------------------------------------- poses
-
-# numbers printed with 6 digits, or poses that were multiplied many times, are off by up to about 1e-4; 1e-3 is room
-# for that, while a scaled or sheared matrix is not taken for a rotation
+# numbers printed with 6 digits are off by up to 1e-4; a scaled or sheared matrix by more
 ROTATION_TOLERANCE = 1e-3
 QUATERNION_TOLERANCE = 1e-2
 _ONE_PLACE = 1e-9  # of the numbers' size: rounding of float64 and of 12 printed digits
@@ -96,15 +100,12 @@ _OFFSET = 2e3  # times that distance. A head works in float32: positions are the
 
 
 def checked_pose(pose: np.ndarray, where: str) -> np.ndarray:
-    """[3, 4] of a pose [3, 4] or [4, 4] with the nearest rotation; ScrflowError beginning with ``where`` for numbers
-    that are not finite or no rotation within tolerance."""
+    """[3, 4] of a pose [3, 4] or [4, 4], with the nearest rotation; ScrflowError for what is no pose."""
     pose = np.asarray(pose, np.float64)
     if pose.shape not in ((3, 4), (4, 4)):
         raise ScrflowError(f"{where}: pose has shape {pose.shape}, expected 4x4 or 3x4")
     if not np.isfinite(pose).all():
-        raise ScrflowError(
-            f"{where}: pose has a number that is not finite; take the image off the list or correct the pose"
-        )
+        raise ScrflowError(f"{where}: pose has a number that is not finite; correct it or the list")
     if pose.shape == (4, 4) and np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
         raise ScrflowError(f"{where}: last row of the pose is {pose[3].tolist()}, expected 0 0 0 1")
     R = pose[:3, :3]
@@ -112,10 +113,7 @@ def checked_pose(pose: np.ndarray, where: str) -> np.ndarray:
     det = float(np.linalg.det(R))
     if det < 0:
         kind = "a mirrored rotation" if deviation < 0.05 else "mirrored"
-        raise ScrflowError(
-            f"{where}: 3x3 part of the pose is {kind} (determinant {det:.4f}, expected +1); "
-            "an axis has the wrong sign: correct the axes' convention"
-        )
+        raise ScrflowError(f"{where}: 3x3 part of the pose is {kind} (determinant {det:.4f}); correct an axis' sign")
     if deviation > ROTATION_TOLERANCE:
         raise ScrflowError(
             f"{where}: 3x3 part of the pose is not a rotation (R R^T differs from 1 by {deviation:.2g}, allowed "
@@ -129,16 +127,13 @@ def checked_quaternion(q_wxyz: np.ndarray, where: str) -> np.ndarray:
     """Unit quaternion [4]; ScrflowError where its length is off by more than the tolerance."""
     norm = float(np.linalg.norm(q_wxyz))
     if not abs(norm - 1) <= QUATERNION_TOLERANCE:
-        raise ScrflowError(
-            f"{where}: quaternion has length {norm:.4g}, expected 1 (order: qw qx qy qz); correct the line"
-        )
+        raise ScrflowError(f"{where}: quaternion has length {norm:.4g}, expected 1 (order: qw qx qy qz)")
     return q_wxyz / norm
 
 
 def check_placement(names: Sequence[str], cam_from_world_V34: np.ndarray, where: str) -> None:
-    """The mapping cameras together: ScrflowError beginning with ``where`` when all stand in one place (then no depth
-    can be told), one is far away from the others, or all are so far from the origin that float32 cannot hold the scene.
-    A warning names images with equal poses."""
+    """ScrflowError when all mapping cameras stand in one place (no depth can be learnt), one is far from the others, or
+    float32 cannot hold their offset from the origin. A warning names images with equal poses."""
     centres = camera_centre(cam_from_world_V34)
     middle = np.median(centres, axis=0)
     distance = np.linalg.norm(centres - middle, axis=1)
@@ -170,11 +165,8 @@ def check_placement(names: Sequence[str], cam_from_world_V34: np.ndarray, where:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- cameras
-
 LARGEST_SIDE = 1 << 20  # px
-# focal length / longer side: 0.1 is 157 degrees across without distortion, 100 is half a degree. A fisheye has 0.2 and
-# more, a phone 0.8, a telephoto lens of 600 mm 17
+# focal length / longer side: a fisheye has 0.2 and more, a phone 0.8, a telephoto lens of 600 mm 17
 _FOCAL_SIDES = (0.1, 100.0)
 _NORMALISED = 2.5  # px; a focal length told in widths of the image is under it, one in mm over it (phones: 4 to 6)
 _PIXEL_ASPECT = 2.0  # fx / fy; anamorphic video has 1.33
@@ -184,19 +176,14 @@ _LOST = {False: 0.1, True: 0.5}  # of the grid, of a fisheye: half its picture m
 
 
 def checked_size(width: float, height: float, where: str) -> tuple[int, int]:
-    """Width and height of a camera that a file gives, in whole pixels that pycolmap can hold; ScrflowError beginning
-    with ``where``."""
+    """Width and height of a camera, in whole pixels that pycolmap can hold; ScrflowError otherwise."""
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise ScrflowError(
-            f"{where}: camera has size {width:.6g}x{height:.6g} px, expected 1 to {LARGEST_SIDE}; correct the "
-            "intrinsics"
-        )
+        raise ScrflowError(f"{where}: camera has size {width:.6g}x{height:.6g} px, expected 1 to {LARGEST_SIDE}")
     return round(width), round(height)
 
 
 def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
-    """ScrflowError beginning with ``where`` for a camera that no photo has; a warning where part of its image has no
-    rays (its keypoints are left out)."""
+    """ScrflowError for a camera that no photo has; a warning where part of its image has no rays."""
     size, takes = f"{camera.width}x{camera.height}", f"{camera.model.name} takes {camera.params_info}"
     if camera.width <= 0 or camera.height <= 0:
         raise ScrflowError(f"{where}: camera has size {size} px, expected positive numbers")
@@ -208,29 +195,19 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
     focal = params[list(camera.focal_length_idxs())]
     longer, told = max(camera.width, camera.height), " ".join(f"{f:g}" for f in focal)
     if not (focal > 0).all():
-        raise ScrflowError(
-            f"{where}: focal length {focal.tolist()} px, expected a positive number; correct the intrinsics"
-        )
+        raise ScrflowError(f"{where}: focal length {focal.tolist()} px, expected a positive number; correct it")
     if focal.min() < _FOCAL_SIDES[0] * longer:
         guess, fix = "millimetres", "in px it is mm / width of the sensor in mm * width of the image in px"
         if focal.max() < _NORMALISED:
             guess, fix = "a share of the width", f"in px it would be {focal[0] * camera.width:g}"
         raise ScrflowError(f"{where}: focal length {told} px for an image of {size} looks like {guess}; {fix}")
     if focal.max() > _FOCAL_SIDES[1] * longer:
-        raise ScrflowError(
-            f"{where}: focal length {told} px for an image of {size} shows under half a degree; correct the intrinsics"
-        )
+        raise ScrflowError(f"{where}: focal length {told} px for an image of {size} shows under half a degree")
     if focal.max() > _PIXEL_ASPECT * focal.min():
-        raise ScrflowError(
-            f"{where}: focal lengths {told} px differ by more than {_PIXEL_ASPECT:g} times; correct the intrinsics "
-            f"({takes})"
-        )
+        raise ScrflowError(f"{where}: focal lengths {told} px differ by over {_PIXEL_ASPECT:g} times ({takes})")
     x, y = params[list(camera.principal_point_idxs())]
     if not (0 <= x <= camera.width and 0 <= y <= camera.height):
-        raise ScrflowError(
-            f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size}; correct the intrinsics "
-            f"({takes})"
-        )
+        raise ScrflowError(f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size} ({takes})")
     if x <= 1 or y <= 1:
         raise ScrflowError(
             f"{where}: principal point {x:g}, {y:g} is at the edge of {size} px, as if in shares of the sides, or not "
@@ -247,8 +224,7 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
 
 
 def lost_share(camera: pycolmap.Camera) -> float:
-    """Share of a grid over the image whose pixels have no ray: the undistortion gives none, does not lead back, or lies
-    where the lens model has folded over (a step to the right goes left)."""
+    """Share of a grid over the image whose pixels have no ray: the undistortion fails, or the lens model folds over."""
     x, y = np.meshgrid(np.linspace(0, camera.width, _GRID), np.linspace(0, camera.height, _GRID))
     pixels = np.column_stack([x.ravel(), y.ravel()])
     rays = rays_from_pixels(camera, pixels)
@@ -261,13 +237,11 @@ def lost_share(camera: pycolmap.Camera) -> float:
     return 1 - int(right.sum()) / _GRID**2
 
 
-# -------------------------------------------------------------------------------------------------------------- photos
-
 _EXIF_ORIENTATION = 0x0112
 
 
 def check_image(path: Path, camera: pycolmap.Camera | None) -> str:
-    """Decode the image and compare its size with its camera's; its SHA-256. ScrflowError naming the file."""
+    """SHA-256 of an image that decodes and has its camera's size; ScrflowError otherwise."""
     data = photo_bytes(path)
     with opened(path, data) as image:
         size = image.size
@@ -294,8 +268,215 @@ def check_image(path: Path, camera: pycolmap.Camera | None) -> str:
 
 
 def check_images(root: Path, cameras: dict[str, pycolmap.Camera | None], threads: int = 2) -> dict[str, str]:
-    """SHA-256 of every image (name -> camera in), all decoded and checked; the first failure in order is raised."""
+    """SHA-256 of every image (name -> camera in), all checked; the first failure in order is raised."""
     names = list(cameras)
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda name: check_image(root / name, cameras[name]), names)
         return dict(zip(names, track(results, "checking images", total=len(names)), strict=True))
+
+
+_GROUPS = 5  # places in the source's order that photos are taken from
+_STEPS = (0, 1, 3, 7)  # of a group: neighbours, and photos further off
+_LONG_SIDE = 400  # px
+_FEATURES = 400  # a photo
+_RATIO = 0.85
+_FILTER_PX = 1.0  # RANSAC of the fundamental matrix, at the long side above
+_FIT_PX = 2.0  # from the epipolar line; poses of trackers are off by one at this size
+_MIN_MATCHES = 25  # a pair
+_MIN_SHIFT_PX = 12.0  # median way of a pair's matches: less fits any poses
+_MIN_PAIRS = 6
+# Share of the pairs that fit (over _FIT of their matches do): correct poses have 1.00 on redkitchen, fox and herzjesu
+# and 0.41 on the demo, whose facades repeat; poses with a mistake at most 0.23
+_FIT = 0.6
+_CLEARLY, _TIMES = 0.25, 2.0  # a mistake is named from this share on, and that many times what the given poses have
+_EXPECTED = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class _Photo:
+    keypoints: np.ndarray  # [N, 2] px of the small photo
+    descriptors: np.ndarray  # [N, 128] float32, unit length
+    rays: np.ndarray  # [N, 2] on the plane z = 1; NaN where the lens cannot be inverted
+    focal: float  # px of the small photo
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Matches of two photos, by their indices: ``rays`` [2, M, 3] with z = 1, ``focal`` px a unit of that plane."""
+
+    first: int
+    second: int
+    rays: np.ndarray
+    focal: float
+
+
+def check_poses_by_photos(posed: Sequence[View], used: Collection[str], root: Path, where: str) -> None:
+    """ScrflowError when a usual mistake explains the photos where the poses do not; a warning when nothing does.
+
+    A mistake of convention affects all poses alike, so a handful of pairs are matched (RootSIFT, mutual nearest
+    neighbours, LO-RANSAC of a fundamental matrix), and each hypothesis counts the pairs whose matches fit its epipolar
+    geometry. ``posed``: images with poses, in the source's order; ``used``: names that may be read under ``root``.
+    """
+    chosen = _chosen([i for i, view in enumerate(posed) if view.name in used])
+    options = pycolmap.FeatureExtractionOptions(use_gpu=False, num_threads=1)
+    options.sift.max_num_features, options.sift.first_octave, options.sift.max_num_orientations = _FEATURES, 0, 1
+    extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+    photos = [_described(root / posed[i].name, posed[i].camera, extractor) for i in chosen]
+    pairs = [p for a in range(len(photos)) for b in range(a + 1, len(photos)) if (p := _matched(photos, a, b))]
+    if len(pairs) < _MIN_PAIRS:
+        log.debug("%s: %d of %d photos' pairs match, too few to check the poses", where, len(pairs), len(photos))
+        return
+    given, fits = _fits(np.stack([view.cam_from_world for view in posed]), chosen, pairs)
+    best = max(fits, key=fits.__getitem__)
+    log.debug(
+        "%s: poses fit %.0f %% of %d pairs of %d photos, with another convention at most %.0f %% (%s)",
+        *(where, 100 * given, len(pairs), len(photos), 100 * fits[best], best),
+    )
+    told = f"fit {given:.0%} of {len(pairs)} pairs of photos that match"
+    if fits[best] >= _CLEARLY and fits[best] >= _TIMES * given:
+        raise ScrflowError(
+            f"{where}: poses {told}, but {fits[best]:.0%} if they are {best}: {_FIXES[best]} (or check_poses: false)"
+        )
+    if given < _EXPECTED:
+        log.warning(
+            "%s: poses %s, expected over %.0f %%, and no usual mistake explains it; are poses, intrinsics and names of "
+            "these photos? (A place that repeats itself looks so, too.)",
+            *(where, told, 100 * _EXPECTED),
+        )
+
+
+Undo = Callable[[np.ndarray], np.ndarray]  # poses [V, 3, 4] as given -> as they should have been
+
+
+def _opengl(poses: np.ndarray) -> np.ndarray:
+    return np.diag((1.0, -1.0, -1.0)) @ poses
+
+
+def _mirrored(*signs: float) -> Undo:
+    """World and cameras in a left-handed frame: S R S, S t."""
+    S = np.diag(signs)
+    return lambda poses: np.concatenate([S @ poses[:, :, :3] @ S, S @ poses[:, :, 3:]], 2)
+
+
+def _reordered(poses: np.ndarray) -> np.ndarray:
+    """Quaternions x y z w that were read as w x y z."""
+    q = np.stack([quaternion_from_rotation(R) for R in poses[:, :, :3]])
+    return np.concatenate([rotation_from_quaternion(q[:, [3, 0, 1, 2]]), poses[:, :, 3:]], 2)
+
+
+_LEFT_HANDED = {axis: _mirrored(*(-1.0 if a == axis else 1.0 for a in "xyz")) for axis in "xyz"}
+# what was given for cam_from_world with OpenCV axes -> how to undo it, and what to do about it
+MISTAKES: dict[str, tuple[Undo, str]] = {
+    "camera-to-world (the inverse)": (invert_pose, "give world-to-camera: R^T and -R^T t of what is there"),
+    "poses with OpenGL axes (y up, z backward)": (_opengl, "negate the second and the third row of each pose"),
+    "camera-to-world with OpenGL axes (y up, z backward)": (
+        lambda p: _opengl(invert_pose(p)),
+        "invert the poses and negate the second and the third row, or use the reader nerfstudio",
+    ),
+    "quaternions in the order x y z w": (_reordered, "write them as qw qx qy qz"),
+    "quaternions in the order x y z w, camera-to-world": (
+        lambda p: invert_pose(_reordered(p)),
+        "write them as qw qx qy qz, of world-to-camera",
+    ),
+    "camera centres in place of translations": (
+        lambda p: np.concatenate([p[:, :, :3], -p[:, :, :3] @ p[:, :, 3:]], 2),
+        "give t = -R c, where c is the centre",
+    ),
+    "rotations camera-to-world with translations world-to-camera": (
+        lambda p: np.concatenate([np.swapaxes(p[:, :, :3], 1, 2), p[:, :, 3:]], 2),
+        "transpose the rotations",
+    ),
+    **{
+        f"poses in a left-handed frame (the {axis} axis mirrored)": (undo, f"mirror {axis} of world and cameras")
+        for axis, undo in _LEFT_HANDED.items()
+    },
+    "camera-to-world in a left-handed frame (the y axis mirrored)": (
+        lambda p: _LEFT_HANDED["y"](invert_pose(p)),
+        "mirror y of world and cameras, then invert the poses",
+    ),
+}
+_SHIFTS = {"those of the image before each": 1, "those of the image after each": -1}  # where the right pose is
+_FOCALS = {  # what the focal length is to be multiplied by, and what the intrinsics are of
+    "with a focal length of half the right one": (2.0, "half"),
+    "with a focal length of twice the right one": (0.5, "twice"),
+}
+_FIXES = (
+    {name: fix for name, (_, fix) in MISTAKES.items()}
+    | dict.fromkeys(_SHIFTS, "the names are shifted by one against the poses, correct the list")
+    | {name: f"the intrinsics are of images of {of} the size, rescale them" for name, (_, of) in _FOCALS.items()}
+)
+
+
+def _fits(poses: np.ndarray, chosen: Sequence[int], pairs: Sequence[_Pair]) -> tuple[float, dict[str, float]]:
+    """Share of the pairs that fit ``poses`` [V, 3, 4] as given, and with each mistake undone."""
+    given = poses[list(chosen)]
+    fits = {name: _share(undo(given), pairs) for name, (undo, _) in MISTAKES.items()}
+    fits |= {name: _share(poses[(np.array(chosen) + by) % len(poses)], pairs) for name, by in _SHIFTS.items()}
+    fits |= {name: _share(given, pairs, by) for name, (by, _) in _FOCALS.items()}
+    return _share(given, pairs), fits
+
+
+def _share(poses: np.ndarray, pairs: Sequence[_Pair], focal: float = 1.0) -> float:
+    return float(np.mean([_agreeing(poses[p.first], poses[p.second], p, focal) >= _FIT for p in pairs]))
+
+
+def _agreeing(first: np.ndarray, second: np.ndarray, pair: _Pair, focal: float) -> float:
+    """Share of the pair's matches whose Sampson distance is small and whose point is in front of both cameras."""
+    R = second[:, :3] @ first[:, :3].T
+    t = second[:, 3] - R @ first[:, 3]
+    a, b = pair.rays / (focal, focal, 1.0)
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    line_b, line_a = a @ (cross @ R).T, b @ (cross @ R)
+    norm = np.sqrt((line_a[:, :2] ** 2).sum(1) + (line_b[:, :2] ** 2).sum(1))
+    near = np.abs((b * line_b).sum(1)) * pair.focal * focal < _FIT_PX * norm
+    # depths d of d_a R a + t = d_b b by least squares; of their denominator, which is positive, only the sign counts
+    Ra = a @ R.T
+    aa, ab, bb, at, bt = (Ra**2).sum(1), (Ra * b).sum(1), (b**2).sum(1), Ra @ t, b @ t
+    return float((near & (ab * bt - bb * at > 0) & (aa * bt - ab * at > 0)).mean())
+
+
+def _chosen(usable: Sequence[int]) -> list[int]:
+    """Indices of the photos to match: groups spread over ``usable``."""
+    last = len(usable) - 1
+    starts = np.linspace(0, max(0, last - _STEPS[-1]), _GROUPS).round().astype(int)
+    return sorted({usable[min(last, start + step)] for start in starts for step in _STEPS}) if usable else []
+
+
+def _described(path: Path, camera: pycolmap.Camera, extractor: pycolmap.FeatureExtractor) -> _Photo:
+    scale = min(1.0, _LONG_SIDE / max(camera.width, camera.height))
+    size = (max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+    with opened(path) as image:
+        image.draft("L", size)
+        grey = rgb(image, path).convert("L").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    found, descriptors = extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
+    keypoints = np.array([[k.x, k.y] for k in found], np.float64).reshape(-1, 2)
+    d = np.asarray(descriptors.data, np.float32).reshape(len(keypoints), 128)
+    d /= np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-9)
+    rays = rays_from_pixels(camera, keypoints * (np.array([camera.width, camera.height]) / size))
+    return _Photo(keypoints, d, rays, camera.mean_focal_length() * scale)
+
+
+def _matched(photos: Sequence[_Photo], first: int, second: int) -> _Pair | None:
+    """Matches that a fundamental matrix holds together; None for too few, or for photos from one place."""
+    a, b = photos[first], photos[second]
+    if min(len(a.keypoints), len(b.keypoints)) < _MIN_MATCHES:
+        return None
+    similarity = a.descriptors @ b.descriptors.T
+    j = similarity.argmax(1)
+    mutual = similarity.argmax(0)[j] == np.arange(len(j))
+    best, next_best = (np.sqrt(np.maximum(0, 2 - 2 * np.partition(similarity, -k, axis=1)[:, -k])) for k in (1, 2))
+    finite = np.isfinite(a.rays).all(1) & np.isfinite(b.rays[j]).all(1)
+    i = np.flatnonzero(mutual & (best < _RATIO * next_best) & finite)
+    if len(i) < _MIN_MATCHES:
+        return None
+    x, y = a.keypoints[i], b.keypoints[j[i]]
+    if np.median(np.linalg.norm(x - y, axis=1)) < _MIN_SHIFT_PX:
+        return None
+    ransac = {"max_epipolar_error": _FILTER_PX, "seed": 0, "min_iterations": 100, "max_iterations": 1000}
+    _, found = poselib.estimate_fundamental(x, y, ransac, {})
+    i = i[np.array(found["inliers"], bool)]
+    if len(i) < _MIN_MATCHES:
+        return None
+    ones = np.ones((len(i), 1))
+    rays = np.stack([np.hstack([a.rays[i], ones]), np.hstack([b.rays[j[i]], ones])])
+    return _Pair(first, second, rays, (a.focal + b.focal) / 2)

@@ -1,14 +1,13 @@
 """Fetch a dataset from the sources that its config names, everything checked by SHA-256: single files of a table, and
 archives, which are unpacked.
 
-The table is a TSV with the columns ``path`` (where the file goes, relative to the scene's folder), ``sha256``, ``url``
-and, optionally, ``keep``. A url without a scheme is a file of this project, relative to the table. ``keep`` names list
-files (relative to the table, separated by blanks): of the downloaded text only the lines whose first field is in the
-lists stay, in the lists' order and under the lists' names (file endings aside: published pose lists name PNGs where the
-photos at hand are JPEGs), and the SHA-256 is that of the result.
+The table is a TSV with the columns ``path`` (relative to the scene's folder), ``sha256``, ``url`` and, optionally,
+``keep``. A url without a scheme is a file of this project, relative to the table. ``keep`` names list files (relative
+to the table): of the downloaded text only the lines whose first field is in them stay, in their order and under their
+names (file endings aside), and the SHA-256 is that of the result.
 
-``.scrflow/NAME.json`` in the dataset's folder remembers which archives were unpacked (they are deleted then), and the
-SHA-256 of archives whose publisher gives none: recorded at the first download, checked from then on.
+``.scrflow/NAME.json`` in the dataset's folder records the archives that were unpacked, and the SHA-256 of those whose
+publisher gives none.
 """
 
 from __future__ import annotations
@@ -29,22 +28,18 @@ from scrflow.config import Archive, Download, Strict
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
-from scrflow.storage.archives import STATE, list_path, unpack, write_list
 from scrflow.storage.artifact import atomic_path, sha256_file, write_text
-from scrflow.storage.transfer import Unreachable, fetch
+from scrflow.storage.fetch import STATE, Unreachable, fetch, list_path, unpack, write_list
 
 log = logging.getLogger("scrflow")
-
 _CONNECTIONS = 4
 _TABLE = "files"  # name of the list of what a table names
 
 
 def download_dataset(config: Download, table: Path | None, out: Path) -> None:
-    """Bring the folder ``out`` to hold the dataset.
+    """Bring the folder ``out`` to hold the dataset; broken transfers are resumed.
 
-    Files and archives that are there are left alone, a broken transfer goes on where it stopped, and a file has its
-    final name only when its checksum is right. ScrflowError when something cannot be had, saying where it comes from
-    and what to do by hand.
+    A file gets its final name only when its checksum is right. ScrflowError says what to do by hand.
     """
     out = Path(out)
     if table is not None:
@@ -58,9 +53,6 @@ def download_dataset(config: Download, table: Path | None, out: Path) -> None:
             f"{out}: nothing there, and this dataset cannot be fetched without a person: get it from {config.page} and "
             "put it there, or set data_root (or the variable SCRFLOW_DATA) to the folder that holds it"
         )
-
-
-# -------------------------------------------------------------------------------------------------------- single files
 
 
 class RemoteFile(Strict):
@@ -174,15 +166,8 @@ def _kept_lines(data: bytes, lists: list[Path], url: str) -> bytes:
     return "".join(out).encode()
 
 
-# ------------------------------------------------------------------------------------------------------------ archives
-
-
 def fetch_archive(archive: Archive, out: Path, page: str | None = None) -> None:
-    """Unpack a published archive under ``out``; nothing is done where that was done before.
-
-    An archive that a person put into ``out`` under its own name is taken instead of a download. ScrflowError when it
-    cannot be had, has another checksum, is damaged, or has members that lead out of the folder.
-    """
+    """Unpack a published archive under ``out``, once; one that a person put into ``out`` is taken as it is."""
     name = PurePosixPath(unquote(urlsplit(archive.url).path)).name
     record = out / STATE / f"{name}.json"
     known = _read_record(record)

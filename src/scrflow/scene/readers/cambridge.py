@@ -1,11 +1,8 @@
 """Cambridge Landmarks: lists of poses (dataset_train.txt, dataset_test.txt) and a VisualSFM model for the intrinsics.
 
-A list has three lines of header, then ``seq1/frame00001.png X Y Z W P Q R``: camera centre, rotation world to camera
-(w x y z). The poses are those of the lists. Focal length and radial distortion of each image are from
-``reconstruction.nvm``, whose names end in .jpg where the files are PNG.
-
-As in the ACE line of work (nianticlabs/ace, datasets/setup_cambridge.py), images without a camera in the model, or more
-than 10 000 m away, are left out of both splits; here they are named in a warning.
+A list has three lines of header, then ``seq1/frame00001.png X Y Z W P Q R``: camera centre, rotation world to camera (w
+x y z). As in ACE (nianticlabs/ace, datasets/setup_cambridge.py), images without a camera in the model, or over 10 000 m
+away, are left out.
 """
 
 from __future__ import annotations
@@ -49,10 +46,7 @@ class CambridgeSource(Source):
 
 
 SOURCE = CambridgeSource
-
-
 log = logging.getLogger("scrflow")
-
 MODEL = "reconstruction.nvm"
 LISTS = ("dataset_train.txt", "dataset_test.txt")  # mapping, queries
 _HEADER_LINES = 3
@@ -103,9 +97,7 @@ def _read_list(path: Path) -> dict[str, np.ndarray]:
     lines = dict(read_lines(path))
     header = [lines[n] for n in range(1, _HEADER_LINES + 1) if n in lines]
     if not lines.get(1, "").startswith("Visual Landmark Dataset") or any(len(split_name(h)[1]) == 7 for h in header):
-        raise ScrflowError(
-            f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'; copy it again"
-        )
+        raise ScrflowError(f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'")
     out: dict[str, np.ndarray] = {}
     for name, (where, values) in read_numbers(path, "x y z qw qx qy qz", _HEADER_LINES).items():
         R = rotation_from_quaternion(checked_quaternion(values[3:], where))

@@ -1,12 +1,8 @@
 """Several scenes side by side in one world: i7, i12 and i19 (ESAC, ICCV 2019; GLACE, CVPR 2024).
 
-As there: n rooms fill a grid of ceil(sqrt(n)) columns row by row; a room's centre comes to the corner of its cell,
-(-row, -column, 0) times the cell's side. Rooms are larger than a cell, so their coordinates overlap: what tells them
-apart is the global encoding. A frustum of one room reaches into the next, therefore the scene keeps which room an image
-shows, and images of different rooms never count as covisible.
-
-The 3D points of the parts are not taken over (poses alone are): merging models is not worth it where no part of i7, i12
-and i19 has points, and the graph of kind ``points`` triangulates its own.
+n rooms fill a grid of ceil(sqrt(n)) columns row by row; a room's centre comes to (-row, -column, 0) times the cell's
+side. Rooms overlap, so the scene keeps which room an image shows, and images of different rooms never count as
+covisible. 3D points of the parts are not taken over.
 """
 
 from __future__ import annotations
@@ -64,21 +60,15 @@ SOURCE = CombinedSource
 def read(
     source: CombinedSource, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
 ) -> Collection:
-    """The images of all ``parts`` (name -> folder of the scene artifact); names are relative to the folder that all
-    their photos are under, the condition of a query is its part."""
+    """The images of all ``parts`` (name -> scene artifact); the condition of a query is its part."""
     missing = [name for name in source.scenes if name not in (parts or {})]
     if missing or parts is None:
-        raise ScrflowError(
-            f"reader combined: no scene artifact of {some(missing)} given; run their scene stage first (snakemake does)"
-        )
+        raise ScrflowError(f"reader combined: no scene artifact of {some(missing)} given; run its scene stage")
     scenes = {name: load_scene(parts[name]) for name in source.scenes}
     units = {name: scene.unit for name, scene in scenes.items()}
     if len(set(units.values())) > 1 and not source.allow_units:
         told = ", ".join(f"{name}: {unit}" for name, unit in units.items())
-        raise ScrflowError(
-            f"reader combined: the scenes' units differ ({told}); combine scenes of one unit, or set "
-            "source.allow_units: true"
-        )
+        raise ScrflowError(f"reader combined: the scenes' units differ ({told}); or set allow_units: true")
     image_root = common_root([scene.image_root for scene in scenes.values()])
     shifts = grid_shifts(source, scenes)
     images: dict[str, View] = {}
@@ -91,10 +81,7 @@ def read(
         for names, inside, camera, pose in found:
             name = Path(os.path.relpath(scene.image_path(inside), image_root)).as_posix()
             if name in images:
-                raise ScrflowError(
-                    f"{image_root / name}: image of both {part_of[name]} and {part}; take one of them out of "
-                    "source.scenes"
-                )
+                raise ScrflowError(f"{image_root / name}: image of both {part_of[name]} and {part}; drop a scene")
             images[name] = View(name, camera, None if pose is None else _shifted(pose, shifts[part]))
             part_of[name] = part
             names.append(name)

@@ -48,17 +48,12 @@ def _read_split(root: Path, split: str) -> list[View]:
     photos, poses, calibrations = (_files(root / split / kind) for kind in ("rgb", "poses", "calibration"))
     for kind, files in (("poses", poses), ("calibration", calibrations)):
         if len(files) != len(photos):
-            raise ScrflowError(
-                f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/; expected one an image"
-            )
+            raise ScrflowError(f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/")
     out = []
     for photo, pose, calibration in zip(photos, poses, calibrations, strict=True):
         for other in (pose, calibration):
             if _stem(photo) != _stem(other):
-                raise ScrflowError(
-                    f"{other}: does not belong to {photo.name}, which has the same place in the sorted list; "
-                    "name image, pose and calibration alike"
-                )
+                raise ScrflowError(f"{other}: does not belong to {photo.name}; name files alike")
         world_from_cam = checked_pose(read_array(pose, (4, 4)), str(pose))
         name = photo.relative_to(root).as_posix()
         out.append(View(name, _camera(calibration, photo), invert_pose(world_from_cam)))
@@ -67,9 +62,7 @@ def _read_split(root: Path, split: str) -> list[View]:
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ScrflowError(
-            f"{folder}: no such folder; the DSAC* layout has rgb/, poses/ and calibration/ in each split"
-        )
+        raise ScrflowError(f"{folder}: no such folder; each split has rgb/, poses/ and calibration/ (DSAC*)")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not files:
         raise ScrflowError(f"{folder}: no files in it")

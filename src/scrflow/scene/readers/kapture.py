@@ -1,8 +1,7 @@
 """kapture 1.x, the text files of the ``sensors`` folder (github.com/naver/kapture, kapture_format.adoc).
 
 Poses of ``trajectories.txt`` are device_from_world, those of ``rigs.txt`` sensor_from_rig, quaternions w x y z; cameras
-have COLMAP's models and pixels. Only cameras are read. The package of that name would read the files too; it asks for
-numba, numpy-quaternion, matplotlib and pytest, so it serves as a check of this reader and not as a dependency.
+have COLMAP's models and pixels. Only cameras are read.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class KaptureSource(Source):
 
 SOURCE = KaptureSource
 
-
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits
 
@@ -58,9 +56,7 @@ def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Co
     """
     mapping = _read_folder(root / source.mapping, source.sensors)
     if not any(image.cam_from_world is not None for image in mapping.images):
-        raise ScrflowError(
-            f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image; correct key source.mapping"
-        )
+        raise ScrflowError(f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image (source.mapping)")
     queries = {name: _read_folder(root / folder, source.sensors) for name, folder in source.queries.items()}
 
     folders = [mapping, *queries.values()]
@@ -83,9 +79,6 @@ def _renamed(image: View, records: Path, image_root: Path) -> View:
     return View(name, image.camera, image.cam_from_world)
 
 
-# ---------------------------------------------------------------------------------------------------------- one folder
-
-
 class _Folder(NamedTuple):
     sensors: Path  # the folder sensors/
     records: Path  # that images are relative to
@@ -95,9 +88,7 @@ class _Folder(NamedTuple):
 def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
     sensors = folder / "sensors"
     if not sensors.is_dir():
-        raise ScrflowError(
-            f"{sensors}: no such folder; expected a kapture folder at {folder} (keys source.mapping, .queries)"
-        )
+        raise ScrflowError(f"{sensors}: no such folder; correct keys source.mapping, source.queries")
     listed = sensors / "sensors.txt"
     cameras = _read_cameras(listed)
     unknown = [name for name in only or () if name not in cameras]
@@ -150,9 +141,6 @@ def _pose_of(
     return None
 
 
-# --------------------------------------------------------------------------------------------------------------- files
-
-
 def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
     """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are skipped."""
     cameras: dict[str, pycolmap.Camera | None] = {}
@@ -169,9 +157,7 @@ def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
         params[1:3] = [re.sub(r"\.0*$", "", size) for size in params[1:3]]  # 1920.0 is a size, too
         cameras[name] = None if params[:1] == ["UNKNOWN_CAMERA"] else camera_of_fields(params, where)
     if not cameras:
-        raise ScrflowError(
-            f"{path}: no sensor of type 'camera' in it; expected 'sensor_id, name, camera, MODEL, w, h, ...'"
-        )
+        raise ScrflowError(f"{path}: no sensor of type 'camera'; expected 'sensor_id, name, camera, MODEL, w, h...'")
     return cameras
 
 
@@ -204,10 +190,7 @@ def _pose(fields: list[str], where: str) -> np.ndarray | None:
         return None
     values = finite_numbers(fields)
     if values is None:
-        raise ScrflowError(
-            f"{where}: {', '.join(fields)} is not a pose of seven finite numbers; correct the line, or leave fields "
-            "empty"
-        )
+        raise ScrflowError(f"{where}: {', '.join(fields)} is not a pose of seven finite numbers; correct the line")
     return pose_of_numbers(values, where)
 
 
@@ -218,8 +201,7 @@ def _timestamp(field: str, where: str) -> int:
 
 
 def _read_table(path: Path, form: str, least: int | None = None) -> Iterator[tuple[str, list[str]]]:
-    """(file and line, fields) of a comma-separated file, blanks around fields cut: as many as ``form`` names, or
-    ``least`` and more."""
+    """(file and line, stripped fields) of a comma-separated file: as many as ``form`` names, or ``least`` and more."""
     expected = len(form.split(","))
     for number, line in read_lines(path):
         fields = [field.strip() for field in line.split(",")]

@@ -1,9 +1,7 @@
 """A scene of the Map-free relocalization dataset (github.com/nianticlabs/map-free-reloc, README, "Organization").
 
 ``intrinsics.txt`` has lines ``frame fx fy cx cy width height``, ``poses.txt`` lines ``frame qw qx qy qz tx ty tz``
-(cam_from_world, metric), frames are ``seq0/frame_00000.jpg`` and so on, with gaps. Scenes of the training set have two
-whole sequences in one world. Those of the validation set have one frame in seq0, which is the world, and seq1; in those
-of the test set the poses of seq1 are withheld: all their numbers are 0.
+(cam_from_world, metric). Withheld poses of the test set are all 0.
 """
 
 from __future__ import annotations
@@ -41,8 +39,7 @@ SOURCE = MapFreeSource
 
 
 def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """The frames of both sequences; names are like ``seq0/frame_00000.jpg``. A mapping frame without a pose is
-    left out; a query without one has no reference."""
+    """The frames of both sequences. A mapping frame without a pose is left out; such a query has no reference."""
     folder = root / source.scene
     path = folder / "poses.txt"
     rows = read_numbers(path, "qw qx qy qz tx ty tz").items()

@@ -1,8 +1,7 @@
 """nerfstudio / instant-ngp ``transforms.json``.
 
-Poses there are camera-to-world with OpenGL axes (x right, y up, z backward). Intrinsics come from COLMAP unchanged, so
-the principal point already has COLMAP's origin (centre of the top-left pixel at (0.5, 0.5)). Poses are taken as they
-are: ``applied_transform`` and ``applied_scale`` tell how the world was moved before, and are no part of a pose.
+Poses there are camera-to-world with OpenGL axes (x right, y up, z backward). Intrinsics come from COLMAP unchanged, as
+does the principal point's origin. ``applied_transform`` and ``applied_scale`` are no part of a pose.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ class NerfstudioSource(Source):
 
 
 SOURCE = NerfstudioSource
-
-
 log = logging.getLogger("scrflow")
-
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
 _PERSPECTIVE = (*_PINHOLE, "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
@@ -128,9 +124,7 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
     elif kind in _PINHOLE or not any((k1, k2, k3, k4, p1, p2)):  # nerfstudio reads no distortion for pinholes
         model, params = "PINHOLE", pinhole
     elif k4:
-        raise ScrflowError(
-            f"{where}: k4 of a perspective camera has no COLMAP model; calibrate with at most k1, k2, k3"
-        )
+        raise ScrflowError(f"{where}: k4 of a perspective camera has no COLMAP model; calibrate with k1, k2, k3")
     elif k3:
         model, params = "FULL_OPENCV", [*pinhole, k1, k2, p1, p2, k3, 0, 0, 0]
     else:

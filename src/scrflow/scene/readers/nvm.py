@@ -1,21 +1,15 @@
 """A VisualSFM model (NVM_V3) with an image folder; published intrinsics may stand in for its cameras.
 
 **The file.** A camera is ``name focal qw qx qy qz cx cy cz radial 0``: rotation world to camera, camera centre. A point
-is ``x y z r g b n`` and n times ``image feature x y``. A file may go on with further models and a section about PLY
-files; the first model counts.
+is ``x y z r g b n`` and n times ``image feature x y``. The first model of the file counts.
 
-**Distortion.** VisualSFM keeps a normalised *measurement* distortion: of a measurement m (px from the principal point),
-m (1 + r |m|^2 / f^2) is the undistorted one (C. Wu, Multicore bundle adjustment: SetNormalizedMeasurementDistortion).
-COLMAP's polynomials run the other way, so ``radial_camera`` fits one. Largest residual within 1920x1080 px at f 1670
-(corner at 0.66 f), measured (tests/scene/test_nvm.py): RADIAL 0.0005 px for |r| of 0.02, 0.067 px for 0.1; where it
-would be more than 0.1 px, FULL_OPENCV's rational polynomial, up to 0.005 px for |r| of 0.3. (SIMPLE_DIVISION has 0.5 px
-at 0.1.) A camera that neither fits to 0.1 px is refused.
+**Distortion.** VisualSFM keeps a *measurement* distortion: of a measurement m (px from the principal point), m (1 + r
+|m|^2 / f^2) is the undistorted one (C. Wu, Multicore bundle adjustment: SetNormalizedMeasurementDistortion). COLMAP's
+polynomials run the other way, so ``radial_camera`` fits RADIAL, or else FULL_OPENCV, to 0.1 px.
 
-**Measurements.** VisualSFM writes them from the principal point, COLMAP's export to NVM from the top-left corner
-(github.com/colmap/colmap/issues/946). Which of the two a file has is measured: its points are projected, and the
-reading with the smaller median residual is taken. From the principal point needs no half pixel: that point is the
-image centre (w/2, h/2) with the pixel origin of SiftGPU, which is COLMAP's (the centre of the top-left pixel is at
-(0.5, 0.5)). The median offset that is left is logged; half a pixel would show.
+**Measurements.** VisualSFM writes them from the principal point, COLMAP's export from the top-left corner
+(github.com/colmap/colmap/issues/946). The reading with the smaller median residual of the projected points is taken.
+VisualSFM's image centre (w/2, h/2) is COLMAP's: no half pixel between them.
 """
 
 from __future__ import annotations
@@ -61,10 +55,7 @@ class NvmSource(Source):
 
 
 SOURCE = NvmSource
-
-
 log = logging.getLogger("scrflow")
-
 MAX_FIT_PX = 0.1
 _MAX_MEDIAN_PX = 4.0  # a bundle-adjusted model has about one; poses, cameras and points of different models hundreds
 _SAMPLED = 20_000
@@ -102,14 +93,9 @@ def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
     wrong = np.flatnonzero(~(np.abs(length - 1) <= QUATERNION_TOLERANCE))
     if len(wrong):
         i = int(wrong[0])
-        raise ScrflowError(
-            f"{path}: {nvm.names[i]}: quaternion has length {length[i]:.4g}, expected 1 (order: qw qx qy qz)"
-        )
+        raise ScrflowError(f"{path}: {nvm.names[i]}: quaternion has length {length[i]:.4g}, expected 1")
     R = rotation_from_quaternion(nvm.quaternion)
     return np.concatenate([R, -R @ nvm.centre[:, :, None]], 2)
-
-
-# ---------------------------------------------------------------------------------------------------------- distortion
 
 
 def radial_camera(width: int, height: int, focal: float, r: float, where: str) -> pycolmap.Camera:
@@ -152,13 +138,10 @@ def _fit(model: str, ideal: np.ndarray, measured: np.ndarray) -> tuple[list[floa
     return [k1, k2, 0.0, 0.0, 0.0, k4, k5, 0.0], residual
 
 
-# -------------------------------------------------------------------------------------------------------------- points
-
-
 def model_of_nvm(nvm: NvmModel, views: Sequence[View], row: np.ndarray, path: Path) -> pycolmap.Reconstruction:
-    """COLMAP model of the views with the file's points. ``row`` [N]: index into ``views`` of each camera, or -1.
+    """COLMAP model of the views with the file's points; ScrflowError where they do not fit cameras and poses.
 
-    ScrflowError where the points do not fit cameras and poses.
+    ``row`` [N]: index into ``views`` of each camera, or -1.
     """
     used = row[nvm.image] >= 0
     point, view, xy = nvm.point[used], row[nvm.image[used]], nvm.xy[used]
@@ -195,8 +178,6 @@ def _origin(
     log.info("%s: measurements %s; median residual %.2f px, offset %.2f %.2f px", path, best, medians[best], x, y)
     return centre if best == "from the principal point" else np.zeros_like(centre)
 
-
-# ------------------------------------------------------------------------------------------------------------ the file
 
 _LONGEST_COUNT = 18  # digits
 _HEAD = 7  # numbers of a point before its measurements
@@ -269,9 +250,7 @@ class _Lines:
     def count(self, what: str) -> int:
         line = self.next(f"the number of {what}").strip()
         if not line.isdigit() or len(line) > _LONGEST_COUNT:
-            raise ScrflowError(
-                f"{self.where()}: {line[:40].decode('latin-1')!r}, expected the number of {what}; copy the file again"
-            )
+            raise ScrflowError(f"{self.where()}: {line[:40].decode('latin-1')!r}, expected the number of {what}")
         return int(line)
 
 
@@ -280,10 +259,7 @@ def _camera(line: bytes, where: str) -> tuple[str, list[float]]:
     fields = line.decode("utf-8", "replace").rsplit(None, 10)
     values = finite_numbers(fields[1:])
     if values is None or len(values) != 10:
-        raise ScrflowError(
-            f"{where}: expected a camera 'name focal qw qx qy qz cx cy cz radial 0' with finite numbers; "
-            "copy the file again"
-        )
+        raise ScrflowError(f"{where}: expected a camera 'name focal qw qx qy qz cx cy cz radial 0', finite numbers")
     return fields[0].strip().replace('"', " ").replace("\\", "/"), values.tolist()
 
 
@@ -298,10 +274,7 @@ def _points(lines: _Lines, count: int, cameras: int) -> tuple[np.ndarray, ...]:
         except (ValueError, IndexError, OverflowError):
             row, length = [], 0
         if length < 1 or len(row) != _HEAD + 4 * length or not math.isfinite(sum(row)):
-            raise ScrflowError(
-                f"{lines.where()}: expected a point 'x y z r g b n' and n times 'image feature x y', finite numbers; "
-                "copy the file again"
-            )
+            raise ScrflowError(f"{lines.where()}: expected a point 'x y z r g b n' and n times 'image feature x y'")
         numbers.extend(row)
         lengths.append(length)
     values, n = np.array(numbers, np.float64), np.array(lengths, np.int64)
@@ -311,8 +284,6 @@ def _points(lines: _Lines, count: int, cameras: int) -> tuple[np.ndarray, ...]:
     image = values[first].astype(np.int64)
     wrong = np.flatnonzero((image < 0) | (image >= cameras))
     if len(wrong):
-        raise ScrflowError(
-            f"{lines.path}: point {point[wrong[0]] + 1} names image {image[wrong[0]]} of {cameras}; copy the file again"
-        )
+        raise ScrflowError(f"{lines.path}: point {point[wrong[0]] + 1} names image {image[wrong[0]]} of {cameras}")
     rgb = np.clip(values[starts[:, None] + (3, 4, 5)], 0, 255).astype(np.uint8)
     return values[starts[:, None] + (0, 1, 2)], rgb, point, image, values[first[:, None] + (2, 3)]

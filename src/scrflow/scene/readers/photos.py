@@ -36,17 +36,14 @@ class PhotosSource(Source):
 
 
 SOURCE = PhotosSource
-
-
 log = logging.getLogger("scrflow")
 
 
 def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Collection:
     """All photos of the folder: the registered ones posed, the others with intrinsics alone.
 
-    Those are the shared camera's; with ``single_camera: false`` they are from EXIF, or else those of the registered
-    photos of the same size, or else a guess (which a query may not have, unless the split says so). With
-    ``queries_in_sfm: false`` the queries were kept out of SfM and are among these photos.
+    Those are the shared camera's, or with ``single_camera: false`` from EXIF, else those of registered photos of the
+    same size, else a guess.
     """
     if sfm_model is None:
         raise ScrflowError("reader photos: no SfM model given; run the sfm stage first (snakemake does)")

@@ -33,13 +33,11 @@ class PoseListSource(Source):
 
 SOURCE = PoseListSource
 
-
 _FORM = "qw qx qy qz tx ty tz f"
 
 
 def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All lines of the list. A line of an image that is not there stays out unless a split list asks for it
-    (published lists cover whole scenes), so its absence is found when the split is made."""
+    """All lines of the list whose image is there: published lists cover whole scenes, splits may ask for less."""
     path = root / source.poses
     listed = read_pose_list(path)
     if not listed:
@@ -62,7 +60,6 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
 
 
 def read_pose_list(path: Path) -> dict[str, tuple[np.ndarray, float]]:
-    """name -> (cam_from_world [3, 4], focal length in px) of the list's lines; ScrflowError for a damaged or a double
-    line."""
+    """name -> (cam_from_world [3, 4], focal length in px); ScrflowError for a damaged or a double line."""
     rows = read_numbers(path, _FORM)
     return {name: (pose_of_numbers(values, where), float(values[7])) for name, (where, values) in rows.items()}

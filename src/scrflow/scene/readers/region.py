@@ -1,8 +1,7 @@
 """A part of another scene, for maps of a city that are trained one by one: some of its mapping photos, all its queries.
 
-The cameras' centres are cut into regions; photos near a region's border belong to its neighbours too, so that what a
-query sees near a border is whole in one map at least. Poses stay in the base scene's frame, so poses from any of the
-maps compare. 3D points are not taken over: they are triangulated anew where a graph or depths ask for them.
+Photos near a region's border belong to its neighbours too. Poses stay in the base scene's frame, so poses from any of
+the maps compare. 3D points are not taken over.
 """
 
 from __future__ import annotations
@@ -65,14 +64,11 @@ def read(
     """The mapping photos of one region of the scene ``source.scene``, whose artifact (a folder) is in ``parts``."""
     folder = (parts or {}).get(source.scene)
     if folder is None:
-        raise ScrflowError(
-            f"reader region: no scene artifact of {source.scene} given; run its scene stage first (snakemake does)"
-        )
+        raise ScrflowError(f"reader region: no scene artifact of {source.scene} given; run its scene stage")
     base = load_scene(folder)
     if len(base.mapping) < source.regions:
         raise ScrflowError(
-            f"reader region: {source.regions} regions of {source.scene}, which has {len(base.mapping)} mapping images; "
-            "set fewer source.regions"
+            f"reader region: {source.regions} regions of {source.scene}, which has {len(base.mapping)} mapping images"
         )
     centres_N3 = camera_centre(np.stack([v.cam_from_world for v in base.mapping]))
     inside = region_members(source, centres_N3)[:, source.region - 1]
@@ -89,18 +85,14 @@ def read(
 
 
 def region_members(source: RegionSource, centres_N3: np.ndarray) -> np.ndarray:
-    """[N, regions] bool: which regions each camera belongs to, its own and those of which a camera is within
-    ``overlap``. The cut depends on the scene and on the number of regions, not on which of them is asked for."""
+    """[N, regions] bool: which regions each camera belongs to, its own and those within ``overlap``."""
     if source.by == "bisect":
         labels = bisected(centres_N3, source.regions)
     else:
         rng = numpy_generator(0, "region", source.regions)
         _, labels = kmeans2(centres_N3, source.regions, iter=50, minit="++", rng=rng)
         if len(np.unique(labels)) < source.regions:
-            raise ScrflowError(
-                f"reader region: k-means leaves one of {source.regions} regions of {source.scene} empty; set fewer "
-                "source.regions, or by: bisect"
-            )
+            raise ScrflowError(f"reader region: k-means leaves a region of {source.scene} empty; set by: bisect")
     member = labels[:, None] == np.arange(source.regions)
     if source.overlap > 0:
         for region in range(source.regions):
@@ -110,7 +102,7 @@ def region_members(source: RegionSource, centres_N3: np.ndarray) -> np.ndarray:
 
 
 def bisected(points_N3: np.ndarray, regions: int) -> np.ndarray:
-    """Labels [N] of regions of nearly equal numbers: cut across the direction of largest variance, each half again."""
+    """Labels [N] of regions of nearly equal numbers: cut across the direction of largest variance, recursively."""
     labels = np.zeros(len(points_N3), np.int64)
     if regions == 1:
         return labels

@@ -1,16 +1,11 @@
 """7-Scenes (Shotton et al., CVPR 2013) as published, with either of its two ground truths; and what it shares with
 12-Scenes.
 
-``*.pose.txt`` (KinectFusion) is world_from_cam of the depth camera, whose focal length is 585 px; photos and depth maps
-are not registered. The set-up of ACE takes the colour camera at f 525, the principal point at the image's centre, and
-the poses moved by one Kinect's calibration from depth to colour; so does this reader. (A calibration of the dataset's
-own camera is not published. The D-SLAM lists of github.com/tsattler/visloc_pseudo_gt_limitations hold the same:
-within 0.7 mm and 0.002 degrees of this reader's poses on 210 frames of redkitchen.)
-
-It is no finer calibration. On 54 pairs of redkitchen's seq-01 (XFeat matches, pairs 5 cm or more apart) the median
-epipolar error is 0.73 px with the SfM poses, 2.49 px with the raw D-SLAM poses at f 525, 2.54 px with this calibration
-and 5.0 px with f 585; the best rigid transform and focal length fitted on 54 other pairs come to 2.2 px. No
-constant transform takes away the rest (drift of the trajectory, it seems): prefer ``poses: sfm``.
+``*.pose.txt`` (KinectFusion) is world_from_cam of the depth camera; photos and depth maps are not registered. As in
+ACE, the colour camera has f 525, the principal point at the image's centre, and poses moved by one Kinect's calibration
+from depth to colour (within 0.7 mm and 0.002 degrees of the D-SLAM lists of
+github.com/tsattler/visloc_pseudo_gt_limitations). Drift remains: on redkitchen the median epipolar error is 0.73 px
+with the SfM poses, 2.5 px with these. Prefer ``poses: sfm``.
 """
 
 from __future__ import annotations
@@ -37,8 +32,7 @@ from scrflow.storage.listfile import read_lines
 
 
 def unpacked_folder(root: Path, folder: str) -> Path:
-    """``folder`` under root, where the archive has put it; without it the same below its first part (``kitchen`` for
-    ``apt1/kitchen``), for a dataset whose root is that part."""
+    """``folder`` under root, or the same below its first part where root is that part."""
     return root / folder if (root / folder).is_dir() else root.joinpath(*PurePosixPath(folder).parts[1:])
 
 
@@ -81,10 +75,7 @@ class SevenScenesSource(Source):
 
 
 SOURCE = SevenScenesSource
-
-
 log = logging.getLogger("scrflow")
-
 SIZE = (640, 480)
 DSLAM_FOCAL_PX = 525.0
 
@@ -99,8 +90,8 @@ COLOUR_FROM_DEPTH = np.array(
 
 
 def read(source: SevenScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All frames of the sequences of TrainSplit.txt (mapped) and TestSplit.txt (queries); names are like
-    ``seq-01/frame-000000.color.png``. Frames without pose are left out with a warning."""
+    """All frames of TrainSplit.txt (mapped) and TestSplit.txt (queries). Those without pose are left out with a
+    warning."""
     folder = source.dataset(root)
     mapping, queries = (_frames(folder, name) for name in ("TrainSplit.txt", "TestSplit.txt"))
 
@@ -135,8 +126,6 @@ def _frames(folder: Path, split: str) -> list[str]:
     return names
 
 
-# ------------------------------------------------------------------------------------------------ shared with 12-Scenes
-
 NOT_LISTED = "which the pose lists do not name"
 NOT_FINITE = "whose pose is not finite"
 
@@ -164,8 +153,8 @@ def posed_frames(
 
 
 def read_pose_lists(paths: Sequence[Path], folder: Path, dataset: str) -> dict[str, tuple[np.ndarray, float]]:
-    """name -> (cam_from_world [3, 4], focal length in px) of several lists of SfM poses (Brachmann et al., ICCV 2021),
-    all of whose images are in ``folder``."""
+    """name -> (cam_from_world [3, 4], focal length in px) of several lists of SfM poses (Brachmann et al., ICCV
+    2021)."""
     out: dict[str, tuple[np.ndarray, float]] = {}
     for path in paths:
         if not path.is_file():
@@ -193,7 +182,6 @@ def sfm_image(
 
 
 def read_frame_pose(path: Path) -> np.ndarray | None:
-    """cam_from_world [3, 4] of a file with the 4x4 matrix of world_from_cam; None where tracking was lost (numbers that
-    are not finite). ScrflowError for anything else than 16 numbers, or no rotation."""
+    """cam_from_world [3, 4] of a file with the 4x4 world_from_cam; None where tracking was lost (not finite)."""
     world_from_cam = read_array(path, (4, 4))
     return invert_pose(checked_pose(world_from_cam, str(path))) if np.isfinite(world_from_cam).all() else None

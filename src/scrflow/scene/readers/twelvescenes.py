@@ -1,8 +1,7 @@
 """12-Scenes (Valentin et al., 3DV 2016) as published, with either of its two ground truths.
 
-``*.pose.txt`` is world_from_cam of the colour camera (depth maps are registered to it). The first sequence of split.txt
-is the test set, all others are mapped (DSAC++ and everyone since). Frames that D-SLAM lost have infinite poses, and the
-lists of SfM poses lack some frames: both are left out, as in the published evaluations.
+``*.pose.txt`` is world_from_cam of the colour camera. The first sequence of split.txt is the test set (DSAC++). Frames
+without a pose are left out, as in the published evaluations.
 """
 
 from __future__ import annotations
@@ -64,16 +63,14 @@ class TwelveScenesSource(Source):
 
 SOURCE = TwelveScenesSource
 
-
 _SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")
 
 
 def read(source: TwelveScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All posed frames; names are like ``data/frame-000000.color.jpg``.
+    """All posed frames.
 
-    With D-SLAM poses the camera is that of info.txt (PINHOLE, its defaults: the authors did not calibrate), with SfM
-    poses the list's focal length and the image's centre.
+    With D-SLAM poses the camera is that of info.txt, with SfM poses the list's focal length and the image's centre.
     """
     folder = source.dataset(root)
     info = _Info(folder / "info.txt")
@@ -101,7 +98,7 @@ def _test_range(path: Path) -> tuple[int, int]:
     match = _SEQUENCE.fullmatch(lines[0][1])
     if match is None:
         raise ScrflowError(
-            f"{path}: line 1 is {lines[0][1][:80]!r}, expected 'sequence0 [frames=357]  [start=0 ; end=356]'"
+            f"{path}: line 1 is {lines[0][1][:80]!r}, expected 'sequence0 [frames=N]  [start=0 ; end=M]'"
         )
     frames, start, end = (int(match[i]) for i in (2, 3, 4))
     if end - start + 1 != frames:
@@ -119,9 +116,7 @@ class _Info:
     def numbers(self, key: str, count: int) -> np.ndarray:
         found = finite_numbers(self.values.get(key, "").split())
         if found is None or len(found) != count:
-            raise ScrflowError(
-                f"{self.path}: {key} is {self.values.get(key)!r}, expected {count} numbers; unpack the dataset again"
-            )
+            raise ScrflowError(f"{self.path}: {key} is {self.values.get(key)!r}, expected {count} numbers")
         return found
 
     def size(self) -> tuple[int, int]:
@@ -134,8 +129,6 @@ class _Info:
         rest = K.copy()
         rest[[0, 1, 0, 1], [0, 1, 2, 2]] = [1, 1, 0, 0]
         if np.abs(rest - np.eye(4)).max() > 1e-6:
-            raise ScrflowError(
-                f"{self.path}: m_calibrationColorIntrinsic is not [fx 0 cx 0; 0 fy cy 0; 0 0 1 0; 0 0 0 1]"
-            )
+            raise ScrflowError(f"{self.path}: m_calibrationColorIntrinsic is not [fx 0 cx 0; 0 fy cy 0; ...]")
         params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
         return pycolmap.Camera(model="PINHOLE", width=size[0], height=size[1], params=params)

@@ -1,31 +1,37 @@
-"""Unpack untrusted zip and tar archives, and remember what was fetched.
+"""Fetch files over https or from object stores, unpack untrusted archives, and remember what was fetched.
 
-All members stay in the folder and take no more room than an archive of its size can stand for. Lists in ``.scrflow/``
-of a dataset's folder, one a download table or archive, hold the SHA-256 of every downloaded or unpacked file, in the
-form of ``sha256sum`` (whose ``--check`` reads them) and one more line with their number. A scene is read against them.
+No library does this: pooch and fsspec begin a broken transfer anew and follow redirects away from https. All members of
+an archive stay in the folder and take no more room than its size can stand for. Lists in ``.scrflow/`` of a dataset's
+folder hold the SHA-256 of its files in the form of ``sha256sum``; a scene is read against them.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import errno
 import fnmatch
 import functools
 import gzip
 import hashlib
+import http.client
 import lzma
 import os
 import re
 import shutil
 import stat
 import tarfile
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
 
-from scrflow.core.errors import ScrflowError
+from scrflow.core.errors import WRITING, ScrflowError
 from scrflow.core.progress import meter
 from scrflow.storage.artifact import sha256_file, write_text, writing
 
@@ -45,9 +51,7 @@ _ENCRYPTED = 0x1  # flag of a member of a zip
 def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path, str]:
     """Unpack an archive into ``folder``, members that match a glob of ``skip`` left out: file -> SHA-256.
 
-    ScrflowError, with nothing left in the folder, for a damaged archive, a member that leads out of the folder, a link,
-    a device, a name that a file cannot have or that is there twice, an encrypted member, and more bytes or members than
-    the archive's size can stand for or the disk has free.
+    ScrflowError, with nothing left in the folder, for a damaged archive or a harmful member.
     """
     archive, folder = Path(archive), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +73,7 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())
-        raise ScrflowError(
-            f"{archive}: damaged or not an archive ({reason}); delete it, so that it is fetched again"
-        ) from None
+        raise ScrflowError(f"{archive}: damaged or not an archive ({reason}); delete it and run again") from None
     finally:
         shutil.rmtree(inside, ignore_errors=True)
     return {folder / name: digest for name, digest in digests.items()}
@@ -104,8 +106,7 @@ def _unpack_new(archive: Path, inside: Path, skip: tuple[str, ...]) -> dict[str,
                 file = open(target, "xb")  # noqa: SIM115
             except (FileExistsError, NotADirectoryError):
                 raise ScrflowError(
-                    f"{archive}: member {member.name!r} is in it twice, or is both file and folder (names that differ "
-                    "by case alone are one on some disks); do not use this archive"
+                    f"{archive}: member {member.name!r} is in it twice, or is both file and folder; do not use it"
                 ) from None
             digest, length = hashlib.sha256(), 0
             with writing(target), file, member.open() as source:
@@ -138,9 +139,6 @@ def _check_member(archive: Path, member: _Member) -> None:
         raise ScrflowError(f"{archive}: member {name!r} {wrong}; do not use this archive")
 
 
-# ------------------------------------------------------------------------------------------------------------- members
-
-
 class _Member(NamedTuple):
     name: str
     size: int
@@ -166,10 +164,8 @@ def _members(f: IO[bytes], most: int) -> Iterator[_Member]:
 
 
 class _Bounded:
-    """What a tar archive is read through: uncompressed, at most so many bytes, in reads of bounded length.
-
-    tarfile reads a long header whole, however long it says it is, and finds members by reading all before them.
-    """
+    """What a tar archive is read through: uncompressed, at most so many bytes, in reads of bounded length (tarfile
+    reads a long header whole)."""
 
     def __init__(self, f: IO[bytes], most: int):
         f.seek(0)
@@ -195,8 +191,6 @@ class _Bounded:
             raise tarfile.ReadError(f"unpacks to over {self._most / 1e9:.1f} GB, {_MAX_RATIO} times its size")
 
 
-# ----------------------------------------------------------------------------------------------- lists of fetched files
-
 STATE = ".scrflow"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -213,8 +207,7 @@ def write_list(root: Path, name: str, files: Mapping[str, str]) -> None:
 
 
 def check_fetched(root: Path, paths: Iterable[Path]) -> None:
-    """ScrflowError where one of the files was fetched and is gone, or has changed since. Other files are skipped:
-    a folder without lists was not downloaded by scrflow."""
+    """ScrflowError where one of the files was fetched and is gone or has changed. Other files are skipped."""
     root = Path(root)
     known: dict[Path, dict[str, Path]] = {}  # a file may have come with two archives
     for listed in sorted((root / STATE).glob("*.sha256")):
@@ -245,3 +238,94 @@ def _read_list(listed: Path, root: Path) -> list[tuple[str, str]]:
 
 def _fetch_again(listed: Path, root: Path) -> str:
     return f"delete {listed} and {root.with_name(root.name + '.downloaded')} and run again, which fetches it anew"
+
+
+_TIMEOUT_S = 30.0
+_WAITS_S = (1.0, 2.0)  # before the second and the third attempt
+_CHUNK = 1 << 20
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+
+Progress = Callable[[int, int | None], None]  # (bytes that are there, bytes in the end where the server says)
+
+
+class Unreachable(Exception):
+    """A url that gives no file; the message says why."""
+
+
+class HttpsOnly(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urlsplit(newurl).scheme != "https":
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+open_url = urllib.request.build_opener(HttpsOnly).open
+
+
+def offline() -> bool:
+    """Whether SCRFLOW_OFFLINE asks to keep off the network."""
+    return os.environ.get("SCRFLOW_OFFLINE", "") not in ("", "0")
+
+
+def fetch(url: str, part: Path, progress: Progress | None = None, most: int | None = None) -> None:
+    """Bring the file ``part`` to hold what ``url`` (https, or s3://BUCKET/KEY) has, beginning where the file ends.
+
+    Unreachable when offline, after three attempts, or for more than ``most`` bytes.
+    """
+    if offline():
+        raise Unreachable("SCRFLOW_OFFLINE is set")
+    for wait in (*_WAITS_S, None):
+        try:
+            _transfer(url, part, progress, most)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # the part is as long as the file or longer: begin anew
+                part.unlink(missing_ok=True)
+            if wait is None or (error.code < 500 and error.code not in (408, 416, 429)):
+                raise Unreachable(f"HTTP {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and (error.errno in _OF_THE_DISK or error.filename == str(part)):
+                error.add_note(f"{WRITING}{part}")
+                raise  # the disk's error, not the server's: another attempt would not help
+            if wait is None:
+                raise Unreachable(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        time.sleep(wait)
+
+
+def _transfer(url: str, part: Path, progress: Progress | None, most: int | None) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "scrflow", **({"Range": f"bytes={have}-"} if have else {})}
+    address = _signed(url) if urlsplit(url).scheme == "s3" else url
+    request = urllib.request.Request(address, headers=headers)
+    with contextlib.closing(open_url(request, timeout=_TIMEOUT_S)) as response:
+        have = have if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        expected = have + int(length) if length is not None else None
+        with open(part, "ab" if have else "wb") as f:
+            while chunk := response.read(_CHUNK):
+                have += f.write(chunk)
+                if most is not None and have > most:
+                    raise Unreachable(f"over {most} bytes long")
+                if progress is not None:
+                    progress(have, expected)
+            f.flush()
+            os.fsync(f.fileno())
+        if expected is not None and have < expected:
+            raise OSError(f"connection closed after {have} of {expected} bytes")
+
+
+def _signed(url: str) -> str:
+    """An address of the object that holds for an hour; boto3 finds credentials, region and AWS_ENDPOINT_URL."""
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        raise ScrflowError(f"{url}: s3:// needs boto3: make storage-plugins") from None
+    parts = urlsplit(url)
+    place = {"Bucket": parts.netloc, "Key": unquote(parts.path).removeprefix("/")}
+    try:
+        client = boto3.client("s3", config=Config(signature_version="s3v4"))
+        return client.generate_presigned_url("get_object", Params=place, ExpiresIn=3600)
+    except BotoCoreError as error:
+        raise ScrflowError(f"{url}: {error} (boto3; set AWS_ACCESS_KEY_ID ..., or ~/.aws)") from None
