@@ -204,7 +204,7 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
     if focal.max() > _FOCAL_SIDES[1] * longer:
         raise ScrflowError(f"{where}: focal length {told} px for an image of {size} shows under half a degree")
     if focal.max() > _PIXEL_ASPECT * focal.min():
-        raise ScrflowError(f"{where}: focal lengths {told} px differ by over {_PIXEL_ASPECT:g} times ({takes})")
+        raise ScrflowError(f"{where}: focal lengths {told} px differ by more than {_PIXEL_ASPECT:g} times ({takes})")
     x, y = params[list(camera.principal_point_idxs())]
     if not (0 <= x <= camera.width and 0 <= y <= camera.height):
         raise ScrflowError(f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size} ({takes})")
@@ -332,14 +332,13 @@ def check_poses_by_photos(posed: Sequence[View], used: Collection[str], root: Pa
         "%s: poses fit %.0f %% of %d pairs of %d photos, with another convention at most %.0f %% (%s)",
         *(where, 100 * given, len(pairs), len(photos), 100 * fits[best], best),
     )
-    told = f"fit {given:.0%} of {len(pairs)} pairs of photos that match"
+    told = f"poses fit {given:.0%} of {len(pairs)} pairs of photos that match"
     if fits[best] >= _CLEARLY and fits[best] >= _TIMES * given:
-        raise ScrflowError(
-            f"{where}: poses {told}, but {fits[best]:.0%} if they are {best}: {_FIXES[best]} (or check_poses: false)"
-        )
+        told += f", but {fits[best]:.0%} if they are {best}"
+        raise ScrflowError(f"{where}: {told}: {_FIXES[best]} (or set check_poses: false)")
     if given < _EXPECTED:
         log.warning(
-            "%s: poses %s, expected over %.0f %%, and no usual mistake explains it; are poses, intrinsics and names of "
+            "%s: %s, expected over %.0f %%, and no usual mistake explains it; are poses, intrinsics and names of "
             "these photos? (A place that repeats itself looks so, too.)",
             *(where, told, 100 * _EXPECTED),
         )
