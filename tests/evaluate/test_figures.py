@@ -10,7 +10,7 @@ from PIL import Image
 
 from scrflow.config import EvaluateStage
 from scrflow.evaluate.figures import ERROR_COLOURS, Reprojection, _error_norm, draw_errors, draw_overlay, ground_plane
-from scrflow.scene.colmap_model import View, model_of_views
+from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query, load_scene, write_scene
 from scrflow.storage.artifact import sha256_file
 
@@ -43,9 +43,6 @@ def count_near(image: np.ndarray, colour, tolerance: int = 12) -> int:
     return int((np.abs(image - rgb).max(-1) <= tolerance).sum())
 
 
-# --------------------------------------------------------------------------------------------------------- ground plane
-
-
 @pytest.mark.parametrize("up", [(0, 0, 1), (0, -1, 0), (0.5, -0.6, 0.3)])
 def test_plane_lies_under_upright_cameras(up):
     up = np.asarray(up, float) / np.linalg.norm(up)
@@ -65,17 +62,6 @@ def test_plane_of_a_single_straight_path():
     np.testing.assert_allclose(np.cross(plane.right, plane.forward), [0, 0, 1], atol=1e-9)
     # the long side lies across the sheet
     np.testing.assert_allclose(np.abs(plane.right), [0, 1, 0], atol=1e-9)
-
-
-def test_plane_from_one_spot_and_without_a_common_up():
-    spot = ground_plane(np.stack([looking([1, 2, 3], [math.cos(a), math.sin(a), 0.3]) for a in range(6)]))
-    assert np.isfinite(spot.right).all() and abs(spot.right @ spot.forward) < 1e-9
-    turns = np.arange(6) * math.pi / 3
-    rolled = ground_plane(np.stack([looking([a, a * a, 0], [1, 0, 0], (0, math.sin(a), math.cos(a))) for a in turns]))
-    assert abs(np.cross(rolled.right, rolled.forward)[2]) > 0.99
-
-
-# --------------------------------------------------------------------------------------------------------- errors.png
 
 
 @pytest.fixture(scope="module")
@@ -140,41 +126,6 @@ def test_lost_queries_are_crosses(tmp_path, scene):
     assert count_near(lost, (0, 0, 0), 40) > 6 * 40
 
 
-def test_without_reference_inliers_are_shown(tmp_path, scene):
-    bare = type(scene)(scene.folder, scene.image_root, scene.unit, scene.mapping, scene.queries, {}, scene.stamp)
-    estimates = dict(scene.query_poses)
-    table = table_of(scene, [0.1] * 6, reference=False)
-    draw_errors(tmp_path / "e.png", bare, estimates, table, CONFIG, "square · tiny")
-    assert count_near(pixels(tmp_path / "e.png")[:, :800], ERROR_COLOURS(1.0)) > 300
-
-
-def test_points_of_the_model_are_the_backdrop(tmp_path, scene):
-    model = model_of_views(scene.mapping)
-    for x in np.linspace(-8, 8, 400):
-        model.add_point3D(np.array([x, 0.0, 2.0]), pycolmap.Track(), np.zeros(3, np.uint8))
-    (tmp_path / "scene").mkdir()
-    write_scene(
-        tmp_path / "scene",
-        config=CONFIG,
-        code="c",
-        image_root=scene.image_root,
-        unit="m",
-        mapping=scene.mapping,
-        queries=scene.queries,
-        query_poses=scene.query_poses,
-        model=model,
-        image_sha256={v.name: "0" for v in (*scene.mapping, *scene.queries)},
-    )
-    walled = drawn(tmp_path, load_scene(tmp_path / "scene"), [0.1] * 6)
-    bare = drawn(tmp_path, scene, [0.1] * 6)
-    changed = np.argwhere(np.abs(walled - bare).max(-1) > 20)
-    # a wall through the middle, along x: a line across (or up) the sheet
-    assert len(changed) > 300 and np.ptp(changed, axis=0).min() < 5 and np.ptp(changed, axis=0).max() > 300
-
-
-# -------------------------------------------------------------------------------------------------------- overlay.png
-
-
 def photo_box(image: np.ndarray, grey: float) -> tuple[int, int, int, int]:
     """top, left, height, width of what is of one grey (letters have some such pixels too)."""
     like = np.abs(image - grey).max(-1) < 3
@@ -183,7 +134,7 @@ def photo_box(image: np.ndarray, grey: float) -> tuple[int, int, int, int]:
     return rows[0], columns[0], np.ptp(rows) + 1, np.ptp(columns) + 1
 
 
-@pytest.mark.parametrize("size", [(64, 48), (48, 96), (640, 200)])
+@pytest.mark.parametrize("size", [(48, 96), (640, 200)])
 def test_overlay_keeps_the_photo_in_shape(tmp_path, size):
     photo = Image.new("RGB", size, (200, 30, 30))
     draw_overlay(tmp_path / "o.png", photo, None, "t", False)

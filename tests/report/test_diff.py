@@ -107,26 +107,6 @@ def test_at_most_so_many_queries_are_named(first, tmp_path):
     assert "5 m 10°, no longer within: 3 more" in diff(first, other, "--queries", "0", status=1)
 
 
-def test_several_differences_come_in_the_order_of_the_stages(first, tmp_path):
-    graph = {"graph": {"kind": "frustum", "min_overlap": 0.2, "samples": 64}, "seed": 2}
-    out = diff(first, write_result(tmp_path / "b", graph, code="d"), status=1).splitlines()
-    assert out[1].strip() == (
-        "the first difference is in covisibility: seed 1 -> 2; graph.samples absent -> 64. "
-        "Later stages also differ, as listed."
-    )
-    assert out[2].strip() == "map: code version c -> d"
-    assert out[3].strip() == "outcome: the same poses and map size"
-
-
-def test_other_photos(first, tmp_path):
-    other = copied(first, tmp_path / "b")
-    stages = json.loads((other / "metrics.json").read_text())["provenance"]["stages"]
-    stages["square/scene/scene.json"]["inputs"]["images"] = "f" * 16
-    edited(other, provenance__stages=stages)
-    was = read_stamp(first.parent / "scene/scene.json").inputs["images"]
-    assert f"first difference is in scene: photos (checksums) {was} -> {'f' * 16}" in diff(first, other, status=1)
-
-
 def test_another_device_is_no_difference_by_itself(first, tmp_path):
     other = copied(first, tmp_path / "b")
     edited(other, provenance__evaluation__cpu="another", provenance__evaluation__packages__torch="9.9")
@@ -150,17 +130,6 @@ def test_the_first_file_with_other_bytes_is_named(first, tmp_path):
     changed = {"graph": "square/covisibility.npz", "weight": 1.0}
     Results(other.parents[1]).artifact("square/tiny/head.safetensors", "head", config, **changed)
     assert "bytes differ first in square/tiny/head.safetensors" in diff(first, other, status=1)
-
-
-def test_results_without_provenance(first, tmp_path):
-    """Their stages are read from the artifacts."""
-    other = copied(first, tmp_path / "b")
-    metrics = json.loads((other / "metrics.json").read_text())
-    del metrics["provenance"]
-    (other / "metrics.json").write_text(json.dumps(metrics))
-    write_checksum(other / "metrics.json")
-    out = diff(first, other, status=0)
-    assert f"known in {first} only" in out
 
 
 def test_folders_of_several_results(first, tmp_path):

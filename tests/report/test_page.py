@@ -20,14 +20,12 @@ from scrflow.graph.covisibility import Graph
 from scrflow.report.page.page import page, write_report
 from scrflow.report.page.precision import failures, verdict
 from scrflow.report.page.relocalize import Points, render_points
-from scrflow.report.page.render import length, log_axis
+from scrflow.report.page.render import length
 from scrflow.report.page.run import load_run
-from scrflow.report.page.scene3d import clip_lines, strongest_edges
+from scrflow.report.page.scene3d import strongest_edges
 from scrflow.storage.artifact import read_json
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECTIONS = ["headline", "scene", "queries", "recall", "distance", "confidence", "training", "graph", "costs", "config"]
 RUNS = {
     "mixed": MIXED,
@@ -91,9 +89,6 @@ class Outline(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-# ------------------------------------------------------------------------------------------------------------ contents
-
-
 def test_page_holds_every_section_and_fetches_nothing(reports):
     for name, path in reports.items():
         found = Outline(path.read_text(encoding="utf-8"))
@@ -154,9 +149,6 @@ def test_worst_and_best(reports):
     assert near["distance"] == pytest.approx(2.9, abs=0.2) and 0 <= near["angle"] < 45
 
 
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
 def test_points_are_seen_where_the_camera_has_them():
     cam_from_world = pose(0.1, -0.05, 1.5, 0, 0)
     red = Points(np.array([[0.1, -0.05, 0.0], [0.1, -0.05, -9.0]]), np.array([[255, 0, 0], [0, 255, 0]], np.uint8), "")
@@ -178,35 +170,10 @@ def test_strongest_edges_leave_no_photo_without():
     assert len(strongest_edges(scipy.sparse.csr_array(weight), 9)[0]) == 5
 
 
-def test_lines_end_at_the_box():
-    begin = np.array([[0.5, 0.5, 0.5]] * 3)
-    end = np.array([[0.6, 0.5, 0.5], [2.5, 0.5, 0.5], [0.5, -1.5, 4.5]])
-    cut = clip_lines(begin, end, np.zeros(3), np.ones(3))
-    np.testing.assert_allclose(cut, [[0.6, 0.5, 0.5], [1, 0.5, 0.5], [0.5, 0.25, 1.0]])
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "said"),
-    [
-        (0.00866, "m", "0.87 cm"),
-        (0.446, "m", "45 cm"),
-        (1.07, "m", "1.1 m"),
-        (123.4, "m", "123 m"),
-        (0.0004, "m", "0.4 mm"),
-        (0.125, "units", "0.12 units"),
-        (np.inf, "m", "infinite"),
-    ],
-)
-def test_lengths(value, unit, said):
-    assert length(value, unit) == said
-
-
-def test_ticks_of_a_narrow_and_of_a_wide_axis():
-    assert log_axis("", 0.004, 0.06)["ticktext"] == ["0.005", "0.01", "0.02", "0.05"]
-    assert 3 <= len(log_axis("", 1e-9, 1e9)["ticktext"]) <= 24
-
-
-# ------------------------------------------------------------------------------------------------------------- mistakes
+def test_lengths():
+    lengths = [length(value, "m") for value in (0.00866, 0.446, 1.07, 123.4, 0.0004, np.inf)]
+    assert lengths == ["0.87 cm", "45 cm", "1.1 m", "123 m", "0.4 mm", "infinite"]
+    assert length(0.125, "units") == "0.12 units"
 
 
 def test_files_that_do_not_belong_together(wall, reports, tmp_path):
@@ -220,9 +187,6 @@ def test_files_that_do_not_belong_together(wall, reports, tmp_path):
     (folder / "metrics.json").unlink()
     with pytest.raises(ScrflowError, match=r"metrics\.json: metrics is missing"):
         load_run(folder)
-
-
-# ------------------------------------------------------------------------------------------------------------- browser
 
 
 @pytest.fixture(scope="module")

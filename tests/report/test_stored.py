@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.core.errors import ScrflowError
 from scrflow.report.published import Published
-from scrflow.report.stored import parse_tolerances, read_table
-from scrflow.report.table import FIELDS, Cell, to_csv
+from scrflow.report.table import Cell, to_csv
 
 UNITS = {"recall@0": "%", "median_t": "m", "map_mb": "MB", "query_ms": "ms", "mapping_min": "min"}
 
@@ -57,7 +54,6 @@ SAME = [recall(60, 64, 62), cell("median_t", 0.01, math.inf)]
         (SAME, SAME, [], True),
         ([four(62.3)], [four(60)], [], True),
         ([four(62.32)], [four(60)], [], False),
-        ([four(57.68)], [four(60)], [], False),
         ([cell("map_mb", 63.6)], [four(60)], [], True),
         ([cell("map_mb", 63.7)], [four(60)], [], False),
         # without any spread numbers are the same to the digits of the CSV
@@ -118,19 +114,12 @@ def test_times_are_compared_only_on_request(tmp_path):
     assert "not compared: mapping_min (" in lines[1]
 
 
-@pytest.mark.parametrize("text", ["median_t", "=1", "median_t=x", "median_t=-1", "median_t=nan"])
-def test_tolerances_are_checked(text):
-    with pytest.raises(ScrflowError, match="expected METRIC=VALUE"):
-        parse_tolerances([text])
-
-
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
         ("table,set", "tabel,set", "no column table"),
         ("60,", "sixty,", "line 2: mean is 'sixty'"),
         ("\nt,demo,b", "\nt,demo,a", "line 3: a second cell a / s / all / recall@0"),
-        (",1,1,50,", ",0,1,50,", "a mean over n = 0 runs"),
         (",1,1,50,", ",1,1,", "line 2"),
     ],
 )
@@ -147,25 +136,21 @@ def test_damaged_tables(tmp_path, old, new, told):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["none.csv", "t.csv --check none.csv", "t.csv --tolerance map_mb=1", "t.csv --check t.csv --tolerance recal=1"],
+    [
+        *(
+            "none.csv",
+            "t.csv --check none.csv",
+            "t.csv --tolerance map_mb=1",
+            "t.csv --check t.csv --tolerance recal=1",
+        ),
+        *(f"t.csv --check t.csv --tolerance {text}" for text in ("map_mb", "=1", "map_mb=-1", "map_mb=nan")),
+    ],
 )
 def test_wrong_use_has_status_2(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     write(Path("t.csv"), recall(60))
     done = CliRunner().invoke(app, ["table", *arguments.split()])
     assert done.exit_code == 2 and done.output.startswith("error: ") and done.output.count("\n") == 1
-
-
-def test_the_csv_is_read_as_it_is_written(tmp_path):
-    path = write(tmp_path / "t.csv", recall(60, 62), cell("median_t"))
-    with open(path, newline="") as f:
-        assert next(csv.reader(f)) == list(FIELDS)
-    table = read_table(path)
-    found = table.cells["a", "s", "all", "recall@0"]
-    assert (found.mean, found.n, found.queries, found.unit) == (61, 2, 50, "%")
-    assert found.spread == pytest.approx(math.sqrt(2), rel=1e-5)
-    assert table.cells["a", "s", "all", "median_t"].mean is None
-    assert table.title == "t@demo"
 
 
 def test_print(tmp_path):

@@ -44,21 +44,18 @@ def write_run(results, run, recall, median, errors=None):
     """The files that a run leaves; ``errors`` [queries] in metres."""
     folder = results / run.scene / run.folder
     folder.mkdir(parents=True, exist_ok=True)
+    medians = {"median_t_err": median, "median_r_err": None if median is None else 0.5}
     group = {
         "queries": 4,
         "with_reference": 4,
         "localized": 4,
         "recall": [recall, 1.0],
-        "median_t_err": median,
-        "median_r_err": None if median is None else 0.5,
         "ms": {"total": 100.0},
+        **medians,
     }
-    metrics = {
-        "overall": group,
-        "conditions": {"day": group, "night": {**group, "recall": [0.0, 0.5]}},
-        "map_mb": 2.5,
-        "training": {"seconds": 90.0, "step": 10},
-    }
+    conditions = {"day": group, "night": {**group, "recall": [0.0, 0.5]}}
+    training = {"seconds": 90.0, "step": 10}
+    metrics = {"overall": group, "conditions": conditions, "map_mb": 2.5, "training": training}
     write_json(folder / "metrics.json", metrics, Stamp("metrics"))
     if errors is not None:
         frame = pd.DataFrame({"name": [f"q{i}" for i in range(len(errors))], "t_err": errors, "r_err": 0.1})
@@ -99,22 +96,6 @@ def test_conditions_and_the_mean_over_scenes(tmp_path):
     assert cells["a", "mean", "all", "recall@0"].queries == 8
     assert cells["a", "s", "night", "recall@0"].mean == 0
     assert ("a", "mean", "night", "recall@0") not in cells
-
-
-def test_a_scene_of_one_condition_has_each_cell_once(tmp_path):
-    config = stage(table(conditions=True, mean=True, seeds=[1]), scenes=("s", "z"))
-    config = config.model_copy(
-        update={"scenes": tuple(s.model_copy(update={"conditions": ("all",)}) for s in config.scenes)}
-    )
-    for run in config.runs:
-        write_run(tmp_path, run, 0.5, 0.02)
-    found = [(c.row, *c.column) for c in collect(config, tmp_path, None)]
-    assert len(found) == len(set(found)) and ("a", "mean", "all", "recall@0") in found
-
-
-def test_a_missing_run_is_named(tmp_path):
-    with pytest.raises(ScrflowError, match=r"s/m\+s1/metrics.json"):
-        collect(stage(table()), tmp_path, None)
 
 
 def test_an_unknown_published_column_is_an_error(tmp_path):

@@ -10,18 +10,15 @@ import torch
 from PIL import Image
 
 from scrflow.config import ExtractorConfig, ToyConfig, ToyStage
-from scrflow.core.errors import ScrflowError
 from scrflow.report.stored import read_table
 from scrflow.report.toy import (
     WITH,
     WITHOUT,
     ToyData,
     run_toy,
-    spread_photos,
     toy_data,
     write_toy,
 )
-from scrflow.scene.model import load_scene
 
 SMALL = ToyConfig(photos=9, columns=3, width=64, steps=300, batch_size=256, lr_max=6e-3, seeds=(1, 2))
 
@@ -65,14 +62,8 @@ def photos(folder: Path, count: int) -> list[Path]:
 
 def test_samples_lie_in_their_photos(tmp_path):
     paths = photos(tmp_path, 4)
-    config = SMALL.model_copy(
-        update={
-            "photos": 4,
-            "columns": 2,
-            "size": (160, 120),
-            "extractor": ExtractorConfig(name="sift", max_keypoints=40),
-        }
-    )
+    extractor = ExtractorConfig(name="sift", max_keypoints=40)
+    config = SMALL.model_copy(update={"photos": 4, "columns": 2, "size": (160, 120), "extractor": extractor})
     data = toy_data(config, paths)
     assert torch.allclose(data.centres, torch.tensor([[-80.0, -60], [80, -60], [-80, 60], [80, 60]]))
     away = (data.pixel - data.centres[data.image]).abs()
@@ -80,27 +71,10 @@ def test_samples_lie_in_their_photos(tmp_path):
     assert abs(float(data.descriptor.mean())) < 1e-4 and float(data.descriptor.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_photos_are_spread_over_the_scenes():
-    lists = [[Path(f"{scene}{i}") for i in range(10)] for scene in "abc"]
-    found = [p.name for p in spread_photos(lists, 7)]
-    assert found == ["a0", "a4", "a9", "b0", "b9", "c0", "c9"]
-    with pytest.raises(ScrflowError, match=r"10 mapping photos, and 20 are wanted; lower toy\.photos"):
-        spread_photos([[Path("x") / str(i) for i in range(10)]], 20)
-
-
 def test_table_and_picture(tmp_path):
     scene, _ = plane_map.build_scene(tmp_path)
-    toy = ToyConfig(
-        scenes=("wall",),
-        photos=4,
-        columns=2,
-        size=(320, 240),
-        extractor=ExtractorConfig(name="sift", max_keypoints=50),
-        width=16,
-        steps=10,
-        batch_size=32,
-        seeds=(1, 2),
-    )
+    plane = {"photos": 4, "columns": 2, "size": (320, 240), "extractor": {"name": "sift", "max_keypoints": 50}}
+    toy = ToyConfig(scenes=("wall",), width=16, steps=10, batch_size=32, seeds=(1, 2), **plane)
     files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "tex", "png")]
     write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
     table = read_table(files[1])
@@ -116,15 +90,3 @@ def test_table_and_picture(tmp_path):
     assert len(rows) == 3 and "0.69 (of 19)" in rows[1] and r"$\pm$" in rows[1]
     with Image.open(files[3]) as picture:
         assert picture.width > 1000
-
-
-def test_a_photo_that_is_another_by_now(tmp_path):
-    scene, _ = plane_map.build_scene(tmp_path)
-    loaded = load_scene(scene)
-    photos = [loaded.image_path(v.name) for v in loaded.mapping]
-    photos[0].write_bytes(photos[1].read_bytes())
-    toy = ToyConfig(scenes=("wall",), photos=len(photos), extractor=ExtractorConfig(name="sift", max_keypoints=50))
-    files = [tmp_path / f"glace-figure-8.{end}" for end in ("md", "csv", "tex", "png")]
-    with pytest.raises(ScrflowError, match=photos[0].name):
-        write_toy(ToyStage(toy=toy), [scene], Path("config/papers"), *files, 1)
-    assert not any(path.exists() for path in files)

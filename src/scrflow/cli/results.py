@@ -145,7 +145,7 @@ def table(
                 raise ScrflowError("--tolerance needs --check STORED.csv; add it, or leave --tolerance out")
             print_table(new)
             return
-        agrees = print_check(check_table(new, read_table(check), parse_tolerances(tolerance or [])), new.path, check)
+        agrees = print_check(check_table(new, read_table(check), parse_tolerances(tolerance or [])), file, check)
     raise typer.Exit(0 if agrees else 1)
 
 

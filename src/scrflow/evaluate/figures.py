@@ -1,9 +1,7 @@
 """The two pictures of a run: the map from above with the queries' errors, and one query with its reprojection.
 
-"Up" is the mean of the mapping cameras' -y axes: people hold cameras upright, so it is stable where the plane through
-the camera centres is not (a straight path defines none). It leans where all photos look down one way, which a map of
-errors tolerates. The picture's right is a world axis where a world axis is upright, else the main direction of the
-centres.
+"Up" is the mean of the mapping cameras' -y axes: people hold cameras upright, and a straight path defines no plane. The
+picture's right is a world axis where a world axis is upright, else the main direction of the centres.
 """
 
 from __future__ import annotations
@@ -32,17 +30,14 @@ from scrflow.scene.model import Scene
 from scrflow.storage.artifact import atomic_path
 
 _DPI = 120
-# dark is near, bright is far; monotonic in lightness, so it is read without colour too. The yellow end would be lost on
-# white
+# dark is near, bright is far, without the yellow end, which would be lost on white
 ERROR_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.05, 0.88, 256)))
 _MARKERS = {"all": "o", "day": "o", "night": "D"}
 _MORE_MARKERS = "s^vPh"
 _OUTLIER = "#303030"
 _GREY = "#9aa5ad"
 _WEDGE = MarkerPath([(0, -0.5), (-0.4, 0.5), (0.4, 0.5), (0, -0.5)])
-
-
-# --------------------------------------------------------------------------------------------------------- from above
+Places = dict[str, np.ndarray]  # by query name
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,7 @@ def ground_plane(cam_from_world_V34: np.ndarray) -> GroundPlane:
             right = np.cross(up, np.eye(3)[np.abs(up).argmin()])
         right = right - up * (right @ up)
         right = right / np.linalg.norm(right)
-    # of the two ways to turn the sheet, the one in which the cameras look up it; where they look every way alike,
-    # rounding is not to decide
+    # turned so that the cameras look up the sheet; where they look every way alike, rounding is not to decide
     if cam_from_world_V34[:, 2, :3].mean(0) @ np.cross(up, right) < -1e-6:
         right = -right
     return GroundPlane(right, np.cross(up, right))
@@ -170,12 +164,7 @@ def _draw_cameras(ax: Axes, scene: Scene, centres_V2: np.ndarray, forward_V2: np
 
 
 def _draw_queries(
-    ax: Axes,
-    table: pd.DataFrame,
-    placed: dict[str, np.ndarray],
-    norm: Normalize,
-    handles: list[Line2D],
-    worst_last: bool,
+    ax: Axes, table: pd.DataFrame, placed: Places, norm: Normalize, handles: list[Line2D], worst_last: bool
 ) -> PathCollection | None:
     """The localized queries, a marker a condition; the last marks drawn, for the colour bar."""
     shown = None
@@ -198,7 +187,7 @@ def _draw_queries(
     return shown
 
 
-def _draw_lost(ax: Axes, lost: pd.DataFrame, placed: dict[str, np.ndarray], handles: list[Line2D]) -> None:
+def _draw_lost(ax: Axes, lost: pd.DataFrame, placed: Places, handles: list[Line2D]) -> None:
     if lost.empty:
         return
     crosses = [placed[name] for name in lost["name"] if name in placed]
@@ -211,12 +200,7 @@ def _draw_lost(ax: Axes, lost: pd.DataFrame, placed: dict[str, np.ndarray], hand
 
 
 def _draw_offsets(
-    ax: Axes,
-    plane: GroundPlane,
-    placed: dict[str, np.ndarray],
-    estimates: dict[str, np.ndarray],
-    values: pd.Series,
-    norm: Normalize,
+    ax: Axes, plane: GroundPlane, placed: Places, estimates: Places, values: pd.Series, norm: Normalize
 ) -> None:
     """A line from where each query is to where it was localized."""
     names = [n for n in estimates if n in placed]
@@ -259,9 +243,6 @@ def _draw_scale_bar(ax: Axes, low: np.ndarray, high: np.ndarray, unit: str) -> N
     ax.plot([x, x + length], [y, y], color="black", lw=2.5, solid_capstyle="butt", zorder=6, path_effects=halo)
     style = {"ha": "center", "va": "bottom", "fontsize": 10, "zorder": 6, "path_effects": thin}
     ax.text(x + length / 2, y + 0.012 * extent[1], f"{length:g} {unit}", **style)
-
-
-# ------------------------------------------------------------------------------------------------------------- overlay
 
 
 @dataclass(frozen=True)
@@ -327,9 +308,6 @@ def draw_keypoints(ax: Axes, points: Reprojection, scale_px: float, size: float 
     return ax.scatter(*points.pixels[order].T, s=size, c=error[order], **style)
 
 
-# -------------------------------------------------------------------------------------------------------------- common
-
-
 def _sheet(width: float, height: float) -> tuple[Figure, Axes, Axes]:
     """A figure, axes of just the shape width : height in it, and narrow axes beside them for the colours."""
     scale = min(8.4 / width, 6.6 / height)  # inches
@@ -345,7 +323,6 @@ def _sheet(width: float, height: float) -> tuple[Figure, Axes, Axes]:
 
 
 def _legend(ax: Axes, handles: list[Line2D]) -> None:
-    """Just below the axes, in the middle of the sheet."""
     fig = ax.figure
     top = ax.get_position().y0 - 0.08 / fig.get_size_inches()[1]
     tight = {"handletextpad": 0.5, "columnspacing": 2.0, "borderpad": 0, "borderaxespad": 0, "frameon": False}

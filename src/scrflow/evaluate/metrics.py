@@ -1,14 +1,13 @@
 """The evaluation stage: estimated poses against the reference, by condition, as numbers and as two pictures.
 
-A query counts as right within a threshold when both its position and its rotation error are below it. A query that was
-not localized has infinite errors: it is a miss at every threshold and pulls the median up. Queries without a reference
-pose are counted, but have no errors.
+A query is right within a threshold when both its position and its rotation error are below it. A query that was not
+localized has infinite errors; one without a reference pose is counted, but has none.
 """
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,19 +20,20 @@ from scrflow.config import EvaluateStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.evaluate.figures import Reprojection, draw_errors, draw_overlay
-from scrflow.pipeline.provenance import gather
+from scrflow.pipeline.provenance import gather, last_of_history
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, atomic_path, read_json, require, sha256_file, write_json
 
-KIND = "metrics"
 OVERALL = "all"  # the name of the group of all queries, and the condition of scenes that tell none apart
 CONFIDENCE_EDGES = np.array([0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])  # of the bins of a reliability curve
 COLUMNS = ("name", "condition", "localized", "t_err", "r_err", "inliers", "confidence", "hypothesis", "ms")
+TRAINING = ("seconds", "step", "median_error_px", "inlier_share")
 
 Count = Annotated[int, Field(ge=0)]
 Pixel = tuple[FiniteFloat, FiniteFloat]
+Poses = Mapping[str, np.ndarray]  # cam_from_world [3, 4] by query name
 
 
 class _Form(BaseModel):
@@ -96,9 +96,9 @@ def evaluate(
     """Write the per-query table, the metrics and the two pictures of one method on one scene.
 
     ``scene`` is the scene artifact's folder, ``poses`` the lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of the
-    localized queries, ``details`` the localizer's JSON, ``training`` the log of training (None: nothing was trained).
-    Scene and method are named after the folders of ``out_metrics`` (SCENE/METHOD/metrics.json). Errors are in the
-    scene's unit and in degrees. ScrflowError, naming the file, for input that is damaged or does not belong together.
+    localized queries, ``details`` localization.json, ``training`` the log of training (None: nothing was trained).
+    Scene and method are named after the folders of ``out_metrics``. Errors are in the scene's unit and in degrees.
+    ScrflowError for input that is damaged or does not belong together.
     """
     loaded = load_scene(scene)
     said = read_details(details)
@@ -129,17 +129,11 @@ def evaluate(
         "trained_as": None if training is None else Path(training).resolve().parent.name,
         "queries_without_pose": {n: q.reason or "no reason given" for n, q in said.queries.items() if not q.localized},
     }
-    trained = {} if training is None else {"training": sha256_file(training)[:16]}
-    stamp = Stamp.make(
-        KIND,
-        config,
-        code_of("evaluate_poses", config),
-        scene=loaded.stamp.digest,
-        map=Path(map_path),
-        details=Path(details),
-        poses=sha256_file(poses)[:16],
-        **trained,
-    )
+    inputs = {"scene": loaded.stamp.digest, "map": Path(map_path), "details": Path(details)}
+    inputs["poses"] = sha256_file(poses)[:16]
+    if training is not None:
+        inputs["training"] = sha256_file(training)[:16]
+    stamp = Stamp.make("metrics", config, code_of("evaluate_poses", config), **inputs)
     metrics["provenance"] = gather(stamp, Path(map_path), Path(details), training)
 
     title = f"{metrics['scene']} · {metrics['method']}"
@@ -150,10 +144,7 @@ def evaluate(
     write_json(out_metrics, metrics, stamp)
 
 
-# ------------------------------------------------------------------------------------------------------------- numbers
-
-
-def query_table(scene: Scene, estimates: dict[str, np.ndarray], details: dict[str, QueryDetail]) -> pd.DataFrame:
+def query_table(scene: Scene, estimates: Poses, details: dict[str, QueryDetail]) -> pd.DataFrame:
     """One row a query, in the scene's order: COLUMNS, and ``reference`` (whether its true pose is known).
 
     ``t_err`` (scene unit) and ``r_err`` (degrees) are infinite where the query was not localized, NaN where there is no
@@ -166,19 +157,9 @@ def query_table(scene: Scene, estimates: dict[str, np.ndarray], details: dict[st
         errors = (math.nan, math.nan)
         if known:
             errors = pose_error(estimates[name], scene.query_poses[name]) if name in estimates else (math.inf, math.inf)
-        rows.append(
-            (
-                name,
-                query.condition,
-                detail.localized,
-                *errors,
-                detail.inliers,
-                math.nan if detail.confidence is None else detail.confidence,
-                detail.hypothesis,
-                detail.ms["total"],
-                known,
-            )
-        )
+        confidence = math.nan if detail.confidence is None else detail.confidence
+        said = (detail.inliers, confidence, detail.hypothesis, detail.ms["total"])
+        rows.append((name, query.condition, detail.localized, *errors, *said, known))
     return pd.DataFrame(rows, columns=[*COLUMNS, "reference"])
 
 
@@ -234,8 +215,7 @@ def reliability(confidence_N: np.ndarray, right_N: np.ndarray) -> Reliability:
 
 
 def _confidence(table: pd.DataFrame, within: tuple[float, float]) -> dict[str, float] | None:
-    """How well the queries' confidences foretell which poses are right at the scene's finest threshold; None without
-    confidences or reference poses."""
+    """How well the confidences foretell which poses are right at the finest threshold; None without any to compare."""
     known = table[table["reference"] & table["confidence"].notna()]
     if known.empty:
         return None
@@ -260,9 +240,6 @@ def _reference_note(scene: Scene) -> str:
     return f"{known} of {total} queries have reference poses; recall and medians are over these"
 
 
-# --------------------------------------------------------------------------------------------------------------- input
-
-
 def read_details(path: Path) -> LocalizationDetails:
     """A localization.json; ScrflowError naming the key that is damaged."""
     try:
@@ -273,9 +250,7 @@ def read_details(path: Path) -> LocalizationDetails:
         raise ScrflowError(f"{path}: key {key}: {first['msg']}; delete the file and localize again") from None
 
 
-def _check_names(
-    scene: Scene, estimates: dict[str, np.ndarray], poses: Path, said: LocalizationDetails, details: Path
-) -> None:
+def _check_names(scene: Scene, estimates: Poses, poses: Path, said: LocalizationDetails, details: Path) -> None:
     """Poses, details and the scene's query list must speak of the same queries."""
     names = {q.name for q in scene.queries}
     for path, found in ((poses, estimates), (details, said.queries)):
@@ -296,21 +271,15 @@ def _check_names(
 
 
 def _training(path: Path) -> dict[str, float | None]:
-    """The last line of the log: seconds, step, median_error_px, inlier_share."""
+    """What the log's last line says; None for an error or share that is no number (the training came to nothing)."""
+    last = last_of_history(require(path, "training log"))
     try:
-        lines = require(path, "training log").read_text(encoding="utf-8").split("\n")
-        last = json.loads([line for line in lines if line.strip()][-1])
-        values = {key: float(last[key]) for key in ("seconds", "step")}
-        # these are no numbers after a training that came to nothing: the evaluation is to say so, not to stop
-        for key in ("median_error_px", "inlier_share"):
-            values[key] = math.nan if last[key] is None else float(last[key])
-    except IndexError:
-        raise ScrflowError(f"{path}: training log is empty; train again") from None
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        what = f"key {error} is missing" if isinstance(error, KeyError) else error
-        raise ScrflowError(f"{path}: last line of the training log cannot be used ({what}); train again") from None
-    if not (math.isfinite(values["seconds"]) and math.isfinite(values["step"])):
-        raise ScrflowError(f"{path}: seconds or step in the last line of the training log is not finite; train again")
+        values = {key: math.nan if last[key] is None else float(last[key]) for key in TRAINING}
+        if not (math.isfinite(values["seconds"]) and math.isfinite(values["step"])):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        what = f"{', '.join(TRAINING)} are not all numbers in the last line of the training log"
+        raise ScrflowError(f"{path}: {what}; train again") from None
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
@@ -323,12 +292,8 @@ def _draw_overlay(
     photo = scene.photo(name)
     points = None
     if overlay is not None and overlay.pixels:
-        missing = (math.nan, math.nan)
-        points = Reprojection(
-            np.array(overlay.pixels, np.float64),
-            np.array([p or missing for p in overlay.reprojected], np.float64),
-            np.array(overlay.inlier, bool),
-        )
+        reprojected = np.array([p or (math.nan, math.nan) for p in overlay.reprojected], np.float64)
+        points = Reprojection(np.array(overlay.pixels, np.float64), reprojected, np.array(overlay.inlier, bool))
         if not ((points.pixels >= 0) & (points.pixels <= photo.size)).all():
             size = f"{photo.width} x {photo.height}"
             raise ScrflowError(f"{details}: overlay of {name} has pixels outside the photo ({size}); localize again")

@@ -1,10 +1,8 @@
-"""``results/SCENE/poses.txt``: the default method's poses in the form that the scene asks for, checked.
+"""Poses as visuallocalization.net takes them, written to ``results/SCENE/poses.txt``, and as hloc writes them, read.
 
-visuallocalization.net takes lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of all conditions in one file, for
-Aachen with the name alone, without its folders (``pose_names: basename``). A query that was not localized has no line:
-the benchmark's own pipeline (tsattler/visuallocalizationbenchmark, local_feature_evaluation) writes the registered
-images alone, and a condition handed in without a line scores 0 / 0 / 0 (issue 53 there), so a missing line counts as
-not localized. (hloc writes the nearest retrieved image's pose there, which scores the same unless it is near enough.)
+The benchmark takes lines ``name qw qx qy qz tx ty tz`` (cam_from_world) of all conditions in one file, for Aachen with
+the name alone, without its folders (``pose_names: basename``). A query that was not localized has no line, as from the
+benchmark's own pipeline (tsattler/visuallocalizationbenchmark, local_feature_evaluation).
 """
 
 from __future__ import annotations
@@ -46,17 +44,14 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
         raise ScrflowError(f"{poses}: {some(both)} not localized by {metrics}, yet with a pose; localize again")
     missing = sorted(set(conditions) - set(lines) - lost)
     if missing:
-        raise ScrflowError(
-            f"{poses}: no line of {some(missing)} ({len(missing)} of {len(conditions)} queries), and {metrics} does "
-            "not say that they were not localized; localize again"
-        )
+        what = f"no line of {some(missing)} ({len(missing)} of {len(conditions)} queries)"
+        raise ScrflowError(f"{poses}: {what}, and {metrics} does not call them not localized; localize again")
     written = {name: name if config.pose_names == "path" else posixpath.basename(name) for name in conditions}
     double = sorted(name for name, count in Counter(written.values()).items() if count > 1)
     if double:
         same = sorted(name for name in written if written[name] == double[0])
-        raise ScrflowError(
-            f"{info}: {same[0]} and {same[1]} both are {double[0]!r} by key pose_names: basename; use pose_names: path"
-        )
+        what = f"{same[0]} and {same[1]} both are {double[0]!r} by key pose_names: basename"
+        raise ScrflowError(f"{info}: {what}; use pose_names: path")
     write_text(out, "".join(f"{' '.join([listed(written[name]), *fields])}\n" for name, fields in lines.items()))
     for condition, count in sorted(Counter(conditions.values()).items()):
         found = sum(conditions[name] == condition for name in lines)
@@ -86,7 +81,8 @@ def _checked_lines(path: Path, conditions: dict[str, str], info: Path) -> dict[s
 
 
 def read_results(path: Path, queries: Iterable[str]) -> dict[str, np.ndarray]:
-    """cam_from_world [3, 4] by the full name of each query that the file has a line of.
+    """cam_from_world [3, 4] by the full name of each query in a file of hloc's localization, which has the last part of
+    a name alone, or with ``prepend_camera_name`` the last two.
 
     ScrflowError for a damaged line, and for a name that is none of the ``queries``' or ends several of them.
     """
@@ -117,12 +113,9 @@ def recall_of_results(
     if not loaded.query_poses:
         raise ScrflowError(f"{scene}: no query has a reference pose, so there is nothing to compare with")
     found = read_results(path, [q.name for q in loaded.queries])
-    errors = np.array(
-        [
-            pose_error(found[name], truth) if name in found else (np.inf, np.inf)
-            for name, truth in loaded.query_poses.items()
-        ]
-    )
+    lost = (np.inf, np.inf)
+    truths = loaded.query_poses.items()
+    errors = np.array([pose_error(found[name], truth) if name in found else lost for name, truth in truths])
     recall = [float(((errors[:, 0] < t) & (errors[:, 1] < r)).mean()) for t, r in thresholds]
     median_t, median_r = np.median(errors, axis=0)
     return recall, (float(median_t), float(median_r)), len(errors)

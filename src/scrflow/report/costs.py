@@ -1,9 +1,7 @@
 """What a map cost: time and memory of every job that it needed, and of localizing the queries with it.
 
 The stamps say which jobs those are (scrflow.pipeline.provenance). Wall-clock time is from Snakemake's benchmark files;
-CPU time and memory are what the job wrote at the end of its log, or else the benchmark's, which samples a long job only
-twice a minute. A job whose results can come from a cache writes its benchmark itself (scrflow.pipeline.job.Usage), so
-the cache keeps it with the results.
+CPU time and memory are what the job wrote at the end of its log, or else the benchmark's samples.
 """
 
 from __future__ import annotations
@@ -54,10 +52,7 @@ class Costs:
 
 
 def costs_of(folder: Path) -> Costs:
-    """Costs of results/SCENE/METHOD: of the jobs that its map needed, each once, and of localization.
-
-    Empty for a folder without a map. ScrflowError for a damaged map, benchmark file or log.
-    """
+    """Costs of results/SCENE/METHOD; empty without a map. ScrflowError for a damaged map, benchmark file or log."""
     folder = Path(folder).absolute()
     roots = results_in(folder)
     if not roots or roots[0].name not in MAPS:
@@ -75,9 +70,7 @@ def costs_of(folder: Path) -> Costs:
         name = "-".join(value for key, value in wildcards.items() if key != "scene")
         if (rule, artifact.scene, name) in stages:
             continue
-        benchmark = results / artifact.scene / "benchmarks" / rule / f"{name}.tsv"
-        if not name:
-            benchmark = benchmark.parents[1] / f"{rule}.tsv"
+        benchmark = results / artifact.scene / "benchmarks" / (f"{rule}/{name}.tsv" if name else f"{rule}.tsv")
         if not benchmark.exists():
             unknown.append(f"{benchmark.relative_to(results)}: no such benchmark file")
             continue
@@ -94,12 +87,10 @@ def costs_of(folder: Path) -> Costs:
 
 
 def mapping_seconds(folder: Path) -> float | None:
-    """Wall-clock seconds from the photos to the map in ``folder``: GLACE's mapping time (Table 7).
+    """Wall-clock seconds from the photos to the map in ``folder``: GLACE's mapping time (Table 7, Supplementary B).
 
-    The paper lists no stages; its mapping takes posed photos to a trained head by encoding them globally and locally
-    and training (Supplementary B). Here that is every job upstream of the map, down to the scene, with SfM if it made
-    the poses, but not a download. Jobs that ran side by side are added up, and what several methods share counts for
-    each. None if the cost of any job is unknown.
+    The sum of every job upstream of the map, down to the scene, with SfM if it made the poses, but not a download;
+    what several methods share counts for each. None if the cost of any job is unknown.
     """
     return costs_of(folder).seconds("scene", "mapping")
 
@@ -138,7 +129,6 @@ def _cost(job: StageCost, benchmark: Path) -> StageCost:
 
 
 def _number(text: str | None) -> float | None:
-    """None for what Snakemake did not measure."""
     return None if text in (None, "", "NA", "-") else float(text)
 
 
@@ -146,14 +136,8 @@ def _largest(values: list[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-# --------------------------------------------------------------------------------------------------------------- print
-
-
 def print_costs(folders: list[Path]) -> None:
-    """Print the costs of ``folders`` (results/SCENE/METHOD), a table each, with sums of each phase.
-
-    ScrflowError if a folder is missing, or no job of it is known.
-    """
+    """Print the costs of ``folders`` (results/SCENE/METHOD); ScrflowError if one is missing, or no job is known."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -165,8 +149,9 @@ def print_costs(folders: list[Path]) -> None:
         costs = costs_of(folder)
         if not costs.stages:
             raise ScrflowError(f"{folder}: no costs ({costs.unknown[0]}); give results/SCENE/METHOD of a finished run")
-        table = Table(title=f"{folder}", title_justify="left", box=SIMPLE_HEAD, title_style="bold", pad_edge=False)
-        table.add_column("stage")
+        table = Table(
+            "stage", title=f"{folder}", title_justify="left", box=SIMPLE_HEAD, title_style="bold", pad_edge=False
+        )
         for header in ("wall s", "CPU s", "MB", "GPU MB"):
             table.add_column(header, justify="right")
         own = {stage.scene for stage in costs.stages} == {Path(folder).absolute().parent.name}

@@ -63,8 +63,8 @@ def _errors(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def print_difference(a: Path, b: Path, queries: int) -> bool:
-    """Print what differs between two results/SCENE/METHOD, or between all that two results/SCENE or two results hold,
-    with at most ``queries`` names in each list of queries. Whether anything but times, packages and device differs.
+    """Print what differs between two results/SCENE/METHOD, or between all results in two folders, with at most
+    ``queries`` names in each list; whether anything but times, packages and device differs.
 
     ScrflowError if a folder holds no results, the two are not of one kind, or a file is damaged.
     """
@@ -125,9 +125,6 @@ def _print_pair(a: Result, b: Result, queries: int) -> bool:
     return True
 
 
-# -------------------------------------------------------------------------------------------------------------- recipe
-
-
 def _recipe_differences(a: Result, b: Result) -> Iterator[str]:
     """Stages that differ in themselves, not only by their inputs, the earliest first."""
     digests = [{stamp.digest for stamp in side.stages.values()} for side in (a, b)]
@@ -141,18 +138,15 @@ def _recipe_differences(a: Result, b: Result) -> Iterator[str]:
 def _paired(a: Result, b: Result) -> Iterator[tuple[str, Any, Any]]:
     """(title, (path, stamp) in a, the same in b) of stages of one kind, and of one name if a kind has several."""
     counts = [Counter(stamp.kind for stamp in side.stages.values()) for side in (a, b)]
-    keyed = []
-    for side in (a, b):
-        titles = [_title(path, s.kind, max(c[s.kind] for c in counts) > 1) for path, s in side.stages.items()]
-        keyed.append(dict(zip(titles, side.stages.items(), strict=True)))
+    keyed: list[dict[str, Any]] = [{}, {}]
+    for side, titled in zip((a, b), keyed, strict=True):
+        for path, stamp in side.stages.items():
+            title, parts = stamp.kind, PurePosixPath(path)
+            if max(count[stamp.kind] for count in counts) > 1:
+                title += f" ({parts.parts[0] if parts.name == 'scene.json' else parts.stem})"
+            titled[title] = path, stamp
     for title in dict.fromkeys((*keyed[0], *keyed[1])):
         yield title, keyed[0].get(title), keyed[1].get(title)
-
-
-def _title(path: str, kind: str, several: bool) -> str:
-    """The kind; if there are several, with the file's name, or the scene's."""
-    parts = PurePosixPath(path)
-    return f"{kind} ({parts.parts[0] if parts.name == 'scene.json' else parts.stem})" if several else kind
 
 
 def _stage_differences(one: Stamp, other: Stamp, digests: set[str], other_digests: set[str]) -> Iterator[str]:
@@ -207,9 +201,6 @@ def _ran_differences(a: Result, b: Result) -> Iterator[str]:
             for line in _changes(*({k: v for k, v in ran.items() if k not in _NO_CAUSE} for ran in (one, other))):
                 stages.setdefault(line, []).append(what)
     yield from (f"{', '.join(names)}: {line}" for line, names in stages.items())
-
-
-# ------------------------------------------------------------------------------------------------------------- outcome
 
 
 def _print_outcome(a: Result, b: Result, same: bool, queries: int) -> None:

@@ -1,9 +1,4 @@
-"""Published numbers: ``config/papers/NAME.yaml``, each with paper, table, row, column and unit.
-
-A paper's table is kept as it is printed: columns with unit and meaning, rows as lists in the columns' order. A cell
-that the paper leaves out, or that was not at hand, is null; one that the paper marks as approximate is written "~200".
-Two rows, columns or tables of one name are refused: YAML itself would keep the last of them silently.
-"""
+"""Published numbers: ``config/papers/NAME.yaml``, each with paper, table, row, column and unit, as printed."""
 
 from __future__ import annotations
 
@@ -37,7 +32,7 @@ class Cell(Strict):
 
 
 def _cell(given: Any) -> Any:
-    """``98.5`` or ``"~200"`` as the fields of a Cell; anything else is passed on for pydantic to refuse."""
+    """``98.5`` or ``"~200"`` as the fields of a Cell."""
     if isinstance(given, bool):
         raise ValueError(f"{given} is no number; an empty cell is null")
     if isinstance(given, int | float):
@@ -73,9 +68,8 @@ class PaperTableConfig(Strict):
     def _fits(self) -> PaperTableConfig:
         for row, cells in self.rows.items():
             if len(cells) != len(self.columns):
-                raise ValueError(
-                    f"row {row!r} has {len(cells)} cells for {len(self.columns)} columns; empty ones are null"
-                )
+                fault = f"{len(cells)} cells for {len(self.columns)} columns"
+                raise ValueError(f"row {row!r} has {fault}; empty ones are null")
             for (name, column), cell in zip(self.columns.items(), cells, strict=True):
                 if column.unit == "%" and cell is not None and cell.value > 100:
                     raise ValueError(f"row {row!r}, column {name!r}: {cell.value} %")
@@ -98,19 +92,19 @@ class PaperConfig(Strict):
     tables: dict[str, PaperTableConfig] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Papers:
     """All published numbers, by paper (the file's name without .yaml), table, row and column."""
 
-    def __init__(self, folder: Path, papers: dict[str, PaperConfig]):
-        self.folder = folder
-        self.papers = papers
+    folder: Path
+    papers: dict[str, PaperConfig]
 
     def paper(self, paper: str) -> PaperConfig:
-        """The paper; ScrflowError listing the known ones if there is none."""
+        """ScrflowError listing the known ones if there is none."""
         return self._known(self.papers, paper, f"{self.folder}: no paper")
 
     def table(self, paper: str, table: str) -> PaperTableConfig:
-        """The paper's table; ScrflowError listing its tables if there is none."""
+        """ScrflowError listing the paper's tables if there is none."""
         return self._known(self.paper(paper).tables, table, f"{self.folder / paper}.yaml: no table")
 
     def value(self, paper: str, table: str, row: str, column: str) -> Published | None:
@@ -131,11 +125,7 @@ class Papers:
 
 
 def load_papers(folder: Path) -> Papers:
-    """Every ``NAME.yaml`` of ``folder``, checked.
-
-    Raises ScrflowError naming file and key: not YAML, a key twice, an unknown key or unit, a row with more or fewer
-    cells than columns, a number that is none, negative, not finite or over 100 %.
-    """
+    """Every ``NAME.yaml`` of ``folder``, checked; ScrflowError naming file and key."""
     if not folder.is_dir():
         raise ScrflowError(f"{folder}: no such folder of published numbers")
     files = sorted(folder.glob("*.yaml"))

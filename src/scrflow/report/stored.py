@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from scrflow.core.errors import ScrflowError
+from scrflow.report.summary import terminal
 from scrflow.report.table import MEAN
 
 TIMES = ("mapping_min", "training_min", "query_ms")  # they depend on the machine's load: compared only on request
 _DIGITS = 1e-5  # the CSV has six of each number
 _NEEDED = ("table", "set", "row", "label", "scene", "condition", "metric", "unit", "mean", "spread", "n")
-_WIDTH = 200  # where the output is no terminal
 
 Key = tuple[str, str, str, str]  # row, scene, condition, metric
 
@@ -58,7 +57,6 @@ class StoredCell:
 class StoredTable:
     """All lines, in their order."""
 
-    path: Path
     title: str  # NAME or NAME@SET
     cells: dict[Key, StoredCell]
 
@@ -86,7 +84,7 @@ def read_table(path: Path) -> StoredTable:
         raise ScrflowError(f"{path}: cannot be read ({error}); give a results/tables/NAME.csv") from None
     if not cells:
         raise ScrflowError(f"{path}: no cells; write the table anew")
-    return StoredTable(Path(path), ", ".join(sorted(titles)), cells)
+    return StoredTable(", ".join(sorted(titles)), cells)
 
 
 def _cell(line: dict[str, str], where: str) -> StoredCell:
@@ -109,14 +107,9 @@ def _cell(line: dict[str, str], where: str) -> StoredCell:
                       published=published)  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------------------------- show
-
-
 def print_table(table: StoredTable) -> None:
-    """Print it to standard output: a block a scene, a line a row, the published number in brackets."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH, color_system=None, emoji=False)
+    """Print a block a scene, a line a row, the published number in brackets."""
+    console = terminal()
     for scene in dict.fromkeys(cell.scene for cell in table.cells.values()):
         cells = [cell for cell in table.cells.values() if cell.scene == scene]
         columns = list(dict.fromkeys((cell.condition, cell.metric, cell.unit) for cell in cells))
@@ -142,9 +135,6 @@ def _shown(cell: StoredCell | None) -> str:
     return f"{mean}{spread}" + (f" [{cell.published}]" if cell.published else "")
 
 
-# --------------------------------------------------------------------------------------------------------------- check
-
-
 @dataclass(frozen=True)
 class Check:
     compared: int
@@ -168,10 +158,8 @@ def parse_tolerances(given: list[str]) -> dict[str, float]:
 
 
 def check_table(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, float]) -> Check:
-    """Compare every measured cell of ``stored`` with that of ``new``; times only where ``tolerances`` name them.
-
-    A tolerance is the least difference that counts. ScrflowError where it names a metric that neither table has.
-    """
+    """Compare every measured cell of ``stored`` with that of ``new``; times only where ``tolerances``, the least
+    differences that count, name them. ScrflowError where they name a metric that neither table has."""
     known = {cell.metric for table in (new, stored) for cell in table.cells.values()}
     for name in tolerances:
         if name not in known | {metric.partition("@")[0] for metric in known}:
@@ -180,12 +168,9 @@ def check_table(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, 
     left_out = {c.metric for c in measured.values() if c.metric in TIMES and _tolerance(c.metric, tolerances) is None}
     compared = {key: cell for key, cell in measured.items() if cell.metric not in left_out}
     differences = {key: _difference(new, key, cell, stored, tolerances) for key, cell in compared.items()}
-    return Check(
-        len(compared),
-        tuple(sorted(left_out)),
-        {key: text for key, text in differences.items() if text},
-        tuple(key for key, cell in new.cells.items() if cell.mean is not None and key not in measured),
-    )
+    outside = {key: text for key, text in differences.items() if text}
+    added = tuple(key for key, cell in new.cells.items() if cell.mean is not None and key not in measured)
+    return Check(len(compared), tuple(sorted(left_out)), outside, added)
 
 
 def print_check(check: Check, new: Path, stored: Path) -> bool:

@@ -31,16 +31,21 @@ _PLAIN_WIDTH = 200
 _MIN_WIDTH = 112
 
 
-def print_summary(folders: list[Path]) -> None:
-    """Print the metrics of ``folders`` (each results/SCENE/METHOD) to standard output.
+def terminal() -> Console:
+    """Standard output: colours and rules on a terminal, plain columns otherwise."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=_PLAIN_WIDTH, color_system=None, emoji=False)
 
-    A table a scene: a row a method and condition. Colours and rules on a terminal, plain columns otherwise.
+
+def print_summary(folders: list[Path]) -> None:
+    """Print the metrics of ``folders`` (each results/SCENE/METHOD): a table a scene, a row a method and condition.
+
     ScrflowError where a folder has no metrics.json.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PLAIN_WIDTH, color_system=None, emoji=False)
-    elif console.width < _MIN_WIDTH:
+    console = terminal()
+    if console.width < _MIN_WIDTH:
         # a line that the terminal wraps can be read, a column cut to dots cannot
         console = Console(highlight=False, width=_MIN_WIDTH)
     runs = [(Path(folder), read_json(Path(folder) / "metrics.json", "metrics")) for folder in folders]

@@ -90,8 +90,7 @@ def write_table(
 ) -> None:
     """Write one table from the runs under ``results`` and the published numbers in ``papers`` (config/papers).
 
-    The Markdown ends with the claims that the table judges, and with the paper's own table. ScrflowError naming the
-    file where a run's metrics are missing or damaged, or a published row or column is unknown.
+    ScrflowError where a run's metrics are missing or damaged, or a published row or column is unknown.
     """
     where = config.table.published
     cites = where is not None or any(claim.published for claim in config.table.claims)
@@ -107,12 +106,8 @@ def write_table(
     write_text(out_markdown, "\n".join(parts))
 
 
-# --------------------------------------------------------------------------------------------------------------- cells
-
-
 def collect(config: TableStage, results: Path, papers: Papers | None) -> list[Cell]:
-    """All cells, row by row. ScrflowError where a run's metrics are missing or damaged, or a published row or column is
-    unknown; ``papers`` may be None for a table without published numbers."""
+    """All cells, row by row; ``papers`` may be None for a table without published numbers."""
     read = {run: read_json(Path(results) / run.path / "metrics.json", "metrics") for run in config.runs}
     cells = []
     for row in config.table.rows:
@@ -222,11 +217,7 @@ def to_csv(name: str, set_name: str | None, cells: list[Cell]) -> str:
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-# ---------------------------------------------------------------------------------------------------------------- text
-
-
 def markdown(config: TableStage, cells: list[Cell]) -> str:
-    """The table with its title and what is to be known of it."""
     about = " ".join(config.table.about.split())
     synthetic = ", ".join(scene.name for scene in config.scenes if scene.synthetic)
     if synthetic:
@@ -237,7 +228,6 @@ def markdown(config: TableStage, cells: list[Cell]) -> str:
 
 
 def latex(config: TableStage, cells: list[Cell]) -> str:
-    """The table as a tabular with the lines of package booktabs."""
     return tabular(*_grid(config, cells), [config.table.title, *_legend(config, cells).splitlines()])
 
 
@@ -328,9 +318,6 @@ def _legend(config: TableStage, cells: list[Cell]) -> str:
     if any(math.isinf(v) for c in measured for v in c.values):
         said.append("∞: half of the queries or more were not localized.")
     return " ".join(said)
-
-
-# -------------------------------------------------------------------------------------------------------------- claims
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """GLACE's 2D toy example of the position decoder (supplement C, Figure 8), as a table and a picture.
 
-Photos lie side by side in one plane, in a grid. In training a head gets a local descriptor and where in the plane it
-was seen: strong supervision, and yet a target with many modes. Without the decoder the output is an offset from the
-middle of all photos, as in ACE; with it, there is a cluster at the middle of each photo besides (GLACE eq. 8). The head
-is the one that maps are made with (scrflow.training.head), of whose three coordinates two are used.
+Photos lie side by side in one plane, in a grid; a head learns where in the plane a local descriptor was seen. Without
+the decoder its output is an offset from the middle of all photos, as in ACE; with it, there is a cluster at the middle
+of each photo besides (GLACE eq. 8). Of the head of maps (scrflow.training.head), two of three coordinates are used.
 """
 
 from __future__ import annotations
@@ -50,6 +49,10 @@ class ToyData:
     centres: Tensor  # [photos, 2] float32, px of the plane
 
 
+Known = dict[str, tuple[Published, int]]  # the paper's mean of each head, and of how many values
+Grid = tuple[list[str], list[list[str]]]
+
+
 @dataclass(frozen=True)
 class ToyResult:
     """What a trained head makes of the samples it was trained on."""
@@ -65,10 +68,7 @@ class ToyResult:
 
 
 def spread_photos(photos: list[list[Path]], count: int) -> list[Path]:
-    """``count`` photos, as many from each list as from the next (or one more), spread evenly over it.
-
-    ScrflowError where a list has too few.
-    """
+    """``count`` photos, equally many from each list and spread evenly over it; ScrflowError where one has too few."""
     shares = [len(part) for part in np.array_split(np.arange(count), len(photos))]
     chosen = []
     for listed, share in zip(photos, shares, strict=True):
@@ -84,9 +84,8 @@ def toy_data(config: ToyConfig, photos: list[Path]) -> ToyData:
     encoder = build_encoder(config.extractor)
     width, height = config.size
     parts: dict[str, list[Tensor]] = {key: [] for key in ("descriptor", "pixel", "image")}
-    corners = torch.tensor(
-        [[width * (i % config.columns), height * (i // config.columns)] for i in range(len(photos))]
-    ).float()
+    grid = [[width * (i % config.columns), height * (i // config.columns)] for i in range(len(photos))]
+    corners = torch.tensor(grid).float()
     for i, path in enumerate(track(photos, "features of photos")):
         picture = to_tensor(ImageOps.fit(read_rgb(path), config.size))
         found = encoder(picture if getattr(encoder, "sees_colour", True) else picture.mean(0, keepdim=True))
@@ -103,12 +102,8 @@ def toy_data(config: ToyConfig, photos: list[Path]) -> ToyData:
 def run_toy(
     config: ToyConfig, data: ToyData, decoder: bool, seed: int, step: Callable[[str], None] = lambda note: None
 ) -> ToyResult:
-    """Train a head with a cluster at each photo's middle, the decoder, or with one at the plane's origin, and predict
-    every sample's place.
-
-    With the same seed both draw the same batches, and the same seed gives the same result. The loss is the measured
-    error, the mean absolute one.
-    """
+    """Train a head with a cluster at each photo's middle, the decoder, or with one at the plane's origin, by the mean
+    absolute error, and predict every sample's place. With the same seed both draw the same batches."""
     centres = data.centres if decoder else data.centres.mean(0, keepdim=True)
     shape = {"width": config.width, "hidden_ratio": config.hidden_ratio, "blocks": config.blocks, "refine_blocks": 0}
     with torch.random.fork_rng(devices=[]):
@@ -116,9 +111,8 @@ def run_toy(
         flat = torch.nn.functional.pad(centres, (0, 1))  # in the plane z = 0
         head = Head(data.descriptor.shape[1], HeadConfig(clusters=len(centres), **shape), flat, config.unit_px)
     optimiser = torch.optim.AdamW(head.parameters(), config.lr_max, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr_max, total_steps=config.steps, pct_start=_WARMUP, cycle_momentum=False
-    )
+    shape = {"total_steps": config.steps, "pct_start": _WARMUP, "cycle_momentum": False}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr_max, **shape)
     batches = torch_generator(seed, "toy batches")
     for _ in range(config.steps):
         rows = torch.randint(len(data.pixel), (config.batch_size,), generator=batches)
@@ -148,8 +142,7 @@ def write_toy(
 ) -> None:
     """Run the toy example on photos of the scene artifacts ``scenes`` and write the four files.
 
-    ``papers`` is the folder of published numbers. ScrflowError where a scene has too few photos, where a photo changed
-    since the scene was built, or where weights are missing.
+    ScrflowError where a scene has too few photos, a photo changed since the scene was built, or weights are missing.
     """
     torch.set_num_threads(threads)
     loaded, toy = [load_scene(scene) for scene in scenes], config.toy
@@ -180,12 +173,10 @@ def published_mean(papers: Papers, row: str) -> tuple[Published, int]:
 
 
 def _with_spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
     return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def _cells(toy: ToyConfig, results: dict[str, list[ToyResult]], known: dict[str, tuple[Published, int]]) -> list[Cell]:
-    """The mean and the median error of each head, then the mean error in each photo."""
+def _cells(toy: ToyConfig, results: dict[str, list[ToyResult]], known: Known) -> list[Cell]:
     cells, scene = [], "+".join(toy.scenes)
     for name, of in results.items():
         measured = [("all", "mean_absolute_error", [r.mean for r in of], known[name][0])]
@@ -198,9 +189,7 @@ def _cells(toy: ToyConfig, results: dict[str, list[ToyResult]], known: dict[str,
     return cells
 
 
-def _grid(
-    toy: ToyConfig, results: dict[str, list[ToyResult]], known: dict[str, tuple[Published, int]]
-) -> tuple[list[str], list[list[str]]]:
+def _grid(toy: ToyConfig, results: dict[str, list[ToyResult]], known: Known) -> Grid:
     """Header and the two rows: ours, over photos and samples, and the paper's."""
     lines = []
     for name, of in results.items():
@@ -213,14 +202,8 @@ def _grid(
 
 
 def _markdown(
-    toy: ToyConfig,
-    samples: int,
-    results: dict[str, list[ToyResult]],
-    known: dict[str, tuple[Published, int]],
-    grid: tuple[list[str], list[list[str]]],
-    picture: str,
+    toy: ToyConfig, samples: int, results: dict[str, list[ToyResult]], known: Known, grid: Grid, picture: str
 ) -> str:
-    """The two rows, ours and the paper's, and what differs between the two experiments."""
     before, after = ([r.mean for r in results[name]] for name in (WITHOUT, WITH))
     lower = 100 * (1 - fmean(after) / fmean(before))
     change = f"{abs(lower):.0f} % {'lower' if lower > 0 else 'higher'}"
@@ -247,13 +230,12 @@ long it trains: compare how the two decoders stand, not pixels.
 
 
 def _draw(out: Path, toy: ToyConfig, data: ToyData, results: dict[str, ToyResult]) -> None:
-    """Write the planes side by side: each sample in its photo's colour where the head puts it, with a line to its
-    place where it is far off, and the error of each photo."""
+    """The planes side by side: each sample in its photo's colour where the head puts it, with a line to its place where
+    it is far off, and the error of each photo."""
     colours = [matplotlib.colormaps["tab20"].colors[i % 20] for i in data.image.tolist()]
     left, top = (data.centres.min(0).values - torch.tensor(toy.size) / 2).tolist()
     right, bottom = (data.centres.max(0).values + torch.tensor(toy.size) / 2).tolist()
-    wide = 6.4
-    size = (2 * wide + 0.2, wide * (bottom - top) / (right - left) + 0.6)
+    size = (13.0, 6.4 * (bottom - top) / (right - left) + 0.6)
     figure = Figure(size, dpi=130, layout="constrained")
     box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8}
     for axes, (name, result) in zip(figure.subplots(1, 2), results.items(), strict=True):

@@ -36,10 +36,7 @@ _RUNS = ("training", "localization", "evaluation")
 
 
 def write_report(folder: Path, out: Path, threads: int = 1) -> None:
-    """Write ``out``, the page of results/SCENE/METHOD, from what the workflow left there and in results/SCENE.
-
-    ScrflowError where a file of the run is missing or damaged.
-    """
+    """Write ``out``, the page of results/SCENE/METHOD; ScrflowError where a file of the run is missing or damaged."""
     write_text(out, str(page(load_run(folder), threads)))
     log.info("report: %.1f MB", Path(out).stat().st_size / 1e6)
 
@@ -91,15 +88,9 @@ def _curve(run: Run, column: str, logarithmic: bool, factor: float, suffix: str)
     for colour, (name, key) in zip(COLOURS, columns.items(), strict=False):
         line = run.history[run.history[key].notna()]
         drawn.append(factor * line[key].to_numpy(float))
-        figure.add_scatter(
-            x=line["step"],
-            y=drawn[-1],
-            mode="lines",
-            name=name,
-            line={"color": colour, "width": 2},
-            showlegend=len(columns) > 1,
-            hovertemplate="step %{x}: %{y:.4g}<extra></extra>",
-        )
+        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "showlegend": len(columns) > 1}
+        hover = "step %{x}: %{y:.4g}<extra></extra>"
+        figure.add_scatter(x=line["step"], y=drawn[-1], name=name, hovertemplate=hover, **style)
     values = np.concatenate(drawn)
     values = values[values > 0]
     if logarithmic and len(values):
@@ -126,22 +117,14 @@ def timing(run: Run) -> dict[str, Any]:
     for phase, colour in _PHASE_COLOURS.items():
         bars = {text(job): stage.wall_s for job, _, stage in jobs if stage.phase == phase}
         if bars:
-            figure.add_bar(
-                y=list(bars),
-                x=list(bars.values()),
-                orientation="h",
-                name=f"{PHASES[phase]}: {sum(bars.values()):.0f} s",
-                marker={"color": colour},
-                hovertemplate="%{x:.1f} s<extra></extra>",
-            )
+            style = {"orientation": "h", "marker": {"color": colour}, "hovertemplate": "%{x:.1f} s<extra></extra>"}
+            name = f"{PHASES[phase]}: {sum(bars.values()):.0f} s"
+            figure.add_bar(y=list(bars), x=list(bars.values()), name=name, **style)
     order = [text(job) for job, *_ in jobs]
     figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=order, automargin=True)
     figure.update_xaxes(title="seconds")
-    figure.update_layout(
-        legend={"x": 1, "y": 0.02, "xanchor": "right", "yanchor": "bottom"},
-        margin={"l": 8, "r": 16, "t": 4, "b": 44},
-        barmode="overlay",
-    )
+    legend, margin = {"x": 1, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}, {"l": 8, "r": 16, "t": 4, "b": 44}
+    figure.update_layout(legend=legend, margin=margin, barmode="overlay")
     return {"jobs": jobs, "figure": figure, "sums": "; ".join(sums)}
 
 

@@ -152,24 +152,20 @@ def _curves(run: Run, column: str, title: str, limits: dict[float, str]) -> go.F
         y = np.concatenate([[0.0], share[shown], share[shown][-1:] if shown.any() else [0.0]])
         order = np.argsort(x, kind="stable")
         total = several and condition == OVERALL
-        figure.add_scatter(
-            x=x[order],
-            y=y[order],
-            mode="lines",
-            line={"shape": "hv", "width": 3.5 if total else 2, "color": INK if total else next(colours)},
-            name=f"{'all queries' if condition == OVERALL else text(condition)} ({len(queries)})",
-            showlegend=several,
-            hovertemplate="%{y:.0f} % within %{x:.3g}<extra>%{fullData.name}</extra>",
-        )
+        line = {"shape": "hv", "width": 3.5 if total else 2, "color": INK if total else next(colours)}
+        name = f"{'all queries' if condition == OVERALL else text(condition)} ({len(queries)})"
+        hover = {"hovertemplate": "%{y:.0f} % within %{x:.3g}<extra>%{fullData.name}</extra>"}
+        figure.add_scatter(x=x[order], y=y[order], mode="lines", line=line, name=name, showlegend=several, **hover)
     for bound, label in limits.items():
         figure.add_vline(x=bound, line=_DOTTED)
         figure.add_annotation(x=np.log10(bound), y=1.0, yref="paper", text=label, **_LABEL)
     figure.update_xaxes(**log_axis(title, low, high))
     figure.update_yaxes(range=[0, 101], ticksuffix=" %")
-    figure.update_layout(
-        legend={"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
-        margin={"l": 56, "r": 16, "t": 24, "b": 48},
+    legend, margin = (
+        {"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
+        {"l": 56, "r": 16, "t": 24, "b": 48},
     )
+    figure.update_layout(legend=legend, margin=margin)
     return figure
 
 
@@ -197,19 +193,11 @@ def _scatter(run: Run, column: str, title: str) -> go.Figure:
             continue
         near = zip(queries["near"], queries["distance"], queries["angle"], strict=True)
         near = [f"nearest mapping photo: {text(n)}, {length(d, run.unit)}, {a:.0f}° away" for n, d, a in near]
+        marker = {"size": 9 if len(known) < 300 else 6, "color": band.colour, "line": {"color": "white", "width": 0.7}}
+        marker["symbol"] = queries["condition"].map(run.symbols)
+        shown = {"mode": "markers", "marker": marker, "name": f"{band.label} ({len(queries)})"}
         figure.add_scatter(
-            x=queries[column],
-            y=queries["shown"],
-            mode="markers",
-            name=f"{band.label} ({len(queries)})",
-            marker={
-                "size": 9 if len(known) < 300 else 6,
-                "color": band.colour,
-                "symbol": queries["condition"].map(run.symbols),
-                "line": {"color": "white", "width": 0.7},
-            },
-            text=queries["hover"] + "<br>" + near,
-            hoverinfo="text",
+            x=queries[column], y=queries["shown"], text=queries["hover"] + "<br>" + near, hoverinfo="text", **shown
         )
     _add_medians(figure, known[column].to_numpy(), known["shown"].to_numpy())
     for bound, _ in run.thresholds:
@@ -232,14 +220,10 @@ def _add_medians(figure: go.Figure, x: np.ndarray, y: np.ndarray) -> None:
     if count < 2:
         return
     parts = np.array_split(np.argsort(x, kind="stable"), count)
-    figure.add_scatter(
-        x=[float(np.median(x[part])) for part in parts],
-        y=[float(np.median(y[part])) for part in parts],
-        mode="lines+markers",
-        line={"color": INK, "width": 2},
-        marker={"symbol": "line-ew-open", "size": 16, "line": {"width": 3}},
-        hovertemplate="median error %{y:.3g}<extra></extra>",
-    )
+    medians = {key: [float(np.median(values[part])) for part in parts] for key, values in (("x", x), ("y", y))}
+    marker = {"symbol": "line-ew-open", "size": 16, "line": {"width": 3}}
+    style = {"mode": "lines+markers", "line": {"color": INK, "width": 2}, "marker": marker}
+    figure.add_scatter(**medians, **style, hovertemplate="median error %{y:.3g}<extra></extra>")
 
 
 def calibration(run: Run) -> dict[str, Any] | None:
@@ -276,16 +260,11 @@ def _diagram(said: np.ndarray, hits: np.ndarray, count: np.ndarray) -> go.Figure
     diagonal = {"color": GREY, "width": 1, "dash": "dash"}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=diagonal, hoverinfo="skip")
     bars = {"type": "data", "symmetric": False, "array": high - share, "arrayminus": share - low}
-    figure.add_scatter(
-        x=said,
-        y=share,
-        error_y={**bars, "color": "#6aaed6", "thickness": 1.2},
-        mode="lines+markers",
-        marker={"size": 9, "color": COLOURS[0]},
-        line={"color": COLOURS[0], "width": 1.5},
-        text=[f"{k:.0f} of {n} right" for k, n in zip(hits, count, strict=True)],
-        hovertemplate="said %{x:.2f}, %{text}<extra></extra>",
-    )
+    bars |= {"color": "#6aaed6", "thickness": 1.2}
+    style = {"marker": {"size": 9, "color": COLOURS[0]}, "line": {"color": COLOURS[0], "width": 1.5}}
+    shown = [f"{k:.0f} of {n} right" for k, n in zip(hits, count, strict=True)]
+    hover = {"text": shown, "hovertemplate": "said %{x:.2f}, %{text}<extra></extra>"}
+    figure.add_scatter(x=said, y=share, error_y=bars, mode="lines+markers", **style, **hover)
     figure.update_xaxes(title="confidence", range=[-0.02, 1.02])
     figure.update_yaxes(title="share that is right (90 % interval)", range=[-0.03, 1.03])
     figure.update_layout(showlegend=False)

@@ -30,12 +30,8 @@ from scrflow.storage.artifact import read_stamp
 _SHOWN = 3  # of the best queries, and of the worst
 _LISTED = 500
 _WIDTH = 380  # px of a picture
-# of the encoded image this is the inlier threshold of the papers; on photos of other sizes it is a round number to
-# measure colours by
-_SCALE_PX = 10.0
-# photos whose keypoints make the cloud, evenly over the mapping photos: with 60 the walls of a room are seen, and the
-# page of a scene of thousands does not take hours
-_CLOUD_PHOTOS = 60
+_SCALE_PX = 10.0  # of the colours: the papers' inlier threshold
+_CLOUD_PHOTOS = 60  # whose keypoints make the cloud: the walls of a room are seen, and thousands do not take hours
 _CLOUD_ERROR_PX = 5.0  # of the encoded photo: half of the threshold by which poses are found
 _NO_COLOUR = (140, 150, 160)
 _BACKGROUND = 244
@@ -51,10 +47,7 @@ class Points:
 
 
 def open_map(run: Run, threads: int = 1) -> tuple[AnyLocalizer, Points]:
-    """The run's map, to localize as the run did, and its points.
-
-    ScrflowError where the map is missing or damaged, or a mapping photo cannot be read.
-    """
+    """The run's map, to localize as the run did, and its points; ScrflowError where the map or a photo is damaged."""
     stamp = read_stamp(run.folder / "localization.json", "localization")
     matches = run.folder / "map.h5"
     if matches.exists():
@@ -70,8 +63,7 @@ def open_map(run: Run, threads: int = 1) -> tuple[AnyLocalizer, Points]:
 
 
 def _implied_points(localizer: Localizer, scene: Scene, threads: int) -> Points:
-    """Where the map puts the keypoints of its mapping photos, or of an even choice of them: those keypoints whose scene
-    coordinates fall back onto them (scrflow.localize.pointcloud)."""
+    """Where the map puts the keypoints of its mapping photos, or of an even choice of them."""
     step = -(-len(scene.mapping) // _CLOUD_PHOTOS)
     thinned = replace(scene, mapping=scene.mapping[::step])
     seen = observe(localizer, thinned, _CLOUD_ERROR_PX, threads)
@@ -131,8 +123,7 @@ def _fitted(photo: Image.Image) -> Image.Image:
 
 
 def _marked(photo: Image.Image, points: Reprojection | None) -> Image.Image:
-    """The photo, greyed, with its keypoints: inliers coloured by reprojection error with a line to where their scene
-    coordinates fall, others as crosses."""
+    """The photo, greyed, with its keypoints as in draw_keypoints."""
     fig = Figure(figsize=(7.6, 7.6 * photo.height / photo.width), dpi=79)  # 600 px wide: screens may be fine
     ax = fig.add_axes((0, 0, 1, 1))
     show_greyed(ax, photo)

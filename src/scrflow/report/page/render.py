@@ -38,23 +38,15 @@ _TICKS = 12  # of a logarithmic axis, about
 
 def render(**values: Any) -> Markup:
     """page.html; values are escaped, unless they are Markup."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     environment.filters |= {"angle": angle, "jpeg": jpeg, "limit": limit, "plotly": _plotly, "say": length}
     environment.filters["yaml"] = lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     return Markup(environment.get_template("page.html").render(**values))
 
 
 def _plotly(figure: go.Figure, height: int) -> Markup:
-    """A figure in the page's style, as JSON for the page's script.
-
-    Names in a figure's texts must have gone through ``text``: plotly reads tags in them.
-    """
+    """A figure in the page's style, as JSON. Names in its texts must have gone through ``text``: plotly reads tags."""
     figure.update_layout(template=_STYLE, height=height)
     # data in a script element ends at the first "</script", whatever quotes it stands in
     return Markup(figure.to_json().replace("<", "\\u003c"))

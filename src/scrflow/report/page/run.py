@@ -57,7 +57,6 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """Unit of length."""
         return self.metrics["unit"]
 
     @property
@@ -99,17 +98,9 @@ def load_run(folder: Path) -> Run:
     _check_inputs(folder / "metrics.json", scene, poses, details)
     estimates = read_poses(poses)
     stages = stages_of(folder / "metrics.json", metrics)
-    return Run(
-        folder,
-        scene,
-        metrics,
-        _queries(scene, estimates, read_details(details).queries, metrics),
-        estimates,
-        _history(root, folder, metrics),
-        _graph(root.parent, stages),
-        stages,
-        costs_of(folder),
-    )
+    queries = _queries(scene, estimates, read_details(details).queries, metrics)
+    history, graph = _history(root, folder, metrics), _graph(root.parent, stages)
+    return Run(folder, scene, metrics, queries, estimates, history, graph, stages, costs_of(folder))
 
 
 def _check_inputs(metrics: Path, scene: Scene, poses: Path, details: Path) -> None:
@@ -126,18 +117,14 @@ def _check_inputs(metrics: Path, scene: Scene, poses: Path, details: Path) -> No
 
 
 def _queries(
-    scene: Scene,
-    estimates: Mapping[str, np.ndarray],
-    details: Mapping[str, QueryDetail],
-    metrics: Mapping[str, Any],
+    scene: Scene, estimates: Mapping[str, np.ndarray], details: Mapping[str, QueryDetail], metrics: Mapping[str, Any]
 ) -> pd.DataFrame:
     """scrflow.evaluate.metrics.query_table by name, with these columns more:
 
     ``keypoints``; ``reason`` why it was not localized; ``band``, its place in Run.bands; ``badness``, the larger of
-    both errors over the finest threshold, infinite where it was not localized. Without a reference pose the badness is
-    the lack of confidence (or of inliers): queries with reference poses come first. Of queries with a reference
-    pose, ``near``, the mapping image whose camera stood nearest, ``distance`` (unit) to it and ``angle`` (degrees)
-    between the two cameras' rotations. ``hover`` is what a mark in a figure says when it is pointed at.
+    both errors over the finest threshold, or without a reference pose the lack of confidence (or of inliers);
+    ``hover``, what a mark in a figure says. Of queries with a reference pose, ``near``, the mapping image whose camera
+    stood nearest, ``distance`` (unit) to it and ``angle`` (degrees) between the two cameras' rotations.
     """
     thresholds = metrics["thresholds"]
     table = query_table(scene, estimates, details).set_index("name", drop=False)

@@ -61,9 +61,8 @@ def _add_cloud(figure: go.Figure, cloud: np.ndarray, rgb: np.ndarray, low: np.nd
         inside = np.sort(np.random.default_rng(0).permutation(inside)[:_SHOWN_POINTS])
     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb[inside].tolist()]
     marker = {"size": 1.3, "color": colours, "line": {"width": 0}}
-    figure.add_scatter3d(
-        **coordinates(cloud[inside]), mode="markers", name="points of the map", marker=marker, hoverinfo="skip"
-    )
+    style = {"mode": "markers", "name": "points of the map", "marker": marker, "hoverinfo": "skip"}
+    figure.add_scatter3d(**coordinates(cloud[inside]), **style)
 
 
 def _add_cameras(figure: go.Figure, centres: np.ndarray, forward: np.ndarray, size: float) -> None:
@@ -87,21 +86,15 @@ def _add_queries(
         if found:
             begin = np.stack([placed[name] for name in found])
             end = camera_centre(np.stack([run.estimates[name] for name in found])) @ frame.T
-            line = {"color": band.colour, "width": 4}
-            figure.add_scatter3d(
-                **segments(begin, clip_lines(begin, end, low, high)), mode="lines", line=line,
-                legendgroup=band.label, showlegend=False, hoverinfo="skip",
-            )  # fmt: skip
+            style = {"mode": "lines", "line": {"color": band.colour, "width": 4}, "hoverinfo": "skip"}
+            lines = segments(begin, clip_lines(begin, end, low, high))
+            figure.add_scatter3d(**lines, **style, legendgroup=band.label, showlegend=False)
         symbols = [run.symbols[condition] for condition in band.queries.loc[names, "condition"]]
-        figure.add_scatter3d(
-            **coordinates(np.stack([placed[name] for name in names])),
-            mode="markers",
-            name=f"{band.label} ({len(band.queries)})",
-            legendgroup=band.label,
-            marker={"size": size, "color": band.colour, "symbol": symbols, "line": {"color": "white", "width": 1}},
-            text=band.queries.loc[names, "hover"],
-            hoverinfo="text",
-        )
+        marker = {"size": size, "color": band.colour, "symbol": symbols, "line": {"color": "white", "width": 1}}
+        style = {"mode": "markers", "marker": marker, "legendgroup": band.label}
+        title, hover = f"{band.label} ({len(band.queries)})", band.queries.loc[names, "hover"]
+        at = coordinates(np.stack([placed[name] for name in names]))
+        figure.add_scatter3d(**at, **style, name=title, text=hover, hoverinfo="text")
 
 
 def clip_lines(begin: np.ndarray, end: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -123,10 +116,8 @@ def _set_view(figure: go.Figure, cameras: np.ndarray, cloud: np.ndarray, low: np
     }
     buttons = [{"label": label, "method": "relayout", "args": [{"scene.camera": v}]} for label, v in views.items()]
     menu = {"type": "buttons", "direction": "left", "x": 0.99, "xanchor": "right", "y": 1, "yanchor": "top"}
-    axes = {
-        f"{axis}axis": {"range": [low[i], high[i]], "visible": False, "showspikes": False}
-        for i, axis in enumerate("xyz")
-    }
+    hidden = {"visible": False, "showspikes": False}
+    axes = {f"{axis}axis": {"range": [low[i], high[i]], **hidden} for i, axis in enumerate("xyz")}
     # the plot is as large as the box's longest side allows
     ratio = dict(zip("xyz", 1.5 * (high - low) / largest, strict=True))
     figure.update_layout(
@@ -151,8 +142,7 @@ def covisibility(run: Run) -> dict[str, Any] | None:
 
 
 def strongest_edges(graph: scipy.sparse.csr_array, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows i < j [E] and weights [E] of the strongest edge of every node, and of the strongest others up to ``count``;
-    the weakest first."""
+    """Rows i < j [E] and weights [E] of every node's strongest edge and the strongest others, the weakest first."""
     upper = scipy.sparse.triu(graph, k=1).tocoo()
     order = np.argsort(-upper.data, kind="stable")
     i, j, weight = upper.row[order], upper.col[order], upper.data[order]
@@ -176,14 +166,10 @@ def _graph_from_above(run: Run) -> go.Figure:
             lines = segments(at[i[part]], at[j[part]])
             figure.add_scatter(**lines, mode="lines", line=line, name=name, hoverinfo="skip")
     degree = np.diff(run.graph.csr.indptr).tolist()
-    figure.add_scatter(
-        **coordinates(at),
-        mode="markers",
-        name="mapping photo",
-        marker={"size": 5, "color": ["#c0392b" if d == 0 else "#1f2933" for d in degree]},
-        text=[f"{text(name)}: {d} edges" for name, d in zip(run.graph.names, degree, strict=True)],
-        hoverinfo="text",
-    )
+    marker = {"size": 5, "color": ["#c0392b" if d == 0 else "#1f2933" for d in degree]}
+    hover = [f"{text(name)}: {d} edges" for name, d in zip(run.graph.names, degree, strict=True)]
+    style = {"mode": "markers", "marker": marker, "hoverinfo": "text"}
+    figure.add_scatter(**coordinates(at), **style, name="mapping photo", text=hover)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x")
     figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, legend={"x": 0, "y": 1})
