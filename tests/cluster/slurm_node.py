@@ -121,13 +121,13 @@ class SlurmNode:
         """Cancel what runs, and end the three daemons, the youngest first."""
         if len(self._daemons) == 3:
             self.run("scancel", "--user=root", check=False)
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while self.run("squeue", "--noheader", check=False).strip() and time.monotonic() < end:
                 time.sleep(0.2)
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:
-                daemon.wait(30)
+                daemon.wait(300)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -137,18 +137,12 @@ class SlurmNode:
     def run(self, *command: str, check: bool = True) -> str:
         """Output of one of SLURM's commands."""
         env = {**os.environ, **self.environment}
-        return subprocess.run(command, env=env, check=check, text=True, capture_output=True, timeout=60).stdout
+        return subprocess.run(command, env=env, check=check, text=True, capture_output=True, timeout=300).stdout
 
     def queue(self, form: str = "%i|%T") -> list[list[str]]:
         """A row for each job or array task that there was, by squeue's format with ``|`` between."""
         rows = self.run("squeue", "--array", "--states=all", "--noheader", "--sort=i", f"--format={form}").splitlines()
         return [[value.strip() for value in row.split("|")] for row in rows]
-
-    def finished(self) -> list[dict[str, str]]:
-        """What the scheduler noted of every job at its end, in that order."""
-        log = self.folder / "jobs.txt"
-        lines = log.read_text().splitlines() if log.exists() else []
-        return [dict(part.split("=", 1) for part in line.split(" ") if "=" in part) for line in lines]
 
     def _start(self, *command: str) -> None:
         with open(self.folder / f"{command[0]}.log", "wb") as out:
@@ -158,7 +152,7 @@ class SlurmNode:
             self._daemons.append(subprocess.Popen(tied, env=env, stdout=out, stderr=out, stdin=subprocess.DEVNULL))
 
     def _wait(self, what: str, condition) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not condition():
             dead = [daemon.args[3] for daemon in self._daemons if daemon.poll() is not None]
             if dead or time.monotonic() > end:

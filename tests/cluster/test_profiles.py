@@ -26,7 +26,7 @@ print(json.dumps({key: str(value) for key, value in vars(args).items()}))
 def parse(folder: Path, profile: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**Project.environment(), **(plugin_environment(PROFILES[profile]) if PROFILES[profile] else {})}
     command = [sys.executable, "-c", PARSE, "--workflow-profile", f"profiles/{profile}", *arguments]
-    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True, timeout=300)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -69,7 +69,7 @@ def test_what_is_tried_again_gets_more(project: Project):
     """Every rule's memory doubles and its run time grows; of training the memory alone, as it goes on."""
     command = [sys.executable, "-c", RESOURCES, POSES]
     env = project.environment()
-    done = subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     asked = json.loads(done.stdout.splitlines()[-1])
     assert len(asked) == 11

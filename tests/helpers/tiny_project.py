@@ -159,5 +159,13 @@ class Project:
         assert table, out
         return {name: int(count) for name, count in (line.split() for line in table[1].splitlines())}
 
+    def stages_of(self, *targets: str) -> dict[str, set[str]]:
+        """Scene -> rules that make its files, by the plan for the targets."""
+        lines = self.snakemake("--summary", *targets).stdout.split("output_file\t")[1].splitlines()[1:]
+        found: dict[str, set[str]] = {}
+        for path, _, rule, *_ in (line.split("\t") for line in lines):
+            found.setdefault(path.split("/")[1], set()).add(rule)
+        return found
+
 
 POSES = "results/tiny/poses.txt"

@@ -160,7 +160,7 @@ def test_killed_while_filling(first: Sharing, tmp_path):
     cache = tmp_path / "cache"
     killed = Sharing(tmp_path / "killed", cache)
     run = killed.start("--cache", "--", *RETRIEVAL)
-    end = time.monotonic() + 240
+    end = time.monotonic() + 300
     while not any(cache.iterdir()):
         assert run.poll() is None and time.monotonic() < end
         time.sleep(0.001)

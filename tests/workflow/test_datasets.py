@@ -24,7 +24,7 @@ from scrflow.config import deep_merge
 from scrflow.scene.lists import read_poses
 from scrflow.storage.artifact import sha256_file
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # as ACE: no graph, no retrieval; these have tests of their own (test_methods.py)
 PLAIN = {

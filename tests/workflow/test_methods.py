@@ -3,15 +3,12 @@ feature (GLACE), with known depths; and a graph of shared points."""
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
 from tiny_project import METHOD, SCENE, Project
 
 from scrflow.config import deep_merge
-
-pytestmark = pytest.mark.slow
 
 PLAIN_LOSS = {"coarse": False, "depth_adjusted": False, "pull": False}
 METHODS = {
@@ -32,11 +29,22 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module")
+def made(finished: Project, tmp_path_factory) -> Project:
+    """Every method, and a scene whose graph counts shared points, by one call of Snakemake."""
+    project = finished.copy(tmp_path_factory.mktemp("methods") / "project")
+    for name, values in METHODS.items():
+        project.write(f"config/methods/{name}.yaml", deep_merge(METHOD, values))
+    project.write("config/scenes/dense.yaml", {**SCENE, "graph": "shared"})
+    project.edit("config/config.yaml", "graphs:\n", "graphs:\n  shared: {kind: points, min_points: 5}\n")
+    project.snakemake("results/dense/covisibility.npz", *(f"results/tiny/{name}/metrics.json" for name in METHODS))
+    assert (project.folder / "results/dense/triangulated/triangulation.json").exists()
+    return project
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_method(finished: Project, name: str):
-    finished.write(f"config/methods/{name}.yaml", deep_merge(METHOD, METHODS[name]))
-    finished.snakemake(f"results/tiny/{name}/metrics.json")
-    folder = finished.folder / "results/tiny" / name
+def test_method(made: Project, name: str):
+    folder = made.folder / "results/tiny" / name
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["method"] == name and metrics["overall"]["queries"] > 0
     details = json.loads((folder / "localization.json").read_text())["queries"]
@@ -45,20 +53,3 @@ def test_method(finished: Project, name: str):
     # a query is in poses.txt exactly when it was localized
     lines = (folder / "poses.txt").read_text().splitlines()
     assert {line.split()[0] for line in lines} == {n for n, q in details.items() if q["localized"]}
-
-
-def test_graph_of_shared_points(finished: Project):
-    scene = copy.deepcopy(SCENE) | {"graph": "shared"}
-    finished.write("config/scenes/dense.yaml", scene)
-    config = (finished.folder / "config/config.yaml").read_text()
-    finished.edit(
-        "config/config.yaml",
-        "graphs:\n",
-        "graphs:\n  shared:\n    kind: points\n    min_points: 5\n",
-    )
-    try:
-        finished.snakemake("results/dense/covisibility.npz")
-    finally:
-        (finished.folder / "config/config.yaml").write_text(config)
-        (finished.folder / "config/scenes/dense.yaml").unlink()
-    assert (finished.folder / "results/dense/triangulated/triangulation.json").exists()

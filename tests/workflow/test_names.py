@@ -96,7 +96,6 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-@pytest.mark.slow
 def test_all_artifacts_have_the_names(named: Project, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(named.folder)  # a scene names its photos relative to the project
     results = named.folder / "results/tiny"
@@ -115,7 +114,6 @@ def test_all_artifacts_have_the_names(named: Project, monkeypatch: pytest.Monkey
     assert not list(named.folder.rglob("pwned"))
 
 
-@pytest.mark.slow
 def test_localize_and_export(named: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(named.folder)
     photos = tmp_path / "photos of mine"

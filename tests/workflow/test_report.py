@@ -17,8 +17,6 @@ CHROMIUM = next(
 )
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def archive(finished: Project, tmp_path_factory):

@@ -13,8 +13,6 @@ from scrflow.cli.app import app
 from scrflow.report.costs import costs_of, mapping_seconds
 from scrflow.storage.artifact import sha256_file
 
-pytestmark = pytest.mark.slow
-
 
 def test_costs_of_a_finished_run(finished: Project):
     """Every job of the run has its costs, by its own account of time and memory, and no other is counted."""

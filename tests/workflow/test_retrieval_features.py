@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_project import POSES, Project
+from tiny_project import Project
 
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.weights import locate
@@ -16,34 +16,17 @@ FEATURES = """retrieval:
 """
 
 
-def add_features(project: Project) -> None:
-    project.edit("config/config.yaml", "retrieval:\n", FEATURES)
-    project.write("config/methods/fused.yaml", {"extends": "quick", "description": "fusion", "retrieval": "both"})
-
-
-def test_fusion_builds_its_parts_first(project: Project):
-    add_features(project)
-    assert project.planned("results/tiny/fused/poses.txt")["build_retrieval"] == 3
-    assert project.planned(POSES)["build_retrieval"] == 1
-    done = project.snakemake("-n", POSES, "--config", "retrieval={both: {parts: [vlad, ours]}}", check=False)
-    assert done.returncode == 1 and "retrieval.both.parts: no 'ours'; there are net, vlad" in done.stdout
-
-
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.network
-def test_fusion_serves_queries(finished: Project):
+def test_fusion_serves_queries(copied: Project):
     try:
         locate("efficientnet-lite0")
     except ScrflowError as error:
         pytest.skip(f"the published weights are not at hand: {error}")
-    config = (finished.folder / "config/config.yaml").read_text()
-    add_features(finished)
-    try:
-        finished.snakemake("results/tiny/fused/poses.txt")
-    finally:
-        (finished.folder / "config/config.yaml").write_text(config)
-        (finished.folder / "config/methods/fused.yaml").unlink()
-    folder = finished.folder / "results/tiny"
+    copied.edit("config/config.yaml", "retrieval:\n", FEATURES)
+    copied.write("config/methods/fused.yaml", {"extends": "quick", "description": "fusion", "retrieval": "both"})
+    copied.snakemake("results/tiny/fused/poses.txt")
+    folder = copied.folder / "results/tiny"
     quality = {name: json.loads((folder / f"retrieval/{name}.json").read_text()) for name in ("vlad", "net", "both")}
     assert quality["both"]["dim"] == quality["vlad"]["dim"] + quality["net"]["dim"] == 16
     assert quality["both"]["model_mb"] > quality["vlad"]["model_mb"] + quality["net"]["model_mb"] - 0.01

@@ -31,32 +31,22 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_lint_is_clean():
-    done = run("--lint")
-    assert done.returncode == 0, done.stdout
-    assert "good condition" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("data", ["config", "absent"])
-def test_dry_run_of_every_scene_and_of_every_method(tmp_path, data):
-    """Also where no photo is at hand."""
+def test_dry_run_of_every_scene_and_of_every_method():
     config = Config(REPO / "config")
     targets = [f"results/{scene}/poses.txt" for scene in config.scenes]
     pairs = [(scene, method) for scene in ("demo", "redkitchen") for method in config.methods]
     targets += [f"results/{scene}/{method}/poses.txt" for scene, method in pairs if config.runs(scene, method)]
-    env = {"SCRFLOW_DATA": str(tmp_path / "nothing")} if data == "absent" else {}
-    done = run("-n", *targets, **env)
+    done = run("-n", *targets)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.slow
-def test_dry_run_of_every_table(tmp_path):
-    """On the papers' scenes and on those of the sets, where no photo is at hand."""
-    done = run("-n", "tables", "tables_demo", "tables_real", SCRFLOW_DATA=str(tmp_path / "nothing"))
+def test_dry_run_of_every_scene_and_table_where_no_photo_is_at_hand(tmp_path):
+    """Tables on the papers' scenes and on those of the sets."""
+    config = Config(REPO / "config")
+    targets = ["tables", "tables_demo", "tables_real", *(f"results/{scene}/poses.txt" for scene in config.scenes)]
+    done = run("-n", *targets, SCRFLOW_DATA=str(tmp_path / "nothing"))
     assert done.returncode == 0, done.stdout
     jobs = dict(re.findall(r"^(write_table\w*) +(\d+)$", done.stdout, re.M))
-    config = Config(REPO / "config")
     assert int(jobs["write_table"]) == len(config.tables)
     assert int(jobs["write_table_of_set"]) == sum(len(config.table_sets(table)) for table in config.tables)
 
@@ -85,64 +75,66 @@ def test_config_errors_name_file_and_key(project: Project, path, old, new, told)
         Config(project.folder / "config")
 
 
-def test_overrides(project: Project):
-    assert project.planned(POSES, "--config", "buffer_shards=3")["fill_buffer"] == 3
-    for over, told in (
-        ({"quick": {"training": {"stepz": 3}}}, "training.stepz"),
-        ({"quik": {}}, "override methods.quik"),
-    ):
-        with pytest.raises(ScrflowError, match=told):
-            Config(project.folder / "config", {"methods": over})
-
-
 def test_overrides_reach_what_extends(project: Project):
     project.write("config/methods/other.yaml", {"extends": "quick", "description": "another"})
     config = Config(project.folder / "config", {"seed": 5, "methods": {"quick": {"training": {"steps": 7}}}})
     assert config.config.seed == 5
     assert config.train_stage("tiny", "other").training.steps == 7
     assert config.train_stage("tiny", "other").training.batch_size == 256
+    for over, told in (({"quick": {"training": {"stepz": 3}}}, "training.stepz"), ({"quik": {}}, "methods.quik")):
+        with pytest.raises(ScrflowError, match=told):
+            Config(project.folder / "config", {"methods": over})
     project.write("config/methods/scene.yaml", {"extends": "quick", "description": "a reserved name"})
     with pytest.raises(ScrflowError, match="scene"):
         Config(project.folder / "config")
 
 
-# what is written to the project, and what its poses need and do not need
+FEATURES = {
+    "net": {"kind": "network", "network": "efficientnet-lite0", "dim": 8, "pq_bytes": 4},
+    "both": {"kind": "fusion", "parts": ["vlad", "net"], "weights": [2, 1], "dim": None, "pq_bytes": 8},
+}
+# name of a scene and of its method -> what differs in method and scene, the stages that it needs and does not need
 PLANS = {
-    "ACE": (
-        {
-            "retrieval": None,
-            "global_encoding": {"name": None, "neighbour_share": 0},
-            "localize": {"hypotheses": 1},
-        },
+    "ace": (
+        {"retrieval": None, "global_encoding": {"name": None, "neighbour_share": 0}, "localize": {"hypotheses": 1}},
         {},
-        "train_head",
+        {"train_head"},
         {"build_graph", "embed_graph", "build_retrieval"},
     ),
-    "GLACE": (
+    "glace": (
         {"global_encoding": {"name": "vlad", "neighbour_share": 0}, "localize": {"hypotheses": 1}},
         {},
-        "build_retrieval",
+        {"build_retrieval"},
         {"build_graph", "embed_graph", "triangulate_samples"},
     ),
-    "known depths": ({"training": {"mix_share": 0.5}}, {}, "triangulate_samples", {"triangulate_points"}),
-    "graph of points": ({}, {"graph": "points"}, "triangulate_points", {"triangulate_samples"}),
-    "bare photos": (
+    "depths": ({"training": {"mix_share": 0.5}}, {}, {"triangulate_samples"}, {"triangulate_points"}),
+    "shared": ({}, {"graph": "points"}, {"triangulate_points"}, {"triangulate_samples"}),
+    "photos": (
         {},
         {"source": {"reader": "photos", "images": "images/day"}, "split": {"every": 5}},
-        "reconstruct_scene",
+        {"reconstruct_scene"},
         {"triangulate_points"},
     ),
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_stages_that_a_config_needs(project: Project, name: str):
-    method, scene, needed, not_needed = PLANS[name]
-    project.write("config/config.yaml", {**CONFIG, "graphs": {**CONFIG["graphs"], "points": {"kind": "points"}}})
-    project.write("config/methods/quick.yaml", deep_merge(METHOD, method))
-    project.write("config/scenes/tiny.yaml", {**SCENE, **scene})
-    plan = project.planned(POSES)
-    assert plan[needed] == 1 and not not_needed & plan.keys()
+def test_stages_that_a_config_needs(project: Project):
+    changed = {"graphs": {"points": {"kind": "points"}}, "retrieval": FEATURES, "toy": {"scenes": ["tiny"]}}
+    project.write("config/config.yaml", deep_merge(CONFIG, changed) | {"table_sets": {"some": ["tiny"]}})
+    for name, (method, scene, _, _) in PLANS.items():
+        project.write(f"config/methods/m-{name}.yaml", deep_merge(METHOD, method))
+        project.write(f"config/scenes/{name}.yaml", {**SCENE, **scene, "method": f"m-{name}"})
+    project.write("config/methods/fused.yaml", {"extends": "quick", "description": "fusion", "retrieval": "both"})
+    plan = project.stages_of(*(f"results/{name}/poses.txt" for name in PLANS))
+    for name, (_, _, needed, not_needed) in PLANS.items():
+        assert needed <= plan[name] and not not_needed & plan[name], name
+    toys = (f"results/tables/glace-figure-8{of_set}.md" for of_set in ("", "@some"))
+    plan = project.planned(*toys, "results/tiny/fused/poses.txt", "--config", "buffer_shards=3")
+    assert plan["toy_example"] == plan["toy_example_of_set"] == 1
+    assert plan["build_retrieval"] == 3, "a fusion builds its parts first"
+    assert plan["fill_buffer"] == 3
+    with pytest.raises(ScrflowError, match=r"retrieval\.both\.parts: no 'ours'; there are net, vlad"):
+        Config(project.folder / "config", {"retrieval": {"both": {"parts": ["vlad", "ours"]}}})
 
 
 def test_absent_photos_are_downloaded_or_named(project: Project):

@@ -79,7 +79,7 @@ def store(tmp_path_factory) -> dict[str, str]:
             [sys.executable, "-c", _SERVE, port], env={**os.environ, **env}, stdout=out, stderr=out
         )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while True:
             assert server.poll() is None and time.monotonic() < end, log.read_text()
             with contextlib.suppress(OSError):
