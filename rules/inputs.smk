@@ -147,9 +147,9 @@ def merging_graph(wildcards):
 
 def training_depths(wildcards):
     """Depths of the samples, for the methods that use them."""
-    if not project.needs_depth(wildcards.method):
-        return []
     method = project.method(wildcards.method)
+    if not method.training.needs_depth:
+        return []
     source = method.training.depth_source
     if source == "maps":
         depth_maps(wildcards.scene, wildcards.method)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,10 +23,8 @@ Model = TypeVar("Model", bound=Strict)
 def load_kind(
     folder: Path, kind: str, model: type[Model], over: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Model], dict[str, dict[str, Any]]]:
-    """All files of a kind (name -> config), and the keys that each has with those of what it extends.
-
-    ``over`` counts as if the files said so. ScrflowError naming file and key.
-    """
+    """All files of a kind (name -> config), and the keys of each with those of what it extends. ``over`` counts as if
+    the files said so. ScrflowError naming file and key."""
     files = {p.stem: p for p in sorted((folder / kind).glob("*.yaml"))}
     raw = {name: read_yaml(path) for name, path in files.items()}
     for name, values in over.items():
@@ -49,9 +46,6 @@ def load_kind(
     return {name: validate(model, values, files[name]) for name, values in keys.items()}, keys
 
 
-# -------------------------------------------------------------------------------------------------- variants of methods
-
-
 @dataclass(frozen=True)
 class Variant:
     """A method that a table runs."""
@@ -71,43 +65,33 @@ def variant_name(table: str, config: TableConfig, row: TableRow, small: bool, se
     return name if seed == default_seed else f"{name}+s{seed}"
 
 
-def variants_of(
-    table: str,
-    config: TableConfig,
-    where: Path,
-    raw: Callable[[str, Path], dict[str, Any]],
-    methods: set[str],
-    default_seed: int,
-    others: dict[str, Variant],
-) -> dict[str, Variant]:
-    """Every variant that a table (the file ``where``) runs. ``raw`` gives the keys of a method, its bases' too.
-
-    ScrflowError naming the table for an unknown method or key, and for a name that one of the ``others``, of tables
-    before it, has with another meaning.
-    """
+def variants_of(project: Project, table: str) -> dict[str, Variant]:
+    """Every variant that a table runs. ScrflowError naming the table for an unknown method or key, and for a name that
+    a variant of another table has with another meaning."""
+    where, config, default = project.dir / "tables" / f"{table}.yaml", project.tables[table], project.config.seed
     found: dict[str, Variant] = {}
     for row in config.rows:
         for small in (False, True):
             base = row.method_of(small)
             if base is None:
                 continue
-            values = deep_merge(raw(base, where), deep_merge(config.over, row.over_of(small)))
+            values = deep_merge(project.method_keys(base, where), deep_merge(config.over, row.over_of(small)))
             for seed in config.seeds:
-                name = variant_name(table, config, row, small, seed, default_seed)
-                if name in methods:
+                name = variant_name(table, config, row, small, seed, default)
+                if name in project.methods:
                     continue
-                values["seed"] = None if seed == default_seed else seed
+                values["seed"] = None if seed == default else seed
                 made = Variant(base, validate(MethodConfig, values, Path(f"{where}: row {row.id}")), where)
-                known = others.get(name) or found.setdefault(name, made)
+                known = project.variants.get(name) or found.setdefault(name, made)
                 if known.config != made.config:
                     raise ScrflowError(
                         f"{where}: row {row.id}: {known.where} has a row of that name with other keys; "
                         "give one of them another id"
                     )
+    for name, variant in found.items():
+        check_method(project, str(where), name, variant.config)
     return found
 
-
-# -------------------------------------------------------------------------------------------------- checks across files
 
 # folders beside the methods' under results/SCENE
 RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
@@ -188,14 +172,10 @@ def _check_scene(project: Project, name: str, sources: dict[str, str]) -> None:
         key = "source.scene" if region else "source.scenes"
         _known(where, key, part, project.scenes)
         if project.parts(part):
-            raise ScrflowError(
-                f"{where}: key {key}: {part} is a combined scene, or a region, itself; name what it is made of"
-            )
+            raise ScrflowError(f"{where}: key {key}: {part} is a combined scene or a region; name what it is made of")
         if region and scene.unit != project.scenes[part].unit:
-            raise ScrflowError(
-                f"{where}: key unit: {scene.unit!r}, {part} has {project.scenes[part].unit!r}; a region keeps its "
-                "scene's frame: set the same"
-            )
+            unit = project.scenes[part].unit
+            raise ScrflowError(f"{where}: key unit: {scene.unit!r}, but a region has its scene's: set {unit!r}")
     if not project.runs(name, scene.method):
         project.depth_maps(name, scene.method)
     if name in project.methods or name in project.baselines or name in RESERVED:
@@ -208,23 +188,14 @@ def check_method(project: Project, where: str, name: str, method: MethodConfig) 
         raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
     _known(where, "encoder", method.encoder, project.encoders)
     _known(where, "retrieval", method.retrieval, project.config.retrieval)
-    _known(
-        where,
-        "global_encoding.name",
-        method.global_encoding.name,
-        {**project.config.encodings, **project.config.retrieval},
-    )
+    encodings = {**project.config.encodings, **project.config.retrieval}
+    _known(where, "global_encoding.name", method.global_encoding.name, encodings)
     own = project.own_feature(method)
     if own is not None and own != method.retrieval:
-        raise ScrflowError(
-            f"{where}: key retrieval: {method.retrieval!r}, but the global encoding is made from {own!r}, and "
-            "the query's is to be too: name the same"
-        )
+        raise ScrflowError(f"{where}: key retrieval: {method.retrieval!r}, but the global encoding needs {own!r}")
     if own is not None and method.localize.hypotheses != 1:
-        raise ScrflowError(
-            f"{where}: key localize.hypotheses: {method.localize.hypotheses}, but the query's encoding is made "
-            f"from its own {own!r}, so there is one: set 1"
-        )
+        count = method.localize.hypotheses
+        raise ScrflowError(f"{where}: key localize.hypotheses: {count}, but a query has one encoding, {own!r}: set 1")
     images_lend = method.global_encoding.name is not None and own is None
     for key in ("merge", "retrieval_dim", "pq_bytes"):
         if getattr(method.map, key) is not None and not images_lend:

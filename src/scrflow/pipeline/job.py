@@ -1,7 +1,5 @@
-"""What Snakefile and workflow scripts share: one job of a stage, and the lock of a running workflow.
-
-Nothing here imports numpy or torch: ``job_frame`` must set the number of threads before they are loaded.
-"""
+"""One job of a stage, and the lock of a running workflow. ``job_frame`` sets the number of threads before numpy and
+torch are loaded, so nothing here imports them."""
 
 from __future__ import annotations
 
@@ -36,8 +34,6 @@ _WATCH_EVERY_S = 2.0
 
 log = logging.getLogger("scrflow")
 
-# ---------------------------------------------------------------------------------------------------------- one job
-
 
 def run_stage(snakemake: Any) -> None:
     """The job of a rule: call the function of its stage (scrflow.pipeline.stages)."""
@@ -49,11 +45,8 @@ def run_stage(snakemake: Any) -> None:
 
 @contextlib.contextmanager
 def job_frame(snakemake: Any) -> Iterator[None]:
-    """The frame of a job: threads, log, and errors. Import what needs numpy or torch inside the block.
-
-    A ScrflowError becomes one line and exit code 1, and so does a full disk and its like. Any other exception is a bug
-    and keeps its traceback, in the log and on the terminal.
-    """
+    """Threads, log, and errors of a job. A user's error becomes one line and exit code 1; any other exception is a bug
+    and keeps its traceback, in the log and on the terminal. Import what needs numpy or torch inside the block."""
     limit_threads(snakemake.threads)
     _end_with_workflow()
     label = " ".join((snakemake.rule, *dict(snakemake.wildcards.items()).values()))
@@ -74,8 +67,8 @@ def job_frame(snakemake: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _counting_failures(snakemake: Any) -> Iterator[None]:
-    """For rules that ask by the param ``failures``: one more, beside the log, unless the block ends well. It is counted
-    ahead, as a job that is killed counts nothing."""
+    """For rules with the param ``failures``: one more, beside the log, unless the block ends well. It is written ahead,
+    as a killed job writes nothing."""
     if not hasattr(snakemake.params, "failures"):
         yield
         return
@@ -91,7 +84,7 @@ def _counting_failures(snakemake: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a whole job with its child processes; Snakemake's benchmark only samples it, every 30 s in the long run."""
+    """Of a whole job with its child processes; Snakemake's benchmark only samples it, every 30 s."""
 
     wall_s: float
     cpu_s: float
@@ -100,7 +93,6 @@ class Usage:
 
     @classmethod
     def of_this_process(cls) -> Usage:
-        """Since the process began."""
         import psutil  # Snakemake brings it
 
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -116,9 +108,8 @@ class Usage:
         return f"CPU time {self.cpu_s:.2f} s, at most {self.max_rss_mb:.0f} MB{gpu}"
 
     def write(self, path: Path) -> None:
-        """A benchmark file in the form of Snakemake's, for rules that Snakemake does not measure itself because what
-        they make may come out of a cache: as an output it comes from there with the rest. NA is what is not measured;
-        ``gpu_mb`` is a column more."""
+        """A benchmark file in Snakemake's form with ``gpu_mb`` added (NA: not measured), for rules whose outputs may
+        come from a cache: the benchmark is an output like the others."""
         from scrflow.storage.artifact import write_text
 
         minutes, seconds = divmod(int(self.wall_s), 60)
@@ -135,8 +126,7 @@ class Usage:
 
 
 def peak_kilobytes(fallback: int) -> int:
-    """The most memory this process had. Where /proc does not tell, ``fallback``: the resource usage, which on Linux
-    counts what the process that started this one had."""
+    """The most memory this process had, from /proc; else ``fallback`` (resource usage counts the parent's too)."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -145,10 +135,8 @@ def peak_kilobytes(fallback: int) -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Let numpy's BLAS, torch, faiss and pycolmap use ``threads``; to be called before they are imported.
-
-    Waiting threads sleep: spinning ones of two jobs on the same cores slow each other down twentyfold.
-    """
+    """Let numpy's BLAS, torch, faiss and pycolmap use ``threads``; call it before they are imported. Waiting threads
+    sleep: spinning ones of two jobs on the same cores slow each other down twentyfold."""
     loaded = [name for name in ("numpy", "torch", "faiss") if name in sys.modules]
     if loaded:
         raise RuntimeError(f"{', '.join(loaded)} imported before the number of threads was set")
@@ -166,8 +154,7 @@ class _Terminal(logging.Handler):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
-    """The log; a line and exit code 1 where it cannot be opened. What a full disk keeps out of it later is missing from
-    it, and the job goes on: what it makes decides."""
+    """The log; a line and exit code 1 where it cannot be opened. A disk that is full later does not fail the job."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -185,8 +172,8 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _logging(path: Path, label: str) -> Iterator[None]:
-    """Log to the file and the terminal. What libraries print from C goes to the file; only one of several jobs that
-    share a terminal shows bars and lines there, the others warnings and errors alone."""
+    """Log to the file and the terminal. What C libraries print goes to the file; of several jobs that share a terminal
+    one shows bars and lines, the others only warnings and errors."""
     logging.raiseExceptions = False  # a log on a full disk is not to hide what is wrong
     with _opened(path) as file, contextlib.ExitStack() as stack:
         sys.stdout.flush()
@@ -214,8 +201,6 @@ def _logging(path: Path, label: str) -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------------- the whole workflow
-
 _LEAST_ROOM = 1 << 20  # measured: a run of 14 jobs leaves 0.3 MB in .snakemake
 
 _held: list[int] = []  # open for the life of the process
@@ -223,8 +208,7 @@ _held: list[int] = []  # open for the life of the process
 
 @contextlib.contextmanager
 def _try_lock(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock. The kernel releases it when the process ends, however it ends, so nothing
-    stale is ever left; child processes do not inherit it."""
+    """Whether this process has the lock. The kernel releases it when the process ends; children do not inherit it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -240,10 +224,8 @@ def _try_lock(path: Path) -> Iterator[bool]:
 
 
 def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
-    """Make this process the only Snakemake that runs jobs in the working directory, until it ends.
-
-    In place of Snakemake's own lock, which a killed run leaves behind. ScrflowError when another one is at work.
-    """
+    """Make this process the only Snakemake that runs jobs in the working directory; ScrflowError when another one does.
+    In place of Snakemake's own lock, which a killed run leaves behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -262,8 +244,7 @@ def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
 
 
 def check_room(folder: Path = Path()) -> None:
-    """ScrflowError where the working directory's disk has no room for what Snakemake itself writes while it runs: its
-    scripts, records and log. It would end at any of them, with a traceback for each line of the log."""
+    """ScrflowError where the disk has no room for Snakemake's own scripts, records and log."""
     free = shutil.disk_usage(folder).free
     if free < _LEAST_ROOM:
         raise ScrflowError(
@@ -273,8 +254,8 @@ def check_room(folder: Path = Path()) -> None:
 
 
 def tie_local_jobs() -> None:
-    """Let jobs that this process starts on this machine end when it ends, even by SIGKILL: a job that outlives its
-    workflow would write beside the same job of the next one."""
+    """Let jobs that this process starts on this machine end with it, even by SIGKILL: a job that outlives its workflow
+    would write beside the same job of the next one."""
     os.environ[_MAIN_VARIABLE] = _this_process()
 
 
@@ -300,12 +281,9 @@ def _end_with_workflow() -> None:
     threading.Thread(target=watch, daemon=True, name="watch-workflow").start()
 
 
-# -------------------------------------------------------------------------------------------------- files of a dataset
-
-
 def file_digest(path: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes, counted once a process for a file that does not change; of a folder, of the names
-    and digests of the files in it."""
+    """Hex SHA-256 of a file's bytes, once a process while it does not change; of a folder, of its files' names and
+    digests."""
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         inside = sorted(p for p in Path(path).rglob("*") if p.is_file())
@@ -321,20 +299,16 @@ def _digest(path: str, *_identity: int) -> str:
 
 
 def source_files(scene: SceneConfig, root: Path) -> list[str]:
-    """Files of a dataset whose change makes another scene: split lists, poses, models, and for bare photos the photos.
-
-    Only those that are there; the scene stage says what is missing. Photos of the other datasets are known by their
-    checksums in scene.json.
-    """
+    """Files of a dataset whose change makes another scene, as far as they exist: split lists, poses, models, and for
+    bare photos the photos. Photos of other datasets have their checksums in scene.json."""
     split = scene.split
     listed = [root / name for name in (split.mapping, *split.queries.values(), split.query_poses) if name]
     return inputs_of([path for path in [*listed, *scene.source.files(root)] if path.is_file()])
 
 
 def inputs_of(paths: Iterable[Path]) -> list[str]:
-    """The paths as inputs of a rule, each once. Snakemake takes {x} for a wildcard and <x> for a variable, and
-    has no way to write them otherwise: in place of such a file its folder is watched (the photos' checksums tell what
-    changed in it)."""
+    """The paths as inputs of a rule, each once. Snakemake takes {x} for a wildcard and <x> for a variable: in place of
+    such a file its folder is an input."""
     watched = []
     for path in paths:
         while any(c in str(path) for c in "{<"):

@@ -6,65 +6,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from scrflow.config import stages
 from scrflow.config.base import Restriction, deep_merge, read_yaml, validate
 from scrflow.config.features import GlobalConfig, RetrievalConfig
 from scrflow.config.method import BaselineConfig, EncoderConfig, ExtractorConfig, MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
-from scrflow.config.stages import (
-    BaselineLocalizeStage,
-    BaselineMapStage,
-    BufferStage,
-    ClustersStage,
-    CovisibilityStage,
-    EvaluateStage,
-    HlocExportStage,
-    LocalizeStage,
-    MapDepthStage,
-    MapStage,
-    Node2VecStage,
-    PcaStage,
-    PointDepthStage,
-    RetrievalPart,
-    RetrievalStage,
-    SampleDepthStage,
-    SceneStage,
-    SfmStage,
-    SubmissionStage,
-    TrainStage,
-    TriangulateStage,
-)
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage, ToyStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import constant
-from scrflow.pipeline.configs import (
-    KINDS,
-    Model,
-    Variant,
-    check_method,
-    cross_check,
-    load_kind,
-    variant_name,
-    variants_of,
-)
+from scrflow.pipeline import configs
 
-# of the farthest depth: a retrieved image this near the photo shows what it shows (0.5 m indoors, where depth_range
-# ends at 8 m, and 3 m outdoors)
+# of the farthest depth: a retrieved image this near the photo shows the same (0.5 m indoors, 3 m outdoors)
 NEAR_SHARE = 1 / 16
 
 
 class Project:
-    """All of ``config/``, resolved and checked against each other.
+    """All of ``config/``, resolved and checked against each other; ScrflowError naming file and key for what is wrong.
 
     ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
     keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
-
-    Raises ScrflowError naming file and key for anything that is unknown, of a wrong type, or refers to nothing.
     """
 
     def __init__(self, config_dir: str | Path = "config", overrides: dict[str, Any] | None = None):
         self.dir = Path(config_dir)
         over = dict(overrides or {})
-        self._over = {kind: over.pop(kind, None) or {} for kind in KINDS}
+        self._over = {kind: over.pop(kind, None) or {} for kind in configs.KINDS}
         for kind, named in self._over.items():
             if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
                 raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
@@ -76,32 +42,25 @@ class Project:
         self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
         self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
         self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
-        self.variants: dict[str, Variant] = {}
+        self.variants: dict[str, configs.Variant] = {}
         self.unusable: dict[str, ScrflowError] = {}  # tables, by the overrides of this run
-        cross_check(self)
+        configs.cross_check(self)
 
-    def _load(self, kind: str, model: type[Model]) -> dict[str, Model]:
-        configs, self._keys[kind] = load_kind(self.dir, kind, model, self._over[kind])
-        return configs
+    def _load(self, kind: str, model: type[configs.Model]) -> dict[str, configs.Model]:
+        made, self._keys[kind] = configs.load_kind(self.dir, kind, model, self._over[kind])
+        return made
 
-    def _method_keys(self, name: str, where: Path) -> dict[str, Any]:
+    def method_keys(self, name: str, where: Path) -> dict[str, Any]:
         """Keys of a method's file, with those of what it extends."""
         if name not in self._keys["methods"]:
             raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
         return self._keys["methods"][name]
 
     def take_variants(self, table: str) -> None:
-        """The methods that a table runs beside those of config/methods.
-
-        Where methods are overridden for a run, a variant of one may come to nothing: that is told when the table is
-        asked for, as the run may be for something else.
-        """
-        where = self.dir / "tables" / f"{table}.yaml"
-        methods, seed = set(self.methods), self.config.seed
+        """Add the methods that a table runs beside those of config/methods. Where a run's overrides make one of them
+        wrong, ``table_stage`` says so: the run may be for something else."""
         try:
-            found = variants_of(table, self.tables[table], where, self._method_keys, methods, seed, self.variants)
-            for name, variant in found.items():
-                check_method(self, str(where), name, variant.config)
+            found = configs.variants_of(self, table)
         except ScrflowError as error:
             if not self._over["methods"]:
                 raise
@@ -121,12 +80,8 @@ class Project:
         encoding = self.config.encodings.get(name) if name else None
         return encoding.retrieval if encoding is not None and encoding.kind == "clusters" else None
 
-    def needs_depth(self, method: str) -> bool:
-        """Whether training of the method reads the samples' depths."""
-        return self.method(method).training.needs_depth
-
     def depth_maps(self, scene: str, method: str = "") -> DepthMaps:
-        """Where the scene's depth images are; ScrflowError for a scene without any, naming the method that asks."""
+        """The scene's depth images; ScrflowError for a scene without any, naming the method that asks."""
         maps = self.scene(scene).depth_maps
         if maps is None:
             asks = f"method {method} takes" if method else "depth_source maps takes"
@@ -143,30 +98,25 @@ class Project:
         return not asks or self.scene(scene).depth_maps is not None
 
     def has_points(self, scene: str) -> bool:
-        """Whether the scene's own model comes with 3D points: SfM's and an NVM's do, a COLMAP model if its file says so
-        (one that is still to be downloaded is believed to)."""
+        """Whether the scene's own model comes with 3D points, as far as its files are here."""
         return self.scene(scene).source.has_points(self.scene_root(scene))
 
+    def _named(self, kind: str, there: dict[str, configs.Model], name: str) -> configs.Model:
+        if name not in there:
+            names = ", ".join(there) or "none"
+            raise ScrflowError(f"no {kind} {name!r} under {self.dir}/{kind}s; there are {names}")
+        return there[name]
+
     def scene(self, name: str) -> SceneConfig:
-        """The scene's config; ScrflowError listing the known names if there is none."""
-        if name not in self.scenes:
-            raise ScrflowError(f"no scene {name!r} under {self.dir}/scenes; there are {', '.join(self.scenes)}")
-        return self.scenes[name]
+        """The scene's config; ScrflowError listing the known names if there is none, as of the next two."""
+        return self._named("scene", self.scenes, name)
 
     def method(self, name: str) -> MethodConfig:
-        """The config of a method or a variant; ScrflowError listing the known names if there is none."""
-        if name in self.variants:
-            return self.variants[name].config
-        if name not in self.methods:
-            raise ScrflowError(f"no method {name!r} under {self.dir}/methods; there are {', '.join(self.methods)}")
-        return self.methods[name]
+        """The config of a method or a variant."""
+        return self.variants[name].config if name in self.variants else self._named("method", self.methods, name)
 
     def baseline(self, name: str) -> BaselineConfig:
-        """The baseline's config; ScrflowError listing the known names if there is none."""
-        if name not in self.baselines:
-            there = ", ".join(self.baselines) or "none"
-            raise ScrflowError(f"no baseline {name!r} under {self.dir}/baselines; there are {there}")
-        return self.baselines[name]
+        return self._named("baseline", self.baselines, name)
 
     def seed_of(self, method: str) -> int:
         """Seed of a method's training and localization."""
@@ -202,7 +152,7 @@ class Project:
         return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """The scenes whose artifacts a scene is made of: a combined one, or a region of another; none for others."""
+        """The scenes whose artifacts a combined scene, or a region of another, is made of."""
         return self.scene(name).source.parts
 
     def scenes_at_hand(self) -> list[str]:
@@ -214,12 +164,12 @@ class Project:
         return {s.root: s.download for s in self.scenes.values() if s.download is not None}
 
     def table_sets(self, table: str) -> dict[str, tuple[str, ...]]:
-        """The sets of scenes (demo, real) that a table can be asked for on, beside its own scenes."""
+        """The sets of scenes (demo, real) that a table can run on, beside its own scenes."""
         sets = self.tables[table].sets
         return self.config.table_sets if sets is None else sets
 
     def set_names(self) -> list[str]:
-        """Every name of a set that a table, or the toy example, can be asked for on."""
+        """Every name of a set that a table, or the toy example, can run on."""
         return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
 
     # -- what each stage reads: a change in it reruns the stage
@@ -227,75 +177,69 @@ class Project:
     def download_stage(self, root: str) -> Download:
         return self.downloads()[root]
 
-    def sfm_stage(self, scene: str) -> SfmStage:
+    def sfm_stage(self, scene: str) -> stages.SfmStage:
         s = self.scene(scene)
-        return SfmStage(source=s.source, split=s.split, sfm=s.sfm.of_scene(scene), seed=self.config.seed)
+        return stages.SfmStage(source=s.source, split=s.split, sfm=s.sfm.of_scene(scene), seed=self.config.seed)
 
-    def hloc_photos_stage(self, scene: str) -> SfmStage | None:
-        """Of bare photos, from which hloc may be asked to make the scene; None where the scene is given."""
+    def hloc_photos_stage(self, scene: str) -> stages.SfmStage | None:
+        """Of bare photos, which hloc reads before the scene exists; None where the scene is given."""
         return self.sfm_stage(scene) if self.scene(scene).source.reader == "photos" else None
 
-    def scene_stage(self, scene: str) -> SceneStage:
+    def scene_stage(self, scene: str) -> stages.SceneStage:
         s = self.scene(scene)
-        return SceneStage(
-            source=s.source,
-            split=s.split,
-            min_mapping_images=s.min_mapping_images,
-            unit=s.unit,
-            check_poses=s.check_poses,
-        )
+        keys = ("source", "split", "min_mapping_images", "unit", "check_poses")
+        return stages.SceneStage(**{key: getattr(s, key) for key in keys})
 
-    def triangulate_stage(self, scene: str) -> TriangulateStage:
-        sfm = self.scene(scene).sfm.of_scene(scene)
-        return TriangulateStage(hloc_features=sfm.hloc_features, hloc_matches=sfm.hloc_matches, seed=self.config.seed)
+    def triangulate_stage(self, scene: str) -> stages.TriangulateStage:
+        sfm, seed = self.scene(scene).sfm.of_scene(scene), self.config.seed
+        return stages.TriangulateStage(hloc_features=sfm.hloc_features, hloc_matches=sfm.hloc_matches, seed=seed)
 
-    def covisibility_stage(self, scene: str, graph: str | None = None) -> CovisibilityStage:
+    def covisibility_stage(self, scene: str, graph: str | None = None) -> stages.CovisibilityStage:
         """Of the scene's own graph, or of another named in config.yaml."""
         s = self.scene(scene)
         made = self.config.graphs[graph or s.graph]
-        return CovisibilityStage(graph=made, depth_range=s.depth_range, seed=self.config.seed)
+        return stages.CovisibilityStage(graph=made, depth_range=s.depth_range, seed=self.config.seed)
 
-    def node2vec_stage(self, encoding: str) -> Node2VecStage:
-        return Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
+    def node2vec_stage(self, encoding: str) -> stages.Node2VecStage:
+        return stages.Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
 
-    def clusters_stage(self, encoding: str) -> ClustersStage:
-        return ClustersStage(clusters=self.config.encodings[encoding], seed=self.config.seed)
+    def clusters_stage(self, encoding: str) -> stages.ClustersStage:
+        return stages.ClustersStage(clusters=self.config.encodings[encoding], seed=self.config.seed)
 
-    def retrieval_stage(self, scene: str, feature: str) -> RetrievalStage:
+    def retrieval_stage(self, scene: str, feature: str) -> stages.RetrievalStage:
         r = self.config.retrieval[feature]
         near = NEAR_SHARE * self.scene(scene).depth_range[1]
-        return RetrievalStage(retrieval=r, extractor=self._described_by(r), near=near, seed=self.config.seed)
+        return stages.RetrievalStage(retrieval=r, extractor=self._described_by(r), near=near, seed=self.config.seed)
 
     def _described_by(self, retrieval: RetrievalConfig) -> ExtractorConfig | None:
         """The extractor whose local features a retrieval feature aggregates."""
         return self.encoders[retrieval.encoder].extractor if retrieval.encoder else None
 
-    def _retrieval_part(self, feature: str) -> RetrievalPart:
+    def _retrieval_part(self, feature: str) -> stages.RetrievalPart:
         r = self.config.retrieval[feature]
-        return RetrievalPart(retrieval=r, extractor=self._described_by(r))
+        return stages.RetrievalPart(retrieval=r, extractor=self._described_by(r))
 
-    def pca_stage(self, encoder: str) -> PcaStage:
+    def pca_stage(self, encoder: str) -> stages.PcaStage:
         e = self.encoders[encoder]
-        return PcaStage(extractor=e.extractor, pca=e.pca, seed=self.config.seed)
+        return stages.PcaStage(extractor=e.extractor, pca=e.pca, seed=self.config.seed)
 
-    def buffer_stage(self, encoder: str) -> BufferStage:
+    def buffer_stage(self, encoder: str) -> stages.BufferStage:
         e = self.encoders[encoder]
-        return BufferStage(
-            extractor=e.extractor, buffer=e.buffer, shards=self.config.buffer_shards, seed=self.config.seed
-        )
+        shards = self.config.buffer_shards
+        return stages.BufferStage(extractor=e.extractor, buffer=e.buffer, shards=shards, seed=self.config.seed)
 
-    def sample_depth_stage(self) -> SampleDepthStage:
-        return SampleDepthStage(depth=self.config.sample_depth, seed=self.config.seed)
+    def sample_depth_stage(self) -> stages.SampleDepthStage:
+        return stages.SampleDepthStage(depth=self.config.sample_depth, seed=self.config.seed)
 
-    def point_depth_stage(self) -> PointDepthStage:
-        return PointDepthStage(points=self.config.point_depth)
+    def point_depth_stage(self) -> stages.PointDepthStage:
+        return stages.PointDepthStage(points=self.config.point_depth)
 
-    def map_depth_stage(self, scene: str) -> MapDepthStage:
-        return MapDepthStage(maps=self.depth_maps(scene))
+    def map_depth_stage(self, scene: str) -> stages.MapDepthStage:
+        return stages.MapDepthStage(maps=self.depth_maps(scene))
 
-    def train_stage(self, scene: str, method: str) -> TrainStage:
+    def train_stage(self, scene: str, method: str) -> stages.TrainStage:
         s, m = self.scene(scene), self.method(method)
-        return TrainStage(
+        return stages.TrainStage(
             global_encoding=m.global_encoding,
             head=m.head,
             training=m.training,
@@ -304,10 +248,10 @@ class Project:
             seed=self.seed_of(method),
         )
 
-    def map_stage(self, scene: str, method: str) -> MapStage:
+    def map_stage(self, scene: str, method: str) -> stages.MapStage:
         s, m = self.scene(scene), self.method(method)
         retrieval = self.config.retrieval[m.retrieval] if m.retrieval else None
-        return MapStage(
+        return stages.MapStage(
             extractor=self.encoders[m.encoder].extractor,
             global_encoding=m.global_encoding,
             head=m.head,
@@ -324,12 +268,12 @@ class Project:
             seed=self.seed_of(method),
         )
 
-    def localize_stage(self, method: str) -> LocalizeStage:
-        return LocalizeStage(localize=self.method(method).localize, seed=self.seed_of(method))
+    def localize_stage(self, method: str) -> stages.LocalizeStage:
+        return stages.LocalizeStage(localize=self.method(method).localize, seed=self.seed_of(method))
 
-    def baseline_map_stage(self, baseline: str) -> BaselineMapStage:
+    def baseline_map_stage(self, baseline: str) -> stages.BaselineMapStage:
         b = self.baseline(baseline)
-        return BaselineMapStage(
+        return stages.BaselineMapStage(
             features=b.features,
             matcher=b.matcher,
             neighbours=b.neighbours,
@@ -338,18 +282,18 @@ class Project:
             seed=self.config.seed,
         )
 
-    def baseline_localize_stage(self, baseline: str) -> BaselineLocalizeStage:
-        return BaselineLocalizeStage(localize=self.baseline(baseline).localize, seed=self.config.seed)
+    def baseline_localize_stage(self, baseline: str) -> stages.BaselineLocalizeStage:
+        return stages.BaselineLocalizeStage(localize=self.baseline(baseline).localize, seed=self.config.seed)
 
-    def submission_stage(self, scene: str) -> SubmissionStage:
-        return SubmissionStage(pose_names=self.scene(scene).pose_names)
+    def submission_stage(self, scene: str) -> stages.SubmissionStage:
+        return stages.SubmissionStage(pose_names=self.scene(scene).pose_names)
 
-    def hloc_export_stage(self, encoder: str, retrieval: str | None, pairs: int) -> HlocExportStage:
+    def hloc_export_stage(self, encoder: str, retrieval: str | None, pairs: int) -> stages.HlocExportStage:
         for name, known in ((encoder, self.encoders), (retrieval, self.config.retrieval)):
             if name is not None and name not in known:
                 raise ScrflowError(f"{self.dir}: no {name!r}; there are {', '.join(known)}")
         feature = self.config.retrieval[retrieval] if retrieval else None
-        return HlocExportStage(
+        return stages.HlocExportStage(
             extractor=self.encoders[encoder].extractor,
             retrieval_name=retrieval,
             retrieval=self._retrieval_part(retrieval) if retrieval else None,
@@ -358,10 +302,8 @@ class Project:
         )
 
     def table_stage(self, table: str, set_name: str | None = None) -> TableStage:
-        """What a table runs: on its own scenes, or on those of a set with the rows' small methods.
-
-        ScrflowError where this run's overrides of methods make no sense for one of its rows.
-        """
+        """What a table runs: on its own scenes, or on those of a set with the rows' small methods. ScrflowError where
+        this run's overrides of methods make one of its rows wrong."""
         if table in self.unusable:
             raise self.unusable[table]
         config = self.tables[table]
@@ -377,7 +319,7 @@ class Project:
                 if row.method_of(set_name is not None) is None:
                     continue
                 for seed in config.seeds:
-                    folder = variant_name(table, config, row, set_name is not None, seed, self.config.seed)
+                    folder = configs.variant_name(table, config, row, set_name is not None, seed, self.config.seed)
                     if self.runs(scene, folder):
                         runs.append(TableRun(row=row.id, scene=scene, seed=seed, folder=folder))
         told = tuple(self._table_scene(scene) for scene in scenes)
@@ -400,15 +342,13 @@ class Project:
             toy = toy.model_copy(update={"scenes": sets[set_name]})
         return ToyStage(toy=toy, set=set_name)
 
-    def evaluate_stage(self, scene: str) -> EvaluateStage:
+    def evaluate_stage(self, scene: str) -> stages.EvaluateStage:
         s = self.scene(scene)
-        return EvaluateStage(thresholds=s.thresholds, unit=s.unit, synthetic=s.synthetic)
-
-    # -- licences
+        return stages.EvaluateStage(thresholds=s.thresholds, unit=s.unit, synthetic=s.synthetic)
 
     def restrictions(self, scene: str, method: str | None = None) -> tuple[Restriction, ...]:
         """What of a scene, and of a method's encoder and retrieval feature, may not be used commercially, or of what
-        that is unknown. A scene without a licence that is not downloaded has the user's own photos: none."""
+        that is unknown. A scene of unknown use that is not downloaded has the user's own photos: none."""
         s, found = self.scene(scene), []
         if s.commercial_use == "forbidden" or (s.commercial_use == "unknown" and s.download is not None):
             found.append(Restriction(what=f"scene {scene}", licence=s.licence, commercial_use=s.commercial_use))

@@ -1,9 +1,6 @@
 """Where a result comes from: the artifacts upstream of it, and the code, packages and device that it ran on.
 
-A stamp names the inputs of its artifact by their digests, so neither the config nor Snakemake is needed to walk from a
-map back to the photos. Files that hloc or COLMAP wrote have no stamp: the edges to them are in this module. Stamps do
-not say what a stage ran on, so that equal recipes give equal bytes: training and localization note that beside their
-results (``this_run``), and evaluation gathers all of it.
+A stamp names its artifact's inputs by their digests; files of hloc and COLMAP have no stamp, and their edges are here.
 """
 
 from __future__ import annotations
@@ -65,9 +62,6 @@ _OUTPUTS = tuple(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ artifacts
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A file that a result came from."""
@@ -105,10 +99,7 @@ def results_in(folder: Path) -> list[Path]:
 
 def upstream(roots: Sequence[Path]) -> dict[str, Artifact]:
     """Everything that the artifacts ``roots`` (results/SCENE/METHOD/FILE) came from, and they themselves: path below
-    results/ -> artifact, inputs before what was made from them.
-
-    ScrflowError if a root is missing or has no stamp.
-    """
+    results/ -> artifact, inputs first. ScrflowError if a root is missing or has no stamp."""
     walk = _Walk([Path(root).absolute() for root in roots])
     for root, stamp in walk.roots.items():
         walk.visit(root, stamp)
@@ -140,14 +131,13 @@ class _Walk:
         self.found[name] = Artifact(name, stamp, inputs, tuple(lost))
         return name
 
-    def _folder(self, path: Path) -> Path:
-        """Of the scene."""
+    def _scene_folder(self, path: Path) -> Path:
         return self._results / path.relative_to(self._results).parts[0]
 
     def _artifact(self, path: Path, key: str, digest: str) -> Path | None:
         """The file with the digest: a root, or in the scene; a part of a combined scene is in the part's folder."""
         same = [root for root, stamp in self.roots.items() if stamp.digest == digest]
-        for scene in (self._folder(path).name, *([key.removeprefix("part_")] if key.startswith("part_") else [])):
+        for scene in (self._scene_folder(path).name, *([key.removeprefix("part_")] if key.startswith("part_") else [])):
             same += sorted(self._known(scene).get(digest, []), key=lambda file: file.parent != path.parent)
         return next(iter(same), None)
 
@@ -164,7 +154,7 @@ class _Walk:
 
     def _plain(self, path: Path, stamp: Stamp, key: str) -> Path | None:
         """The file in the scene's folder that an input without a stamp is, or belongs to."""
-        folder = self._folder(path)
+        folder = self._scene_folder(path)
         if (stamp.kind, key) == ("covisibility", "model"):
             files = [folder / name for name in _MODELS]
         else:  # hloc's files are named by the config
@@ -173,7 +163,7 @@ class _Walk:
         return next((file for file in files if file.exists()), None)
 
     def _behind_hloc(self, path: Path) -> Iterator[Path]:
-        folder = self._folder(path)
+        folder = self._scene_folder(path)
         for made, sources in _HLOC.items():
             if path in folder.glob(made):
                 for pattern in sources:
@@ -197,12 +187,9 @@ def _stamp_of(path: Path) -> Stamp | None:
         return None
 
 
-# ---------------------------------------------------------------------------------------------------- what a run ran on
-
-
 def this_run(threads: int, processes: int = 1) -> dict[str, Any]:
     """What this process runs on: code, packages (None: not installed), processor, GPU and the most memory that torch
-    allocated on it (MB of 10^6 bytes, of this process; None without a GPU)."""
+    allocated on it (10^6 bytes)."""
     commit, clean = git_state(_ROOT)
     torch = sys.modules.get("torch")
     gpu = torch is not None and torch.cuda.is_initialized()
@@ -269,16 +256,10 @@ def last_of_history(history: Path) -> dict[str, Any]:
         raise ScrflowError(f"{history}: last line of the training log cannot be used; train again") from None
 
 
-# -------------------------------------------------------------------------------------------------------------- results
-
-
 def gather(stamp: Stamp, map_path: Path, details: Path, history: Path | None) -> dict[str, Any]:
-    """The provenance of a result whose metrics have this ``stamp``, as metrics.json holds it.
-
-    ``code``, ``config`` and ``data`` are digests: results with an equal one were made with equal code, config or data.
-    ``stages`` are the stamps of everything upstream (path below results/ -> stamp or None), inputs first; ``lost`` are
-    inputs that no longer exist; ``training``, ``localization`` and ``evaluation`` say what each ran on (None: unknown).
-    """
+    """The provenance of a result whose metrics have this ``stamp``, as metrics.json holds it: digests of code, config
+    and data; stamps of everything upstream (path below results/ -> stamp or None), inputs first; inputs that no longer
+    exist; and what training, localization and evaluation ran on (None: unknown)."""
     found = upstream([map_path, details])
     stamps = {path: artifact.stamp for path, artifact in found.items()}
     made = [s for s in (*stamps.values(), stamp) if s is not None]
@@ -301,8 +282,8 @@ def _digest(parts: Iterable[tuple[str, Any]]) -> str:
 
 
 def stages_of(metrics_path: Path, metrics: dict[str, Any]) -> dict[str, Stamp | None]:
-    """Stamps of everything upstream of a result, and its own under the name of its file: from metrics.json, or from the
-    artifacts beside it if it does not hold them (older scrflow)."""
+    """Stamps of everything upstream of a result, and its own under its file's name: from metrics.json, or from the
+    artifacts beside it (older scrflow)."""
     held = metrics.get("provenance")
     if held is not None:
         stamps = {path: None if s is None else Stamp(**s) for path, s in held["stages"].items()}

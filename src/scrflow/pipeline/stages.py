@@ -45,9 +45,9 @@ class Stage:
         return make(**{name: known[name] for name in inspect.signature(make).parameters if name in known})
 
     def run(self, snakemake: Any) -> None:
-        """Call the function. Its parameters are by name the rule's params, inputs and outputs, ``config`` and
-        ``threads``; ``out`` is the first output unless it is a param. Files are Paths or lists of them. Where the rule
-        leaves an input empty, the parameter keeps its default or is None."""
+        """Call the function. Its parameters are the rule's params, inputs and outputs (Paths or lists of them),
+        ``config`` and ``threads``; ``out`` is the first output unless it is a param. For an input that the rule leaves
+        empty the parameter keeps its default or is None."""
         function = self.load()
         folders = {name.rstrip("/") for name in (*self.inputs.split(), *self.outputs) if name.endswith("/")}
         given: dict[str, Any] = {"threads": snakemake.threads}
@@ -158,34 +158,19 @@ STAGES = {
     ),
     # features and matches by hloc
     "list_hloc_images": Stage(
-        "baseline.hloc_images:list_images",
-        "hloc_photos",
-        "scene/ sources",
-        _files(_HLOC, images="images.json"),
+        "baseline.hloc_images:list_images", "hloc_photos", "scene/ sources", _files(_HLOC, images="images.json")
     ),
     "hloc_global_features": Stage(
-        "baseline.hloc_run:extract_features",
-        None,
-        "images",
-        _files(_HLOC, features="global-feats-{configuration}.h5"),
+        "baseline.hloc_run:extract_features", None, "images", _files(_HLOC, features="global-feats-{configuration}.h5")
     ),
     "hloc_local_features": Stage(
-        "baseline.hloc_run:extract_features",
-        None,
-        "images",
-        _files(_HLOC, features="features.h5"),
+        "baseline.hloc_run:extract_features", None, "images", _files(_HLOC, features="features.h5")
     ),
     "hloc_pairs": Stage(
-        "baseline.hloc_run:pairs_from_retrieval",
-        None,
-        "images descriptors",
-        _files(_HLOC, pairs="pairs.txt"),
+        "baseline.hloc_run:pairs_from_retrieval", None, "images descriptors", _files(_HLOC, pairs="pairs.txt")
     ),
     "hloc_match": Stage(
-        "baseline.hloc_run:match_features",
-        None,
-        "features pairs",
-        _files(_HLOC, matches="matches.h5"),
+        "baseline.hloc_run:match_features", None, "features pairs", _files(_HLOC, matches="matches.h5")
     ),
     "hloc_triangulate": Stage(
         "baseline.hloc_run:triangulate",
@@ -212,10 +197,7 @@ STAGES = {
         "depths.points:depths_from_points", "point_depth", "points shards", _files(_LOCAL, depth="depth-points.h5")
     ),
     "read_depth_maps": Stage(
-        "depths.maps:depths_from_maps",
-        "map_depth",
-        "scene/ maps shards",
-        _files(_LOCAL, depth="depth-maps.h5"),
+        "depths.maps:depths_from_maps", "map_depth", "scene/ maps shards", _files(_LOCAL, depth="depth-maps.h5")
     ),
     # methods
     "train_head": Stage(
@@ -269,12 +251,7 @@ STAGES = {
         "scene/ map_path poses details folder/ graph descriptors",
         _files(_BASELINE, page="report.html"),
     ),
-    "write_table": Stage(
-        "report.table:write_table",
-        "table",
-        "metrics published",
-        _files(_TABLES, **_TABLE),
-    ),
+    "write_table": Stage("report.table:write_table", "table", "metrics published", _files(_TABLES, **_TABLE)),
     "write_table_of_set": Stage("report.table:write_table", "table", "metrics published", _of_set(_TABLE)),
     "toy_example": Stage("report.toy:write_toy", "toy", "scenes/ published", _files(_TABLES, **_TOY), code="toy"),
     "toy_example_of_set": Stage("report.toy:write_toy", "toy", "scenes/ published", _of_set(_TOY), code="toy"),
