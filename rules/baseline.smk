@@ -19,8 +19,7 @@ rule map_baseline:
         mem_mb=growing(6000),
         runtime=longer(720),
     params:
-        config=stage_config("map_baseline"),
-        code=stage_code("map_baseline"),
+        **stage_params("map_baseline"),
     message:
         "{wildcards.scene}: map of {wildcards.baseline}"
     script:
@@ -46,8 +45,7 @@ rule localize_baseline:
         mem_mb=growing(7000),
         runtime=longer(480),
     params:
-        config=stage_config("localize_baseline"),
-        code=stage_code("localize_baseline"),
+        **stage_params("localize_baseline"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.baseline}"
     script:

@@ -17,8 +17,7 @@ rule fit_pca:
         mem_mb=growing(2500),
         runtime=longer(120),
     params:
-        config=stage_config("fit_pca"),
-        code=stage_code("fit_pca"),
+        **stage_params("fit_pca"),
         key=cache_key,
     message:
         "{wildcards.scene}: PCA of the local descriptors, {wildcards.encoder}"
@@ -39,13 +38,11 @@ rule fill_buffer:
     cache: CACHED
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1500),
         runtime=longer(480),
     params:
-        config=stage_config("fill_buffer"),
-        code=stage_code("fill_buffer"),
+        **stage_params("fill_buffer"),
         shard=lambda wildcards: int(wildcards.shard),
         key=cache_key,
     message:
@@ -72,15 +69,14 @@ rule triangulate_samples:
         mem_mb=growing(2500),
         runtime=longer(240),
     params:
-        config=stage_config("triangulate_samples"),
-        code=stage_code("triangulate_samples"),
+        **stage_params("triangulate_samples"),
     message:
         "{wildcards.scene}: depths of the training samples, {wildcards.encoder}"
     script:
         "../workflow/scripts/run_stage.py"
 
 
-rule find_point_depths:
+use rule triangulate_samples as find_point_depths with:
     input:
         points=depth_points,
         shards=encoder_shards,
@@ -90,22 +86,14 @@ rule find_point_depths:
         "results/{scene}/logs/find_point_depths/{encoder}.log",
     benchmark:
         "results/{scene}/benchmarks/find_point_depths/{encoder}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
     threads: 1
-    resources:
-        mem_mb=growing(2500),
-        runtime=longer(240),
     params:
-        config=stage_config("find_point_depths"),
-        code=stage_code("find_point_depths"),
+        **stage_params("find_point_depths"),
     message:
         "{wildcards.scene}: depths of the training samples by 3D points, {wildcards.encoder}"
-    script:
-        "../workflow/scripts/run_stage.py"
 
 
-rule read_depth_maps:
+use rule triangulate_samples as read_depth_maps with:
     input:
         scene="results/{scene}/scene/scene.json",
         maps=depth_map_files,
@@ -116,17 +104,9 @@ rule read_depth_maps:
         "results/{scene}/logs/read_depth_maps/{encoder}.log",
     benchmark:
         "results/{scene}/benchmarks/read_depth_maps/{encoder}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
     threads: 1
-    resources:
-        mem_mb=growing(2500),
-        runtime=longer(240),
     params:
-        config=stage_config("read_depth_maps"),
-        code=stage_code("read_depth_maps"),
+        **stage_params("read_depth_maps"),
         root=scene_root,
     message:
         "{wildcards.scene}: depths of the training samples by depth images, {wildcards.encoder}"
-    script:
-        "../workflow/scripts/run_stage.py"

@@ -18,7 +18,6 @@ rule download_dataset:
         "resources/{root}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(500),
         runtime=longer(1440),
@@ -47,13 +46,11 @@ rule build_scene:
         "results/{scene}/benchmarks/build_scene.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(4000),
         runtime=longer(60),
     params:
-        config=stage_config("build_scene"),
-        code=stage_code("build_scene"),
+        **stage_params("build_scene"),
         root=scene_root,
         failures=failures("build_scene"),
     message:

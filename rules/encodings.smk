@@ -20,8 +20,7 @@ rule embed_graph:
         mem_mb=growing(2000),
         runtime=longer(120),
     params:
-        config=stage_config("embed_graph"),
-        code=stage_code("embed_graph"),
+        **stage_params("embed_graph"),
     message:
         "{wildcards.scene}: Node2Vec, {wildcards.encoding}"
     script:
@@ -44,13 +43,11 @@ rule cluster_features:
         encoding=one_of(project.encodings_of_kind("clusters")),
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("cluster_features"),
-        code=stage_code("cluster_features"),
+        **stage_params("cluster_features"),
     message:
         "{wildcards.scene}: clusters of a retrieval feature, {wildcards.encoding}"
     script:

@@ -13,13 +13,11 @@ rule build_graph:
         "results/{scene}/benchmarks/build_graph.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(2000),
         runtime=longer(120),
     params:
-        config=stage_config("build_graph"),
-        code=stage_code("build_graph"),
+        **stage_params("build_graph"),
     message:
         "{wildcards.scene}: covisibility graph"
     script:
@@ -38,7 +36,6 @@ use rule build_graph as build_named_graph with:
     benchmark:
         "results/{scene}/benchmarks/build_named_graph/{graph}.tsv"
     params:
-        config=stage_config("build_named_graph"),
-        code=stage_code("build_named_graph"),
+        **stage_params("build_named_graph"),
     message:
         "{wildcards.scene}: covisibility graph {wildcards.graph}"

@@ -18,13 +18,11 @@ rule list_hloc_images:
         "results/{scene}/benchmarks/list_hloc_images.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1000),
         runtime=longer(10),
     params:
-        config=stage_config("list_hloc_images"),
-        code=stage_code("list_hloc_images"),
+        **stage_params("list_hloc_images"),
         root=scene_root,
     message:
         "{wildcards.scene}: photos for hloc"
@@ -73,6 +71,27 @@ use rule hloc_global_features as hloc_local_features with:
         "{wildcards.scene}: local features by hloc"
 
 
+use rule hloc_global_features as hloc_match with:
+    input:
+        features="results/{scene}/hloc/features.h5",
+        pairs="results/{scene}/hloc/pairs.txt",
+    output:
+        matches="results/{scene}/hloc/matches.h5",
+    log:
+        "results/{scene}/logs/hloc_match.log",
+    benchmark:
+        "results/{scene}/benchmarks/hloc_match.tsv"
+    resources:
+        mem_mb=growing(6000),
+        runtime=longer(1440),
+        gpu=1,
+    params:
+        configuration=project.config.hloc.matcher,
+        code=stage_code("hloc_match"),
+    message:
+        "{wildcards.scene}: matches by hloc"
+
+
 rule hloc_pairs:
     input:
         images="results/{scene}/hloc/images.json",
@@ -85,7 +104,6 @@ rule hloc_pairs:
         "results/{scene}/benchmarks/hloc_pairs.tsv"
     conda:
         "../envs/hloc.yaml"
-    threads: 1
     resources:
         mem_mb=growing(4000),
         runtime=longer(60),
@@ -94,32 +112,6 @@ rule hloc_pairs:
         code=stage_code("hloc_pairs"),
     message:
         "{wildcards.scene}: pairs to match by hloc"
-    script:
-        "../workflow/scripts/run_stage.py"
-
-
-rule hloc_match:
-    input:
-        features="results/{scene}/hloc/features.h5",
-        pairs="results/{scene}/hloc/pairs.txt",
-    output:
-        matches="results/{scene}/hloc/matches.h5",
-    log:
-        "results/{scene}/logs/hloc_match.log",
-    benchmark:
-        "results/{scene}/benchmarks/hloc_match.tsv"
-    conda:
-        "../envs/hloc.yaml"
-    threads: 4
-    resources:
-        mem_mb=growing(6000),
-        runtime=longer(1440),
-        gpu=1,
-    params:
-        configuration=project.config.hloc.matcher,
-        code=stage_code("hloc_match"),
-    message:
-        "{wildcards.scene}: matches by hloc"
     script:
         "../workflow/scripts/run_stage.py"
 

@@ -24,8 +24,7 @@ rule localize_queries:
         mem_mb=growing(7000),
         runtime=longer(240),
     params:
-        config=stage_config("localize_queries"),
-        code=stage_code("localize_queries"),
+        **stage_params("localize_queries"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.method}"
     script:
@@ -65,13 +64,11 @@ rule evaluate_poses:
         "results/{scene}/benchmarks/evaluate_poses/{method}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("evaluate_poses"),
-        code=stage_code("evaluate_poses"),
+        **stage_params("evaluate_poses"),
     message:
         "{wildcards.scene}: evaluation, {wildcards.method}"
     script:
@@ -92,13 +89,11 @@ rule choose_poses:
         "results/{scene}/benchmarks/choose_poses.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(200),
         runtime=longer(5),
     params:
-        config=stage_config("choose_poses"),
-        code=stage_code("choose_poses"),
+        **stage_params("choose_poses"),
     message:
         "{wildcards.scene}: poses of the default method"
     script:

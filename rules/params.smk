@@ -20,6 +20,10 @@ def stage_code(rule_name):
     return resolve
 
 
+def stage_params(rule_name):
+    return {"config": stage_config(rule_name), "code": stage_code(rule_name)}
+
+
 def config_for(rule_name, wildcards):
     try:
         return STAGES[rule_name].config_of(project, wildcards)

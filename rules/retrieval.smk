@@ -22,8 +22,7 @@ rule build_retrieval:
         mem_mb=growing(3000),
         runtime=longer(240),
     params:
-        config=stage_config("build_retrieval"),
-        code=stage_code("build_retrieval"),
+        **stage_params("build_retrieval"),
         key=cache_key,
     message:
         "{wildcards.scene}: retrieval features, {wildcards.feature}"

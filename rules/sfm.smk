@@ -23,8 +23,7 @@ rule reconstruct_scene:
         mem_mb=growing(4000),
         runtime=longer(720),
     params:
-        config=stage_config("reconstruct_scene"),
-        code=stage_code("reconstruct_scene"),
+        **stage_params("reconstruct_scene"),
         root=scene_root,
         failures=failures("reconstruct_scene"),
         key=cache_key,
@@ -56,8 +55,7 @@ rule triangulate_points:
         mem_mb=growing(4000),
         runtime=longer(480),
     params:
-        config=stage_config("triangulate_points"),
-        code=stage_code("triangulate_points"),
+        **stage_params("triangulate_points"),
         key=cache_key,
     message:
         "{wildcards.scene}: triangulating 3D points"

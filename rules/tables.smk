@@ -23,13 +23,11 @@ rule write_table:
         "results/tables/benchmarks/{table}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1000),
         runtime=longer(10),
     params:
-        config=stage_config("write_table"),
-        code=stage_code("write_table"),
+        **stage_params("write_table"),
         results=lambda wildcards: "results",
         papers=str(project.dir / "papers"),
     message:

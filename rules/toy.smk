@@ -16,13 +16,11 @@ rule toy_example:
         "results/tables/benchmarks/glace-figure-8.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1500),
         runtime=longer(60),
     params:
-        config=stage_config("toy_example"),
-        code=stage_code("toy_example"),
+        **stage_params("toy_example"),
         papers=str(project.dir / "papers"),
     message:
         "toy example of the position decoder"

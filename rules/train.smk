@@ -22,8 +22,7 @@ rule train_head:
         runtime=1440,
         gpu=training_gpus,
     params:
-        config=stage_config("train_head"),
-        code=stage_code("train_head"),
+        **stage_params("train_head"),
         # no output: Snakemake deletes those of a killed job, and training is to go on from here
         checkpoint="results/{scene}/{method}/checkpoint.pt",
     message:
@@ -48,13 +47,11 @@ rule write_map:
         "results/{scene}/benchmarks/write_map/{method}.tsv"
     conda:
         "../envs/scrflow.yaml"
-    threads: 1
     resources:
         mem_mb=growing(1500),
         runtime=longer(30),
     params:
-        config=stage_config("write_map"),
-        code=stage_code("write_map"),
+        **stage_params("write_map"),
     message:
         "{wildcards.scene}: map file, {wildcards.method}"
     script:
