@@ -28,7 +28,7 @@ rule build_graph:
 use rule build_graph as build_named_graph with:
     input:
         scene="results/{scene}/scene/scene.json",
-        model=named_graph_points,
+        model=graph_points,
     output:
         graph="results/{scene}/graphs/{graph}.npz",
     log:

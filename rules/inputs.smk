@@ -6,8 +6,8 @@ def scene_root(wildcards):
 
 
 def scene_sources(wildcards):
-    """Files that make the scene; a scene that is to be downloaded has the marker of that instead. Both are of this
-    machine, wherever --default-storage-provider puts results: photos are read as they lie in the scene's folder."""
+    """Files that make the scene, or the marker of its download. Both are on this machine, wherever
+    --default-storage-provider puts results."""
     marker = downloaded(wildcards.scene)
     if marker:
         return marker
@@ -39,20 +39,11 @@ def scene_parts(wildcards):
 
 
 def graph_points(wildcards):
-    """The 3D points that the scene's graph counts, if it is of kind ``points``."""
-    return points_of_graph(wildcards.scene, project.scene(wildcards.scene).graph)
-
-
-def named_graph_points(wildcards):
-    return points_of_graph(wildcards.scene, wildcards.graph)
-
-
-def points_of_graph(scene, graph):
+    """The 3D points that the named graph, or the scene's own, counts, if it is of kind ``points``."""
+    graph = wildcards.get("graph", project.scene(wildcards.scene).graph)
     if project.config.graphs[graph].kind != "points":
         return []
-    return (
-        f"results/{scene}/sfm/sfm.json" if is_bare_photos(scene) else f"results/{scene}/triangulated/triangulation.json"
-    )
+    return scene_sfm(wildcards) or f"results/{wildcards.scene}/triangulated/triangulation.json"
 
 
 def hloc_features(wildcards):
@@ -62,12 +53,10 @@ def hloc_features(wildcards):
 
 def fused_features(suffix):
     """Files of the features that a feature of kind fusion is joined from, in the config's order."""
-
-    def resolve(wildcards):
-        parts = project.config.retrieval[wildcards.feature].parts
-        return expand("results/{scene}/retrieval/{part}.{suffix}", scene=wildcards.scene, part=parts, suffix=suffix)
-
-    return resolve
+    return lambda wildcards: [
+        f"results/{wildcards.scene}/retrieval/{part}.{suffix}"
+        for part in project.config.retrieval[wildcards.feature].parts
+    ]
 
 
 def hloc_files(wildcards):
@@ -77,7 +66,7 @@ def hloc_files(wildcards):
 
 
 def hloc_scene(wildcards):
-    """The scene whose photos hloc reads; none of bare photos, which hloc may be asked to make the scene from."""
+    """The scene whose photos hloc reads; none of bare photos, which hloc reads before the scene exists."""
     return [] if is_bare_photos(wildcards.scene) else f"results/{wildcards.scene}/scene/scene.json"
 
 
@@ -91,25 +80,18 @@ def clustered_feature(wildcards):
     return f"results/{wildcards.scene}/retrieval/{name}.h5"
 
 
-def buffer_shards(scene, encoder):
-    shards = range(project.config.buffer_shards)
-    return expand("results/{scene}/local/{encoder}/buffer-{shard}.h5", scene=scene, encoder=encoder, shard=shards)
-
-
 def encoder_shards(wildcards):
-    return buffer_shards(wildcards.scene, wildcards.encoder)
-
-
-def shard_files(wildcards):
-    return buffer_shards(wildcards.scene, project.method(wildcards.method).encoder)
+    """All samples of an encoder, or of a method's."""
+    encoder = wildcards.get("encoder") or project.method(wildcards.method).encoder
+    shards = range(project.config.buffer_shards)
+    return [f"results/{wildcards.scene}/local/{encoder}/buffer-{shard}.h5" for shard in shards]
 
 
 def training_graph(wildcards):
-    """Neighbours are drawn from the graph only where the method says so."""
+    """The graph that neighbours are drawn from, where the method says so."""
     encoding = project.method(wildcards.method).global_encoding
-    if not (encoding.name and encoding.neighbour_share > 0):
-        return []
-    return graph_file(wildcards.scene, project.graph_of(wildcards.method))
+    used = encoding.name and encoding.neighbour_share > 0
+    return graph_file(wildcards.scene, project.graph_of(wildcards.method)) if used else []
 
 
 def graph_file(scene, name=None):
@@ -123,12 +105,8 @@ def encoding_graph(wildcards):
 
 
 def trained(name):
-    """Path of what training leaves; variants that differ in localization alone share a head."""
-
-    def resolve(wildcards):
-        return f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
-
-    return resolve
+    """A file that training writes; variants that differ in localization alone share a head."""
+    return lambda wildcards: f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
 
 
 def method_graph(wildcards):
@@ -164,7 +142,7 @@ def depth_maps(scene, method=""):
 
 
 def depth_map_files(wildcards):
-    """Every file that the scene's pattern of depth images can mean: which of them count is known with the scene."""
+    """Every file that the scene's pattern of depth images can mean."""
     marker, root = downloaded(wildcards.scene), project.scene_root(wildcards.scene)
     if marker:
         return marker
@@ -173,7 +151,7 @@ def depth_map_files(wildcards):
 
 
 def depth_points(wildcards):
-    """What the 3D points that give samples their depths belong to: the scene's own model, or the triangulated one."""
+    """The 3D points that give samples their depths: the scene's own model's, or triangulated ones."""
     own = project.has_points(wildcards.scene)
     return f"results/{wildcards.scene}/" + ("scene/scene.json" if own else "triangulated/triangulation.json")
 
@@ -216,12 +194,8 @@ def baseline_retrieval(wildcards):
 
 
 def default_method(name):
-    """Path pattern of an artifact of the scene's default method."""
-
-    def resolve(wildcards):
-        return f"results/{wildcards.scene}/{project.scene(wildcards.scene).method}/{name}"
-
-    return resolve
+    """A file of the scene's default method."""
+    return lambda wildcards: f"results/{wildcards.scene}/{project.scene(wildcards.scene).method}/{name}"
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -39,11 +39,9 @@ CACHED = False if workflow.workflow_settings.cache is None else "omit-software"
 
 
 def cache_key(wildcards, input):
-    """What Snakemake's own key leaves out: wildcards (a shard's number), which of the inputs is which, and what is in
-    those that other jobs make. It hashes how they are made, and photos are inputs of no rule: two scenes that differ in
-    their photos alone would be one. scene.json has their digests.
-
-    Snakemake asks again right before the job, when the files are the present ones, and does not rerun a job for it."""
+    """What Snakemake's own key leaves out: wildcards (a shard's number), which input is which, and the content of inputs
+    that other jobs make: scenes that differ in their photos alone differ in the digests in scene.json. Snakemake asks
+    again right before the job, when the files exist, and does not rerun a job for it."""
     if not CACHED:
         return None
     root = project.scene_root(wildcards.scene)
@@ -56,9 +54,8 @@ def cache_key(wildcards, input):
 
 
 def failures(rule_name):
-    """How often the job of a rule with kept outputs has failed, as it counts itself (scrflow.pipeline.job.job_frame). Snakemake
-    takes what it restores after a failure for made with the new params, and would have nothing to do in the next run:
-    one more failure makes other params."""
+    """How often the job of a rule with kept outputs has failed, as it counts itself. Snakemake takes the outputs that it
+    restores after a failure for up to date; one more failure makes other params, so the next run tries again."""
 
     def resolve(wildcards):
         counted = Path(f"results/{wildcards.scene}/logs/{rule_name}.failures")

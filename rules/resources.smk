@@ -14,8 +14,8 @@ def beside_others(most):
 
 
 def growing(megabytes):
-    """Memory that doubles when a job is tried again (``retries`` of a profile): it may have been killed for too little.
-    Of ``megabytes``, a number or a function of the wildcards, in the first attempt."""
+    """Memory that doubles with every attempt (``retries`` of a profile). ``megabytes``: a number, or a function of the
+    wildcards."""
 
     def resolve(wildcards, attempt):
         first = megabytes(wildcards) if callable(megabytes) else megabytes
@@ -25,13 +25,8 @@ def growing(megabytes):
 
 
 def longer(minutes):
-    """Run time that grows by ``minutes`` with every attempt: what was killed at its limit begins anew. (Training goes on
-    from its checkpoint, and needs no more.)"""
-
-    def resolve(wildcards, attempt):
-        return minutes * attempt
-
-    return resolve
+    """Run time that grows with every attempt: a job that was killed at its limit begins anew (but training goes on)."""
+    return lambda wildcards, attempt: minutes * attempt
 
 
 def training_memory(wildcards):

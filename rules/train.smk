@@ -3,7 +3,7 @@
 
 rule train_head:
     input:
-        shards=shard_files,
+        shards=encoder_shards,
         graph=training_graph,
         encoding=global_encoding,
         depth=training_depths,
