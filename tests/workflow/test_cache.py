@@ -71,6 +71,7 @@ def test_another_working_directory_has_the_same_poses(first: Sharing, finished: 
     for path in (PCA, *SHARDS, *RETRIEVAL):
         assert from_cache(out, path) and other.entry(path) == first.entry(path), path
     assert sorted(cache.iterdir()) == before
+    assert {path.stat().st_mode & 0o444 for path in before} == {0o444}, "others could not read it"
     for path in (POSES, "results/tiny/quick/head.safetensors", *SHARDS, *RETRIEVAL):
         assert other.read(path) == finished.read(path), path  # which was made without a cache
     assert "Nothing to be done" in other.run(POSES)
@@ -85,10 +86,6 @@ def test_another_working_directory_has_the_same_poses(first: Sharing, finished: 
             assert stage.cpu_s > 0 and not stage.cpu_is_bound and stage.max_rss_mb > 50, stage
             name = f"results/tiny/benchmarks/{stage.rule}/{stage.wildcards}.tsv"
             assert other.read(name) == first.read(name)
-
-
-def test_entries_can_be_read_by_others(first: Sharing, cache):
-    assert {path.stat().st_mode & 0o444 for path in cache.iterdir()} == {0o444}
 
 
 def test_another_config_is_another_entry(first: Sharing, cache, tmp_path):

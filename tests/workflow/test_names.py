@@ -151,7 +151,11 @@ def test_localize_and_export(named: Project, tmp_path: Path, monkeypatch: pytest
     assert not list(named.folder.rglob("pwned")) and not list(tmp_path.rglob("pwned"))
 
 
-# ------------------------------------------------------------------------------------------------------ without a run
+def test_names_without_blanks_need_no_suffix():
+    assert split_name("seq/000 1 2 3") == ("seq/000", ["1", "2", "3"])
+    assert split_name("./im/1.png PINHOL 3") == ("im/1.png", ["PINHOL", "3"])
+    assert split_names("a b") == [("a", "b")] and split_names("a b c") == []
+    assert len(split_names("a.jpg b.jpg c.jpg")) == 2
 
 
 @pytest.mark.parametrize("name", [*NAMES, *QUERIES])
@@ -163,11 +167,6 @@ def test_lines_are_read_back(name, tmp_path):
         path.write_text("# a comment\n\n" + " ".join([listed(name), *after]) + "\n", encoding="utf-8")
         [(number, line)] = read_lines(path)
         assert number == 3 and split_name(line) == (name, after)
-
-
-def test_names_without_blanks_need_no_suffix():
-    assert split_name("seq/000 1 2 3") == ("seq/000", ["1", "2", "3"])
-    assert split_name("./im/1.png PINHOL 3") == ("im/1.png", ["PINHOL", "3"])
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_provenance_of_a_finished_run(finished: Project):
         assert stamp["code"] and stamp["config"], path
 
 
+@pytest.mark.long
 def test_difference_to_a_run_of_another_graph(finished: Project, tmp_path):
     """The graph and what follows it made anew; buffer and retrieval are those of the first run."""
     other = Project(tmp_path / "other")
