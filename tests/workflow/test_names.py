@@ -154,8 +154,6 @@ def test_localize_and_export(named: Project, tmp_path: Path, monkeypatch: pytest
 def test_names_without_blanks_need_no_suffix():
     assert split_name("seq/000 1 2 3") == ("seq/000", ["1", "2", "3"])
     assert split_name("./im/1.png PINHOL 3") == ("im/1.png", ["PINHOL", "3"])
-    assert split_names("a b") == [("a", "b")] and split_names("a b c") == []
-    assert len(split_names("a.jpg b.jpg c.jpg")) == 2
 
 
 @pytest.mark.parametrize("name", [*NAMES, *QUERIES])
