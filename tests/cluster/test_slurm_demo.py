@@ -26,18 +26,13 @@ def give_demo(project: Project) -> None:
 
 def test_demo_has_the_poses_of_a_local_run(tmp_path, slurm_project: SlurmProject):
     local = Project(tmp_path / "local")
-    seconds = {}
-    for name, project in (("SLURM", slurm_project), ("local", local)):
+    for project in (slurm_project, local):
         give_demo(project)
-        begun = time.monotonic()
         out = project.snakemake(DEMO).stdout
-        seconds[name] = round(time.monotonic() - begun)
         if project is slurm_project:
             jobs = slurm_project.node.queue("%i|%T|%C|%m|%M|%k")
             jobs = [job for job in jobs if job[0] in submitted(out)]
             asked = {job[0]: slurm_project.node.run("scontrol", "show", "job", job[0]) for job in jobs}
-    print(f"\n{seconds}")
-    print("\n".join("  ".join(job) for job in jobs))
     assert slurm_project.read(DEMO) == local.read(DEMO)
     assert {state for _, state, *_ in jobs} == {"COMPLETED"}
     # training alone asks for a GPU
@@ -56,7 +51,7 @@ def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmPro
         return [row for row in rows if row[-1].startswith("rule_train_head") and row[0] not in others]
 
     for project in (local, slurm_project):
-        # long enough to be stopped, and no checkpoint but that of the signal
+        # long enough to be stopped
         project.edit("config/methods/quick.yaml", "steps: 60", "steps: 8000")
         project.edit("config/methods/quick.yaml", "checkpoint_every: 10", "checkpoint_every: 100000")
 
@@ -74,19 +69,13 @@ def test_training_goes_on_after_its_time_limit(tmp_path, slurm_project: SlurmPro
                 assert run.poll() is None, run.stdout.read()
                 time.sleep(0.2)
             job = attempts()[0][0]
-            stopped = log.read_text()
             node.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-            end = time.monotonic() + 300
-            while "SIGTERM" not in stopped and time.monotonic() < end:  # the next attempt writes over it
-                stopped = log.read_text()
-                time.sleep(0.1)
             out = run.communicate(timeout=600)[0]
         finally:
             run.terminate()
     assert run.returncode == 0, out
-    assert "stopped by SIGTERM after step" in stopped, stopped
+    # there is no checkpoint but that of the signal
     assert re.search(r"training continues from step [1-9]", log.read_text())
-    print("\n" + "\n".join("  ".join(row) for row in attempts()))
     assert [row[1] != "COMPLETED" for row in attempts()] == [True, False], attempts()
 
     local.snakemake(HEAD)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -137,7 +135,7 @@ def test_a_damaged_entry_is_refused_and_named(first: Sharing, tmp_path):
 
 @pytest.mark.parametrize("left", [".h5", ".json"])
 def test_an_entry_filled_in_part_is_made_whole(first: Sharing, tmp_path, left):
-    """What a run leaves that is killed between the moves of several outputs."""
+    """As a run leaves it that is killed between the moves of several outputs."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for path in RETRIEVAL:
@@ -150,21 +148,3 @@ def test_an_entry_filled_in_part_is_made_whole(first: Sharing, tmp_path, left):
         assert other.read(path) == first.read(path)
         assert other.entry(path).name == first.entry(path).name
     assert (first.cache / other.entry(RETRIEVAL[0]).name).read_bytes() == other.read(RETRIEVAL[0])
-
-
-def test_killed_while_filling(first: Sharing, tmp_path):
-    """SIGKILL to Snakemake and its jobs as soon as anything is in the cache."""
-    cache = tmp_path / "cache"
-    killed = Sharing(tmp_path / "killed", cache)
-    run = killed.start("--cache", "--", *RETRIEVAL)
-    end = time.monotonic() + 300
-    while not any(cache.iterdir()):
-        assert run.poll() is None and time.monotonic() < end
-        time.sleep(0.001)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    other = Sharing(tmp_path / "other", cache)
-    for project in (other, killed):
-        project.run(*RETRIEVAL)
-        for path in RETRIEVAL:
-            assert project.read(path) == first.read(path)

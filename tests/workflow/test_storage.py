@@ -1,17 +1,14 @@
-"""Photos from, and results to, an object store and a server over https; both on this machine, both real."""
+"""Photos from, and results to, a real object store on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 import zipfile
@@ -163,54 +160,3 @@ def test_results_in_a_bucket(stored: Stored, finished: Project):
     stored.edit("config/methods/quick.yaml", "iterations: 100", "iterations: 99")
     out = stored.snakemake(*STORE, "--", POSES, check=False).stdout
     assert "damaged scene" in out and "Traceback" not in out, out
-
-
-_CERTIFICATE = """
-import datetime, ipaddress, sys
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-key = ec.generate_private_key(ec.SECP256R1())
-name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-now = datetime.datetime.now(datetime.timezone.utc)
-names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-made = made.add_extension(names, False).add_extension(x509.BasicConstraints(True, None), True)
-made = made.sign(key, hashes.SHA256())
-pem = serialization.Encoding.PEM
-with open(sys.argv[1], "wb") as f:
-    f.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    f.write(made.public_bytes(pem))
-"""
-
-
-def test_photos_over_https(stored: Stored, tmp_path):
-    """TLS for real: the server's certificate counts where it is trusted, and nowhere else."""
-    site = tmp_path / "site"
-    site.mkdir()
-    _, sha256 = archived(stored, site)
-    certificate = tmp_path / "certificate.pem"
-    in_store(stored.store, _CERTIFICATE, str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(site))
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("localhost", 0), Quiet)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        stored.download(f"https://localhost:{server.server_port}/tiny%20scene.zip", sha256)
-        out = stored.snakemake(SCENE, check=False).stdout
-        assert "CERTIFICATE_VERIFY_FAILED" in out and "Traceback" not in out, out
-        stored.store = {**stored.store, "SSL_CERT_FILE": str(certificate)}
-        stored.snakemake(SCENE)
-    finally:
-        server.shutdown()
-    assert (stored.folder / "resources/tiny/mapping.txt").is_file()
