@@ -26,7 +26,7 @@ rule map_baseline:
         "../workflow/scripts/run_stage.py"
 
 
-rule localize_baseline:
+use rule localize_queries as localize_baseline with:
     input:
         scene="results/{scene}/scene/scene.json",
         map_path="results/{scene}/{baseline}/map.h5",
@@ -38,9 +38,6 @@ rule localize_baseline:
         "results/{scene}/logs/localize_baseline/{baseline}.log",
     benchmark:
         "results/{scene}/benchmarks/localize_baseline/{baseline}.tsv"
-    conda:
-        "../envs/scrflow.yaml"
-    threads: 8
     resources:
         mem_mb=growing(7000),
         runtime=longer(480),
@@ -48,8 +45,6 @@ rule localize_baseline:
         **stage_params("localize_baseline"),
     message:
         "{wildcards.scene}: localizing the queries, {wildcards.baseline}"
-    script:
-        "../workflow/scripts/run_stage.py"
 
 
 use rule evaluate_poses as evaluate_baseline with:
