@@ -65,11 +65,6 @@ def test_clusters_are_the_groups_and_their_centres(described, tmp_path):
         torch.testing.assert_close(own_encoding(torch.from_numpy(rows[i]), centres), encoding[i], rtol=0, atol=0)
 
 
-def test_own_encoding_without_clusters_is_the_feature():
-    feature = torch.tensor([3.0, 4.0])
-    assert own_encoding(feature, None).tolist() == pytest.approx([0.6, 0.8])
-
-
 def test_more_clusters_than_images_and_a_file_without_centres_are_named(described, tmp_path):
     scene, features, *_ = described
     with pytest.raises(ScrflowError, match=r"vlad\.h5: 14 clusters of 13 mapping images"):

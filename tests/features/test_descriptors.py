@@ -51,9 +51,6 @@ def test_names_are_known():
         build_descriptor("netvlad", {"colour": "red"})
 
 
-# -------------------------------------------------------------------------------------------------- EfficientNet-Lite0
-
-
 def published_efficientnet() -> efficientnet_lite0.EfficientNetLite0:
     try:
         return build_descriptor("efficientnet-lite0", {})
@@ -99,8 +96,6 @@ def test_efficientnet_checkpoint_must_fit(cache, monkeypatch):
     ):
         build_descriptor("efficientnet-lite0", {})
 
-
-# -------------------------------------------------------------------------------------------------------------- NetVLAD
 
 CHANNELS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512),
             (512, 512), (512, 512), (512, 512), (512, 512)]  # fmt: skip
@@ -211,9 +206,6 @@ def test_netvlad_file_must_fit(cache, layers):
         netvlad.read_mat(path)
     with pytest.raises(ScrflowError, match="there are pitts30k, tokyotm"):
         build_descriptor("netvlad", {"trained_on": "mars"})
-
-
-# ------------------------------------------------------------------------------------------------------------- R2Former
 
 
 def published_r2former(rng: np.random.Generator) -> dict:

@@ -234,11 +234,6 @@ def test_superpoint_descriptors_stand_in_the_middle_of_cells():
     torch.testing.assert_close(there.flip(3), here)
 
 
-def test_superpoint_may_find_nothing(published):
-    features = encoder("superpoint", detection_threshold=1.0)(picture(64, 80))
-    assert features.keypoints_px.shape == (0, 2) and features.descriptors.shape == (0, 256)
-
-
 def test_dedode_reads_descriptors_at_its_pixels(published):
     """Keypoints are centres of pixels: the dense map's value there is the descriptor."""
     image = picture(70, 84)

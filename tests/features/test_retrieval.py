@@ -8,15 +8,14 @@ import pycolmap
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from pydantic import ValidationError
 
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalPart, RetrievalStage, SceneStage, Split
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import camera_centre, pose_error
 from scrflow.core.images import read_rgb
+from scrflow.features import retrieval
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import search
-from scrflow.features.retrieval.build import build_retrieval
-from scrflow.features.retrieval.search import Retriever, build_describer
+from scrflow.features.retrieval import ANGLE_DEG, Retriever, build_describer, build_retrieval, measure, near_pairs
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View
@@ -30,9 +29,6 @@ def unit(rows, dim, seed=0):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------- VLAD
-
-
 def test_vlad_is_the_plain_loop():
     words, x = unit(6, 8, 1), unit(50, 8, 2)
     sums = np.zeros((6, 8))
@@ -44,27 +40,19 @@ def test_vlad_is_the_plain_loop():
         if length > 0:
             sums[k] /= length
     expected = sums.ravel() / np.linalg.norm(sums)
-    np.testing.assert_allclose(search.aggregate(torch.from_numpy(x), torch.from_numpy(words)), expected, atol=1e-5)
-
-
-def test_photo_without_keypoints_has_a_descriptor():
-    words = torch.from_numpy(unit(4, 8))
-    assert not search.aggregate(torch.zeros(0, 8), words).any()
+    np.testing.assert_allclose(retrieval.aggregate(torch.from_numpy(x), torch.from_numpy(words)), expected, atol=1e-5)
 
 
 def test_whitening_evens_variances_and_is_capped():
     x = unit(40, 30) * np.linspace(3, 0.1, 30, dtype=np.float32)
-    mean, matrix = search.learn_whitening(x, 256, np.random.default_rng(0))
+    mean, matrix = retrieval.learn_whitening(x, 256, np.random.default_rng(0))
     assert matrix.shape == (30, 30)
-    assert search.learn_whitening(x[:9], 256, np.random.default_rng(0))[1].shape == (8, 30)
+    assert retrieval.learn_whitening(x[:9], 256, np.random.default_rng(0))[1].shape == (8, 30)
     y = (x - mean.numpy()) @ matrix.float().numpy().T
     before, after = (np.linalg.svd(v - v.mean(0))[1] for v in (x, y))
     assert after[0] / after[-1] < before[0] / before[-1]
-    z = search.whiten(torch.from_numpy(x), mean, matrix)
+    z = retrieval.Whitening(mean, matrix)(torch.from_numpy(x))
     torch.testing.assert_close(z.norm(dim=1), torch.ones(40))
-
-
-# ------------------------------------------------------------------------------------------------------------------ PQ
 
 
 @pytest.mark.parametrize(("count", "dim", "parts"), [(600, 32, 8), (600, 30, 8), (100, 32, 8), (3, 5, 64)])
@@ -72,8 +60,8 @@ def test_search_is_faiss(count, dim, parts):
     import faiss
 
     x, query = unit(count, dim), unit(5, dim, 9)
-    books = search.learn_codebooks(x, parts, 1)
-    codes = search.quantised(torch.from_numpy(x), books)
+    books = retrieval.learn_codebooks(x, parts, 1)
+    codes = retrieval.quantised(torch.from_numpy(x), books)
     m, entries, size = books.shape
     retriever = Retriever(tuple(map(str, range(count))), books, codes)
 
@@ -91,32 +79,18 @@ def test_search_is_faiss(count, dim, parts):
         assert found.dtype == torch.int64
         np.testing.assert_array_equal(found, nearest[row])
         np.testing.assert_allclose(-scores, distance[row], atol=1e-5)
-    assert np.array_equal(books, search.learn_codebooks(x, parts, 1))
+    assert np.array_equal(books, retrieval.learn_codebooks(x, parts, 1))
 
 
 def test_few_images_are_searched_exactly():
     x, query = unit(200, 64), unit(20, 64, 5)
-    books = search.learn_codebooks(x, 16, 1)
-    retriever = Retriever(tuple("a" * 200), books, search.quantised(torch.from_numpy(x), books))
+    books = retrieval.learn_codebooks(x, 16, 1)
+    retriever = Retriever(tuple("a" * 200), books, retrieval.quantised(torch.from_numpy(x), books))
     for q in query:
         exact = np.argsort(((x - q) ** 2).sum(1), kind="stable")[:10]
         found = retriever.search(torch.from_numpy(q), 10)[0].numpy()
         assert len(set(found) & set(exact)) >= 9  # float16 may swap the last
 
-
-def test_quantisation_keeps_neighbours():
-    rng = np.random.default_rng(0)
-    centres = unit(100, 64)
-    x = np.repeat(centres, 10, 0) + 0.02 * rng.normal(size=(1000, 64)).astype(np.float32)
-    books = search.learn_codebooks(x, 16, 1)
-    assert books.shape == (16, 256, 4)
-    retriever = Retriever(tuple("a" * 1000), books, search.quantised(torch.from_numpy(x), books))
-    for i in range(100):
-        found = retriever.search(torch.from_numpy(centres[i]), 10)[0].numpy()
-        assert set(found // 10) == {i}
-
-
-# ---------------------------------------------------------------------------------------------------------------- hloc
 
 NAMES = ["db/1/a.jpg", "db/1/b.jpg", "c.jpg"]
 
@@ -151,9 +125,6 @@ def test_errors_of_descriptor_files(tmp_path):
     write_as_hloc(tmp_path / "f.h5", NAMES[1:], unit(2, 8))
     with pytest.raises(ScrflowError, match="8 dimensions"):
         hloc.read_descriptors(tmp_path / "f.h5", NAMES)
-
-
-# ----------------------------------------------------------------------------------------------------------- the stage
 
 
 @pytest.fixture(scope="module")
@@ -273,21 +244,6 @@ def test_fusion_joins_its_parts(scene, tmp_path):
         build(RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1), scene, tmp_path / "g", files[:1])
 
 
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        ({"kind": "network"}, "network needs network"),
-        ({"kind": "vlad"}, "vlad needs encoder"),
-        ({"kind": "fusion", "parts": ["a"]}, "two or more parts"),
-        ({"kind": "fusion", "parts": ["a", "a"]}, "two or more parts"),
-        ({"kind": "fusion", "parts": ["a", "b"], "weights": [1]}, "a positive factor"),
-    ],
-)
-def test_incomplete_features_are_refused(values, why):
-    with pytest.raises(ValidationError, match=why):
-        RetrievalConfig.model_validate(values)
-
-
 def test_hloc_stage(scene, tmp_path):
     loaded = load_scene(scene)
     names = [v.name for v in loaded.mapping] + [q.name for q in loaded.queries]
@@ -304,22 +260,91 @@ def test_hloc_stage(scene, tmp_path):
     assert read_json(tmp_path / "out.json", "retrieval")["quantised_vs_exact"]["queries"]["count"] == 5
 
 
-def test_hloc_stage_needs_every_image(scene, tmp_path):
-    loaded = load_scene(scene)
-    write_as_hloc(tmp_path / "s.h5", [v.name for v in loaded.mapping], unit(16, 8))
-    r = RetrievalConfig(kind="hloc", file=str(tmp_path / "s.h5"))
-    with pytest.raises(ScrflowError, match=r"q0.png \(5 of 21"):
-        build(RetrievalStage(retrieval=r, extractor=None, near=1.5, seed=1), scene, tmp_path / "out")
-    assert not (tmp_path / "out.h5").exists()
+COUNT = 40
 
 
-def test_search_needs_neither_faiss_nor_hdf5():
-    import subprocess
-    import sys
+def ring(count=COUNT, turn=0.0):
+    """Cameras on a circle of radius 10 that look outwards; descriptors fall off with the angle between them."""
+    angle = 2 * np.pi * np.arange(count) / count + turn
+    c, s, o = np.cos(angle), np.sin(angle), np.zeros(count)
+    R = np.stack([np.stack([-s, o, c], 1), np.stack([o, o + 1, o], 1), np.stack([-c, o, -s], 1)], 1)
+    centre = 10 * np.stack([c, o, s], 1)
+    poses = np.concatenate([R, -np.einsum("nij,nj->ni", R, centre)[:, :, None]], 2)
+    bumps = 2 * np.pi * np.arange(16) / 16
+    vectors = np.exp(4 * np.cos(angle[:, None] - bumps)).astype(np.float32)
+    return poses, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    code = (
-        "import sys; sys.modules['faiss'] = sys.modules['h5py'] = None\n"
-        "from scrflow.features.retrieval.search import Retriever; print(Retriever.__name__)"
+
+def model(vectors, parts=8):
+    books = retrieval.learn_codebooks(vectors, parts, 1)
+    return Retriever(
+        tuple(f"{i:03d}" for i in range(len(vectors))), books, retrieval.quantised(torch.from_numpy(vectors), books)
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "Retriever", done.stderr
+
+
+def test_near_pairs_are_pose_errors():
+    poses, _ = ring()
+    others, _ = ring(9, turn=0.1)
+    near = near_pairs(torch.from_numpy(others), torch.from_numpy(poses), 2.0)
+    for q, n in np.ndindex(*near.shape):
+        distance, degrees = pose_error(others[q], poses[n])
+        assert bool(near[q, n]) == (distance <= 2.0 and degrees <= ANGLE_DEG)
+    assert 0 < near.sum() < near.numel()
+    np.testing.assert_allclose(np.linalg.norm(camera_centre(poses), axis=1), 10)
+
+
+def test_a_good_feature_finds_its_neighbours():
+    poses, vectors = ring()
+    queries = dict(zip("abcde", ring(5, turn=0.05)[1], strict=True))
+    query_poses = dict(zip("abcd", ring(5, turn=0.05)[0], strict=False))
+    result = measure(model(vectors), vectors, poses, 5.0, queries, query_poses)
+    assert (result["images"], result["dim"], result["bytes_per_image"]) == (COUNT, 16, 8)
+    assert result["quantised_vs_exact"]["queries"]["count"] == 5
+    found = result["by_pose"]
+    # three cameras on each side are within 5 units, of which the two nearest are no candidates; but the first and the
+    # last two of the names, next to each other on the ring, are: 6 more
+    assert found["mapping"] == {
+        "count": 40,
+        "without": 0,
+        "recall@1": 1.0,
+        "recall@10": 1.0,
+        "precision@10": 86 / 400,
+        "skipped": 2,
+    }
+    assert found["queries"]["count"] == 4 and found["queries"]["recall@1"] == 1.0
+    assert found["queries"]["precision@10"] == pytest.approx(0.6, abs=0.1)
+
+
+def test_a_shuffled_feature_does_not():
+    poses, vectors = ring()
+    shuffled = vectors[np.random.default_rng(0).permutation(COUNT)]
+    found = measure(model(shuffled), shuffled, poses, 5.0)["by_pose"]["mapping"]
+    assert found["recall@1"] < 0.3 and found["precision@10"] < 0.15
+    assert "queries" not in measure(model(shuffled), shuffled, poses, 5.0)["by_pose"]
+
+
+def test_no_near_image_is_not_counted_as_a_miss():
+    poses, vectors = ring()
+    found = measure(model(vectors), vectors, poses, 0.1)["by_pose"]["mapping"]
+    assert (found["count"], found["without"], found["recall@1"]) == (0, COUNT, None)
+
+
+def test_quantisation_costs_recall():
+    """More images than codebook entries: the quantised search is no longer exact, and its recall is what the plain loop
+    over Retriever.search says."""
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(400, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    poses = np.repeat(np.eye(3, 4)[None], 400, 0)
+    queries = {f"q{i}": v / np.linalg.norm(v) for i, v in enumerate(vectors[:30] + 0.1 * rng.normal(size=(30, 32)))}
+    coarse, fine = (measure(model(vectors, parts), vectors, poses, 1.0, queries) for parts in (2, 16))
+    assert coarse["quantised_vs_exact"]["mapping"]["recall@10"] < fine["quantised_vs_exact"]["mapping"]["recall@10"] < 1
+    retriever = model(vectors, 2)
+    same = []
+    for i in range(30):
+        q = queries[f"q{i}"].astype(np.float32)
+        exact = np.argsort(((vectors - q) ** 2).sum(1))[:10]
+        same.append(len(set(exact) & set(retriever.search(torch.from_numpy(q), 10)[0].tolist())) / 10)
+    assert coarse["quantised_vs_exact"]["queries"]["recall@10"] == pytest.approx(np.mean(same), abs=1e-4)
+    entry = retriever.codebooks[1, retriever.codes[7, 1].long()].float()
+    assert torch.equal(retrieval.decoded(retriever)[7, 16:], entry)

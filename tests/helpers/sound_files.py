@@ -32,7 +32,7 @@ from scrflow.config import (
     SceneStage,
     Split,
 )
-from scrflow.features.retrieval.search import Retriever
+from scrflow.features.retrieval import Retriever
 from scrflow.interop import hloc_files as hloc
 from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points

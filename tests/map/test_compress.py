@@ -19,8 +19,8 @@ from scrflow.config import (
     RetrievalPart,
 )
 from scrflow.core.errors import ScrflowError
-from scrflow.features.retrieval import search
-from scrflow.features.retrieval.search import Whitening, joined
+from scrflow.features import retrieval
+from scrflow.features.retrieval import Whitening, joined
 from scrflow.map.file import merge_images, shrink
 from scrflow.map.format import dequantise, pack, quantise, unpack
 
@@ -79,8 +79,8 @@ def test_a_fusion_is_cut_as_its_describer_cuts(weights):
     raw = [torch.randn(40, 20, generator=rng), torch.randn(40, 12, generator=rng)]
     whitenings = [Whitening(torch.randn(n, generator=rng), torch.randn(8, n, generator=rng).half()) for n in (20, 12)]
     full = joined([w(x) for w, x in zip(whitenings, raw, strict=True)], weights)
-    books = search.learn_codebooks(full.numpy(), 16, 0)
-    tensors = {"retrieval.codebooks": books, "retrieval.codes": search.quantised(full, books)}
+    books = retrieval.learn_codebooks(full.numpy(), 16, 0)
+    tensors = {"retrieval.codebooks": books, "retrieval.codes": retrieval.quantised(full, books)}
     for i, w in enumerate(whitenings):
         tensors |= {f"retrieval.part{i}.{k}": v for k, v in w.tensors().items()}
     fusion = RetrievalConfig(kind="fusion", parts=("a", "b"), weights=weights, dim=None)
@@ -103,8 +103,8 @@ def test_fewer_bytes_for_many_images_find_most_of_the_same():
     centres = rng.normal(size=(40, 32)).repeat(10, axis=0)
     rows = torch.from_numpy(centres + 0.3 * rng.normal(size=(400, 32))).float()
     rows = F.normalize(rows, dim=1)
-    books = search.learn_codebooks(rows.numpy(), 16, 0)
-    tensors = {"retrieval.codebooks": books, "retrieval.codes": search.quantised(rows, books)}
+    books = retrieval.learn_codebooks(rows.numpy(), 16, 0)
+    tensors = {"retrieval.codebooks": books, "retrieval.codes": retrieval.quantised(rows, books)}
     r = RetrievalConfig(kind="hloc", file="f.h5", dim=None)
     names = tuple(map(str, range(400)))
     made, _ = shrink(stage(r, pq_bytes=4), tensors, names, None)
@@ -119,8 +119,8 @@ def test_fewer_bytes_for_many_images_find_most_of_the_same():
 
 def test_features_without_whitening_cannot_be_cut():
     rows = F.normalize(torch.randn(9, 16, generator=torch.Generator().manual_seed(2)), dim=1)
-    books = search.learn_codebooks(rows.numpy(), 8, 0)
-    tensors = {"retrieval.codebooks": books, "retrieval.codes": search.quantised(rows, books)}
+    books = retrieval.learn_codebooks(rows.numpy(), 8, 0)
+    tensors = {"retrieval.codebooks": books, "retrieval.codes": retrieval.quantised(rows, books)}
     names = tuple("abcdefghi")
     with pytest.raises(ScrflowError, match="the hloc feature has no whitening to cut"):
         shrink(stage(RetrievalConfig(kind="hloc", file="f.h5", dim=None), retrieval_dim=4), tensors, names, None)

@@ -27,8 +27,8 @@ from scrflow.config import (
     Split,
 )
 from scrflow.core.errors import ScrflowError
-from scrflow.features.retrieval import search
-from scrflow.features.retrieval.search import Retriever
+from scrflow.features import retrieval
+from scrflow.features.retrieval import Retriever
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, write_map
 from scrflow.map.format import MAP_FORMAT, sizes
@@ -92,13 +92,13 @@ def parts(tmp_path_factory) -> dict[str, Path]:
         f["encoding"] = rng.normal(size=(IMAGES, GLOBAL)).astype(np.float32)
         f["names"] = list(NAMES)
     features = torch.nn.functional.normalize(torch.randn(IMAGES, DIM), dim=1)
-    books = search.learn_codebooks(features.numpy(), 3, 1)
+    books = retrieval.learn_codebooks(features.numpy(), 3, 1)
     described = {
         "vocabulary": torch.randn(WORDS, 128),
         "whitening_mean": torch.randn(WORDS * 128),
         "whitening": torch.randn(DIM, WORDS * 128).half(),
     }
-    retriever = Retriever(NAMES, books, search.quantised(features, books), described)
+    retriever = Retriever(NAMES, books, retrieval.quantised(features, books), described)
     write_safetensors(
         folder / "retrieval.safetensors", retriever.tensors(), Stamp("retrieval"),
         {**retriever.metadata(), "keypoints": "40"},

@@ -14,15 +14,12 @@ from scrflow.config import HeadConfig, LossConfig
 from scrflow.training.head import Head
 from scrflow.training.losses import (
     Targets,
-    bandwidth,
-    depth_adjusted,
     dynamic_tanh,
     geman_mcclure,
     known_point_error,
     log_loss,
     project,
     pull_to_depth,
-    pull_weight,
     scene_coordinate_loss,
 )
 from scrflow.training.optimizer import use_bf16_backward
@@ -55,27 +52,12 @@ def test_invalid_predictions(xyz):
     assert float(loss) == pytest.approx(abs(xyz[0]) + abs(xyz[1]) + abs(xyz[2] - 8), rel=1e-5)
 
 
-def test_circle_schedule():
-    # eq. 4
-    assert bandwidth(0.0, 25, 1) == 26 and bandwidth(1.0, 25, 1) == 1
-    assert bandwidth(0.6, 50, 1) == pytest.approx(0.8 * 50 + 1)
-
-
 def test_kernels():
     e = torch.tensor([0.0, 3.0, 1e6])
     assert dynamic_tanh(e, 5.0).tolist() == pytest.approx([0, 5 * math.tanh(0.6), 5])
     # u = e / tau = 0.6: 9 * 0.36 / (9 * 0.36 + 4)
     assert geman_mcclure(e, 5.0).tolist() == pytest.approx([0, 5 * 3.24 / 7.24, 5], rel=1e-5)
     assert log_loss(e[:2], 5.0).tolist() == pytest.approx([0, 5 * math.log(1.6)])
-
-
-def test_depth_adjustment():
-    # at depth 4 with b 3: 4 / 5 of the error
-    assert float(depth_adjusted(torch.tensor(10.0), torch.tensor(4.0), 3.0)) == pytest.approx(8.0)
-
-
-def test_pull_fades_over_the_first_half():
-    assert [pull_weight(t) for t in (0.0, 0.25, 0.5, 0.9)] == pytest.approx([1, 0.5, 0, 0])
 
 
 def test_rscore_sum_by_hand():

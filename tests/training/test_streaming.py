@@ -107,18 +107,10 @@ def test_a_batch_mixes_many_images(inputs):
     assert counts[1] > 0.5 * counts[0]
 
 
-def test_streamed_training_learns_as_well(inputs, tmp_path):
-    _, whole = train(known(150), inputs, tmp_path / "whole")
-    _, streamed = train(known(150, buffer_memory=memory_for(inputs, known(), 0.4)), inputs, tmp_path / "streamed")
-    # measured: 52 px and 80 px: a fifth of so small a scene is one corner of it, and 4 steps later comes another
-    assert streamed[-1]["median_error_px"] < 2 * whole[-1]["median_error_px"]
-
-
-@pytest.mark.parametrize("step", [8, 17])
-def test_a_killed_stream_continues_to_the_same_bytes(inputs, tmp_path, monkeypatch, step):
+def test_a_killed_stream_continues_to_the_same_bytes(inputs, tmp_path, monkeypatch):
     config = known(25, buffer_memory=memory_for(inputs, known(), 0.4))
     undisturbed, _ = train(config, inputs, tmp_path / "whole")
-    train_until_killed(config, inputs, tmp_path / "killed", step, monkeypatch)
+    train_until_killed(config, inputs, tmp_path / "killed", 17, monkeypatch)
     resumed, _ = train(config, inputs, tmp_path / "killed")
     assert sha256_file(resumed) == sha256_file(undisturbed)
 
@@ -136,12 +128,6 @@ def test_int8_is_close(inputs, tmp_path):
     _, full = train(known(60), inputs, tmp_path / "fp16")
     # measured: 0.11 % apart
     assert short[-1]["loss"] == pytest.approx(full[-1]["loss"], rel=0.01)
-
-
-def test_row_bytes():
-    layout = ColumnLayout(64, "float16", depth=True, matches=8)
-    assert layout.row_bytes == 64 * 2 + 8 + 4 + 8 + 32 + 4
-    assert layout.streamed().row_bytes == 2 * 64 * 2 + 8 + 4 + 8 + 4
 
 
 # -- several processes

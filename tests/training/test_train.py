@@ -13,10 +13,9 @@ from training_cases import KNOWN, in_step, known, stage, terminate, train, train
 import scrflow
 from scrflow.config import EarlyStopConfig, GlobalEncodingUse, HeadConfig, LossConfig, TrainingConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.core.kmeans import kmeans
 from scrflow.storage.artifact import read_safetensors, sha256_file
 from scrflow.training.buffer import load_buffer, shard_range
-from scrflow.training.optimizer import Muon, Precision, orthogonalised, precision_of
+from scrflow.training.optimizer import Muon, Precision, precision_of
 from scrflow.training.samples import Samples
 from scrflow.training.trainer import EarlyStop, Stopped, Trainer, load_checkpoint, save_checkpoint
 
@@ -25,19 +24,12 @@ SMALL = HeadConfig(width=64, hidden_ratio=1, blocks=1, clusters=1, refine_blocks
 # -- learning
 
 
-def test_it_learns(inputs, tmp_path):
-    out, history = train(stage(300), inputs, tmp_path)
-    # measured: 3 565 px at first, 122 px at the end: without known depths 300 steps are few
+@pytest.mark.parametrize("config", [stage(300), known(60, optimizer="muon")], ids=["rscore", "known, muon"])
+def test_it_learns(inputs, tmp_path, config):
+    out, history = train(config, inputs, tmp_path)
+    # measured: 3 565 px at first, 122 px after 300 steps
     assert history[-1]["median_error_px"] < 0.25 * history[0]["median_error_px"]
-    assert history[-1]["step"] == 300
     assert read_safetensors(out, "head")["decoder.out.weight"].dtype == torch.float16
-
-
-def test_known_depths_speed_it_up(inputs, tmp_path):
-    _, with_depth = train(stage(120, KNOWN, mix_share=0.5, known_share=0.9), inputs, tmp_path / "known")
-    _, without = train(stage(120), inputs, tmp_path / "unknown")
-    # measured: 80 px against 139 px
-    assert with_depth[-1]["median_error_px"] < without[-1]["median_error_px"]
 
 
 def test_glace_and_ace_train(inputs, tmp_path):
@@ -46,15 +38,6 @@ def test_glace_and_ace_train(inputs, tmp_path):
         given = {**inputs, "encoding": None if name == "ace" else inputs["encoding"]}
         _, history = train(config, given, tmp_path / name)
         assert history[-1]["median_error_px"] < history[0]["median_error_px"]
-
-
-def test_bf16_stays_close_to_float32(inputs, tmp_path):
-    """Emulated where the processor has no bf16."""
-    _, reference = train(stage(30), inputs, tmp_path / "fp32")
-    reduced, history = train(stage(30, precision="bf16"), inputs, tmp_path / "bf16")
-    # measured: 5.4 % apart after 30 steps of a course that doubles small differences
-    assert history[-1]["loss"] == pytest.approx(reference[-1]["loss"], rel=0.2)
-    assert all(torch.isfinite(v).all() for v in read_safetensors(reduced, "head").values())
 
 
 # -- from Python
@@ -131,7 +114,7 @@ def test_same_seed_same_bytes(inputs, tmp_path):
     assert not torch.equal(a["input.layers.0.weight"], c["input.layers.0.weight"])
 
 
-@pytest.mark.parametrize("step", [3, 7, 24])
+@pytest.mark.parametrize("step", [3, 24])
 @pytest.mark.parametrize("config", [stage(25), known(25, optimizer="muon")], ids=["rscore", "known, muon"])
 def test_a_killed_run_continues_to_the_same_bytes(inputs, tmp_path, monkeypatch, step, config):
     undisturbed, history = train(config, inputs, tmp_path / "whole")
@@ -162,12 +145,6 @@ def test_a_stopped_run_saves_and_continues_to_the_same_bytes(inputs, tmp_path, m
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed, _ = train(config, inputs, tmp_path / "stopped")
     assert sha256_file(resumed) == sha256_file(undisturbed)
-
-
-def test_the_last_step_is_not_stopped(inputs, tmp_path, monkeypatch):
-    in_step(24, terminate, monkeypatch)
-    out, history = train(known(25), inputs, tmp_path)
-    assert out.exists() and history[-1]["step"] == 25 and not (tmp_path / "checkpoint.pt").exists()
 
 
 # -- checkpoints
@@ -242,24 +219,13 @@ def test_shards_cover_every_image_once():
         shard_range(10, 3, 3)
 
 
-def test_kmeans_finds_separate_groups():
-    generator = torch.Generator().manual_seed(0)
-    groups = torch.tensor([[0.0, 0, 0], [10, 0, 0], [0, 10, 0], [0, 0, 10]])
-    points = (groups[:, None] + 0.1 * torch.randn(4, 50, 3, generator=generator)).flatten(0, 1)
-    centres = kmeans(points, 4, generator)
-    nearest = torch.cdist(groups.double(), centres).min(1).values
-    assert float(nearest.max()) < 0.1
-    with pytest.raises(ValueError, match="5 clusters of 4"):
-        kmeans(groups, 5, generator)
-
-
 # -- precision, optimiser, schedule
 
 
 def test_precision():
     cpu = torch.device("cpu")
     assert precision_of(TrainingConfig(precision="bf16"), cpu) == Precision(torch.bfloat16)
-    assert precision_of(TrainingConfig(precision="fp16"), cpu).scaled
+    assert precision_of(TrainingConfig(precision="fp16"), cpu) == Precision(torch.float16)
     # on a CPU no bf16 in the forward pass unless asked for: see precision_of
     assert precision_of(TrainingConfig(), cpu).autocast is None
 
@@ -280,19 +246,6 @@ def test_muon_equals_that_of_torch():
     for p, q in zip(ours, theirs, strict=True):
         # measured: equal
         assert torch.allclose(p, q, rtol=0, atol=1e-5)
-
-
-def test_orthogonalised_matrices_are_nearly_orthogonal():
-    generator = torch.Generator().manual_seed(0)
-    for shape in ((3, 32, 32), (3, 20, 50), (3, 50, 20)):
-        singular = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=generator), torch.float32))
-        # measured: 0.68 to 1.13, the smallest of a square matrix 0.46
-        assert float(singular[:, :-2].min()) > 0.6 and float(singular.max()) < 1.3
-
-
-def test_muon_learns(inputs, tmp_path):
-    _, history = train(known(60, optimizer="muon"), inputs, tmp_path)
-    assert history[-1]["median_error_px"] < 0.25 * history[0]["median_error_px"]
 
 
 def test_held_out_images_are_not_trained_on(inputs, tmp_path):
@@ -323,16 +276,13 @@ def test_early_stop_shortens_the_rest_of_the_schedule():
     assert [rule.due(step) for step in (65, 60, 70)] == [False, True, False]
 
 
-def test_early_stop_needs_held_out_images():
-    with pytest.raises(ValueError, match="early_stop needs holdout"):
-        TrainingConfig(early_stop=EarlyStopConfig())
-
-
-def test_more_shard_groups_than_shards_are_refused(inputs, tmp_path):
-    with pytest.raises(ScrflowError, match="set buffer_shards to 4"):
-        train(known(gpus=4), inputs, tmp_path)
-
-
-def test_too_little_memory_is_told(inputs, tmp_path):
-    with pytest.raises(ScrflowError, match=r"buffer_memory of 20000 bytes.*give it at least"):
-        train(known(buffer_memory=20000), inputs, tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"gpus": 4}, "set buffer_shards to 4"),
+        ({"buffer_memory": 20000}, r"buffer_memory of 20000 bytes.*give it at least"),
+    ],
+)
+def test_impossible_settings_name_the_remedy(inputs, tmp_path, settings, says):
+    with pytest.raises(ScrflowError, match=says):
+        train(known(**settings), inputs, tmp_path)

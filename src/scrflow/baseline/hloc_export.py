@@ -15,7 +15,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.core.progress import track
 from scrflow.features.encoders import LocalEncoder, build_encoder
-from scrflow.features.retrieval.search import PhotoDescriber, Retriever
+from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
 from scrflow.interop.hloc_files import StoredFeatures, read_descriptors, write_descriptors, write_features, write_pairs
 from scrflow.scene.model import Scene, load_scene

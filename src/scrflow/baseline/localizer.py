@@ -15,7 +15,7 @@ from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, reprojection_error, rescaled_camera
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval.search import PhotoDescriber
+from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView
 from scrflow.localize.pose import estimate_pose
 from scrflow.localize.result import Clock, Localization, localize_scene

@@ -27,7 +27,7 @@ from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder, encodes_side_by_side
-from scrflow.features.retrieval.search import PhotoDescriber, Retriever
+from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.map.format import check_index, stage_config
 from scrflow.pipeline.stages import code_of

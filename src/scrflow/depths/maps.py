@@ -1,9 +1,8 @@
 """Depth of buffer samples from depth images, aligned with the photo or of a depth camera beside it.
 
-Every measured pixel becomes a point in the photo's camera. The points are drawn into a pinhole image of that camera,
-the nearest in front, and a sample takes the median of the 3 x 3 pixels about its ray. Copies of a photo share its
-camera centre and axis, so augmented views are looked up by their rays as plain ones are. If the depth camera has a
-focal length of its own, its lens distortion is unknown and ignored.
+Measured pixels become points in the photo's camera, drawn into a pinhole image of it, the nearest in front; a sample
+takes the median of the 3 x 3 pixels about its ray. Copies of a photo share its camera centre and axis, so augmented
+views are looked up by their rays too. The lens distortion of a depth camera with a focal length of its own is ignored.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ _MAX_UNEVEN = 0.02  # relative difference of the aspect ratios of a photo and an
 
 def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: list[Path], out: Path) -> None:
     """Write the depths of a buffer's samples (``write_sample_depth``). ``root`` is the folder of the scene's files.
-
-    Raises ScrflowError when no mapping photo has a depth image, an image is not one, or hardly any sample gets a depth.
-    """
+    ScrflowError when no mapping photo has a depth image, one cannot be read, or hardly any sample gets a depth."""
     loaded, buffer = load_scene(scene), load_buffer(shards)
     if tuple(v.name for v in loaded.mapping) != buffer.names:
         raise ScrflowError(f"{scene}: of other mapping images than the buffer; run again from the scene")
@@ -87,10 +84,8 @@ def depths_of_samples(buffer: Buffer, scene: Scene, files: dict[int, Path], conf
 
 
 def read_depth(path: Path, config: DepthMaps) -> np.ndarray:
-    """The depth image [H, W] float32 in the scene's unit, NaN where nothing was measured.
-
-    It has one channel of 16 or 32 bits (PNG, TIFF); ScrflowError for another file.
-    """
+    """The depth image [H, W] float32 in the scene's unit, NaN where nothing was measured; ScrflowError unless it has
+    one channel of 16 or 32 bits (PNG, TIFF)."""
     try:
         with Image.open(path) as image:
             mode, raw = image.mode, np.asarray(image, np.float32)

@@ -1,13 +1,8 @@
-"""Global encodings: read, scaled, from a photo's own retrieval feature, and from clusters of features (GLACE).
+"""Global encodings, read and scaled: of a photo's retrieval feature, of clusters of features, or of Node2Vec.
 
-Which kind of global encoding is which paper's, by ``global_encoding.name`` of a method:
-
-- null: ACE (Brachmann et al., CVPR 2023).
-- a retrieval feature, with ``noise`` 0.1: GLACE, "Diffusion" (Wang et al., CVPR 2024, section 3.2, Table 6).
-- a retrieval feature, with ``noise`` 0: GLACE's "Naive Concatenation", "Identity" in Table 6.
-- an encoding of kind ``clusters``: GLACE's "Explicit Clustering", K = 4, 32, 128 in Table 6. K-means of the retrieval
-  features; each image's encoding is the centre of its cluster, and a query's is the centre nearest to its feature.
-- an encoding of kind ``node2vec``: R-SCoRe (CVPR 2025); a query takes those of retrieved images.
+``global_encoding.name`` of a method is null (ACE, Brachmann et al., CVPR 2023), a retrieval feature (GLACE, Wang et
+al., CVPR 2024, Table 6: "Diffusion" with noise 0.1, "Identity" with noise 0), an encoding of kind ``clusters`` (its
+"Explicit Clustering") or of kind ``node2vec`` (R-SCoRe, CVPR 2025; a query takes those of retrieved images).
 """
 
 from __future__ import annotations
@@ -36,8 +31,7 @@ def nearest_centre(features_ND: torch.Tensor, centres_KD: torch.Tensor) -> torch
 
 
 def own_encoding(feature_D: torch.Tensor, centres_KD: torch.Tensor | None) -> torch.Tensor:
-    """The encoding [D], unit length, of a photo from its own retrieval feature: the feature, or with ``centres`` the
-    nearest of them."""
+    """The encoding [D], unit length, of a photo: its retrieval feature, or the nearest of the ``centres``."""
     if centres_KD is not None:
         centres_KD = centres_KD.to(feature_D.device)
         feature_D = centres_KD[nearest_centre(feature_D[None], centres_KD)[0]]
@@ -57,10 +51,8 @@ def standardised(encoding: torch.Tensor, per_row: bool = False) -> torch.Tensor:
 
 
 def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
-    """Encodings [images, D] in the order of ``names``, from Node2Vec's file or one in hloc's layout.
-
-    Raises ScrflowError naming the first image that has none.
-    """
+    """Encodings [images, D] in the order of ``names``, from Node2Vec's file or one in hloc's layout. ScrflowError
+    naming the first image that has none."""
     kind = read_stamp(path).kind
     with open_h5(path, kind) as f:
         if "encoding" in f and "names" in f:
@@ -76,7 +68,7 @@ def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
 
 
 def read_centres(path: Path) -> torch.Tensor:
-    """Centres [K, D] of the clusters that encodings of kind ``clusters`` are; ScrflowError where the file has none."""
+    """Centres [K, D] of an encoding of kind ``clusters``; ScrflowError where the file has none."""
     with open_h5(path, KIND) as f:
         if "centres" not in f:
             raise ScrflowError(f"{path}: no cluster centres; delete it and run again")
@@ -84,11 +76,10 @@ def read_centres(path: Path) -> torch.Tensor:
 
 
 def cluster_features(config: ClustersStage, scene: Path, features: Path, out: Path, metrics: Path) -> None:
-    """Cluster the retrieval features of the mapping images, and write the encodings (GLACE sec. 3.2, Table 6).
+    """Cluster the retrieval features (HDF5) of the mapping images, and write the encodings (GLACE sec. 3.2, Table 6).
 
-    ``features`` is the HDF5 that build_retrieval made. ``out`` (HDF5) holds ``names``, ``encoding`` [images, D], the
-    centre of each image's cluster, unit length, and ``centres`` [K, D], as K-means left them; ``metrics`` (JSON) the
-    sizes of the clusters. ScrflowError for more clusters than images.
+    ``out`` (HDF5) gets ``names``, ``encoding`` [images, D], unit length, and ``centres`` [K, D] as K-means left them,
+    ``metrics`` (JSON) the sizes of the clusters. ScrflowError for more clusters than images.
     """
     # training reads encodings without pycolmap
     from scrflow.interop import hloc_files

@@ -49,15 +49,13 @@ class Pca:
 
 
 def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
-    """Learn the PCA on descriptors of mapping images, an equal share from each of as many images as are needed.
-
-    Writes safetensors ``mean`` [D] and ``components`` [D, d].
-    """
+    """Learn the PCA on descriptors of mapping images, an equal share from each of as many images as are needed, and
+    write safetensors ``mean`` [D] and ``components`` [D, d]."""
     torch.set_num_threads(threads)
     s = load_scene(scene)
     encoder = build_encoder(config.extractor)
     rng = numpy_generator(config.seed, "pca")
-    # enough images for the samples; for variety at least 64, if there are so many
+    # at least 64 images for variety
     per_image = config.extractor.max_keypoints
     count = min(len(s.mapping), max(64, -(-config.pca.samples // per_image)))
     chosen = sorted(rng.choice(len(s.mapping), count, replace=False))
@@ -75,14 +73,8 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
         pca = Pca.fit(descriptors, config.pca.dim)
     except ValueError as error:
         raise ScrflowError(f"{scene}: PCA: {error}; are the mapping images blank?") from None
-    kept = float(pca(descriptors).pow(2).mean())
-    log.info(
-        "PCA: %d descriptors of %d images, %d to %d dimensions (mean square %.3f)",
-        len(descriptors),
-        count,
-        *pca.components.shape,
-        kept,
-    )
+    shape = pca.components.shape
+    log.info("PCA: %d descriptors of %d images, %d to %d dimensions", len(descriptors), count, *shape)
     stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
     write_safetensors(out, {"mean": pca.mean, "components": pca.components}, stamp)
 

@@ -1,9 +1,8 @@
 """Encoding one photo, plain or augmented: keypoints, undistorted into the pinhole image of a view, and descriptors.
 
-Augmented copies of a mapping image are rotated in the image plane, scaled, and changed in colour (GLACE sec. B). The
-geometry is exact: a copy is the photo seen by a camera rolled by the angle about its optical axis, with a scaled focal
-length. A keypoint of the copy is brought back to the photo by the inverse of the warp and undistorted there through the
-true camera, and its ray is rolled. Pose and intrinsics of the view follow, so lens distortion stays exact.
+An augmented copy is rotated in the image plane, scaled, and changed in colour (GLACE sec. B): it is the photo of a
+camera rolled about its optical axis, with a scaled focal length. Keypoints are brought back to the photo, undistorted
+there, and their rays rolled, so lens distortion stays exact.
 """
 
 from __future__ import annotations
@@ -40,11 +39,8 @@ def encode_view(
     max_keypoints: int,
     augmentation: Augmentation | None = None,
 ) -> EncodedView:
-    """Encode a photo at ``short_side`` px.
-
-    Keypoints that fall outside the photo, or where the distortion cannot be inverted, are dropped; of the others the
-    ``max_keypoints`` best are kept.
-    """
+    """Encode a photo at ``short_side`` px; the ``max_keypoints`` best of the keypoints that lie in the photo and can be
+    undistorted are kept."""
     a = augmentation or Augmentation()
     resized = resized_to_short_side(photo, short_side)
     camera = rescaled_camera(camera, *resized.size)
@@ -58,18 +54,14 @@ def encode_view(
     pixels = to_photo_pixels(features.keypoints_px.numpy(), resized.size, (width, height), a)
     rays = rays_from_pixels(camera, pixels)
     keep = np.flatnonzero(inside(pixels, resized.size) & np.isfinite(rays).all(1))[:max_keypoints]
-    K = pinhole_matrix(camera)
-    K = np.diag([a.scale, a.scale, 1.0]) @ K
+    K = np.diag([a.scale, a.scale, 1.0]) @ pinhole_matrix(camera)
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
     return EncodedView(pinhole_pixels(rolled, K), features.descriptors[torch.from_numpy(keep)], K, a.roll)
 
 
-# -------------------------------------------------------------------------------------------------------- augmentation
-
-
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw: counter-clockwise-positive roll in radians (x towards y), scale, and photometric factors."""
+    """One draw: roll in radians (x towards y), scale, and photometric factors."""
 
     roll: float = 0.0
     scale: float = 1.0
@@ -104,10 +96,7 @@ def rolled_pose(cam_from_world: np.ndarray, roll: float) -> np.ndarray:
 
 
 def warp(image_CHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
-    """The augmented image [C, H', W'], H' and W' scaled and rounded; beyond the photo's border it is mirrored.
-
-    C is 3, or 1 for an image in grey, which has no saturation and no hue to change.
-    """
+    """The augmented image [C, H', W'] of one in colour (C = 3) or grey (C = 1); beyond the border it is mirrored."""
     height, width = image_CHW.shape[1:]
     size = (max(32, round(height * a.scale)), max(32, round(width * a.scale)))
     x = image_CHW[None]
@@ -123,7 +112,7 @@ def _source(size: tuple[int, int], roll: float) -> torch.Tensor:
     h, w = size
     x, y = ((2 * torch.arange(n) + 1) / n - 1 for n in (w, h))  # centres of columns and rows
     c, s = np.cos(roll), np.sin(roll)
-    # as affine_grid has it, in a fifth of its time: rows and columns are independent, so no product of matrices
+    # affine_grid's values in a fifth of its time
     grid = torch.empty(1, h, w, 2)
     torch.add(x * c, (y * (s * h / w))[:, None], out=grid[0, ..., 0])
     torch.add(x * (-s * w / h), (y * c)[:, None], out=grid[0, ..., 1])

@@ -18,7 +18,7 @@ from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
 from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.global_encoding import own_encoding, standardised
-from scrflow.features.retrieval.search import PhotoDescriber
+from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.confidence import confidence_of
 from scrflow.localize.pose import SceneCoordinates, best_pose

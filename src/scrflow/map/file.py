@@ -16,11 +16,11 @@ from scrflow.config import MapStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log
 from scrflow.core.seeds import derived_seed
+from scrflow.features import retrieval
 from scrflow.features.encoders import build_encoder
 from scrflow.features.global_encoding import read_centres, read_global_encoding, standardised
 from scrflow.features.pca import Pca, load_pca
-from scrflow.features.retrieval import search
-from scrflow.features.retrieval.search import PhotoDescriber, Retriever, decoded
+from scrflow.features.retrieval import PhotoDescriber, Retriever, decoded
 from scrflow.graph.covisibility import load_graph
 from scrflow.map.format import (
     BOOKS,
@@ -174,14 +174,14 @@ def shrink(
         tensors["encoding"] = tensors["encoding"][kept]
         features = features[kept]
         # codebooks of so few images are the images' own features: only new ones are smaller
-        relearn |= len(kept) <= search.ENTRIES
+        relearn |= len(kept) <= retrieval.ENTRIES
         tensors[CODES] = tensors[CODES][kept].contiguous()
         log.info("map: %d of %d images kept, the others overlap one of them by %g", len(kept), len(names), wish.merge)
         names = tuple(names[i] for i in kept.tolist())
     if relearn:
         parts = wish.pq_bytes or tensors[CODES].shape[1]
-        books = search.learn_codebooks(features.numpy(), parts, derived_seed(config.seed, "map.pq") % (1 << 31))
-        tensors |= {BOOKS: books, CODES: search.quantised(features, books)}
+        books = retrieval.learn_codebooks(features.numpy(), parts, derived_seed(config.seed, "map.pq") % (1 << 31))
+        tensors |= {BOOKS: books, CODES: retrieval.quantised(features, books)}
     return tensors, names
 
 

@@ -1,7 +1,4 @@
-"""The scene-specific network: from a global and a local encoding to a scene coordinate.
-
-ACE, GLACE and R-SCoRe are settings of the one ``Head`` (GLACE fig. 7 and eq. 6-8).
-"""
+"""The scene-specific network: from a global and a local encoding to a scene coordinate (GLACE fig. 7 and eq. 6-8)."""
 
 from __future__ import annotations
 
@@ -36,11 +33,8 @@ class ReluStack(nn.ModuleList):
 
 
 class ResidualBlock(nn.Module):
-    """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7).
-
-    Where the input is of another width, the skip is a linear layer; with ``pad`` a narrower one is padded instead
-    (R-SCoRe's public code).
-    """
+    """Three linear layers with ReLU, the middle one ``hidden`` wide, and a skip (GLACE fig. 7): linear where the input
+    is of another width, or with ``pad`` a narrower input padded (R-SCoRe's public code)."""
 
     def __init__(self, dim_in: int, width: int, hidden: int, pad: bool = False):
         super().__init__()
@@ -69,23 +63,11 @@ class HomogeneousOffset(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two layers, then cluster logits and a homogeneous offset: y = d / w + softmax(s) C (GLACE eq. 8).
+    """Two layers, then cluster logits and a homogeneous offset: y = d / w + softmax(s) C (GLACE eq. 8). The second
+    layer is ``hidden`` wide, ``unit`` is the length that the network's number 1 stands for."""
 
-    The second layer is ``hidden`` wide, ``width`` where not given. ``unit`` is the length that the network's number 1
-    stands for.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        centres_K3: Tensor,
-        scale_min: float,
-        scale_max: float,
-        unit: float,
-        hidden: int | None = None,
-    ):
+    def __init__(self, width: int, centres_K3: Tensor, scale_min: float, scale_max: float, unit: float, hidden: int):
         super().__init__()
-        hidden = hidden or width
         self.layers = ReluStack([nn.Linear(width, width), nn.Linear(width, hidden)])
         self.clusters = len(centres_K3)
         self.out = nn.Linear(hidden, 4 + (self.clusters if self.clusters > 1 else 0))
@@ -121,7 +103,7 @@ class PositionalEncoding(nn.Module):
 @dataclass(frozen=True)
 class HeadOutput:
     """Scene coordinates [B, 3]: ``xyz_world`` the final ones, ``coarse`` y0 before refinement (the same without), and
-    with refinement ``base``, what its offset is added to: y0, without its gradient unless the config has it pass."""
+    ``base``, what the refinement's offset is added to: y0, cut from its gradient unless the config has it pass."""
 
     xyz_world: Tensor
     coarse: Tensor

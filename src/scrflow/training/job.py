@@ -1,6 +1,6 @@
 """The training job: check its inputs, train the head in one process or several, and write it.
 
-``torchrun ... -m scrflow.training results/SCENE/METHOD/train.json`` runs a job by hand, on several machines too.
+``[torchrun ...] -m scrflow.training results/SCENE/METHOD/train.json`` runs a job by hand, on several machines too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scrflow.training.trainer import Stopped, Trainer, on_sigterm
 
 
 class TrainJob(Strict):
-    """Everything that a training process needs to know. Paths are relative to the working directory."""
+    """Everything that a training process needs. Paths are relative to the working directory."""
 
     config: TrainStage
     shards: tuple[Path, ...]
@@ -45,10 +45,8 @@ class TrainJob(Strict):
     device: str | None = None
 
     def train(self) -> None:
-        """Train in this process, alone or as one of torchrun's, and write head and history.
-
-        Raises ScrflowError for missing or mismatched inputs, and when the loss is no longer finite.
-        """
+        """Train in this process, alone or as one of torchrun's, and write head and history. ScrflowError for missing or
+        mismatched inputs and a loss that is not finite."""
         torch.set_num_threads(self.threads)
         kind = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(kind)
@@ -92,7 +90,7 @@ class TrainJob(Strict):
 
 def output_unit(depth: Path) -> float:
     """The length that the head's number 1 stands for where samples are held to known depths: their median, so that a
-    fresh head speaks of distances of the scene's own size. It is 1 otherwise, as in the papers."""
+    fresh head speaks of distances of the scene's own size."""
     with open_h5(depth, SAMPLE_DEPTH) as f:
         return round(float(torch.from_numpy(f["depth"][:]).nanmedian()), 3)
 
@@ -108,16 +106,14 @@ def train_head(
     encoding: Path | None = None,
     depth: Path | None = None,
 ) -> None:
-    """The stage that trains the head of a method, see TrainJob and run_training."""
+    """The stage that trains the head of a method."""
     files = {"shards": shards, "out": out, "history": history, "checkpoint": checkpoint}
     run_training(TrainJob(config=config, threads=threads, graph=graph, encoding=encoding, depth=depth, **files))
 
 
 def run_training(job: TrainJob, processes: int | None = None) -> None:
     """Train with as many processes as ``training.gpus`` names and GPUs are there; ``processes`` sets another number.
-
-    The job stays as ``train.json`` beside the head. Raises ScrflowError when a process fails.
-    """
+    The job stays as ``train.json`` beside the head. ScrflowError when a process fails."""
     path = job.out.with_name("train.json")
     write_text(path, job.model_dump_json(indent=1) + "\n")
     wanted = job.config.training.gpus

@@ -1,11 +1,8 @@
-"""The loss on scene coordinates, one function a term.
+"""The loss on scene coordinates: the sum of three terms, each switched by the config.
 
-The loss of a sample is the sum of three terms, each switched by the config:
-
-1. ``reprojection_term``: GLACE eq. 3 on the final coordinate y. With ``known_depth`` a sample of known depth is held to
-   its 3D point instead (``held_to_known_points``; beyond the papers).
-2. ``coarse_term``: R-SCoRe's term on the coarse coordinate y0.
-3. ``pull_term``: R-SCoRe's pull of y towards y0, or of both towards the known depth, in the first half of training.
+``reprojection_term``: GLACE eq. 3 on the final coordinate y; with ``known_depth`` a sample of known depth is held to
+its 3D point instead (beyond the papers). ``coarse_term``: R-SCoRe's term on the coarse coordinate y0. ``pull_term``:
+R-SCoRe's pull of y towards y0, or of both towards the known depth, in the first half of training.
 """
 
 from __future__ import annotations
@@ -88,9 +85,6 @@ def project(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Projecti
     return Projection(error, depth, valid)
 
 
-# --------------------------------------------------------------------------------------------------------------- terms
-
-
 def reprojection_term(
     xyz_world: Tensor, projection: Projection, targets: Targets, config: LossConfig, progress: float
 ) -> Tensor:
@@ -117,9 +111,6 @@ def pull_term(xyz_world: Tensor, coarse: Tensor, base: Tensor, targets: Targets,
         pull = pull_to_depth(xyz_world, targets, config.pull_margin)
         return pull + pull_to_depth(coarse, targets, config.pull_margin) if config.coarse else pull
     return (torch.linalg.vector_norm(xyz_world - base, dim=1) - config.pull_margin).clamp(min=0)
-
-
-# --------------------------------------------------------------------------------------------------- parts of the terms
 
 
 def valid_or_distance(xyz_world: Tensor, projection: Projection, targets: Targets, inlier_loss: Tensor) -> Tensor:
@@ -154,10 +145,8 @@ def pull_weight(progress: float) -> float:
 
 
 def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
-    """How far [B] beyond ``margin`` scene coordinates are from the samples' 3D points; 0 where no depth is known.
-
-    R-SCoRe's depth supervision, as in its public code: it replaces the pull of y to y0, and acts on y0 too.
-    """
+    """How far [B] beyond ``margin`` scene coordinates are from the samples' 3D points; 0 where no depth is known
+    (R-SCoRe's depth supervision, as in its public code)."""
     known = torch.isfinite(targets.depth)
     depth = targets.depth.nan_to_num(1.0)[:, None]
     R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]

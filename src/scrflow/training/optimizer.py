@@ -21,8 +21,6 @@ _ITERATIONS = 5
 _MOMENTUM = 0.95
 _GROUPS = 4  # of matrices on a CPU, for threads to share
 
-# ----------------------------------------------------------------------------------------------------------- precision
-
 
 @dataclass(frozen=True)
 class Precision:
@@ -31,18 +29,13 @@ class Precision:
     autocast: torch.dtype | None = None
     backward_bf16: bool = False
 
-    @property
-    def scaled(self) -> bool:
-        """Whether gradients need loss scaling: float16 ends at 6e-8."""
-        return self.autocast is torch.float16
-
 
 def precision_of(config: TrainingConfig, device: torch.device) -> Precision:
     """What the config's ``precision`` means on a device (docs/performance.md has the measurements).
 
-    On a CPU coordinates are computed in float32: with bf16's three digits in the forward pass too, rscore-cpu lost a
-    third of its accuracy on redkitchen (1.36 cm for 0.92 cm). The backward pass takes bf16 where the processor
-    multiplies it faster: the gradient's direction keeps a cosine of 0.999997 (tests/training/test_losses.py).
+    On a CPU the forward pass is in float32: in bf16 rscore-cpu lost a third of its accuracy on redkitchen (1.36 cm for
+    0.92 cm). The backward pass takes bf16 where the processor multiplies it faster; gradients keep a cosine of
+    0.999997.
     """
     named = {"fp32": Precision(), "bf16": Precision(torch.bfloat16), "fp16": Precision(torch.float16)}
     if config.precision in named:
@@ -60,11 +53,8 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def use_bf16_backward(head: Head) -> None:
-    """Let the head's layers, except the decoders' last ones, compute their gradients in bf16.
-
-    On a processor with bf16 products two thirds of a step's work get more than twice as fast, the forward pass keeps
-    its digits, and activations kept for the backward pass take half the memory. Parameters and their names stay.
-    """
+    """Let the head's layers, except the decoders' last ones, compute their gradients in bf16, more than twice as fast
+    on a processor with bf16 products; parameters and their names stay."""
     for module in head.modules():
         if type(module) is ReluStack:
             module.__class__ = _ReluStackBf16
@@ -127,14 +117,9 @@ class _LinearBackward(torch.autograd.Function):
         return to_x, (short.T @ x).float(), gradient.sum(0)
 
 
-# ---------------------------------------------------------------------------------------------------------- parameters
-
-
 def flatten_parameters(head: Head) -> nn.Parameter:
-    """The vector [P] of all parameters, with a gradient; the head's own become views of it.
-
-    One vector is what the optimiser steps, and what processes sum, in one operation.
-    """
+    """The vector [P] of all parameters, with a gradient, to step and to sum between processes at once; the head's own
+    become views of it."""
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in head.parameters()]))
     vector.grad = torch.zeros_like(vector)
     _bind(head, vector.detach(), vector.grad)
@@ -142,11 +127,8 @@ def flatten_parameters(head: Head) -> nn.Parameter:
 
 
 def replica_of(head: Head, vector: Tensor) -> tuple[Head, Tensor]:
-    """A head that shares the parameters ``vector`` [P], with a gradient [P] of its own.
-
-    On a CPU each thread has one, for its part of a batch: operators of this size gain less from cores that share them
-    (docs/performance.md).
-    """
+    """A head that shares the parameters ``vector`` [P], with a gradient [P] of its own: on a CPU each thread has one,
+    for its part of a batch."""
     replica, gradient = copy.deepcopy(head), torch.zeros_like(vector)
     _bind(replica, vector.detach(), gradient)
     return replica.train(), gradient
@@ -161,15 +143,11 @@ def _bind(head: Head, vector: Tensor, gradient: Tensor) -> None:
         begin = end
 
 
-# ---------------------------------------------------------------------------------------------------------- optimisers
-
-
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal (Jordan et al. 2024, "Muon"), with the step length of AdamW (Liu et
     al. 2025: 0.2 sqrt(max(rows, columns))) and decoupled weight decay.
 
-    The same as torch.optim.Muon, but in one batch for all matrices of a shape, and in float32 where the device has no
-    fast bf16. Parameters are matrices.
+    It equals torch.optim.Muon, in one batch for all matrices of a shape, and in float32 without fast bf16.
     """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype):

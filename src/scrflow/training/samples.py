@@ -37,7 +37,7 @@ class ColumnLayout:
 
     @classmethod
     def of(cls, config: TrainingConfig, buffer: Buffer | BufferFiles) -> ColumnLayout:
-        """The columns that the config needs. ScrflowError where the samples' depths are missing."""
+        """The columns that the config needs; ScrflowError where the samples' depths are missing."""
         if config.needs_depth and buffer.depth is None:
             raise ScrflowError("known_depth, pull_to and mix_share need the samples' depths, which were not given")
         matches = buffer.match_count if config.mix_share > 0 else 0
@@ -50,8 +50,8 @@ class ColumnLayout:
         return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
 
     def streamed(self) -> ColumnLayout:
-        """The layout of rows that come block by block. Most matches of a sample are in other blocks, so each sample
-        brings the descriptor of one along."""
+        """The layout of rows that come block by block: most matches are in other blocks, so each sample brings the
+        descriptor of one along."""
         return replace(self, matches=0, partner=True) if self.matches else self
 
 
@@ -101,7 +101,7 @@ class Columns:
 
     def matched(self, positions: Tensor, generator: torch.Generator) -> Tensor:
         """Descriptors [B, d] float32 of a match of each sample at ``positions`` [B], drawn among all its places for
-        matches: the sample's own descriptor where the drawn place is empty."""
+        matches; the sample's own where the drawn place is empty."""
         if self.partner is not None:
             return self._as_float(self.partner[positions])
         shape = (len(positions),)
@@ -116,7 +116,7 @@ class Columns:
 
 def channel_scales(buffer: Buffer | BufferFiles) -> Tensor:
     """Scales [d] of int8 descriptors: the largest magnitude of each channel over 127, in evenly spread rows of the
-    whole buffer, so that every process finds the same. Larger values are clipped."""
+    whole buffer. Larger values are clipped."""
     step = max(1, math.ceil(buffer.rows / _SCALE_ROWS))
     largest = torch.full((buffer.dim,), 1e-6)
     for shard in range(len(buffer.paths)):
@@ -130,10 +130,7 @@ def channel_scales(buffer: Buffer | BufferFiles) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a scene, and the tables of views and images that a batch is completed from.
-
-    From arrays: ``Samples.from_arrays``; from a run's files: ``Samples.open``.
-    """
+    """The samples of a scene, and the tables of views and images that a batch is completed from."""
 
     buffer: Buffer | BufferFiles
     image: Tensor  # [V] int64
@@ -189,10 +186,10 @@ class Samples:
         """Samples of arrays or tensors.
 
         ``descriptor`` [N, d], ``pixel`` [N, 2] without lens distortion (centre of the top-left pixel at (0.5, 0.5)),
-        and ``view`` [N]: the row of ``K`` [V, 3, 3] and ``cam_from_world`` [V, 3, 4] that the sample is seen in.
-        ``image`` [V] names the image of each view, if an image has several (augmented ones); ``depth`` [N] is NaN where
-        unknown; ``matches`` [N, M] are rows of samples of the same point, -1 for none; ``encoding`` [images, D].
-        ``settings`` are ``target_depth``, ``noise`` and ``neighbour_share`` of ``Samples``.
+        and ``view`` [N], the row of ``K`` [V, 3, 3] and ``cam_from_world`` [V, 3, 4]. ``image`` [V] names the image of
+        each view, if an image has several; ``depth`` [N] is NaN where unknown; ``matches`` [N, M] are rows of samples
+        of the same point, -1 for none; ``encoding`` [images, D]. ``settings`` are ``target_depth``, ``noise`` and
+        ``neighbour_share`` of ``Samples``.
         """
 
         def tensor(values: ArrayLike | None, dtype: torch.dtype) -> Tensor | None:
@@ -203,9 +200,8 @@ class Samples:
         if depth is not None or matches is not None:
             count = len(torch.as_tensor(view))
             depth = torch.full((count,), torch.nan) if depth is None else depth
-            relative_sigma = (
-                torch.zeros(count) if relative_sigma is None else relative_sigma
-            )  # the loss has a least one
+            # the loss has a least sigma
+            relative_sigma = torch.zeros(count) if relative_sigma is None else relative_sigma
             matches = torch.full((count, 1), -1) if matches is None else matches
         buffer = Buffer(
             descriptor=tensor(descriptor, torch.float16),

@@ -1,9 +1,9 @@
 """The order in which training draws the samples of a buffer.
 
 A buffer that fits into the configured memory is one block, shuffled anew for each pass. A larger one is cut into chunks
-of neighbouring rows. The chunks are shuffled, a block takes as many as half of the memory holds, its rows are shuffled,
-and while training uses the block a thread reads the next one into the other half. Everything depends on seed and step
-alone, so that a run continues from any step, and the speed of the disk changes nothing.
+of neighbouring rows; the chunks are shuffled, a block takes as many as half of the memory holds, its rows are shuffled,
+and while training uses it a thread reads the next one into the other half. Everything depends on seed and step alone,
+so a run continues from any step.
 
 With ``training.gpus`` of n, every n-th shard belongs to a shard group, and each group gives its share of every batch.
 """
@@ -143,8 +143,6 @@ class Stream:
         """End the reading thread."""
         self._pool.shutdown(cancel_futures=True)
 
-    # -- positions
-
     def _positions(self, which: int, pool: Tensor, count: int, in_block: int) -> Tensor:
         """``count`` positions of a pool, which is passed through again and again, shuffled anew each time."""
         parts, begin, end = [], in_block * count, (in_block + 1) * count
@@ -163,8 +161,6 @@ class Stream:
             order = torch.randperm(len(pool), generator=generator, device=self._device, dtype=torch.int32)
             held = self._orders[which] = (cycle, pool[order])
         return held[1]
-
-    # -- blocks
 
     def _advance(self, number: int) -> None:
         began = time.perf_counter()
@@ -285,10 +281,8 @@ def open_streams(
     device: torch.device,
     held_out: Tensor | None = None,
 ) -> dict[int, Stream]:
-    """A stream for each of the shard groups ``groups``.
-
-    ScrflowError where there are fewer shards than shard groups, or the samples do not fit into the device's memory.
-    """
+    """A stream for each of the shard groups ``groups``. ScrflowError where there are fewer shards than shard groups, or
+    the samples do not fit into the device's memory."""
     shards, gpus = len(buffer.paths), config.gpus
     if shards < gpus:
         raise ScrflowError(f"training.gpus is {gpus}, and the buffer has {shards} shards: set buffer_shards to {gpus}")

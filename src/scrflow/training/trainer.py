@@ -1,7 +1,4 @@
-"""Training: the loop from samples to the next step, with its schedule, held-out images, record and checkpoint.
-
-``Trainer.one_step`` is one step: draw samples, run the head, compute the loss, add up gradients, step the parameters.
-"""
+"""Training: the loop from samples to the next step, with its schedule, held-out images, record and checkpoint."""
 
 from __future__ import annotations
 
@@ -50,13 +47,12 @@ def train(
     threads: int | None = None,
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train a head in place, on the device of its parameters, and return the history, an entry every ``log_every``
-    steps.
+    """Train a head in place, on the device of its parameters; return the history, an entry every ``log_every`` steps.
 
     ``depth_bias`` is b of R-SCoRe's depth adjustment, in the scene's unit. ``threads`` are those of torch by default.
     With ``checkpoint`` the state is saved to this file every ``checkpoint_every`` steps and on SIGTERM, and the same
-    call continues from it; the end of training removes it. Raises ScrflowError for samples that lack what the config
-    needs, and for a loss that is not finite.
+    call continues from it; the end of training removes it. ScrflowError for samples that lack what the config needs,
+    and for a loss that is not finite.
 
     ACE on arrays, from local descriptors [N, d] at pixels [N, 2] of posed views::
 
@@ -81,11 +77,9 @@ class Trainer:
     """The state of a training.
 
     A batch is cut into micro-batches: on a GPU one for each shard group; on a CPU several, whatever the number of
-    threads, each with a replica of the head, so that threads work on them side by side. With more threads than
-    micro-batches an operator has several threads, which may sum in another order: then the last digits differ.
-
-    What a step does depends on the seed and the number of the step alone, so a checkpoint holds neither a position in
-    the streams nor the state of a generator.
+    threads, each with a replica of the head. With more threads than micro-batches an operator has several threads,
+    which may sum in another order: then the last digits differ. A step depends on the seed and its number alone, so a
+    checkpoint holds neither positions in the streams nor states of generators.
     """
 
     def __init__(
@@ -123,7 +117,7 @@ class Trainer:
         self._heads = [torch.compile(head, dynamic=False) if config.compile else head for head, _ in heads]
         self._gradients = [gradient for _, gradient in heads]
         self.optimizer = HeadOptimizer(config, head, self.parameters)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.scaled)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.autocast is torch.float16)
 
         workers = min(threads, len(self.micro_batches))
         self._operator_threads = max(1, threads // workers)
@@ -142,37 +136,31 @@ class Trainer:
         ends = [rows * i // count for i in range(count + 1)]
         return [MicroBatch(group, i, ends[i], ends[i + 1]) for group in self.streams for i in range(count)]
 
-    # ---------------------------------------------------------------------------------------------------------- a step
-
     def one_step(self) -> tuple[Tensor, Tensor]:
         """Loss [] and reprojection errors [B] of this process's share of the batch; the parameters are stepped."""
         config, progress = self.config, self.schedule.progress(self.step, self.config.steps)
         drawn = {group: stream.at(self.step, config.steps) for group, stream in self.streams.items()}
 
         def forward_backward(i: int) -> tuple[Tensor, Tensor]:
-            # samples
             micro = self.micro_batches[i]
             block, positions = drawn[micro.group]
             chance = derived_seed(self.seed, "train.batch", micro.group, self.step, micro.index)
             generator = torch.Generator(self.device).manual_seed(chance)
             rows = positions[micro.begin : micro.end]
             x, targets = self.samples.batch(block.columns, rows, generator, config.mix_share)
-            # head
             autocast = self.precision.autocast
             with torch.autocast(self.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 out = self._heads[i](x)
-            # loss
             loss, projection = scene_coordinate_loss(
                 out.xyz_world, out.coarse, targets, config.loss, progress, self.depth_bias, out.base
             )
-            # gradient; micro-batches differ by a row at most, and all shard groups have equally many rows
+            # micro-batches differ by a row at most, and all shard groups have equally many rows
             share = (micro.end - micro.begin) / len(positions) / len(self.streams) / config.accumulate
             self.scaler.scale(loss * share).backward()
             return loss.detach(), projection.error_px.detach()
 
         results = list(self._each(forward_backward, range(len(self.micro_batches))))
 
-        # step
         if (self.step + 1) % config.accumulate == 0 or self.step + 1 == self.schedule.steps:
             gradient = self.parameters.grad
             if self._gradients[0] is not gradient:
@@ -185,14 +173,11 @@ class Trainer:
         share = 1 / len(self.micro_batches)
         return torch.stack([loss for loss, _ in results]).sum() * share, torch.cat([error for _, error in results])
 
-    # -------------------------------------------------------------------------------------------------------- the loop
-
     def run(self, checkpoint: Path | None, digest: str) -> None:
         """Train to the last step, from the checkpoint of this ``digest`` if there is one.
 
         On SIGTERM end the step, save the checkpoint, and raise Stopped: the same call continues from there. Of several
-        processes the first saves and ends, and the others ignore the signal: one that left a step early would leave the
-        first waiting in it.
+        processes the first saves and ends, and the others ignore the signal, as the first would wait for one that left.
         """
         config, stop = self.config, threading.Event()
         if checkpoint is not None:
@@ -303,9 +288,6 @@ class MicroBatch:
     end: int
 
 
-# ------------------------------------------------------------------------------------------------------------ schedule
-
-
 def one_cycle(progress: float, config: TrainingConfig) -> float:
     """Learning rate at ``progress`` in 0..1 (Smith and Topin 2017): a cosine from lr_start up to lr_max over the
     warm-up, then one down to lr_end, or to a thousandth of lr_start."""
@@ -320,11 +302,8 @@ def one_cycle(progress: float, config: TrainingConfig) -> float:
 
 
 class EarlyStop:
-    """The place of a step in the schedule, when steps may be left out.
-
-    The learning rate falls all along, and with it the error. So training is not cut off: once the held-out error has
-    stopped falling, the rest of the schedule is run through in fewer steps.
-    """
+    """The place of a step in the schedule. As the learning rate falls all along, and with it the error, training is not
+    cut off: once the held-out error has stopped falling, the rest of the schedule is run through in fewer steps."""
 
     def __init__(self, config: EarlyStopConfig | None, steps: int):
         self._config, self.steps = config, steps
@@ -360,9 +339,6 @@ class EarlyStop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what ``state_dict`` gave."""
         vars(self).update(state)
-
-
-# ----------------------------------------------------------------------------------------------------- held-out images
 
 
 def held_out_views(samples: Samples, config: TrainingConfig, seed: int) -> Tensor | None:
@@ -411,12 +387,8 @@ class HeldOut:
         return float(error.nanmedian())
 
 
-# ---------------------------------------------------------------------------------------------------------- checkpoint
-
-
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state (tensors, numbers, strings, lists and dictionaries of them) by ``torch.save``, after a line with
-    its SHA-256; the file appears whole or not at all."""
+    """Write the state by ``torch.save``, after a line with its SHA-256; the file appears whole or not at all."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -426,10 +398,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """The state, on the CPU, if its ``digest`` is the given one; None, and a warning that says why, otherwise.
-
-    Nothing in a checkpoint is run: it is read with ``weights_only``, after its SHA-256 was found right.
-    """
+    """The state, on the CPU, if its SHA-256 is right and its ``digest`` the given one; else None, and a warning that
+    says why. It is read with ``weights_only``."""
     if not path.exists():
         return None
     data = path.read_bytes()
@@ -453,10 +423,8 @@ class Stopped(ScrflowError):
 
 @contextlib.contextmanager
 def on_sigterm(handle: Callable[[], object]) -> Iterator[None]:
-    """Call ``handle`` on each SIGTERM, which schedulers send before they end a job, instead of ending the process.
-
-    Python gives signals to the main thread alone: in other threads nothing is caught.
-    """
+    """Call ``handle`` on each SIGTERM, which schedulers send before they end a job, instead of ending the process; in
+    the main thread alone, which Python gives the signals to."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

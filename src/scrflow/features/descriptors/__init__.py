@@ -1,8 +1,7 @@
 """Global descriptors: frozen networks that describe a whole photo by one vector.
 
 A new descriptor ``my-net`` is one module ``my_net.py`` here with a class that fulfils ``GlobalDescriptor``, the name of
-its weights ``WEIGHTS`` (an entry of weights_registry.yaml) and a last line ``DESCRIPTOR = MyNet``. The network is not
-part of a map: the map names it, the registry has its weights.
+its weights ``WEIGHTS`` (an entry of weights_registry.yaml) and a last line ``DESCRIPTOR = MyNet``.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import load
 
-if TYPE_CHECKING:  # annotations alone: the workflow asks for names and does not wait for torch
+if TYPE_CHECKING:  # the workflow asks for names and does not wait for torch
     import torch
     from PIL import Image
 
 
 class GlobalDescriptor(Protocol):
-    """A frozen network that describes a whole photo. Constructed with ``device`` and the config's ``options`` as
-    keywords."""
+    """A frozen network. Constructed with ``device`` and the config's ``options`` as keywords."""
 
     dim: int
 
@@ -29,7 +27,7 @@ class GlobalDescriptor(Protocol):
 
 
 def describes_side_by_side(name: str) -> bool:
-    """Whether to describe photos by several threads at once on a CPU, one photo each, with the network of that name."""
+    """Whether several threads describe photos at once on a CPU with the network of that name."""
     return getattr(load("global descriptor", name).DESCRIPTOR, "side_by_side", False)
 
 
@@ -40,6 +38,3 @@ def build_descriptor(name: str, options: dict[str, Any], device: str = "cpu") ->
         return descriptor(device=device, **options)
     except TypeError as error:
         raise ScrflowError(f"descriptor {name}: options {options}: {error}") from None
-
-
-__all__ = ["GlobalDescriptor", "build_descriptor", "describes_side_by_side"]

@@ -13,9 +13,8 @@ from scrflow.core.images import to_tensor
 from scrflow.features.networks import for_inference, load_published
 
 _STRIDE = 32
-# TensorFlow's, which trained the weights, and not the ImageNet statistics in the examples of the PyTorch port: with
-# these the first layer's outputs on 40 images are near what its batch norm recorded (0.67 of the variance, mean off by
-# 0.05 sigma, medians over channels), with the port's they are not (3.3; 0.14)
+# TensorFlow's, which trained the weights: the first layer's outputs are near what its batch norm recorded (0.67 of the
+# variance; with the ImageNet statistics of the PyTorch port 3.3)
 _MEAN = (127 / 255,) * 3
 _STD = (128 / 255,) * 3
 # repeats, kernel, stride of the first, expansion, channels
@@ -30,17 +29,12 @@ _STAGES = (
 )
 _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 _BATCH_NORM_EPS = 1e-3
-
-
 WEIGHTS = "efficientnet-lite0"
 
 
 class EfficientNetLite0:
-    """1 280 channels, each the p-mean of the last feature map, over their length.
-
-    ``short_side``: px that the photo is resized to, each side rounded to a multiple of 32, the network's stride.
-    ``power``: p of the pooling; 1 is the average, larger leans to the maximum.
-    """
+    """1 280 channels, each the p-mean of the last feature map, over their length. ``short_side``: px that the photo is
+    resized to, each side rounded to a multiple of 32. ``power``: p of the pooling; 1 is the average."""
 
     dim = _HEAD
     side_by_side = True  # small
@@ -56,14 +50,13 @@ class EfficientNetLite0:
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> torch.Tensor:
-        """See GlobalDescriptor."""
         features = self._network.features(self.prepared(photo))[0]  # [C, h, w]
         pooled = features.clamp_min(1e-6).pow(self._power).mean((1, 2)).pow(1 / self._power)
         return F.normalize(pooled, dim=0).cpu()
 
     @torch.inference_mode()
     def logits(self, photo: Image.Image) -> torch.Tensor:
-        """Scores [1000] of the ImageNet classes: what the weights were trained for, to check that they are at home."""
+        """Scores [1000] of the ImageNet classes: what the weights were trained for."""
         return self._network(self.prepared(photo))[0].cpu()
 
     def prepared(self, photo: Image.Image) -> torch.Tensor:
@@ -146,7 +139,7 @@ class _SameConv(nn.Conv2d):
 
 
 def _relu6_(x: torch.Tensor) -> torch.Tensor:
-    # in place: a fresh map of some 10 MB costs more in page faults than the arithmetic (20 of 60 ms a photo)
+    # in place: page faults of fresh maps cost 20 of 60 ms a photo
     return x.clamp_(0, 6)
 
 

@@ -32,11 +32,8 @@ _STRIDE = 16
 
 
 class NetVlad:
-    """4 096 numbers (as many as the file's whitening gives).
-
-    ``trained_on``: pitts30k or tokyotm, the two networks that are published. ``max_side``: px; larger photos are
-    reduced to it, smaller ones are left as they are (hloc: 1024).
-    """
+    """4 096 numbers (as many as the file's whitening gives). ``trained_on``: one of the two published networks.
+    ``max_side``: px that larger photos are reduced to (hloc: 1024)."""
 
     def __init__(self, device: str = "cpu", trained_on: str = DEFAULTS["trained_on"], max_side: int = 1024):
         if trained_on not in _TRAINED_ON:
@@ -54,7 +51,6 @@ class NetVlad:
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> torch.Tensor:
-        """See GlobalDescriptor."""
         if max(photo.size) > self._max_side:
             scale = self._max_side / max(photo.size)
             size = (max(_STRIDE, round(photo.width * scale)), max(_STRIDE, round(photo.height * scale)))
@@ -102,15 +98,13 @@ class VladLayer(nn.Module):
         return F.normalize(F.normalize(sums, dim=1).flatten(1), dim=1)
 
 
-# --------------------------------------------------------------------------------------------------------- the file
-
-
 def read_mat(path: Path) -> dict[str, torch.Tensor]:
     """Tensors for ``Network`` from a .mat file (version 5): struct ``net`` with the cell ``layers`` of structs with the
-    cell ``weights``, and ``meta.normalization.averageImage``.
+    cell ``weights``, and ``meta.normalization.averageImage``. ScrflowError when it cannot be read or is built
+    otherwise.
 
-    Convolutions are [height, width, in, out] there, cluster centres are stored with the opposite sign, the whitening
-    is [1, 1, D * K, dim]. Nothing in the file is run. ScrflowError when it cannot be read or is built otherwise.
+    There convolutions are [height, width, in, out], cluster centres have the opposite sign, the whitening is [1, 1, D *
+    K, dim].
     """
     try:
         content = loadmat(

@@ -38,8 +38,8 @@ _NUMPY = [
 
 
 class R2Former:
-    """256 numbers. ``size``: px, height and width that every photo is resized to, whatever its shape (GLACE: 480, 640);
-    position embeddings are interpolated for another size, which must be of whole patches of 16 px."""
+    """256 numbers. ``size``: px, height and width (multiples of 16) that every photo is resized to, whatever its shape
+    (GLACE: 480, 640); position embeddings are interpolated for another size."""
 
     dim = 256
 
@@ -57,7 +57,6 @@ class R2Former:
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> torch.Tensor:
-        """See GlobalDescriptor."""
         image = to_tensor(photo)[None].to(self._device)
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
         # not antialiased, as in GLACE

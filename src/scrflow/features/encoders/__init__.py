@@ -13,7 +13,7 @@ from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import load
 
-if TYPE_CHECKING:  # annotations alone: the workflow asks for names and does not wait for torch
+if TYPE_CHECKING:  # the workflow asks for names and does not wait for torch
     import torch
 
 
@@ -33,9 +33,8 @@ class LocalFeatures:
 class LocalEncoder(Protocol):
     """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords.
 
-    One that uses only the mean of the colours has an attribute ``sees_colour = False``; it gets images [1, H, W] of
-    that mean, which are a third of the work to augment. One that is small and keeps nothing from one photo to the next
-    has ``side_by_side = True``: photos are then encoded by several threads at once.
+    With ``sees_colour = False`` it gets images [1, H, W] of the mean of the colours. With ``side_by_side = True``
+    (small, nothing kept from one photo to the next) several threads encode photos at once.
     """
 
     dim: int
@@ -46,7 +45,7 @@ class LocalEncoder(Protocol):
 
 
 def encodes_side_by_side(name: str) -> bool:
-    """Whether to encode photos by several threads at once, one photo each, with the encoder of that name."""
+    """Whether several threads encode photos at once with the encoder of that name."""
     return getattr(load("local encoder", name).ENCODER, "side_by_side", False)
 
 
@@ -57,6 +56,3 @@ def build_encoder(config: ExtractorConfig) -> LocalEncoder:
         return encoder(config.max_keypoints, **config.options)
     except TypeError as error:
         raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}") from None
-
-
-__all__ = ["LocalEncoder", "LocalFeatures", "build_encoder", "encodes_side_by_side"]

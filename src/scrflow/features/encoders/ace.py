@@ -32,7 +32,6 @@ class AceNetwork(nn.Module):
         self.res2_skip = nn.Conv2d(256, 512, 1)
 
     def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
-        """See the class."""
         x = x_B1HW
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = F.relu(layer(x))
@@ -49,8 +48,8 @@ def _chain(x: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
 class Ace:
     """A 512-d descriptor for every cell of 8 x 8 px, not brought to unit length.
 
-    A cell stands at the middle of its 8 x 8 px, (4, 4) for the first: so were the published weights trained. The middle
-    of its receptive field is the block's first pixel, (0.5, 0.5) (checked by tests/core).
+    A cell stands at the middle of its 8 x 8 px, (4, 4) for the first, as the published weights were trained; the middle
+    of its receptive field is the block's first pixel, (0.5, 0.5).
     """
 
     dim = 512
@@ -62,7 +61,6 @@ class Ace:
 
     @torch.inference_mode()
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. All scores are 1; see grid_features for the order."""
         features = self.map(grey(image_3HW))[0]
         return grid_features(features, ORIGIN_PX, tuple(image_3HW.shape[1:]), self._max_keypoints)
 

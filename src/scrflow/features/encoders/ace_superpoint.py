@@ -1,5 +1,5 @@
-"""ACE's encoder and SuperPoint's descriptor joined, cells drawn by how likely they hold a corner (GLACE's variant for
-Aachen: GLACE sec. 4.2 and B)."""
+"""ACE's encoder and SuperPoint's descriptor joined, cells drawn by their probability of a corner (GLACE sec. 4.2 and
+B)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ class AceSuperPoint:
 
     @torch.inference_mode()
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder."""
         height, width = image_3HW.shape[1:]
         x = grey(image_3HW)
         ace = self._ace.map(x)[0]
@@ -53,11 +52,8 @@ def joined_cells(
 
 
 def drawn_by_score(score_HW: torch.Tensor) -> torch.Tensor:
-    """Cells [H * W] in an order of drawing without replacement, each draw in proportion to the scores.
-
-    By the keys of Efraimidis and Spirakis (2006), -log(u) / score ascending; the u are drawn for the size of the map,
-    the same for every image of the size.
-    """
+    """Cells [H * W] drawn without replacement in proportion to the scores, by the keys -log(u) / score of Efraimidis
+    and Spirakis (2006); the u are the same for every image of the size."""
     u = torch.rand(score_HW.numel(), generator=torch_generator(0, "cells by score", *score_HW.shape))
     return torch.argsort(-u.clamp(min=1e-12).log() / score_HW.flatten().clamp(min=1e-12), stable=True)
 

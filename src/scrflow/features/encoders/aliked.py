@@ -26,7 +26,6 @@ class Aliked:
 
     @torch.inference_mode()
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder."""
         out = self._model(image_3HW[None])
         out = out[0] if isinstance(out, list | tuple) else out
         order = torch.argsort(out.keypoint_scores, descending=True, stable=True)[: self._max_keypoints]

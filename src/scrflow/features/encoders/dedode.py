@@ -22,11 +22,8 @@ _PRECISION = torch.float32  # kornia's mixed precision is for CUDA
 
 
 class Dedode:
-    """256-d descriptors at maxima of a full-resolution score map: detector L, descriptor B or G, by kornia's names.
-
-    As R-SCoRe takes them, the descriptors are not brought to unit length. ``G`` adds DINOv2 (1.2 GB of weights, in the
-    registry like all others) to the descriptor.
-    """
+    """256-d descriptors at maxima of a full-resolution score map, by kornia's detector L and descriptor B or G (which
+    adds DINOv2, 1.2 GB). As R-SCoRe takes them, they are not brought to unit length."""
 
     dim = 256
 
@@ -36,9 +33,7 @@ class Dedode:
                 raise ScrflowError(f"encoder dedode: no weights {value!r}; there are {', '.join(known)}")
         with torch.device("meta"):  # drawing 300 million values that the weights replace takes longer than an image
             self._model = KorniaDeDoDe("L", "B", amp_dtype=_PRECISION)
-        self._model.normalizer = Normalize(
-            torch.tensor(_MEAN), torch.tensor(_STD)
-        )  # the one part with values of its own
+        self._model.normalizer = Normalize(torch.tensor(_MEAN), torch.tensor(_STD))
         if descriptor.startswith("G"):
             self._model.descriptor = _descriptor_g()
         load_published(self._model.detector, _DETECTORS[detector])
@@ -56,8 +51,7 @@ class Dedode:
 
 
 def _descriptor_g() -> DeDoDeDescriptor:
-    """kornia's descriptor G without weights of its own. kornia's builder would download DINOv2 by itself, so its parts
-    are put together here, with the DINOv2 of the registry; the channels are those of the published checkpoint."""
+    """kornia's descriptor G with the DINOv2 of the registry, which kornia's own builder would download."""
     path = locate(_DINO)
     dino = read_tensors(path)
     prototypes = 256  # the descriptor

@@ -14,7 +14,7 @@ from scrflow.features.networks import CELL, grey, grid_features, load_published
 
 _MODELS = ("outdoor", "indoor")
 _PART = ("matcher.backbone.", "backbone.")  # the published files hold the whole matcher
-_ORIGIN_PX = 0.5  # the receptive field of cell 0 is centred on the image's first pixel (checked by tests/core)
+_ORIGIN_PX = 0.5  # the receptive field of cell 0 is centred on the image's first pixel
 
 
 class Loftr:
@@ -34,7 +34,6 @@ class Loftr:
 
     @torch.inference_mode()
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. All scores are 1; see grid_features for the order."""
         height, width = image_3HW.shape[1:]
         x = F.pad(grey(image_3HW), (0, -width % CELL, 0, -height % CELL))
         return grid_features(self.map(x)[0], _ORIGIN_PX, (height, width), self._max_keypoints)

@@ -10,10 +10,7 @@ from scrflow.features.encoders import LocalFeatures
 
 
 class Sift:
-    """DoG keypoints with 128-d RootSIFT descriptors.
-
-    pycolmap's keypoints already have the centre of the top-left pixel at (0.5, 0.5) (checked by tests/encoders).
-    """
+    """DoG keypoints with 128-d RootSIFT descriptors."""
 
     dim = 128
 
@@ -33,12 +30,12 @@ class Sift:
         """See LocalEncoder. The score is the keypoint's scale, as larger blobs are the steadier ones."""
         weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
         grey = ((image_3HW.cpu() * weights).sum(0) * 255).round().clamp(0, 255).byte().numpy()
+        # pycolmap's keypoints have the centre of the top-left pixel at (0.5, 0.5)
         keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
         keypoints = np.array([[k.x, k.y, k.compute_scale()] for k in keypoints], np.float32).reshape(-1, 3)
         descriptors = np.asarray(descriptors.data, np.float32)
         order = np.argsort(-keypoints[:, 2], kind="stable")[: self._max_keypoints]
-        d = torch.from_numpy(descriptors[order])
-        d = torch.nn.functional.normalize(d, dim=1)
+        d = torch.nn.functional.normalize(torch.from_numpy(descriptors[order]), dim=1)
         k = torch.from_numpy(keypoints[order])
         return LocalFeatures(k[:, :2].contiguous(), d, k[:, 2].contiguous())
 

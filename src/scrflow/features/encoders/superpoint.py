@@ -27,7 +27,6 @@ class SuperPointNetwork(nn.Module):
         self.convDb = nn.Conv2d(256, 256, 1)
 
     def forward(self, x_B1HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the class."""
         x = x_B1HW
         for stage in "1234":
             x = F.relu(getattr(self, f"conv{stage}a")(x))
@@ -71,8 +70,7 @@ class SuperPoint:
 
 
 def sample_cells(map_1DHW: torch.Tensor, keypoints_px_N2: torch.Tensor) -> torch.Tensor:
-    """Descriptors [N, D] of unit length, bilinear between cells: a cell stands at the middle of its 8 x 8 px, as three
-    poolings of 2 x 2 put it there."""
+    """Descriptors [N, D] of unit length, bilinear between cells, which stand at the middle of their 8 x 8 px."""
     rows, columns = map_1DHW.shape[2:]
     grid = 2 * keypoints_px_N2 / (torch.tensor([columns, rows]) * CELL) - 1
     sampled = F.grid_sample(map_1DHW, grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)

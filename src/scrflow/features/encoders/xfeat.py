@@ -14,16 +14,13 @@ _WINDOW = 2  # px: half the window over which a keypoint's position is averaged
 
 
 class XFeat:
-    """64-d descriptors at maxima of the keypoint heatmap.
-
-    The published detector reports whole pixels, which alone costs 0.29 px (uniform over a pixel); here the position is
-    the heatmap's centroid in a 5 x 5 window about the maximum. ``upscale`` enlarges the image first: the descriptor
-    grid has a cell of 8 px, so an enlarged image gives finer descriptors and keypoints at the price of its area.
-    """
+    """64-d descriptors at maxima of the keypoint heatmap, whose centroid in a 5 x 5 window is the position (the
+    published detector reports whole pixels). ``upscale`` enlarges the image first: finer descriptors and keypoints at
+    the price of its area."""
 
     dim = 64
     sees_colour = False
-    side_by_side = True  # small, and nothing is kept from one photo to the next
+    side_by_side = True
 
     def __init__(self, max_keypoints: int, upscale: float = 1.0, detection_threshold: float = 0.05):
         self._model = KorniaXFeat()

@@ -1,1 +1,0 @@
-"""Retrieval: which mapping images show what a photo shows."""
