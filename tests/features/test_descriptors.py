@@ -3,7 +3,6 @@ layout and random values, and their layers against independent computations."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, to_tensor
 from scrflow.core.plugins import plugins
 from scrflow.features.descriptors import build_descriptor, efficientnet_lite0, netvlad, r2former
-from scrflow.storage import weights
 from scrflow.storage.weights import registry
 
 FOX = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "fox"
@@ -49,13 +47,8 @@ def test_names_are_known():
         build_descriptor("dinosaur", {})
     with pytest.raises(ScrflowError, match="options"):
         build_descriptor("netvlad", {"colour": "red"})
-
-
-def published_efficientnet() -> efficientnet_lite0.EfficientNetLite0:
-    try:
-        return build_descriptor("efficientnet-lite0", {})
-    except ScrflowError as error:
-        pytest.skip(f"the published weights are not at hand: {error}")
+    with pytest.raises(ScrflowError, match="multiples of 16"):
+        build_descriptor("r2former", {"size": [480, 650]})
 
 
 @pytest.mark.network
@@ -64,9 +57,14 @@ def test_efficientnet_knows_a_fox():
     Measured: 6 of 10, where chance gives 0.2."""
     if not FOX.is_dir():
         pytest.skip(f"{FOX} is not at hand (real photos, not in the project)")
-    network = published_efficientnet()
+    try:
+        network = build_descriptor("efficientnet-lite0", {})
+    except ScrflowError as error:
+        pytest.skip(f"the published weights are not at hand: {error}")
     photos = sorted((FOX / "images").glob("*"))[:50:5]
-    hits = sum(bool({277, 278} & set(network.logits(read_rgb(p)).topk(10).indices.tolist())) for p in photos)
+    with torch.inference_mode():
+        logits = torch.cat([network._network(network.prepared(read_rgb(p))) for p in photos])
+    hits = sum(bool({277, 278} & set(row.tolist())) for row in logits.topk(10).indices)
     assert len(photos) == 10 and hits >= 5
 
 
@@ -80,21 +78,6 @@ def test_efficientnet_pooling_and_padding():
     conv = network._conv_stem
     by_hand = F.conv2d(F.pad(x, (0, 1, 0, 1)), conv.weight, stride=2)
     torch.testing.assert_close(conv(x), by_hand)
-
-
-def test_efficientnet_checkpoint_must_fit(cache, monkeypatch):
-    state = efficientnet_lite0.Network().state_dict()
-    state["_fc.bias2"] = state.pop("_fc.bias")
-    state["_conv_head.weight"] = state["_conv_head.weight"][:, :-1]
-    entry = registry()["efficientnet-lite0"]
-    torch.save(state, cache / entry.file)
-    digest = hashlib.sha256((cache / entry.file).read_bytes()).hexdigest()
-    forged = entry.model_copy(update={"sha256": digest})  # the file's digest is what the registry is there to refuse
-    monkeypatch.setattr(weights, "registry", lambda: {"efficientnet-lite0": forged})
-    with pytest.raises(
-        ScrflowError, match=r"_fc.bias is missing; _fc.bias2 is not known; _conv_head.weight is \[1280, 319"
-    ):
-        build_descriptor("efficientnet-lite0", {})
 
 
 CHANNELS = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512),
@@ -309,27 +292,3 @@ def test_r2former_positions_are_interpolated():
     assert other.shape == (1, 302, 384) and bool((other[0, :2] == -7).all())
     middle = other[0, 2:, 0].view(15, 20)[3:-3]
     torch.testing.assert_close(middle[:, 0], 2 * torch.arange(3.0, 12) + 0.5)  # half-pixel centres
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (
-            lambda s: s.update({"module.backbone.neck.weight": s.pop("module.backbone.head.weight")}),
-            "head.weight is missing",
-        ),
-        (lambda s: s.update({"module.backbone.norm.bias": torch.zeros(383)}), r"norm.bias is \[383\], not \[384\]"),
-        (lambda s: s.update({"module.extra.weight": torch.zeros(3)}), "module.extra.weight is not known"),
-    ],
-)
-def test_r2former_checkpoint_must_fit(cache, checkpoint, change, why):
-    state = dict(checkpoint["model_state_dict"])
-    change(state)
-    torch.save({**checkpoint, "model_state_dict": state}, cache / registry()["r2former"].file)
-    with pytest.raises(ScrflowError, match=why):
-        build_descriptor("r2former", {})
-
-
-def test_sizes_must_be_of_whole_patches():
-    with pytest.raises(ScrflowError, match="multiples of 16"):
-        build_descriptor("r2former", {"size": [480, 650]})

@@ -94,19 +94,6 @@ def test_blocks_hold_the_samples_and_a_match_of_each(inputs):
     assert abs(found - drawn) < 4 * (drawn / 4) ** 0.5 + 1
 
 
-def test_a_batch_mixes_many_images(inputs):
-    """Distinct views in a batch, streamed through a fifth of the buffer at a time, against a true shuffle."""
-    counts = []
-    for share in (2.0, 0.4):
-        stream = stream_of(inputs, stage(batch_size=64, buffer_memory=memory_for(inputs, stage(), share)))
-        views = [len(torch.unique(b.columns.view[p])) for b, p in (stream.at(s, 20) for s in range(20))]
-        counts.append(sum(views) / len(views))
-        stream.close()
-    # 24 views, blocks of 11 chunks of 64 samples, the least there are: measured 12.7 of 22.2; docs/performance.md has
-    # the figures of real buffers
-    assert counts[1] > 0.5 * counts[0]
-
-
 def test_a_killed_stream_continues_to_the_same_bytes(inputs, tmp_path, monkeypatch):
     config = known(25, buffer_memory=memory_for(inputs, known(), 0.4))
     undisturbed, _ = train(config, inputs, tmp_path / "whole")
@@ -115,7 +102,7 @@ def test_a_killed_stream_continues_to_the_same_bytes(inputs, tmp_path, monkeypat
     assert sha256_file(resumed) == sha256_file(undisturbed)
 
 
-def test_int8_is_close(inputs, tmp_path):
+def test_int8_is_close(inputs):
     stream = stream_of(inputs, known(buffer_dtype="int8"))
     whole = load_buffer(inputs["shards"])
     block, positions = stream.at(0, 1)
@@ -124,10 +111,6 @@ def test_int8_is_close(inputs, tmp_path):
     stream.close()
     # half a step of each channel's scale, and fp16's own rounding
     assert bool((error <= 0.51 * block.columns.scale).all())
-    _, short = train(known(60, buffer_dtype="int8"), inputs, tmp_path / "int8")
-    _, full = train(known(60), inputs, tmp_path / "fp16")
-    # measured: 0.11 % apart
-    assert short[-1]["loss"] == pytest.approx(full[-1]["loss"], rel=0.01)
 
 
 # -- several processes

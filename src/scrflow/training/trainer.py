@@ -83,13 +83,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        head: Head,
-        samples: Samples,
-        config: TrainingConfig,
-        seed: int,
-        depth_bias: float,
-        threads: int = 1,
+        self, head: Head, samples: Samples, config: TrainingConfig, seed: int, depth_bias: float, threads: int = 1
     ):
         self.head, self.config, self.seed, self.depth_bias = head, config, seed, depth_bias
         self.device = next(head.parameters()).device
@@ -104,7 +98,6 @@ class Trainer:
         groups = list(range(self.rank, config.gpus, self.world))
         self.streams = open_streams(samples.buffer, config, seed, groups, self.device, held)
         self.held_out = None if held is None else HeldOut(self.samples, config, seed, held)
-
         self.precision = precision_of(config, self.device)
         if self.precision.backward_bf16:
             use_bf16_backward(head)

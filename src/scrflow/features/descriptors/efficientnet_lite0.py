@@ -54,11 +54,6 @@ class EfficientNetLite0:
         pooled = features.clamp_min(1e-6).pow(self._power).mean((1, 2)).pow(1 / self._power)
         return F.normalize(pooled, dim=0).cpu()
 
-    @torch.inference_mode()
-    def logits(self, photo: Image.Image) -> torch.Tensor:
-        """Scores [1000] of the ImageNet classes: what the weights were trained for."""
-        return self._network(self.prepared(photo))[0].cpu()
-
     def prepared(self, photo: Image.Image) -> torch.Tensor:
         """Resized and normalised, [1, 3, H, W]."""
         scale = self._short_side / min(photo.size)
