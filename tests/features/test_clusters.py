@@ -22,7 +22,6 @@ from scrflow.features.global_encoding import (
     read_global_encoding,
 )
 from scrflow.interop import hloc_files as hloc
-from scrflow.pipeline.project import Project as Config
 from scrflow.storage.artifact import Stamp, create_h5, read_json
 
 
@@ -88,17 +87,6 @@ def project(tmp_path_factory) -> Project:
     method["training"] = {**METHOD["training"], "steps": 20, "loss": {}}
     made.write("config/methods/grouped.yaml", method)
     return made
-
-
-def test_config_errors_name_the_key(project: Project):
-    folder = project.folder / "config"
-    with pytest.raises(ScrflowError, match=r"config\.yaml: key encodings\.clusters\.retrieval: no 'vlat'"):
-        Config(folder, {"encodings": {"clusters": {"retrieval": "vlat"}}})
-    other = {"retrieval": {"other": {"encoder": "small"}}, "methods": {"grouped": {"retrieval": "other"}}}
-    with pytest.raises(ScrflowError, match=r"grouped\.yaml: key retrieval: 'other', but .* made from 'vlad'"):
-        Config(folder, other)
-    with pytest.raises(ScrflowError, match=r"encodings\.clusters\.clusters"):
-        Config(folder, {"encodings": {"clusters": {"clusters": 0}}})
 
 
 @pytest.mark.slow

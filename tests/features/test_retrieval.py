@@ -11,11 +11,10 @@ from PIL import Image, ImageFilter
 
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalPart, RetrievalStage, SceneStage, Split
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_centre, pose_error
 from scrflow.core.images import read_rgb
 from scrflow.features import retrieval
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import ANGLE_DEG, Retriever, build_describer, build_retrieval, measure, near_pairs
+from scrflow.features.retrieval import Retriever, build_describer, build_retrieval, measure
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View
@@ -260,17 +259,6 @@ def model(vectors, parts=8):
     return Retriever(
         tuple(f"{i:03d}" for i in range(len(vectors))), books, retrieval.quantised(torch.from_numpy(vectors), books)
     )
-
-
-def test_near_pairs_are_pose_errors():
-    poses, _ = ring()
-    others, _ = ring(9, turn=0.1)
-    near = near_pairs(torch.from_numpy(others), torch.from_numpy(poses), 2.0)
-    for q, n in np.ndindex(*near.shape):
-        distance, degrees = pose_error(others[q], poses[n])
-        assert bool(near[q, n]) == (distance <= 2.0 and degrees <= ANGLE_DEG)
-    assert 0 < near.sum() < near.numel()
-    np.testing.assert_allclose(np.linalg.norm(camera_centre(poses), axis=1), 10)
 
 
 def test_a_good_feature_finds_its_neighbours():

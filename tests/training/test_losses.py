@@ -77,8 +77,6 @@ def test_pull_to_known_depths():
     assert torch.isfinite(y.grad).all() and torch.isfinite(y0.grad).all()
 
 
-# -- head and loss against the plain implementation
-
 CASES = {
     "ace": (HeadConfig(width=64, blocks=1, clusters=1, refine_blocks=0), LossConfig(norm=1)),
     "glace": (HeadConfig(width=64, blocks=2, clusters=5, refine_blocks=0), LossConfig(norm=1)),

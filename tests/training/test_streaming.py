@@ -113,9 +113,6 @@ def test_int8_is_close(inputs):
     assert bool((error <= 0.51 * block.columns.scale).all())
 
 
-# -- several processes
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_do_what_one_does_with_the_summed_batch(inputs, tmp_path, accumulate):
     config = known(20, gpus=2, accumulate=accumulate)

@@ -21,8 +21,6 @@ from scrflow.training.trainer import EarlyStop, Stopped, Trainer, load_checkpoin
 
 SMALL = HeadConfig(width=64, hidden_ratio=1, blocks=1, clusters=1, refine_blocks=0)
 
-# -- learning
-
 
 @pytest.mark.parametrize("config", [stage(300), known(60, optimizer="muon")], ids=["rscore", "known, muon"])
 def test_it_learns(inputs, tmp_path, config):
@@ -38,9 +36,6 @@ def test_glace_and_ace_train(inputs, tmp_path):
         given = {**inputs, "encoding": None if name == "ace" else inputs["encoding"]}
         _, history = train(config, given, tmp_path / name)
         assert history[-1]["median_error_px"] < history[0]["median_error_px"]
-
-
-# -- from Python
 
 
 def arrays(with_depth: bool) -> dict:
@@ -102,9 +97,6 @@ def test_a_stopped_training_on_arrays_continues(tmp_path, monkeypatch):
     assert torch.equal(run(), undisturbed) and not checkpoint.exists()
 
 
-# -- the same bytes
-
-
 def test_same_seed_same_bytes(inputs, tmp_path):
     """A checkpoint of another config does not count."""
     first, _ = train(stage(20), inputs, tmp_path / "a")
@@ -150,9 +142,6 @@ def test_a_stopped_run_saves_and_continues_to_the_same_bytes(inputs, tmp_path, m
     assert sha256_file(resumed) == sha256_file(undisturbed)
 
 
-# -- checkpoints
-
-
 def test_no_changed_checkpoint_is_read(tmp_path, caplog):
     path = tmp_path / "checkpoint.pt"
     state = {"digest": "d", "head": {"w": torch.arange(1000.0)}, "step": 9}
@@ -182,9 +171,6 @@ def test_a_crafted_checkpoint_is_not_run(tmp_path, monkeypatch, caplog):
         save_checkpoint(path, {"digest": "d", "evil": Payload()})
     assert load_checkpoint(path, "d") is None
     assert "not a checkpoint" in caplog.text and not (tmp_path / "ran").exists()
-
-
-# -- inputs
 
 
 @pytest.mark.parametrize(
