@@ -1,8 +1,7 @@
 """Depth of buffer samples from depth images, aligned with the photo or of a depth camera beside it.
 
 Measured pixels become points in the photo's camera, drawn into a pinhole image of it, the nearest in front; a sample
-takes the median of the 3 x 3 pixels about its ray. Copies of a photo share its camera centre and axis, so augmented
-views are looked up by their rays too. The lens distortion of a depth camera with a focal length of its own is ignored.
+takes the median of the 3 x 3 pixels about its ray. The distortion of a depth camera of its own is ignored.
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ def depths_of_samples(buffer: Buffer, scene: Scene, files: dict[int, Path], conf
 
 
 def read_depth(path: Path, config: DepthMaps) -> np.ndarray:
-    """The depth image [H, W] float32 in the scene's unit, NaN where nothing was measured; ScrflowError unless it has
-    one channel of 16 or 32 bits (PNG, TIFF)."""
+    """The depth image [H, W] in the scene's unit, NaN where nothing was measured; ScrflowError if it is not one."""
     try:
         with Image.open(path) as image:
             mode, raw = image.mode, np.asarray(image, np.float32)

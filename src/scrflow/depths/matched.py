@@ -1,8 +1,7 @@
 """Depth of buffer samples by explicit triangulation: matches between covisible mapping images under their known poses.
 
-The samples of the plain copies are matched (mutual nearest neighbours, epipolar check), the consensus of a sample's
-matches gives the depth along its ray, and training may hold the sample to that 3D point (beyond the papers). Samples
-without one are trained by reprojection alone. The modules ``points`` and ``maps`` write depths in the same form.
+The samples of the plain copies are matched (mutual nearest neighbours, epipolar check), and the consensus of a sample's
+matches gives the depth along its ray. Training may hold the sample to that 3D point (beyond the papers).
 """
 
 from __future__ import annotations
@@ -82,8 +81,7 @@ def write_sample_depth(
 def triangulate_samples(
     buffer: Buffer, graph: Graph, config: SampleDepthConfig, seed: int, threads: int = 1
 ) -> SampleDepth:
-    """Depths of a buffer's samples from matches between the plain copies of neighbouring images in the graph, whatever
-    the number of ``threads``."""
+    """Depths of a buffer's samples by matching the plain copies of images that are neighbours in the graph."""
     if tuple(graph.names) != buffer.names:
         raise ScrflowError("covisibility graph and buffer are of different mapping images; run again from the scene")
     rays = buffer.rays()
@@ -108,8 +106,7 @@ def triangulate_samples(
 
 
 def _pairs(graph: Graph, neighbours: int) -> list[tuple[int, int]]:
-    """Pairs of images: for each, ``neighbours`` of its neighbours, evenly spread from most to least overlap. The
-    nearest ones alone would have no baseline, the farthest ones alone no matches."""
+    """Pairs of images: for each, ``neighbours`` of its neighbours, evenly spread from most to least overlap."""
     pairs = set()
     for i in range(graph.csr.shape[0]):
         row = slice(graph.csr.indptr[i], graph.csr.indptr[i + 1])

@@ -1,9 +1,7 @@
-"""Depth of buffer samples from an SfM model: that of the observed point that projects nearest to the sample in its
-view.
+"""Depth of buffer samples from an SfM model: that of the observed point that projects nearest to the sample.
 
-Copies of a photo share its camera centre and axis, so plain and augmented views are treated alike. The sigma of the
-depth adds in quadrature what 1 px of noise in the point's other observations does to its depth, and 2 d / f for a
-sample d pixels off the point (the depth of a surface seen under 63 degrees from its normal).
+The sigma of the depth adds in quadrature what 1 px of noise in the point's other observations does to its depth, and 2
+d / f for a sample d pixels off the point (the depth of a surface seen under 63 degrees from its normal).
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ _STOP_SHARE = 0.001  # of samples with a depth; redkitchen has 0.42
 
 
 def depths_from_points(config: PointDepthStage, points: Path, shards: list[Path], out: Path) -> None:
-    """Write the depths of a buffer's samples (``write_sample_depth``) by ``points``: the scene.json of a scene with 3D
-    points, or the triangulation.json beside a model. ScrflowError when the model has no points, lacks a mapping image,
-    or gives hardly any sample a depth."""
+    """Write the depths of a buffer's samples by ``points``: the scene.json of a scene with 3D points, or the
+    triangulation.json beside a model. ScrflowError when the model lacks points or an image, or hardly any sample gets a
+    depth."""
     model = points.parent / "mapping" if points.name == "scene.json" else points.parent
     buffer = load_buffer(shards)
     observed = ObservedPoints.of_model(read_model(model), buffer.names, model)

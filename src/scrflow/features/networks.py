@@ -27,11 +27,10 @@ def load_published(
     part: Collection[str] = (),
     missing: Collection[str] = (),
 ) -> None:
-    """Load the registry's weights ``name`` into ``network`` and set it to evaluation.
+    """Load the registry's weights ``name`` into ``network`` and set it to evaluation; ScrflowError if they do not fit.
 
     ``key``: the entry of the file that holds the tensors. ``part``: prefixes that the network's names may have in a
-    file that holds more. ``missing``: names that the published file does not have (constants). ScrflowError for a file
-    that cannot be read, or whose tensors differ from the network's in name or shape.
+    file that holds more. ``missing``: names that the published file does not have (constants).
     """
     path = locate(name)
     state = read_tensors(path, key)
@@ -101,10 +100,8 @@ def _fold_batch_norms(module: nn.Module) -> None:
 
 
 def window_max(maps_HW: torch.Tensor, radius: int) -> torch.Tensor:
-    """The maximum over a window of 2 ``radius`` + 1 px about each entry of maps [..., H, W], cut off at the borders.
-
-    Equals max_pool2d of stride 1 bit by bit, in 0.3 ms instead of 16.5 ms (5 x 5 window on 640 x 480, one core).
-    """
+    """Bit by bit what F.max_pool2d of 2 ``radius`` + 1 px and stride 1 gives for maps [..., H, W], fifty times as
+    fast."""
     for axis in (-1, -2):
         length = maps_HW.shape[axis]
         padding = [radius, radius] if axis == -1 else [0, 0, radius, radius]

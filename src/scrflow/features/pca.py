@@ -49,8 +49,8 @@ class Pca:
 
 
 def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
-    """Learn the PCA on descriptors of mapping images, an equal share from each of as many images as are needed, and
-    write safetensors ``mean`` [D] and ``components`` [D, d]."""
+    """Learn the PCA on an equal share of the descriptors of some mapping images: ``mean`` [D] and ``components`` [D,
+    d]."""
     torch.set_num_threads(threads)
     s = load_scene(scene)
     encoder = build_encoder(config.extractor)

@@ -87,10 +87,8 @@ class Retriever:
         return {"retrieval_names": json.dumps(self.names)}
 
     def search(self, descriptor: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows [k] int64 of the mapping images nearest to ``descriptor`` [dim], and minus their squared distances [k].
-
-        Fewer than k when there are fewer images; equal distances in the order of the rows.
-        """
+        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], the nearest first, and minus their squared
+        distances."""
         distance = squared_distances(descriptor.to(self.codes.device), self.codes, self.codebooks)
         nearest = torch.argsort(distance, stable=True)[:k]
         return nearest, -distance[nearest]
@@ -159,8 +157,7 @@ def learn_vocabulary(descriptors_ND: np.ndarray, clusters: int, seed: int) -> to
 
 
 def aggregate(descriptors_ND: torch.Tensor, vocabulary_KD: torch.Tensor) -> torch.Tensor:
-    """VLAD [K * D] of one image, unit length: residuals summed per nearest word, each word's sum normalised; zeros
-    without keypoints."""
+    """VLAD [K * D] of one image, unit length: residuals summed per nearest word, each word's sum normalised."""
     x = descriptors_ND.float()
     nearest = (2 * x @ vocabulary_KD.T - (vocabulary_KD**2).sum(1)).argmax(1)
     sums = torch.zeros_like(vocabulary_KD).index_add_(0, nearest, x - vocabulary_KD[nearest])
@@ -214,11 +211,8 @@ def build_describer(
     device: str = "cpu",
     build: BuildNetwork = build_descriptor,
 ) -> Describer | None:
-    """What describes a photo, from the ``description`` of a Retriever and the config that made it; None for kind hloc,
-    whose descriptors come from a file.
-
-    ``parts`` are those of a fusion; networks, made by ``build``, run on ``device``. ScrflowError for missing weights.
-    """
+    """What describes a photo, from the ``description`` of a Retriever and the config that made it; None for kind hloc.
+    ``parts`` are those of a fusion; networks, made by ``build``, run on ``device``."""
     r, whitening = feature.retrieval, Whitening.from_tensors(tensors)
     if r.kind == "vlad":
         vocabulary = tensors["vocabulary"]
@@ -271,8 +265,7 @@ class PhotoDescriber:
         }
 
     def __call__(self, photo: Image.Image, camera: pycolmap.Camera, shared: EncodedView | None = None) -> torch.Tensor:
-        """Descriptor [dim]; ``shared``: what the shared extractor found. ScrflowError if descriptors come from a
-        file."""
+        """Descriptor [dim]; ``shared``: what the shared extractor found. ScrflowError if it would come from a file."""
         if self._describe is None:
             raise ScrflowError("the map's retrieval feature comes from a file: give the query's descriptor from it too")
 
@@ -316,8 +309,8 @@ def build_retrieval(
     ``out`` gets the descriptors in hloc's HDF5 form (those of the queries too where they come from a file), ``model``
     the ``Retriever`` (safetensors; metadata ``keypoints``: how many local descriptors of a photo are aggregated),
     ``quality`` how well both retrieve (JSON, see ``measure``). ``part_descriptors`` and ``part_models`` are these files
-    of the features that a fusion joins, in the config's order. ScrflowError for a missing or damaged photo or file, a
-    descriptor file that lacks an image of the scene, or missing weights.
+    of the features that a fusion joins. ScrflowError for a missing or damaged file or a descriptor file that lacks an
+    image.
     """
     import faiss
 

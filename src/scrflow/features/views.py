@@ -1,8 +1,7 @@
 """Encoding one photo, plain or augmented: keypoints, undistorted into the pinhole image of a view, and descriptors.
 
-An augmented copy is rotated in the image plane, scaled, and changed in colour (GLACE sec. B): it is the photo of a
-camera rolled about its optical axis, with a scaled focal length. Keypoints are brought back to the photo, undistorted
-there, and their rays rolled, so lens distortion stays exact.
+An augmented copy is rotated in the image plane, scaled, and changed in colour (GLACE sec. B), as by a camera rolled
+about its axis with a scaled focal length. Keypoints are undistorted in the photo, and their rays rolled.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ def encode_view(
     max_keypoints: int,
     augmentation: Augmentation | None = None,
 ) -> EncodedView:
-    """Encode a photo at ``short_side`` px; the ``max_keypoints`` best of the keypoints that lie in the photo and can be
-    undistorted are kept."""
+    """Encode a photo at ``short_side`` px; the ``max_keypoints`` best that lie in it and can be undistorted are
+    kept."""
     a = augmentation or Augmentation()
     resized = resized_to_short_side(photo, short_side)
     camera = rescaled_camera(camera, *resized.size)

@@ -39,8 +39,7 @@ def shard_range(images: int, shards: int, shard: int) -> range:
 
 
 def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Path, threads: int) -> None:
-    """Encode every copy of the shard's images and write the shard. ScrflowError for an image of which no copy has a
-    keypoint."""
+    """Encode every copy of the shard's images and write the shard; ScrflowError for an image without any keypoint."""
     from scrflow.core.progress import track
     from scrflow.core.seeds import numpy_generator
     from scrflow.features.encoders import build_encoder
@@ -165,8 +164,7 @@ class BufferFiles(Views):
 
     @classmethod
     def open(cls, shards: Sequence[Path], depth: Path | None = None) -> BufferFiles:
-        """Read the tables of all shards. ScrflowError when a shard is missing, shards are of different mapping images,
-        or ``depth`` is of another buffer."""
+        """Read the tables of all shards; ScrflowError when shards and ``depth`` are not of the same, whole buffer."""
         paths = tuple(sorted(shards, key=lambda p: int(p.stem.rsplit("-", 1)[1])))
         tables: dict[str, list[np.ndarray]] = {name: [] for name in _TABLES}
         first_row, first_view, names, dim = [0], [0], None, 0
@@ -287,8 +285,8 @@ class _Column:
         return torch.from_numpy(values)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Single rows [n] int64, in any order, from the mapped file; its pages are given back after some rows, as they
-        count as memory of the training."""
+        """Single rows [n] int64, in any order; the file's pages are given back, as they count as memory of the
+        training."""
         if self._mapped is None:
             held = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)  # torch takes none that is read-only
             held.madvise(mmap.MADV_RANDOM)

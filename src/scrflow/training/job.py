@@ -45,8 +45,8 @@ class TrainJob(Strict):
     device: str | None = None
 
     def train(self) -> None:
-        """Train in this process, alone or as one of torchrun's, and write head and history. ScrflowError for missing or
-        mismatched inputs and a loss that is not finite."""
+        """Train in this process, alone or as one of torchrun's, and write head and history. ScrflowError for wrong
+        inputs."""
         torch.set_num_threads(self.threads)
         kind = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(kind)
@@ -89,8 +89,7 @@ class TrainJob(Strict):
 
 
 def output_unit(depth: Path) -> float:
-    """The length that the head's number 1 stands for where samples are held to known depths: their median, so that a
-    fresh head speaks of distances of the scene's own size."""
+    """The median of known depths: a length of the scene's own size that the head's number 1 stands for."""
     with open_h5(depth, SAMPLE_DEPTH) as f:
         return round(float(torch.from_numpy(f["depth"][:]).nanmedian()), 3)
 

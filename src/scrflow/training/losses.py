@@ -145,8 +145,8 @@ def pull_weight(progress: float) -> float:
 
 
 def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
-    """How far [B] beyond ``margin`` scene coordinates are from the samples' 3D points; 0 where no depth is known
-    (R-SCoRe's depth supervision, as in its public code)."""
+    """How far [B] beyond ``margin`` coordinates are from the samples' known 3D points (R-SCoRe's public code); else
+    0."""
     known = torch.isfinite(targets.depth)
     depth = targets.depth.nan_to_num(1.0)[:, None]
     R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]
@@ -170,7 +170,7 @@ def held_to_known_points(loss: Tensor, xyz_world: Tensor, targets: Targets, conf
 
 def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> Tensor:
     """Distance [B] of scene coordinates to the known 3D points, in pixels: across the ray as seen in the image, along
-    the ray in units of what one pixel of noise does to the depth. NaN where unknown."""
+    the ray in units of what one pixel of noise does to the depth."""
     xyz_cam = targets.in_camera(xyz_world)
     across = (xyz_cam[:, :2] / targets.depth[:, None] - targets.ray()) * targets.focal()
     along = (xyz_cam[:, 2] / targets.depth - 1) / targets.relative_sigma.clamp(min=min_sigma)

@@ -33,9 +33,8 @@ class Precision:
 def precision_of(config: TrainingConfig, device: torch.device) -> Precision:
     """What the config's ``precision`` means on a device (docs/performance.md has the measurements).
 
-    On a CPU the forward pass is in float32: in bf16 rscore-cpu lost a third of its accuracy on redkitchen (1.36 cm for
-    0.92 cm). The backward pass takes bf16 where the processor multiplies it faster; gradients keep a cosine of
-    0.999997.
+    On a CPU the forward pass is in float32: in bf16 rscore-cpu lost a third of its accuracy on redkitchen. The backward
+    pass takes bf16 where the processor multiplies it faster; gradients keep a cosine of 0.999997.
     """
     named = {"fp32": Precision(), "bf16": Precision(torch.bfloat16), "fp16": Precision(torch.float16)}
     if config.precision in named:
@@ -53,8 +52,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def use_bf16_backward(head: Head) -> None:
-    """Let the head's layers, except the decoders' last ones, compute their gradients in bf16, more than twice as fast
-    on a processor with bf16 products; parameters and their names stay."""
+    """Let the head's layers, except the decoders' last ones, compute their gradients in bf16; parameters stay."""
     for module in head.modules():
         if type(module) is ReluStack:
             module.__class__ = _ReluStackBf16
@@ -118,8 +116,7 @@ class _LinearBackward(torch.autograd.Function):
 
 
 def flatten_parameters(head: Head) -> nn.Parameter:
-    """The vector [P] of all parameters, with a gradient, to step and to sum between processes at once; the head's own
-    become views of it."""
+    """The vector [P] of all parameters, with a gradient; the head's own become views of it."""
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in head.parameters()]))
     vector.grad = torch.zeros_like(vector)
     _bind(head, vector.detach(), vector.grad)
@@ -127,8 +124,7 @@ def flatten_parameters(head: Head) -> nn.Parameter:
 
 
 def replica_of(head: Head, vector: Tensor) -> tuple[Head, Tensor]:
-    """A head that shares the parameters ``vector`` [P], with a gradient [P] of its own: on a CPU each thread has one,
-    for its part of a batch."""
+    """A head for a thread: it shares the parameters ``vector`` [P], and has a gradient [P] of its own."""
     replica, gradient = copy.deepcopy(head), torch.zeros_like(vector)
     _bind(replica, vector.detach(), gradient)
     return replica.train(), gradient
@@ -144,11 +140,8 @@ def _bind(head: Head, vector: Tensor, gradient: Tensor) -> None:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrices are made orthogonal (Jordan et al. 2024, "Muon"), with the step length of AdamW (Liu et
-    al. 2025: 0.2 sqrt(max(rows, columns))) and decoupled weight decay.
-
-    It equals torch.optim.Muon, in one batch for all matrices of a shape, and in float32 without fast bf16.
-    """
+    """Momentum whose matrices are made orthogonal (Jordan et al. 2024), with the step length of AdamW (Liu et al. 2025:
+    0.2 sqrt(max(rows, columns))) and decoupled weight decay: torch.optim.Muon for all matrices of a shape at once."""
 
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})

@@ -50,8 +50,8 @@ class ColumnLayout:
         return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
 
     def streamed(self) -> ColumnLayout:
-        """The layout of rows that come block by block: most matches are in other blocks, so each sample brings the
-        descriptor of one along."""
+        """The layout of rows that come block by block, each with the descriptor of one match, as most are in other
+        blocks."""
         return replace(self, matches=0, partner=True) if self.matches else self
 
 
@@ -100,8 +100,8 @@ class Columns:
         return self._as_float(self.descriptor[positions])
 
     def matched(self, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """Descriptors [B, d] float32 of a match of each sample at ``positions`` [B], drawn among all its places for
-        matches; the sample's own where the drawn place is empty."""
+        """Descriptors [B, d] float32 of a drawn match of each sample; the sample's own where the drawn place is
+        empty."""
         if self.partner is not None:
             return self._as_float(self.partner[positions])
         shape = (len(positions),)
@@ -115,8 +115,8 @@ class Columns:
 
 
 def channel_scales(buffer: Buffer | BufferFiles) -> Tensor:
-    """Scales [d] of int8 descriptors: the largest magnitude of each channel over 127, in evenly spread rows of the
-    whole buffer. Larger values are clipped."""
+    """Scales [d] of int8 descriptors: each channel's largest magnitude over 127, in evenly spread rows of the
+    buffer."""
     step = max(1, math.ceil(buffer.rows / _SCALE_ROWS))
     largest = torch.full((buffer.dim,), 1e-6)
     for shard in range(len(buffer.paths)):
@@ -258,11 +258,8 @@ class Samples:
     def batch(
         self, columns: Columns, positions: Tensor, generator: torch.Generator | None, mix_share: float = 0.0
     ) -> tuple[Tensor, Targets]:
-        """Inputs [B, dim_in] and targets of the samples at ``positions`` [B].
-
-        All chance comes from ``generator``, of the same device. Without one nothing is varied: each sample has its own
-        global encoding, without noise, and its own descriptor.
-        """
+        """Inputs [B, dim_in] and targets of the samples at ``positions`` [B]. All chance comes from ``generator``, of
+        the same device; without one each sample has its own global encoding, without noise, and its own descriptor."""
         device, count = positions.device, len(positions)
         view = columns.view[positions].long()
         K, pose = self.K[view], self.cam_from_world[view]

@@ -1,11 +1,9 @@
-"""The order in which training draws the samples of a buffer.
+"""The order in which training draws the samples of a buffer, from seed and step alone.
 
 A buffer that fits into the configured memory is one block, shuffled anew for each pass. A larger one is cut into chunks
 of neighbouring rows; the chunks are shuffled, a block takes as many as half of the memory holds, its rows are shuffled,
-and while training uses it a thread reads the next one into the other half. Everything depends on seed and step alone,
-so a run continues from any step.
-
-With ``training.gpus`` of n, every n-th shard belongs to a shard group, and each group gives its share of every batch.
+and while training uses it a thread reads the next one into the other half. With ``training.gpus`` of n, every n-th
+shard belongs to a shard group, and each group gives its share of every batch.
 """
 
 from __future__ import annotations
@@ -129,8 +127,8 @@ class Stream:
         self.waited_s = 0.0  # of training, for the disk
 
     def at(self, step: int, last: int) -> tuple[Block, Tensor]:
-        """The block of a step and the positions [batch] int64 in it. Meanwhile the next block is read, unless training
-        ends before it (at step ``last``)."""
+        """The block of a step and the positions [batch] int64 in it; the next block is read if step ``last`` is beyond
+        it."""
         number, in_block = (0, step) if self.plan.steps is None else divmod(step, self.plan.steps)
         if self._block is None or self._block.number != number:
             self._advance(number)
@@ -281,8 +279,7 @@ def open_streams(
     device: torch.device,
     held_out: Tensor | None = None,
 ) -> dict[int, Stream]:
-    """A stream for each of the shard groups ``groups``. ScrflowError where there are fewer shards than shard groups, or
-    the samples do not fit into the device's memory."""
+    """A stream for each shard group; ScrflowError where shards are fewer, or ``buffer_memory`` is too little."""
     shards, gpus = len(buffer.paths), config.gpus
     if shards < gpus:
         raise ScrflowError(f"training.gpus is {gpus}, and the buffer has {shards} shards: set buffer_shards to {gpus}")

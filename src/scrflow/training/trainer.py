@@ -77,9 +77,8 @@ class Trainer:
     """The state of a training.
 
     A batch is cut into micro-batches: on a GPU one for each shard group; on a CPU several, whatever the number of
-    threads, each with a replica of the head. With more threads than micro-batches an operator has several threads,
-    which may sum in another order: then the last digits differ. A step depends on the seed and its number alone, so a
-    checkpoint holds neither positions in the streams nor states of generators.
+    threads, each with a replica of the head. A step depends on the seed and its number alone. With more threads than
+    micro-batches an operator has several threads, which may sum in another order: then the last digits differ.
     """
 
     def __init__(
@@ -295,8 +294,8 @@ def one_cycle(progress: float, config: TrainingConfig) -> float:
 
 
 class EarlyStop:
-    """The place of a step in the schedule. As the learning rate falls all along, and with it the error, training is not
-    cut off: once the held-out error has stopped falling, the rest of the schedule is run through in fewer steps."""
+    """The place of a step in the schedule: once the held-out error has stopped falling, the rest of the schedule is run
+    through in fewer steps, as the learning rate has to fall to its end."""
 
     def __init__(self, config: EarlyStopConfig | None, steps: int):
         self._config, self.steps = config, steps
@@ -391,8 +390,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, digest: str) -> dict[str, Any] | None:
-    """The state, on the CPU, if its SHA-256 is right and its ``digest`` the given one; else None, and a warning that
-    says why. It is read with ``weights_only``."""
+    """The state, on the CPU, if it is whole and of this ``digest``; else None, and a warning that says why."""
     if not path.exists():
         return None
     data = path.read_bytes()
@@ -416,8 +414,8 @@ class Stopped(ScrflowError):
 
 @contextlib.contextmanager
 def on_sigterm(handle: Callable[[], object]) -> Iterator[None]:
-    """Call ``handle`` on each SIGTERM, which schedulers send before they end a job, instead of ending the process; in
-    the main thread alone, which Python gives the signals to."""
+    """Call ``handle`` on each SIGTERM instead of ending the process; in the main thread alone, which gets the
+    signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

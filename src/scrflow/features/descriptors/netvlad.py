@@ -100,11 +100,9 @@ class VladLayer(nn.Module):
 
 def read_mat(path: Path) -> dict[str, torch.Tensor]:
     """Tensors for ``Network`` from a .mat file (version 5): struct ``net`` with the cell ``layers`` of structs with the
-    cell ``weights``, and ``meta.normalization.averageImage``. ScrflowError when it cannot be read or is built
-    otherwise.
+    cell ``weights``, and ``meta.normalization.averageImage``. ScrflowError for another file.
 
-    There convolutions are [height, width, in, out], cluster centres have the opposite sign, the whitening is [1, 1, D *
-    K, dim].
+    There convolutions are [height, width, in, out] and cluster centres have the opposite sign.
     """
     try:
         content = loadmat(

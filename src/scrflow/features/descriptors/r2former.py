@@ -1,5 +1,5 @@
-"""R2Former (Zhu et al., CVPR 2023), its global branch: the retrieval feature of GLACE. A DeiT-S with two tokens, each
-with a head to 256 numbers, whose mean is brought to unit length. The reranker of the same checkpoint is not used."""
+"""R2Former (Zhu et al., CVPR 2023), its global branch: a DeiT-S whose two tokens' 256-d features are averaged
+(GLACE)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The scene-agnostic encoder of ACE (Brachmann et al., CVPR 2023; sec. 3.2): written from the paper and the names and
-shapes of the published checkpoint."""
+"""The encoder of ACE (Brachmann et al., CVPR 2023; sec. 3.2), from the paper and the published checkpoint's shapes."""
 
 from __future__ import annotations
 
@@ -46,11 +45,8 @@ def _chain(x: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
 
 
 class Ace:
-    """A 512-d descriptor for every cell of 8 x 8 px, not brought to unit length.
-
-    A cell stands at the middle of its 8 x 8 px, (4, 4) for the first, as the published weights were trained; the middle
-    of its receptive field is the block's first pixel, (0.5, 0.5).
-    """
+    """A 512-d descriptor, not of unit length, for every cell of 8 x 8 px, which stands at the middle of its pixels. The
+    middle of its receptive field is the first of them, (0.5, 0.5)."""
 
     dim = 512
 

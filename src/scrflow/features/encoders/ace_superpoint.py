@@ -1,5 +1,4 @@
-"""ACE's encoder and SuperPoint's descriptor joined, cells drawn by their probability of a corner (GLACE sec. 4.2 and
-B)."""
+"""ACE's encoder and SuperPoint's joined, cells drawn by their probability of a corner (GLACE sec. 4.2 and B)."""
 
 from __future__ import annotations
 
@@ -14,10 +13,8 @@ from scrflow.features.networks import CELL, grey, load_published
 
 
 class AceSuperPoint:
-    """A descriptor of 512 + 256 numbers for every cell of 8 x 8 px, ACE's first, each part as its network gives it.
-
-    The score is SuperPoint's probability of a corner in the cell; see ``drawn_by_score`` for the order.
-    """
+    """A descriptor of 512 + 256 numbers for every cell of 8 x 8 px, ACE's first. The score is SuperPoint's probability
+    of a corner in the cell."""
 
     dim = 768
 
@@ -52,8 +49,7 @@ def joined_cells(
 
 
 def drawn_by_score(score_HW: torch.Tensor) -> torch.Tensor:
-    """Cells [H * W] drawn without replacement in proportion to the scores, by the keys -log(u) / score of Efraimidis
-    and Spirakis (2006); the u are the same for every image of the size."""
+    """Cells [H * W] drawn without replacement in proportion to the scores (Efraimidis and Spirakis 2006)."""
     u = torch.rand(score_HW.numel(), generator=torch_generator(0, "cells by score", *score_HW.shape))
     return torch.argsort(-u.clamp(min=1e-12).log() / score_HW.flatten().clamp(min=1e-12), stable=True)
 

@@ -1,5 +1,4 @@
-"""DISK (Tyszkiewicz et al., NeurIPS 2020): kornia's network with its published weights (depth supervision), sub-pixel
-keypoints read here."""
+"""DISK (Tyszkiewicz et al., NeurIPS 2020): kornia's network, sub-pixel keypoints read here."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ class Disk:
     """128-d descriptors at maxima of a full-resolution score map.
 
     The published detector reports whole pixels; here the position is the top of the parabola through the maximum and
-    its neighbours, along x and along y: between two photos of redkitchen the median epipolar distance falls from 0.62
-    to 0.47 px.
+    its neighbours: on redkitchen the median epipolar distance falls from 0.62 to 0.47 px.
     """
 
     dim = 128

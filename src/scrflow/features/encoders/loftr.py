@@ -1,5 +1,4 @@
-"""The backbone of LoFTR (Sun et al., CVPR 2021) as a dense local encoder, as R-SCoRe uses it: kornia's network with
-its published weights."""
+"""The backbone of LoFTR (Sun et al., CVPR 2021) as a dense local encoder, as R-SCoRe uses it: kornia's network."""
 
 from __future__ import annotations
 
@@ -18,10 +17,7 @@ _ORIGIN_PX = 0.5  # the receptive field of cell 0 is centred on the image's firs
 
 
 class Loftr:
-    """A 256-d descriptor for every cell of 8 x 8 px: the last stage of the ResNet, before the feature pyramid.
-
-    As R-SCoRe takes them, the descriptors are not brought to unit length.
-    """
+    """A 256-d descriptor, not of unit length, for every cell of 8 x 8 px: the last stage of the ResNet."""
 
     dim = 256
 

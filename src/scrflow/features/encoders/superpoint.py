@@ -1,5 +1,4 @@
-"""SuperPoint (DeTone et al., CVPR workshops 2018): written from the paper and the names and shapes of the published
-checkpoint."""
+"""SuperPoint (DeTone et al., CVPR workshops 2018), from the paper and the published checkpoint's shapes."""
 
 from __future__ import annotations
 

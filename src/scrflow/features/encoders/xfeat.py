@@ -14,9 +14,8 @@ _WINDOW = 2  # px: half the window over which a keypoint's position is averaged
 
 
 class XFeat:
-    """64-d descriptors at maxima of the keypoint heatmap, whose centroid in a 5 x 5 window is the position (the
-    published detector reports whole pixels). ``upscale`` enlarges the image first: finer descriptors and keypoints at
-    the price of its area."""
+    """64-d descriptors at maxima of the keypoint heatmap, whose centroid in a 5 x 5 window is the position. ``upscale``
+    enlarges the image first: finer descriptors and keypoints at the price of its area."""
 
     dim = 64
     sees_colour = False
