@@ -51,6 +51,7 @@ from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import load_scene  # noqa: E402
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+COEFFICIENTS = ROOT / "src/scrflow/localize/confidence.json"
 RIDGE = 1e-2  # of the standardised weights, a share of the mean log-likelihood
 
 
@@ -140,7 +141,9 @@ def dark(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.
 def cropped(photo: Image.Image, camera: pycolmap.Camera, pose: np.ndarray, rng: np.random.Generator) -> Degraded:
     share = rng.uniform(0.25, 0.7)
     width, height = (round(side * share) for side in photo.size)
-    left, top = int(rng.integers(photo.width - width + 1)), int(rng.integers(photo.height - height + 1))
+    x, y = camera.principal_point_x, camera.principal_point_y  # stays within: one outside or at the edge is refused
+    left = int(np.clip(rng.integers(photo.width - width + 1), x - width + 1, x - 2))
+    top = int(np.clip(rng.integers(photo.height - height + 1), y - height + 1, y - 2))
     moved = pycolmap.Camera(model=camera.model, width=width, height=height, params=np.array(camera.params))
     moved.principal_point_x -= left
     moved.principal_point_y -= top
@@ -301,8 +304,7 @@ def draw_reliability(out: Path, curves: dict[str, Reliability]) -> None:
 @app.command()
 def fit(
     folder: Annotated[Path, typer.Argument(help="What collect wrote.")],
-    out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = ROOT
-    / "src/scrflow/localize/confidence.json",
+    out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = COEFFICIENTS,
     figure: Annotated[Path | None, typer.Option(help="Reliability curve, leave-one-scene-out.")] = None,
 ) -> None:
     """Fit the coefficients to all observations, and print how a model of the other scenes does on each."""

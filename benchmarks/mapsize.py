@@ -53,12 +53,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "merge 0.7": {"merge": 0.7},
     "all int8": {"head": "int8", "encodings": "int8", "pca": "fp16", "retrieval": "int8"},
 }
-_INT8 = SETTINGS["all int8"]
+SMALL = {**SETTINGS["all int8"], "retrieval_dim": 32}  # what docs/performance.md recommends
 SETTINGS |= {
-    "all int8, retrieval_dim 64": {**_INT8, "retrieval_dim": 64},
-    "small": {**_INT8, "retrieval_dim": 32},  # what docs/performance.md recommends
-    "small, merge 0.9": {**_INT8, "retrieval_dim": 32, "merge": 0.9},
-    "small, merge 0.8": {**_INT8, "retrieval_dim": 32, "merge": 0.8},
+    "all int8, retrieval_dim 64": {**SMALL, "retrieval_dim": 64},
+    "small": SMALL,
+    "small, merge 0.9": {**SMALL, "merge": 0.9},
+    "small, merge 0.8": {**SMALL, "merge": 0.8},
 }
 
 
@@ -100,17 +100,11 @@ class Bench:
         return np.array([pose_error(found[n], truth[n]) if n in found else (np.inf, np.inf) for n in truth])
 
 
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def main(
     scenes: Annotated[list[str], typer.Argument(help="scenes whose artifacts are under --results")],
     method: Annotated[str, typer.Option(help="a method that was run on them")] = "rscore-cpu",
     results: Annotated[Path, typer.Option(help="folder results/ of a workflow")] = ROOT / "results",
-    overrides: Annotated[
-        str, typer.Option(help="YAML on top of config.yaml, where the results were made with it")
-    ] = "{}",
+    overrides: Annotated[str, typer.Option(help="YAML on top of config.yaml, as the results were made with")] = "{}",
     only: Annotated[str, typer.Option(help="settings, with semicolons between them; all of them if not given")] = "",
     extra: Annotated[str, typer.Option(help="YAML of further settings: name: {keys under map}")] = "{}",
     seeds: Annotated[int, typer.Option(min=1, help="seeds that the default map is localized with")] = 3,
@@ -126,7 +120,7 @@ def main(
         marks = [f"{t:g} {bench.loaded.unit}, {r:g}°" for t, r in project.scene(scene).thresholds]
         header = ["setting", "images", "MB", *(f"{p}, kB" for p in PARTS), *marks, "median", "degrees"]
         print(f"\n{scene}, {method}, {len(bench.loaded.query_poses)} queries\n")
-        print(f"{_row(header)}\n|{'---|' * len(header)}", flush=True)
+        print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
         for name, settings in chosen.items():
             with tempfile.TemporaryDirectory(prefix="scrflow-mapsize-") as temporary:
                 folder = Path(temporary)
@@ -142,7 +136,7 @@ def main(
                     median = np.median(errors, axis=0)
                     label = name if seed == project.config.seed else f"{name}, seed {seed}"
                     shown = [f"{100 * r:.1f}" for r in recall] + [f"{median[0]:.4f}", f"{median[1]:.3f}"]
-                    print(_row([label, *cells, *shown]), flush=True)
+                    print(f"| {' | '.join([label, *cells, *shown])} |", flush=True)
 
 
 if __name__ == "__main__":

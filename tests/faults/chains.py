@@ -8,13 +8,20 @@ what each makes, and which stage reads which.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import http.server
+import os
 import re
 import shutil
+import ssl
+import subprocess
 import sys
+import threading
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -26,7 +33,79 @@ import numpy as np
 import yaml
 from PIL import Image
 from tiny_project import CONFIG, METHOD, REPO, SCENE, Project
-from web import Site
+
+_CHUNK = 1 << 15
+_SECONDS_A_CHUNK = 0.01  # some 3 MB a second, so that there is a middle to be killed in
+
+
+class Site:
+    """An https server of the files of ``folder``, whole or from where a Range begins, which can fail.
+
+    SSL_CERT_FILE is set to its certificate, so the workflows that are started from this process trust it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        certificate, key = folder.parent / "certificate.pem", folder.parent / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        os.environ["SSL_CERT_FILE"] = str(certificate)
+        self.cuts: list[int] = []  # bytes after which the next transfers break off
+        self.cut_all: int | None = None  # and all after these
+        self.other: dict[str, bytes] = {}  # what is served in place of a file
+
+    def url(self, name: str) -> str:
+        return f"https://localhost:{self._server.server_address[1]}/{name}"
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """Whatever faults are set in the block end with it."""
+        try:
+            yield
+        finally:
+            self.cuts, self.cut_all, self.other = [], None, {}
+
+
+def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            name = self.path.lstrip("/")
+            file = site.folder / name
+            if not re.fullmatch(r"[\w.-]+", name) or not file.is_file():
+                self.send_error(404)
+                return
+            data = site.other.get(name, file.read_bytes())
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            begin = int(wanted[1]) if wanted else 0
+            if begin > len(data) or (wanted and begin == len(data)):
+                self.send_error(416)
+                return
+            self.send_response(206 if wanted else 200)
+            self.send_header("Content-Length", str(len(data) - begin))
+            self.end_headers()
+            stop = site.cuts.pop(0) if site.cuts else site.cut_all
+            end = len(data) if stop is None else min(len(data), begin + stop)
+            with contextlib.suppress(OSError):  # a client that was killed
+                for at in range(begin, end, _CHUNK):
+                    self.wfile.write(data[at : min(end, at + _CHUNK)])
+                    time.sleep(_SECONDS_A_CHUNK)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
 
 
 @dataclass(frozen=True)
@@ -62,9 +141,8 @@ class Stages:
         self._logs: dict[str, set[str]] = {name: set() for name in self.order}
         for row in rows:
             self._logs[row["rule"]].add(row["log-file(s)"])
-            self.products[row["rule"]] += [
-                p for p in _products(row["output_file"]) if p not in self.products[row["rule"]]
-            ]
+            products = self.products[row["rule"]]
+            products += [product for product in _products(row["output_file"]) if product not in products]
 
     def following(self, stage: str) -> list[str]:
         """The stage and all that depends on it."""
@@ -103,8 +181,6 @@ def _products(output: str) -> list[str]:
         return [output.removesuffix(".downloaded"), output]
     return [f"{top}/{scene}/{below[0]}"] if below and below[0] in _OWN_FOLDERS else [output]
 
-
-# --------------------------------------------------------------------------------------------------- poses of a method
 
 _GRAPHS = {**CONFIG["graphs"], "points": {"kind": "points"}}
 
@@ -146,8 +222,6 @@ POSED = _poses_chain("tiny", "data/images", _posed)
 PHOTOS = _poses_chain("bare", "bare/photos", _bare, ("reconstruct_scene", "build_scene", "build_graph"))
 # a tiny project as it is, of which the tests have a finished one
 PLAIN = _poses_chain("tiny", "data/images", lambda project: None)
-
-# ---------------------------------------------------------------------------------------------------- and all the rest
 
 _TABLE = {
     "title": "Tiny",
@@ -217,17 +291,12 @@ def _write_poses(data: Path) -> None:
     """As a list, which comes without 3D points, so that they are triangulated. A list says focal lengths alone: of half
     the queries distortion and principal point are lost, which costs them half a pixel."""
     lines = [line for line in (data / "model/images.txt").read_text().splitlines() if line and line[0] != "#"]
-    focal = {"1": 400, "2": 432}
-    cameras = {
-        "1": "1 PINHOLE 512 384 400 400 256 192",
-        "2": "2 SIMPLE_RADIAL 512 384 432 254.5 193.5 -0.05",
-    }
-    text = (data / "model/cameras.txt").read_text()
-    assert all(camera in text for camera in cameras.values()), "the demo's cameras are others"
+    cameras = [line.split() for line in (data / "model/cameras.txt").read_text().splitlines() if line[0] != "#"]
+    focal = {camera: params[0] for camera, _, _, _, *params in cameras}
     poses = []
     for line in lines:
         _, *pose, camera, name = line.split()
-        poses.append(" ".join([name, *pose, str(focal[camera])]))
+        poses.append(" ".join([name, *pose, focal[camera]]))
     (data / "poses.txt").write_text("\n".join(poses) + "\n")
 
 

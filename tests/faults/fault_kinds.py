@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,7 +20,7 @@ from fault_lab import (
     Outcome,
     Trial,
     damaged,
-    end_all,
+    files_under,
     named_files,
     processes_of,
     without_privileges,
@@ -26,33 +28,21 @@ from fault_lab import (
 
 Kind = Callable[[Lab, str, Random], Outcome]
 
-# ------------------------------------------------------------------------------------------------------------- signals
 
+def _signalled(kind: str, number: int, one: bool = False) -> Kind:
+    """A signal to one process of the workflow (Snakemake or a job) or to all, at a random moment of the stage."""
 
-def kill_one(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """SIGKILL to any one process of the workflow, Snakemake itself or a job, at a random moment of the stage."""
-    return _signalled("SIGKILL to one process", lab, stage, rng, signal.SIGKILL, one=True)
+    def strike(lab: Lab, stage: str, rng: Random) -> Outcome:
+        trial = lab.trial(stage)
+        run = trial.start()
+        if trial.wait_for_stage(run, rng.random()):
+            found = processes_of(run)
+            for process in [rng.choice(found)] if one and found else found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        return lab.survived(kind, trial, Trial.finish(run))
 
-
-def kill_all(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """SIGKILL to all of it: a power cut."""
-    return _signalled("SIGKILL to all", lab, stage, rng, signal.SIGKILL, one=False)
-
-
-def term_all(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """SIGTERM to all of it: a scheduler ahead of a time limit, or a shutdown."""
-    return _signalled("SIGTERM to all", lab, stage, rng, signal.SIGTERM, one=False)
-
-
-def _signalled(kind: str, lab: Lab, stage: str, rng: Random, number: int, one: bool) -> Outcome:
-    trial = lab.trial(stage)
-    run = trial.start()
-    if trial.wait_for_stage(run, rng.random()):
-        found = processes_of(run)
-        for process in [rng.choice(found)] if one else found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-    return lab.survived(kind, trial, Trial.finish(run))
+    return strike
 
 
 def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
@@ -60,25 +50,17 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
     trial = lab.trial("train_head")
     run = trial.start("--retries", "1")
     checkpoint = trial.folder / "results" / lab.chain.scene / "quick/checkpoint.pt"
-    while not checkpoint.exists():
-        assert run.poll() is None, "the training was over before it could be stopped"
-    log = str(lab.stages.logs(trial.folder, "train_head")[0])
-    for process in [p for p in processes_of(run) if log in _opened(p)]:
+    while not checkpoint.exists() and run.poll() is None:
+        time.sleep(0.005)
+    logs = {str(log) for log in lab.stages.logs(trial.folder, "train_head")}
+    for process in processes_of(run):
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGTERM)
+            if logs & {file.path for file in process.open_files()}:
+                process.send_signal(signal.SIGTERM)
     done = Trial.finish(run)
     if done.status == 0 and "stopped by SIGTERM after step" in done.text and "training continues from" not in done.text:
         return Outcome("SIGTERM to training, retried", "train_head", None, failure=f"begun anew\n{done.text[-3000:]}")
     return lab.survived("SIGTERM to training, retried", trial, done)
-
-
-def _opened(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [file.path for file in process.open_files()]
-    return []
-
-
-# ---------------------------------------------------------------------------------------------------------------- disk
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
@@ -86,7 +68,8 @@ def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
     trial = lab.trial(stage)
     top = lab.stages.products[stage][0].split("/")[0]
     made = [product for name in lab.stages.following(stage) for product in lab.stages.products[name]]
-    needed = max(_pages(lab.finished.folder / product) for product in made if product.startswith(top + "/"))
+    products = [lab.finished.folder / product for product in made if product.startswith(top + "/")]
+    needed = max(sum(-(-f.stat().st_size // 4096) for f in files_under(product)) for product in products)  # pages
     with _tmpfs(trial.folder / top) as resize:
         resize(_used(trial.folder / top) + 4096 * rng.randrange(max(1, needed // 2)))
         done = trial.run()
@@ -106,12 +89,6 @@ def _used(folder: Path) -> int:
     """Bytes of the file system: counted, as a margin that grew with what is there let late products fit."""
     disk = os.statvfs(folder)
     return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-
-
-def _pages(path: Path) -> int:
-    """How much of a tmpfs a product takes."""
-    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    return sum(-(-f.stat().st_size // 4096) for f in files)
 
 
 @contextlib.contextmanager
@@ -135,6 +112,8 @@ def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
 
 
 def _damage(how: str) -> Kind:
+    """A product that is there already is damaged."""
+
     def kind(lab: Lab, stage: str, rng: Random) -> Outcome:
         trial = lab.trial(stage)
         name = rng.choice(sorted(name for name, content in trial.before.items() if content))
@@ -145,9 +124,8 @@ def _damage(how: str) -> Kind:
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         done = trial.run()
         outcome = lab.survived(how, trial, done, mend=lambda d: _delete_named(d, trial))
-        return Outcome(outcome.kind, f"{name}, before {stage}", outcome.result, outcome.line, outcome.failure)
+        return replace(outcome, where=f"{name}, before {stage}")
 
-    kind.__doc__ = f"A product that is there already is damaged: {how}."
     return kind
 
 
@@ -175,8 +153,6 @@ def no_permission(lab: Lab, stage: str, rng: Random) -> Outcome:
         done = trial.run(before=without_privileges)
     finally:
         target.chmod(old)
-    if done.status == 0:
-        return lab.survived(kind, trial, done)
     return lab.survived(kind, trial, done, mend=lambda _: None)
 
 
@@ -184,14 +160,12 @@ def photo_changed(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A photo is another one than when the scene was made, or is cut, or is gone."""
     trial = lab.trial(stage)
     images = trial.folder / lab.chain.photos
-    if lab.chain.scene == "bare":
-        listed = sorted(path.name for path in images.iterdir())
-    else:
-        listed = (images.parent / "mapping.txt").read_text().split()
-    photo = images / rng.choice(listed)
+    bare = lab.chain.scene == "bare"
+    listed = os.listdir(images) if bare else (images.parent / "mapping.txt").read_text().split()
+    photo = images / rng.choice(sorted(listed))
     content, times = photo.read_bytes(), photo.stat()
     # a photo that is taken out of a folder of bare photos makes another scene, and no fault
-    how = rng.choice(["another", "cut"] if lab.chain.scene == "bare" else ["another", "cut", "gone"])
+    how = rng.choice(["another", "cut"] if bare else ["another", "cut", "gone"])
     if how == "another":
         other = rng.choice([name for name in listed if name != photo.relative_to(images).as_posix()])
         photo.write_bytes((images / other).read_bytes())
@@ -222,9 +196,6 @@ def lost_records(lab: Lab, stage: str, rng: Random) -> Outcome:
     return lab.survived("Snakemake's records", trial, trial.run())
 
 
-# ------------------------------------------------------------------------------------------------------------- network
-
-
 def transfer_cut(lab: Lab, stage: str, rng: Random) -> Outcome:
     """The server breaks the next transfers off, each somewhere: some, which the job gets over by itself, or all."""
     trial = lab.trial("download_dataset")
@@ -248,9 +219,6 @@ def other_file_served(lab: Lab, stage: str, rng: Random) -> Outcome:
     return lab.survived("other file served", trial, done, mend=lambda d: _delete_named(d, trial, some=False))
 
 
-# --------------------------------------------------------------------------------------------------------------- users
-
-
 def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A second workflow is started while the first one works."""
     trial = lab.trial(stage)
@@ -259,7 +227,6 @@ def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
     second = trial.run()
     done = Trial.finish(first)
     if reached and second.status != 0 and "another Snakemake is running here" not in second.text:
-        end_all(first)
         return Outcome("two workflows", stage, None, failure=f"the second says\n{second.text[-3000:]}")
     outcome = lab.survived("two workflows", trial, done)
     if second.status == 0 or outcome.failure:
@@ -274,16 +241,14 @@ def product_gone(lab: Lab, stage: str, rng: Random) -> Outcome:
     (trial.folder / name).unlink()
     trial.before.pop(name)
     done = trial.run()
-    outcome = lab.survived(
-        "product gone", trial, done, mend=None if done.status == 0 else lambda d: _delete_named(d, trial)
-    )
-    return Outcome(outcome.kind, f"{name}, before {stage}", outcome.result, outcome.line, outcome.failure)
+    outcome = lab.survived("product gone", trial, done, mend=lambda d: _delete_named(d, trial))
+    return replace(outcome, where=f"{name}, before {stage}")
 
 
 KINDS: dict[str, Kind] = {
-    "kill-one": kill_one,
-    "kill-all": kill_all,
-    "term-all": term_all,
+    "kill-one": _signalled("SIGKILL to one process", signal.SIGKILL, one=True),
+    "kill-all": _signalled("SIGKILL to all", signal.SIGKILL),  # a power cut
+    "term-all": _signalled("SIGTERM to all", signal.SIGTERM),  # a scheduler ahead of a time limit, or a shutdown
     "term-training": term_training,
     "flip": _damage("flip"),
     "truncate": _damage("truncate"),

@@ -13,7 +13,6 @@ import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -63,8 +62,9 @@ class Trial:
         for name in self.stages.following(stage):
             for product in self.stages.products[name]:
                 self.remove(product)
-        for log in [log for name in self.stages.products for log in self.stages.logs(folder, name)]:
-            log.unlink()
+        for name in self.stages.products:
+            for log in self.stages.logs(folder, name):
+                log.unlink()
         self.before = self._content()
 
     def remove(self, path: str) -> None:
@@ -75,10 +75,8 @@ class Trial:
         """Every product that is there; what later stages are made of."""
         gone = self.stages.following(self.stage)
         kept = [p for name, products in self.stages.products.items() if name not in gone for p in products]
-        files = [f for p in kept for f in sorted((self.folder / p).rglob("*")) or [self.folder / p] if f.is_file()]
+        files = [file for product in kept for file in files_under(self.folder / product)]
         return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
-
-    # -- the workflow
 
     def start(self, *options: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
         """The workflow in a process group of its own."""
@@ -97,7 +95,7 @@ class Trial:
         return self.finish(self.start(*options, before=before))
 
     @staticmethod
-    def finish(run: subprocess.Popen[str], timeout: float = 600) -> Done:
+    def finish(run: subprocess.Popen[str], timeout: float = 1800) -> Done:
         text, _ = run.communicate(timeout=timeout)
         return Done(run.returncode, text)
 
@@ -110,17 +108,10 @@ class Trial:
         time.sleep(share * self.lab.seconds[self.stage])
         return run.poll() is None
 
-    # -- verdicts
-
-    def intact(self) -> str | None:
-        """Which of the earlier products is not what it was."""
-        for name, content in self.before.items():
-            file = self.folder / name
-            if not file.exists():
-                return f"{name} is gone"
-            if file.read_bytes() != content:
-                return f"{name} has changed"
-        return None
+    def changed(self) -> list[str]:
+        """Which of the earlier products are gone, or not what they were."""
+        now = self._content()
+        return [name for name, content in self.before.items() if now.get(name) != content]
 
     def right(self) -> bool:
         files = {name: self.folder / name for name in (*self.lab.answers, *self.chain.targets)}
@@ -134,9 +125,9 @@ class Trial:
         for products in self.stages.products.values():
             for product in products:
                 mine, theirs = self.folder / product, self.lab.finished.folder / product
-                for file in sorted(theirs.rglob("*")) or [theirs]:
+                for file in files_under(theirs):
                     other = mine / file.relative_to(theirs)
-                    if file.is_file() and not (other.is_file() and other.read_bytes() == file.read_bytes()):
+                    if not (other.is_file() and other.read_bytes() == file.read_bytes()):
                         found.append(str(other.relative_to(self.folder)))
         return ", ".join(found[:most])
 
@@ -176,17 +167,14 @@ class Lab:
         def failed(why: str, last: Done = done) -> Outcome:
             return Outcome(kind, trial.stage, None, failure=f"{why}\n{last.text[-3000:]}")
 
+        if done.status == 0 and trial.right():
+            return Outcome(kind, trial.stage, "unharmed")
         if done.status == 0:
-            return (
-                Outcome(kind, trial.stage, "unharmed")
-                if trial.right()
-                else failed(f"other results with exit status 0: {trial.differences()}")
-            )
+            return failed(f"other results with exit status 0: {trial.differences()}")
         if "Traceback" in done.text:
             return failed("a traceback")
-        changed = trial.intact() if mend is None else None
-        if changed:
-            return failed(f"an earlier product did not survive: {changed}")
+        if mend is None and (changed := trial.changed()):
+            return failed(f"earlier products did not survive: {changed}")
         line = done.errors[0] if done.errors else ""
         if mend is not None:
             if not done.errors:
@@ -213,12 +201,9 @@ def processes_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def end_all(run: subprocess.Popen[str]) -> None:
-    """SIGKILL to the whole process group."""
-    try:
-        os.killpg(run.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def files_under(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder."""
+    return [file for file in sorted(path.rglob("*")) or [path] if file.is_file()]
 
 
 def without_privileges() -> None:
@@ -236,18 +221,12 @@ def damaged(data: bytes, how: str, rng: Random) -> bytes:
         return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
     if how == "truncate":
         return data[: rng.randrange(len(data))]
-    if how == "zeros":
-        begin = rng.randrange(len(data))
-        end = min(len(data), begin + rng.randint(16, 4096))
-        return data[:begin] + bytes(end - begin) + data[end:]
-    raise ValueError(how)
+    begin = rng.randrange(len(data))  # zeros
+    end = min(len(data), begin + rng.randint(16, 4096))
+    return data[:begin] + bytes(end - begin) + data[end:]
 
 
 def named_files(lines: Iterable[str], folder: Path) -> list[Path]:
     """Files and folders of the results and downloads that messages name, if they are there."""
-    found: list[Path] = []
-    for line in lines:
-        for word in re.findall(r"(?:results|resources)/[^\s:;,]+", line):
-            if (folder / word).exists():
-                found.append(folder / word)
-    return list(dict.fromkeys(found))
+    named = dict.fromkeys(word for line in lines for word in re.findall(r"(?:results|resources)/[^\s:;,]+", line))
+    return [folder / word for word in named if (folder / word).exists()]

@@ -52,14 +52,11 @@ def table(outcomes: list[Outcome]) -> str:
     """Kind, tried, survived, how."""
     lines = ["| fault | tried | survived | unharmed | goes on with the same command | told in a line, and mended |",
              "|---|---|---|---|---|---|"]  # fmt: skip
-    for kind in dict.fromkeys(o.kind for o in outcomes):
-        mine = [o for o in outcomes if o.kind == kind]
+    for kind in [*dict.fromkeys(o.kind for o in outcomes), "all"]:
+        mine = [o for o in outcomes if kind in (o.kind, "all")]
         how = Counter(o.result for o in mine)
         survived = sum(o.failure is None for o in mine)
         lines.append(f"| {kind} | {len(mine)} | {survived} | {how['unharmed']} | {how['goes on']} | {how['told']} |")
-    survived = sum(o.failure is None for o in outcomes)
-    how = Counter(o.result for o in outcomes)
-    lines.append(f"| all | {len(outcomes)} | {survived} | {how['unharmed']} | {how['goes on']} | {how['told']} |")
     return "\n".join(lines)
 
 

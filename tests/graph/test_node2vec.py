@@ -89,12 +89,6 @@ def test_second_order_transitions_are_exact(p, q):
     np.testing.assert_allclose(np.bincount(first.numpy(), minlength=6) / count, dense[1] / dense[1].sum(), atol=0.005)
 
 
-def test_lone_nodes_stay():
-    csr = scipy.sparse.csr_array(([1.0, 1.0], ([1, 2], [2, 1])), shape=(4, 4))
-    path = Walker(csr, 0.25, 4).walk(torch.arange(4), 4, generator())
-    assert path.tolist() == [[0] * 4, [1, 2, 1, 2], [2, 1, 2, 1], [3] * 4]
-
-
 def test_pairs_are_counted_as_by_hand():
     csr = scipy.sparse.csr_array(np.array([[0, 1.0], [1.0, 0]]))
     # walks 0101 and 1010, window 2: distance 1 weighs 1 (3 pairs a walk), distance 2 weighs 1/2 (2 a walk)
