@@ -55,25 +55,10 @@ use rule evaluate_poses as evaluate_baseline with:
         details="results/{scene}/{baseline}/localization.json",
         training=[],
     output:
-        out_csv=report(
-            "results/{scene}/{baseline}/queries.csv",
-            caption="../workflow/report/queries.rst",
-            category="{scene}",
-            labels={"method": "{baseline}", "what": "errors of every query"},
-        ),
+        out_csv=shown("results/{scene}/{baseline}/queries.csv", "errors of every query"),
         out_metrics="results/{scene}/{baseline}/metrics.json",
-        errors_png=report(
-            "results/{scene}/{baseline}/errors.png",
-            caption="../workflow/report/errors.rst",
-            category="{scene}",
-            labels={"method": "{baseline}", "what": "errors on the map, from above"},
-        ),
-        overlay_png=report(
-            "results/{scene}/{baseline}/overlay.png",
-            caption="../workflow/report/overlay.rst",
-            category="{scene}",
-            labels={"method": "{baseline}", "what": "one query with its scene coordinates"},
-        ),
+        errors_png=shown("results/{scene}/{baseline}/errors.png", "errors on the map, from above"),
+        overlay_png=shown("results/{scene}/{baseline}/overlay.png", "one query with its scene coordinates"),
     log:
         "results/{scene}/logs/evaluate_baseline/{baseline}.log",
     benchmark:

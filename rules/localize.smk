@@ -39,25 +39,10 @@ rule evaluate_poses:
         details="results/{scene}/{method}/localization.json",
         training=trained("train.jsonl"),
     output:
-        out_csv=report(
-            "results/{scene}/{method}/queries.csv",
-            caption="../workflow/report/queries.rst",
-            category="{scene}",
-            labels={"method": "{method}", "what": "errors of every query"},
-        ),
+        out_csv=shown("results/{scene}/{method}/queries.csv", "errors of every query"),
         out_metrics="results/{scene}/{method}/metrics.json",
-        errors_png=report(
-            "results/{scene}/{method}/errors.png",
-            caption="../workflow/report/errors.rst",
-            category="{scene}",
-            labels={"method": "{method}", "what": "errors on the map, from above"},
-        ),
-        overlay_png=report(
-            "results/{scene}/{method}/overlay.png",
-            caption="../workflow/report/overlay.rst",
-            category="{scene}",
-            labels={"method": "{method}", "what": "one query with its scene coordinates"},
-        ),
+        errors_png=shown("results/{scene}/{method}/errors.png", "errors on the map, from above"),
+        overlay_png=shown("results/{scene}/{method}/overlay.png", "one query with its scene coordinates"),
     log:
         "results/{scene}/logs/evaluate_poses/{method}.log",
     benchmark:

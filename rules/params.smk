@@ -31,6 +31,13 @@ def config_for(rule_name, wildcards):
         raise WorkflowError(str(error)) from None
 
 
+def shown(path, what):
+    """The output results/SCENE/METHOD/NAME in Snakemake's report of a run, with the caption workflow/report/NAME.rst."""
+    _, scene, method, name = path.split("/")
+    caption = f"../workflow/report/{Path(name).stem}.rst"
+    return report(path, caption=caption, category=scene, labels={"method": method, "what": what})
+
+
 # --------------------------------------------------------------------------------------------------------------- cache
 
 # Value of ``cache:``. In a run without --cache Snakemake would warn of every rule that could be cached. The environment

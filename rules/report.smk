@@ -15,12 +15,7 @@ rule write_report:
         graph=method_graph,
         descriptors=method_descriptors,
     output:
-        page=report(
-            "results/{scene}/{method}/report.html",
-            caption="../workflow/report/report.rst",
-            category="{scene}",
-            labels={"method": "{method}", "what": "all on one page"},
-        ),
+        page=shown("results/{scene}/{method}/report.html", "all on one page"),
     log:
         "results/{scene}/logs/write_report/{method}.log",
     benchmark:
@@ -49,12 +44,7 @@ use rule write_report as write_baseline_report with:
         graph="results/{scene}/covisibility.npz",
         descriptors=baseline_descriptors,
     output:
-        page=report(
-            "results/{scene}/{baseline}/report.html",
-            caption="../workflow/report/report.rst",
-            category="{scene}",
-            labels={"method": "{baseline}", "what": "all on one page"},
-        ),
+        page=shown("results/{scene}/{baseline}/report.html", "all on one page"),
     log:
         "results/{scene}/logs/write_baseline_report/{baseline}.log",
     benchmark:
