@@ -1,4 +1,4 @@
-"""A few images of the demo scene written out as VisualSFM, Aachen and Cambridge have theirs, by formulas of its own."""
+"""A few images of the demo scene as VisualSFM, Aachen Day-Night and Cambridge Landmarks have theirs (SYNTHETIC)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from scrflow.scene.colmap_model import read_model, views_of_model
+from scrflow.scene.colmap_model import View, read_model, views_of_model
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 WIDTH, HEIGHT = 512, 384
@@ -95,3 +96,74 @@ def copy_photo(name: str, to: Path) -> None:
     else:
         with Image.open(DEMO / "images" / name) as image:
             image.save(to, compress_level=1)
+
+
+DAY = [f"query/day/milestone/2010-10-30_17-47-{i}.jpg" for i in (25, 33, 46)]
+NIGHT = [f"query/night/nexus5x/IMG_20161227_16{i}.jpg" for i in (2334, 2404)]
+FOCAL = 400.0  # of the demo's mapping images, which have no distortion; its queries' camera is its second
+
+
+def db(i: int) -> str:
+    return f"db/{1000 + i}.jpg"
+
+
+def demo_queries() -> dict[str, View]:
+    """Aachen's names -> the demo's queries under them."""
+    views = {v.name: v for v in views_of_model(read_model(DEMO / "model"))}
+    names = [*(DEMO / "queries_day.txt").read_text().split()[:3], *(DEMO / "queries_night.txt").read_text().split()[:2]]
+    return dict(zip([*DAY, *NIGHT], [views[n] for n in names], strict=True))
+
+
+def list_line(name: str, camera: pycolmap.Camera) -> str:
+    if camera.model.name == "PINHOLE":
+        f, _, x, y = camera.params
+        k = 0.0
+    else:
+        f, x, y, k = camera.params
+    return f"{name} SIMPLE_RADIAL {camera.width} {camera.height} {f:.9g} {x:.9g} {y:.9g} {k:.9g}\n"
+
+
+def write_queries(root: Path, images: str, night: list[str] = NIGHT) -> None:
+    queries = demo_queries()
+    (root / "queries").mkdir(parents=True)
+    for condition, names in (("day", DAY), ("night", night)):
+        text = "".join(list_line(n, queries[n].camera) for n in names)
+        (root / f"queries/{condition}_time_queries_with_intrinsics.txt").write_text(text)
+    for name, view in queries.items():
+        copy_photo(view.name, root / images / name)
+
+
+def write_v10(root: Path, rep: Replica, colmap: bool = True) -> Path:
+    for i, photo in enumerate(rep.photos):
+        copy_photo(photo, root / "images/images_upright" / db(i))
+    write_nvm(root / "3D-models/aachen_cvpr2018_db.nvm", rep, [db(i) for i in range(len(rep.photos))], colmap=colmap)
+    lines = [
+        f"{db(i)} SIMPLE_RADIAL {WIDTH} {HEIGHT} {FOCAL} {WIDTH / 2} {HEIGHT / 2} 0\n" for i in range(len(rep.photos))
+    ]
+    (root / "3D-models/database_intrinsics.txt").write_text("".join(lines[::-1]))  # in another order
+    write_queries(root, "images/images_upright")
+    return root
+
+
+COUNT, MAPPING = 9, 6
+
+
+def name(i: int) -> str:
+    return f"seq{1 if i < MAPPING else 3}/frame{i + 1:05d}.png"
+
+
+def write_list(path: Path, rep: Replica, images: range | list[int], digits: int = 6) -> None:
+    lines = ["Visual Landmark Dataset V1", "ImageFile, Camera Position [X Y Z W P Q R]", ""]
+    for i in images:
+        values = [*rep.centres()[i], *rep.quaternions()[i]]
+        lines.append(f"{name(i)} " + " ".join(f"{v:.{digits}f}" for v in values))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_cambridge(folder: Path, rep: Replica) -> None:
+    """``folder`` as an archive has it, of the first COUNT images of ``rep``."""
+    for i, photo in enumerate(rep.photos):
+        copy_photo(photo, folder / name(i))
+    write_nvm(folder / "reconstruction.nvm", rep, [name(i).replace(".png", ".jpg") for i in range(COUNT)])
+    write_list(folder / "dataset_train.txt", rep, range(MAPPING))
+    write_list(folder / "dataset_test.txt", rep, range(MAPPING, COUNT))

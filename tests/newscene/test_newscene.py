@@ -1,6 +1,5 @@
 """scrflow new-scene on photos (the demo's are rendered) in many layouts."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import pycolmap
 import pytest
 import yaml
 from exif_photos import DATA, DEMO, F35, real_photo, with_exif, write_colmap
-from nvm_replica import copy_photo, replica, write_nvm
+from nvm_replica import COUNT, copy_photo, replica, write_cambridge, write_nvm
 from PIL import Image
-from replicas_cambridge import COUNT, write_cambridge
 from replicas_kapture import FOLDER, write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica
@@ -24,7 +22,7 @@ from scrflow.newscene import NewScene, draft_scene
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.colmap_model import read_model, views_of_model
+from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.colmap import ColmapSource
 
 REPO = Path(__file__).resolve().parents[2]
@@ -33,11 +31,6 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def photo() -> Path:
     return real_photo()
-
-
-@pytest.fixture(scope="module")
-def views():
-    return views_of_model(read_model(DEMO / "model"))
 
 
 @pytest.fixture
@@ -150,56 +143,6 @@ def test_several_cameras_are_noticed(photos, photo, project):
         draft(project, photos / "map", single_camera=True)
 
 
-def pose_lines(views, names) -> list[str]:
-    by_name = {v.name: v for v in views}
-    lines = []
-    for name in names:
-        x, y, z, w = pycolmap.Rotation3d(by_name[name].cam_from_world[:, :3]).quat
-        numbers = [w, x, y, z, *by_name[name].cam_from_world[:, 3], by_name[name].camera.mean_focal_length()]
-        lines.append(" ".join([name, *map(repr, map(float, numbers))]))
-    return lines
-
-
-def layout(root: Path, form: str, views) -> None:
-    """A small dataset in the layout of a form, with demo photos."""
-    names = [f"mapping/{i:03d}.jpg" for i in range(8)]
-    by_name = {v.name: v for v in views}
-
-    def put(name: str, target: str) -> None:
-        (root / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(DEMO / "images" / name, root / target)
-
-    def world_from_cam(name: str) -> np.ndarray:
-        return np.linalg.inv(np.vstack([by_name[name].cam_from_world, [0, 0, 0, 1]]))
-
-    if form == "pose list":
-        for name in names:
-            put(name, name)
-        (root / "poses.txt").write_text("\n".join(pose_lines(views, names)) + "\n")
-    elif form == "nerfstudio":
-        frames = []
-        for name in names:
-            put(name, f"images/{Path(name).name}")
-            matrix = (world_from_cam(name) @ np.diag([1, -1, -1, 1])).tolist()
-            frames.append({"file_path": f"images/{Path(name).name}", "transform_matrix": matrix})
-        focal = by_name[names[0]].camera.mean_focal_length()
-        (root / "transforms.json").write_text(json.dumps({"fl_x": focal, "frames": frames}))
-
-
-@pytest.mark.parametrize("form", ["pose list", "nerfstudio"])
-def test_forms_without_a_unit(form, views, project, tmp_path):
-    layout(tmp_path / "data", form, views)
-    found = draft(project, tmp_path / "data")
-    rows = dict(found.rows)
-    assert rows["form"].startswith(form) and rows["poses"] == "8 of 8" and found.config.unit == "unit", rows
-    assert draft(project, tmp_path / "data", form="photos").config.source.reader == "photos"
-    if form == "nerfstudio":
-        (tmp_path / "data/images/003.jpg").unlink()
-        with pytest.raises(ScrflowError, match=r"1 of 8 frames have no image .*--skip-missing"):
-            draft(project, tmp_path / "data")
-        assert dict(draft(project, tmp_path / "data", skip_missing=True).rows)["poses"] == "7 of 7"
-
-
 def nvm(root: Path) -> None:
     rep = replica(count=6, radial=0.08)
     names = [f"seq/{i}.jpg" for i in range(len(rep.photos))]
@@ -264,15 +207,9 @@ def heic_only(root: Path) -> None:
 
 
 PHOTO_FAULTS = {
-    "none": (lambda r: shutil.rmtree(r), "photos: no such file or folder"),
     "empty": (lambda r: (shutil.rmtree(r), r.mkdir()), "photos: an empty folder; expected one of: kapture"),
     "heic": (heic_only, r"photos: no photos and no form known in it, only \.heic"),
     "cut": (lambda r: (cut(r / "map/1.jpg"), cut(r / "map/3.jpg")), r"2 of 12 photos cannot be used: map/1\.jpg \("),
-    "text": (
-        lambda r: (r / "map/1.jpg").write_text("no"),
-        r"1 of 12 photos cannot be used: map/1\.jpg \(image is damaged or truncated \(not an",
-    ),
-    "newline": (lambda r: (r / "map/1.jpg").rename(r / "map/1\n1.jpg"), r"image name 'map/1\\n1\.jpg' has a control"),
     "turned": (turn, r"2 of 12 photos are turned by their EXIF tag alone \(map/1\.jpg, map/3\.jpg\): scrflow upright"),
     "depth": (
         lambda r: Image.fromarray(np.zeros((4, 4), np.uint16)).save(r / "map/depth.png"),
@@ -293,11 +230,9 @@ MODEL_FAULTS = {
         r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, its camera 512x384",
     ),
     "query not there": (lambda r: (r / "q.txt").write_text("a.jpg\n"), {"queries": "q.txt"}, r"q\.txt: 1 of 1 queries"),
-    "no query list": (lambda r: None, {"queries": "q.txt"}, r"q\.txt: no such file"),
     "queries and every": (lambda r: None, {"queries": "images", "every": 3}, "exclude each other"),
     "queries elsewhere": (lambda r: None, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
     "form": (lambda r: None, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
-    "method": (lambda r: None, {"method": "none"}, "no method 'none'"),
     "skip missing": (lambda r: None, {"skip_missing": True}, "--skip-missing is for the form nerfstudio"),
 }
 

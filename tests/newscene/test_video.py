@@ -138,20 +138,6 @@ def test_faults_are_told(walk, tmp_path, fault):
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_in_the_middle_is_told(walk, tmp_path, caplog):
-    data = bytearray(walk[0].read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 30000] = bytes(30000)
-    video = tmp_path / "walk.mp4"
-    video.write_bytes(data)
-    try:
-        pick_frames(video, tmp_path / "out")
-    except ScrflowError as error:
-        assert "walk.mp4: damaged after" in str(error)
-    else:
-        assert "damaged frames skipped" in caplog.text
-
-
 def test_a_camera_that_stands_still_is_told_and_nothing_is_overwritten(photos, tmp_path):
     still = write_video(tmp_path / "still.mp4", photos[:1] * 20)
     with pytest.raises(ScrflowError, match=r"still\.mp4: 1 of 20 frames differ enough"):

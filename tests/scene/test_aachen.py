@@ -1,17 +1,26 @@
 """Aachen Day-Night v1.0 and v1.1 in their layouts, made of demo images (SYNTHETIC), read by the project's own configs;
 pseudo ground truth of the queries."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
-from dataset_faults import GONE, change, check_refused
-from nvm_replica import HEIGHT, WIDTH, Replica, copy_photo, replica
-from replicas_aachen import DAY, FOCAL, NIGHT, db, demo_queries, write_queries, write_v10
+from nvm_replica import (
+    DAY,
+    FOCAL,
+    HEIGHT,
+    NIGHT,
+    WIDTH,
+    Replica,
+    copy_photo,
+    db,
+    demo_queries,
+    replica,
+    write_queries,
+    write_v10,
+)
 
 from scrflow.config import SceneStage
 from scrflow.core.errors import ScrflowError
@@ -115,21 +124,3 @@ def test_query_poses_faults(v10, tmp_path):
         f.write(DAY[0].rsplit("/", 1)[1] + " 1 0 0 0 0 0 0\n")
     with pytest.raises(ScrflowError, match=r"pgt\.txt: .* may be more than one query or is twice there"):
         build_scene(config, v10, tmp_path / "scene")
-
-
-LIST, INTRINSICS = "queries/day_time_queries_with_intrinsics.txt", "3D-models/database_intrinsics.txt"
-FAULTS = {
-    "no list": (LIST, GONE, "", r"day_time_queries_with_intrinsics\.txt: no such file"),
-    "list cut": (LIST, r" \S+$", "", r"day_time_queries_with_intrinsics\.txt: line 1: SIMPLE_RADIAL takes parameters"),
-    "no intrinsics": (INTRINSICS, GONE, "", r"database_intrinsics\.txt: no such file"),
-    "no intrinsics of one": (INTRINSICS, r"\A.*\n", "", r"database_intrinsics\.txt: no intrinsics of db/1007\.jpg"),
-    "size": (INTRINSICS, " 512 384 ", " 384 512 ", r"db/1007\.jpg: image is 512x384 px, its camera is 384x512"),
-    "missing query": (f"images/images_upright/{NIGHT[0]}", GONE, "", r"IMG_20161227_162334\.jpg: image is missing"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_names_its_file_and_keeps_what_was_there(v10, tmp_path, fault):
-    file, pattern, new, message = FAULTS[fault]
-    change(v10 / file, pattern, new)
-    check_refused(stage("aachen"), v10, tmp_path / "scene", message)

@@ -100,15 +100,6 @@ def test_queries_keep_their_room_as_condition(rooms, tmp_path):
     assert scene.parts == {v.name: v.name.split("/")[0] for v in scene.mapping}
 
 
-@pytest.mark.parametrize("columns", [1, 3])
-def test_columns(rooms, tmp_path, columns):
-    scene = build_combined(tmp_path, rooms, columns=columns)
-    centres = {n: [camera_centre(v.cam_from_world) for v in scene.mapping if v.name.startswith(n)] for n in rooms}
-    step = [-5, 0, 0] if columns == 1 else [0, -5, 0]
-    for i, name in enumerate(rooms):
-        np.testing.assert_allclose(np.mean(centres[name], 0), np.multiply(step, i), atol=1e-9)
-
-
 def test_no_edge_between_rooms(rooms, tmp_path):
     """All rooms are the same square here, 1 m apart: by geometry alone nearly every image would see every other."""
     scene = build_combined(tmp_path, rooms, cell=1.0)

@@ -130,19 +130,6 @@ def test_an_archive_with_archives_in_it(tmp_path, server):
         get(tmp_path, sha256=sha(data), nested="b*.zip")
 
 
-def test_a_single_file_is_put_in_its_folder(tmp_path, server):
-    server.files[ZIP] = b"a.jpg\n"
-    for _ in range(2):
-        get(tmp_path, into="queries", unpack=False)
-    assert tree(tmp_path) == ["queries/room.zip"] and len(server.asked) == 1
-
-
-def test_an_archive_that_a_person_put_there_is_taken(tmp_path, server):
-    (tmp_path / "room.zip").write_bytes(zipped({"a.txt": b"a"}))
-    get(tmp_path)
-    assert tree(tmp_path) == ["a.txt"] and not server.asked
-
-
 def test_a_checksum_nobody_published_is_recorded_and_checked(tmp_path, server):
     first, second = zipped({"a.txt": b"a"}), zipped({"a.txt": b"other"})
     server.files[ZIP] = first
@@ -164,3 +151,9 @@ def test_what_cannot_be_fetched_says_what_to_do(tmp_path, server, monkeypatch):
         get(tmp_path)
     with pytest.raises(ScrflowError, match=r"gone: nothing there.*https://example\.org/terms"):
         download_dataset(Download(page="https://example.org/terms"), None, tmp_path / "gone")
+
+
+def test_an_archive_that_a_person_put_there_is_taken(tmp_path, server):
+    (tmp_path / "room.zip").write_bytes(zipped({"a.txt": b"a"}))
+    get(tmp_path)
+    assert tree(tmp_path) == ["a.txt"] and not server.asked

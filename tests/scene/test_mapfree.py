@@ -1,18 +1,15 @@
 """The reader mapfree and the Wayspots configs on replicas of their true layouts, made of the demo scene (SYNTHETIC)."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_faults import GONE, change, check_refused
-from replicas_mapfree import DEMO, SEQUENCES, write_mapfree, write_wayspots
+from dataset_faults import change, check_refused
+from replicas_mapfree import DEMO, SEQUENCES, write_mapfree
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.geometry import pose_error
-from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.readers.mapfree import MapFreeSource
@@ -66,11 +63,7 @@ def test_withheld_poses_are_no_reference(dataset, tmp_path):
 LISTS = ("intrinsics.txt", "poses.txt")
 FIRST = r"^(seq0.*) (\S+)$"  # the first line, and its last field
 FAULTS = {
-    "no intrinsics": (LISTS[0], GONE, "", r"data/intrinsics\.txt: no such file"),
-    "pose cut": (LISTS[1], FIRST, r"\1", r"poses\.txt: line 2: seq0/.*: expected 'name qw qx"),
-    "not finite": (LISTS[1], FIRST, r"\1 inf", r"poses\.txt: line 2: .*expected .* finite"),
     "half withheld": (LISTS[1], r"^(seq0\S+)( \S+){4}", r"\1 0 0 0 0", r"line 2: seq0/.*: quaternion has length 0"),
-    "double": (LISTS[0], r"^(seq0.*\n)", r"\1\1", r"intrinsics\.txt: line 3: seq0/frame_00000\.jpg: listed twice"),
     "half a pixel": (LISTS[0], r" 384$", " 384.5", r"line 2: seq0/.*: size 512x384\.5 is not of whole pixels"),
     "test scene": (LISTS[1], r"(.*\n)+", "", r"poses\.txt: no pose of a frame of seq0"),
     "no sequence": (LISTS[0], r"^seq1(.*\n)+", "", r"intrinsics\.txt: no frames of sequence 'seq1'; there are seq0"),
@@ -82,25 +75,3 @@ def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, faul
     name, pattern, new, message = FAULTS[fault]
     change(dataset / name, pattern, new)
     check_refused(stage(), dataset, tmp_path / "scene", message)
-
-
-def test_mapfree_config_reads_its_layout(tmp_path):
-    write_mapfree(tmp_path / "data/train/s00000", SEQUENCES)
-    build_scene(Project(REPO / "config").scene_stage("mapfree-s00000"), tmp_path / "data", tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
-    assert len(scene.mapping) == 6 and [q.name for q in scene.queries] == [
-        f"seq1/frame_000{i}.jpg" for i in ("00", "10")
-    ]
-
-
-def test_wayspots_configs_read_their_layout(tmp_path):
-    """The layout of DSAC*, ten scenes of one archive: files named alike in rgb, poses and calibration."""
-    config = Project(REPO / "config")
-    for place in ("bears", "therock"):
-        write_wayspots(tmp_path / "data", place, SEQUENCES)
-        build_scene(config.scene_stage(f"wayspots-{place}"), tmp_path / "data", tmp_path / place)
-        scene = load_scene(tmp_path / place)
-        assert [v.name for v in scene.mapping] == [f"wayspots_{place}/train/rgb/frame_{i:05d}.jpg" for i in range(6)]
-        for query, view in zip(scene.queries, SEQUENCES["seq1"], strict=True):
-            assert max(pose_error(scene.query_poses[query.name], view.cam_from_world)) < 1e-9
-            np.testing.assert_allclose(query.camera.params, view.camera.params, atol=1e-9)

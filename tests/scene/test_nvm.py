@@ -1,8 +1,5 @@
 """VisualSFM's files: lines, distortion, measurements. The data are SYNTHETIC: demo images with made-up points."""
 
-from __future__ import annotations
-
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +82,6 @@ def test_poses_cameras_and_points(dataset, rep, tmp_path):
             np.testing.assert_allclose(found[name], px, atol=1e-4)  # 8 digits in the file
 
 
-def test_points_can_be_left_out(dataset, tmp_path):
-    build(dataset, tmp_path / "scene", points=False)
-    assert read_model(tmp_path / "scene/mapping").num_points3D() == 0
-
-
 def test_published_intrinsics_stand_in(dataset, rep, tmp_path):
     lines = [f"{name} SIMPLE_RADIAL {WIDTH} {HEIGHT} {300 + i} 250 190 0.01" for i, name in enumerate(names_of(rep))]
     (dataset / "intrinsics.txt").write_text("\n".join(lines) + "\n")
@@ -106,15 +98,6 @@ def test_names_with_blanks_and_backslashes(tmp_path):
     path = tmp_path / "m.nvm"
     path.write_text('NVM_V3\n1\nmy"photos\\a 1.jpg\t800 1 0 0 0 1 2 3 0 0\n0\n')
     assert read_nvm(path).names == ("my photos/a 1.jpg",)
-
-
-def test_a_second_model_is_told(dataset, caplog):
-    text = (dataset / "model.nvm").read_text()
-    head, _, tail = text.rpartition("\n\n0\n\n#the last") if "#the last" in text else (text, "", "")
-    (dataset / "model.nvm").write_text(head + "\n\n2\n" + tail)
-    with caplog.at_level(logging.WARNING, "scrflow"):
-        read_nvm(dataset / "model.nvm")
-    assert "a further model of 2 cameras follows" in caplog.text
 
 
 def vsfm_error(r: float, focal: float, width: int, height: int) -> float:
@@ -145,10 +128,6 @@ def test_distortion_over_a_photo_of_cambridge(r, model, limit):
     assert vsfm_error(r, 1670.0, 1920, 1080) < limit
 
 
-def test_no_distortion_is_a_pinhole():
-    assert radial_camera(1920, 1080, 1670.0, 0.0, "test").model.name == "SIMPLE_PINHOLE"
-
-
 @pytest.mark.parametrize(("r", "focal"), [(-0.9, 1670.0), (-0.3, 900.0), (3.0, 800.0)])
 def test_distortion_beyond_every_model_is_refused(r, focal):
     with pytest.raises(ScrflowError, match=r"m\.nvm: a\.jpg: radial distortion .* has no COLMAP camera within 0\.1 px"):
@@ -158,9 +137,7 @@ def test_distortion_beyond_every_model_is_refused(r, focal):
 POINT = r"^((\S+ ){3}\d+ )20( 30 \d+) "  # the first point
 FAULTS = {
     "fixed calibration": (r"NVM_V3", "NVM_V3 FixedK 800 320 800 240", r"begins with 'NVM_V3' and 5 more fields"),
-    "empty": (r"(.|\n)+", "", r"model\.nvm: ends before the header"),
     "camera cut": (r"^(a/2.*) \S+ 0 ?$", r"\1", r"model\.nvm: line 6: expected a camera 'name focal qw"),
-    "point not a number": (POINT, r"\1x20\3 ", r"model\.nvm: line 12: expected a point"),
     "point cut": (POINT, r"\g<1>20 30 99 ", r"model\.nvm: line 12: expected a point"),
     "image index": (POINT + r"\d+ ", r"\g<1>20\3 17 ", r"model\.nvm: point 1 names image 17 of 6"),
     "truncated": (POINT + r"(.|\n)*", "", r"model\.nvm: ends before point 1 of \d+"),
@@ -184,9 +161,3 @@ def test_points_of_another_model_are_refused(dataset, tmp_path):
     (dataset / "model.nvm").write_text("\n".join(lines))
     message = r"its points are .* px \(median\) from their measurements, expected under 4"
     check_refused(stage(), dataset, tmp_path / "scene", message)
-
-
-@pytest.mark.parametrize("missing", ["model.nvm", "images/a/2.jpg"])
-def test_missing_files(dataset, tmp_path, missing):
-    (dataset / missing).unlink()
-    check_refused(stage(), dataset, tmp_path / "scene", r"model\.nvm: NVM model cannot be|a/2\.jpg: image is missing")

@@ -150,6 +150,21 @@ def test_upright(photo, project, tmp_path, orientation, suffix):
     assert suffix == ".png" or 0.95 < (tmp_path / f"out/a/turned{suffix}").stat().st_size / size < 1.05
 
 
+def test_upright_refuses(photo, tmp_path):
+    with_exif(photo, tmp_path / "photos/turned.jpg", top={0x0112: 6})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    with pytest.raises(ScrflowError, match=r"out: already exists"):
+        upright(tmp_path / "photos", tmp_path / "out")
+    with pytest.raises(ScrflowError, match=r"photos/out: lies in .*photos"):
+        upright(tmp_path / "photos", tmp_path / "photos/out")
+    damaged = tmp_path / "photos/damaged.jpg"
+    damaged.write_bytes((tmp_path / "photos/turned.jpg").read_bytes()[:20_000])
+    with pytest.raises(ScrflowError, match=r"damaged\.jpg: image is damaged"):
+        upright(tmp_path / "photos", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".webp", ".bmp", ".mpo.jpg"])
 def test_upright_of_other_files(photo, tmp_path, suffix):
     """BMP has no EXIF; phones write several pictures in a JPEG (MPO), of which the first is kept (49.9 dB)."""
@@ -173,18 +188,3 @@ def test_upright_of_other_files(photo, tmp_path, suffix):
     assert bool(done.turned) == (suffix != ".bmp") and found.shape == shown.shape
     error = np.mean((found - shown) ** 2)
     assert 10 * np.log10(255**2 / error) > 47 if suffix == ".mpo.jpg" else error == 0
-
-
-def test_upright_refuses(photo, tmp_path):
-    with_exif(photo, tmp_path / "photos/turned.jpg", top={0x0112: 6})
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine.txt").write_text("mine")
-    with pytest.raises(ScrflowError, match=r"out: already exists"):
-        upright(tmp_path / "photos", tmp_path / "out")
-    with pytest.raises(ScrflowError, match=r"photos/out: lies in .*photos"):
-        upright(tmp_path / "photos", tmp_path / "photos/out")
-    damaged = tmp_path / "photos/damaged.jpg"
-    damaged.write_bytes((tmp_path / "photos/turned.jpg").read_bytes()[:20_000])
-    with pytest.raises(ScrflowError, match=r"damaged\.jpg: image is damaged"):
-        upright(tmp_path / "photos", tmp_path / "new")
-    assert not (tmp_path / "new").exists()

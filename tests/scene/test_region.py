@@ -13,7 +13,7 @@ from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.region import RegionSource, bisected, region_members
+from scrflow.scene.readers.region import RegionSource, bisected
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -89,16 +89,6 @@ def test_bisecting_gives_equal_numbers_of_neighbours():
     assert np.array_equal(bisected(points[order], 5), labels[order])  # the order of the photos says nothing
 
 
-def test_the_cut_does_not_depend_on_the_region_asked_for():
-    points = np.random.default_rng(1).normal(size=(60, 3))
-    for by in ("bisect", "kmeans"):
-        cuts = [
-            region_members(RegionSource(reader="region", scene="s", regions=4, region=i, overlap=0.3, by=by), points)
-            for i in (1, 4)
-        ]
-        assert np.array_equal(*cuts) and cuts[0].any(1).all()
-
-
 def test_what_cannot_be_cut_is_told(base, tmp_path):
     with pytest.raises(ScrflowError, match="36 regions of base, which has 35 mapping images"):
         region(base, tmp_path / "x", regions=36, region=1)
@@ -126,28 +116,6 @@ def half(number: int, **keys) -> dict:
         "description": "half of tiny", "licence": "Apache-2.0", "root": ".", "in_project": True, "synthetic": True,
         "source": source, "depth_range": [0.1, 50], "method": "quick", **keys,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"a": half(1, source={**half(1)["source"], "scene": "tinny"})}, "key source.scene: no 'tinny'"),
-        (
-            {"a": half(1), "b": half(1, source={**half(1)["source"], "scene": "a"})},
-            "a is a combined scene, or a region",
-        ),
-        ({"a": half(1, unit="feet")}, "key unit: 'feet', tiny has 'm'"),
-    ],
-)
-def test_config_mistakes(project, files, message):
-    for name, values in files.items():
-        project.write(f"config/scenes/{name}.yaml", values)
-    try:
-        with pytest.raises(ScrflowError, match=message):
-            Project(project.folder / "config")
-    finally:
-        for name in files:
-            (project.folder / f"config/scenes/{name}.yaml").unlink()
 
 
 def test_the_workflow_makes_regions_of_its_scene(project):

@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from nvm_replica import replica
-from replicas_aachen import DAY, NIGHT, write_v10
-from replicas_cambridge import COUNT, write_cambridge
+from nvm_replica import COUNT, DAY, NIGHT, replica, write_cambridge, write_v10
 from replicas_kapture import FOLDER, write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica

@@ -90,8 +90,7 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
         kept = [kept[i] for i in np.linspace(0, len(kept) - 1, options.max_frames).astype(int)]
     if len(kept) < 3:
         raise ScrflowError(
-            f"{video}: {len(kept)} of {decoded} frames differ enough from each other, expected at least 3; "
-            "move the camera about, not too fast, or lower --min-baseline"
+            f"{video}: {len(kept)} of {decoded} frames differ enough; move the camera more, or lower --min-baseline"
         )
     names, size = _write(video, out, kept, decoded)
     if gaps:

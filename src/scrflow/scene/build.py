@@ -85,8 +85,7 @@ def build_scene(
     changed = [name for name, digest in collection.sha256.items() if sha256.get(name, digest) != digest]
     if changed:
         raise ScrflowError(
-            f"{where}: structure from motion was on other photos than those at hand: {some(changed)}; "
-            "delete this folder and run again, without --cache"
+            f"{where}: structure from motion was on other photos: {some(changed)}; delete it and run without --cache"
         )
     if given and config.check_poses:
         posed = [image for image in collection.images if image.cam_from_world is not None]

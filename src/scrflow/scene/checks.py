@@ -84,8 +84,7 @@ def check_split(mapping: Sequence[str], queries: Sequence[str], where: str, mini
         raise ScrflowError(f"{where}: {some(both)} both mapping image and query; take it out of one list")
     if len(mapping) < minimum:
         raise ScrflowError(
-            f"{where}: {len(mapping)} mapping images, expected at least {minimum} (key min_mapping_images); "
-            "add images or change the split"
+            f"{where}: {len(mapping)} mapping images, expected at least {minimum} (key min_mapping_images); add images"
         )
     if not queries:
         raise ScrflowError(f"{where}: no query; give key split.queries or split.every")
@@ -141,8 +140,7 @@ def check_placement(names: Sequence[str], cam_from_world_V34: np.ndarray, where:
     moved = distance > _ONE_PLACE * offset
     if not moved.any():
         raise ScrflowError(
-            f"{where}: all {len(centres)} mapping cameras stand in one place, so no depth can be learnt; are their "
-            "translations missing? Otherwise add photos taken some steps aside"
+            f"{where}: all {len(centres)} mapping cameras stand in one place; correct their translations or add photos"
         )
     extent = float(np.median(distance[moved]))
     far = [names[i] for i in np.flatnonzero(distance > _FAR * extent)]
@@ -210,8 +208,7 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
         raise ScrflowError(f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size} ({takes})")
     if x <= 1 or y <= 1:
         raise ScrflowError(
-            f"{where}: principal point {x:g}, {y:g} is at the edge of {size} px, as if in shares of the sides, or not "
-            f"in its place ({takes}); give it in px"
+            f"{where}: principal point {x:g}, {y:g} is at the edge of {size} px ({takes}); give it in px"
         )
     share = lost_share(camera)
     if share > _LOST["FISHEYE" in camera.model.name]:
@@ -255,14 +252,11 @@ def check_image(path: Path, camera: pycolmap.Camera | None) -> str:
             rgb(image, path)
     if orientation not in (0, 1):
         raise ScrflowError(
-            f"{path}: EXIF orientation {orientation} asks viewers to turn the image, so pixels and camera "
-            "may not agree: turn the pixels (mogrify -auto-orient) or, where the camera belongs to the stored pixels, "
-            "remove the tag"
+            f"{path}: EXIF orientation {orientation} turns the image for viewers; turn the pixels or remove the tag"
         )
     if camera is not None and size != (camera.width, camera.height):
         raise ScrflowError(
-            f"{path}: image is {size[0]}x{size[1]} px, its camera is {camera.width}x{camera.height}; "
-            "use the images that the camera was calibrated for, or rescale the camera"
+            f"{path}: image is {size[0]}x{size[1]} px, its camera is {camera.width}x{camera.height}; rescale either"
         )
     return hashlib.sha256(data).hexdigest()
 

@@ -145,8 +145,7 @@ def _fetch_file(file: RemoteFile, table: Path, out: Path) -> str:
     found = hashlib.sha256(data).hexdigest()
     if found != file.sha256:
         raise ScrflowError(
-            f"{file.url}: SHA-256 is {found}, expected {file.sha256} for {target}; the source has changed or the "
-            f"transfer was tampered with. Try again, or put the right file there by hand"
+            f"{file.url}: SHA-256 is {found}, expected {file.sha256} for {target}; try again, or put the file there"
         )
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)

@@ -40,10 +40,7 @@ def list_photos(folder: Path) -> list[str]:
     """Names of the photos under ``folder``, relative to it, sorted; ScrflowError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ScrflowError(
-            f"{folder}: no such folder of photos; put them there (the scene's config says where they come from), "
-            "or correct key source.images"
-        )
+        raise ScrflowError(f"{folder}: no such folder of photos; put them there, or correct key source.images")
     found = [
         p
         for p in folder.rglob("*")

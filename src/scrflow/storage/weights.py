@@ -132,8 +132,7 @@ def expecting(digests: Mapping[str, str], by: str) -> Iterator[None]:
     for name, digest in found.items():
         if digests.get(name, digest) != digest:
             raise ScrflowError(
-                f"{by} was made with weights {name} of SHA-256 {digests[name]}, found {digest}; bring back the "
-                "first file, or rebuild it"
+                f"{by} was made with weights {name} of SHA-256 {digests[name]}, found {digest}; bring back the first"
             )
 
 

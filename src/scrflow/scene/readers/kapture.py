@@ -110,8 +110,7 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
         camera = cameras[name]
         if camera is None:
             raise ScrflowError(
-                f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or take only the others "
-                "with key source.sensors"
+                f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or set source.sensors"
             )
         images[device] = View(file, camera, _pose_of(device, poses, rigs, where))
     if not images:

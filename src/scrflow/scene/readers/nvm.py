@@ -209,7 +209,7 @@ def read_nvm(path: Path, points: bool = True) -> NvmModel:
             if header != [b"NVM_V3"]:
                 raise ScrflowError(
                     f"{path}: begins with {header[0][:30].decode('latin-1')!r} and {len(header) - 1} more fields, "
-                    "expected 'NVM_V3' alone (no fixed calibration); save the model again by VisualSFM"
+                    "expected 'NVM_V3' alone (no fixed calibration); save the model again"
                 )
             count = lines.count("cameras")
             rows = [_camera(lines.next(f"camera {i + 1} of {count}"), lines.where()) for i in range(count)]
