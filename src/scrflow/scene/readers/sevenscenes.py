@@ -159,7 +159,8 @@ def read_pose_lists(paths: Sequence[Path], folder: Path, dataset: str) -> dict[s
     for path in paths:
         if not path.is_file():
             raise ScrflowError(
-                f"{path}: pose list is missing; get github.com/tsattler/visloc_pseudo_gt_limitations, pgt/sfm/{dataset}"
+                f"{path}: pose list is missing; github.com/tsattler/visloc_pseudo_gt_limitations has it in "
+                f"pgt/sfm/{dataset}, or correct key source.lists"
             )
         for name, found in read_pose_list(path).items():
             if name in out:
