@@ -1,11 +1,8 @@
 """Frustum overlap of posed images (R-SCoRe, arXiv 2501.01421), computed only for pairs that can reach the threshold.
 
 Definition. Pixels and depths are sampled in image i and projected into image j; the score is the visible fraction, each
-sample weighted by (1 + cos of the angle between the two viewing directions) / 2; the harmonic mean combines both
-directions. The viewing direction of a sample is the ray from the camera's centre to it, not the optical axis: the paper
-weights each sample, which only rays can do, and rays decide whether two photos show the same surface. Cameras that face
-each other across a square see its middle from opposite sides (weight near 0); cameras side by side that are turned
-outwards still see one facade from one side.
+sample weighted by (1 + cos of the angle between the two rays to it) / 2; the harmonic mean combines both directions.
+The rays, not the optical axes, decide whether two photos show the same surface.
 
 Bounds. Let a be the share of i's samples that j sees, b that of j's samples that i sees, and t the threshold of
 their harmonic mean h(a, b), which grows with both. With upper bounds A >= a and B >= b, a pair with h(A, B) < t has no
@@ -22,11 +19,10 @@ edge. Three rounds of bounds follow, each on the pairs that the round before lea
 
        A(e, d) = (1 - e.m) / 2 + k(R / d) (q - e.M e) / (2 d),    m = mean v,  q = mean r,  M = mean r v v^T.
 
-   (The far pairs that this rejects face each other: with their backs turned they see nothing of each other.) For b > 0,
-   i sees a sample of j, so e lies within asin(R_j / d) of a ray of i's image; the largest A(e, d) over such e falls
-   with d, and where it is below t is i's reach (infinite for lenses so wide that it never is). As h(A, B) <= max(A, B),
-   a pair farther apart than both reaches has no edge. A k-d tree's order cuts the centres into blocks, and blocks
-   farther apart than their reaches are skipped whole.
+   For b > 0, i sees a sample of j, so e lies within asin(R_j / d) of a ray of i's image; the largest A(e, d) over such
+   e falls with d, and where it is below t is i's reach (infinite for very wide lenses). As h(A, B) <= max(A, B), a pair
+   farther apart than both reaches has no edge. A k-d tree's order cuts the centres into blocks, and blocks farther
+   apart than their reaches are skipped whole.
 2. Balls. Some sample of i must lie inside j's pyramid, and the reverse: the ball around each bounded frustum against
    the five planes of the other's pyramid; then h(A, B) of this pair's own e and d.
 3. Cells. The frustum is cut into 60 cells, each in a ball, with the number of samples in it. A cell counts nothing
@@ -157,8 +153,7 @@ def frustum_graph(
     """The overlaps [N, N] of at least ``min_overlap``, and above 0: symmetric, sorted, without a diagonal.
 
     Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
-    ``parts`` [N] have no edge. Memory grows with the images and the edges: of images with some 8 edges each, 2.5 KB an
-    image with all. One thread: two were no faster, as the arrays that fit the cache are too small for them. ``counted``
+    ``parts`` [N] have no edge. Memory grows with the images and the edges. One thread: two were no faster. ``counted``
     receives how many pairs there were in blocks within reach (near), after the balls (candidates), after the cells
     (computed), and how many edges.
     """

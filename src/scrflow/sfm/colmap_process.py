@@ -1,7 +1,6 @@
 """Run COLMAP on a database in a process of its own.
 
-On a full disk COLMAP's threads and transactions abort the whole process (pycolmap.DatabaseTransaction too: the package
-uses none). In a child process that becomes an ordinary error.
+On a full disk COLMAP's threads and transactions abort the whole process; in a child that becomes an ordinary error.
 
 ``colmap`` starts the child, which runs this module. The child reads steps from standard input, each a line of JSON with
 its arguments, and answers each with a line of JSON: ``null``, or the text of the error, after which it exits. Nothing

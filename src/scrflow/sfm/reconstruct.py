@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -109,15 +110,11 @@ def median_depth(model: pycolmap.Reconstruction) -> float:
 def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
     """The model after a last bundle adjustment with the principal point free, where many images share each camera.
 
-    The mapper holds it at the image centre, as a few images cannot tell it from a rotation. Many can: on Strecha's
-    Herz-Jesus-P25 (7 px off centre at 1536x1024) the rotation error against the laser falls from 0.34 to 0.045 degrees,
-    the position error from 1.3 to 0.6 cm. A shift of more than MAX_PRINCIPAL_SHIFT of the side is not plausible; the
-    model stays as it was then.
+    The mapper holds it at the image centre, as a few images cannot tell it from a rotation. On Strecha's Herz-Jesus-P25
+    (7 px off centre) this takes the rotation error against the laser from 0.34 to 0.045 degrees. After a shift of more
+    than MAX_PRINCIPAL_SHIFT of the side, which is not plausible, the model stays as it was.
     """
-    shared: dict[int, int] = {}
-    for image_id in model.reg_image_ids():
-        camera_id = model.image(image_id).camera_id
-        shared[camera_id] = shared.get(camera_id, 0) + 1
+    shared = Counter(model.image(i).camera_id for i in model.reg_image_ids())
     if min(shared.values()) < PRINCIPAL_POINT_FROM:
         return model
     refined = pycolmap.Reconstruction(model)
@@ -194,7 +191,13 @@ def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, t
         features, matches = Path(sfm.hloc_features), Path(sfm.hloc_matches)
         pairs = import_matches(database, names, features, matches, config.seed, verify=True)
     else:
-        pairs = _match_sift(config, folder, names, database, threads)
+        extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
+        if len(names) <= sfm.exhaustive_up_to:
+            pairs = list(itertools.combinations(names, 2))
+        else:
+            pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
+        log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))
+        match_pairs(database, pairs, threads, config.seed, verify=True)
     models = _map(sfm, config.seed, database, folder, work / "models", len(names))
     if not models:
         raise ScrflowError(
@@ -205,21 +208,6 @@ def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, t
     if len(sizes) > 1:
         log.warning("sfm: the photos fall into %d models of %s images; the largest is kept", len(sizes), sizes)
     return max(models, key=lambda m: (m.num_reg_images(), m.num_points3D()))
-
-
-def _match_sift(
-    config: SfmStage, folder: Path, names: list[str], database: Path, threads: int
-) -> list[tuple[str, str]]:
-    """SIFT features and verified matches; the pairs that were tried."""
-    sfm = config.sfm
-    extract_sift(database, folder, names, sfm.max_features, sfm.max_image_size, threads)
-    if len(names) <= sfm.exhaustive_up_to:
-        pairs = list(itertools.combinations(names, 2))
-    else:
-        pairs = retrieval_pairs(database, names, sfm.retrieval_pairs, config.seed)
-    log.info("sfm: %d photos, %d pairs to match", len(names), len(pairs))
-    match_pairs(database, pairs, threads, config.seed, verify=True)
-    return pairs
 
 
 def _map(

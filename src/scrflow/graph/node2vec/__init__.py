@@ -1,9 +1,8 @@
 """Global encodings by Node2Vec on the covisibility graph (R-SCoRe).
 
-Two engines: ``torch`` (walks and skip-gram here, vectorised) and ``node2vec`` (the named package, in its own
-environment: the reference of a parity test). Of graphs of up to 8 192 images the torch engine counts all pairs of its
-walks and minimises the expected loss; of larger ones, where both would be quadratic, it learns from the walks as they
-come (``skipgram``). On 8 000 nodes of a synthetic city both separate alike (docs/performance.md).
+Two engines: ``torch`` (``skipgram``) and ``node2vec`` (the named package, in its own environment: the reference of a
+parity test). Of up to 8 192 images the torch engine counts all pairs of its walks and minimises the expected loss; of
+more, where both would be quadratic, it learns from the walks as they come.
 """
 
 from __future__ import annotations
