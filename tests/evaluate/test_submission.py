@@ -49,7 +49,7 @@ def test_names_with_and_without_folders(results, caplog):
 
 SUBMISSION_FAULTS = {
     "missing query": (lambda t: t.replace(f"a/2.jpg {NUMBERS}\n", ""), r"no line of a/2\.jpg \(1 of 4 queries\)"),
-    "second line": (lambda t: t + f"a/1.jpg {NUMBERS}\n", r"line 4: a/1\.jpg: second line"),
+    "second line": (lambda t: t + f"a/1.jpg {NUMBERS}\n", r"line 4: a/1\.jpg: listed twice"),
     "lost yet there": (lambda t: t + f"b/4.jpg {NUMBERS}\n", r"b/4\.jpg not localized by .*metrics\.json"),
     "unknown": (lambda t: t + f"c/9.jpg {NUMBERS}\n", r"line 4: c/9\.jpg: no query of"),
     "seven fields": (lambda t: t.replace(" 3\n", "\n", 1), r"line 1: a/1\.jpg: expected 'name qw"),

@@ -19,7 +19,6 @@ PROJECT = Project(ROOT / "config")
     [
         (("acme", "1", "GLACE", "map_mb"), "papers: no paper 'acme'; there are glace, robust-scr, rscore"),
         (("glace", "9", "GLACE", "map_mb"), r"glace.yaml: no table '9'; there are 1, 2, 3"),
-        (("glace", "5", "Poker", "map_mb"), "glace.yaml: table 5: no row 'Poker'; there are ESAC × 50"),
         (("glace", "5", "GLACE", "night"), "glace.yaml: table 5: no column 'night'; there are map_mb"),
     ],
 )

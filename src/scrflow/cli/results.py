@@ -136,7 +136,7 @@ def table(
 
     Example: scrflow table results/tables/claims@demo.csv --check docs/tables/claims@demo.csv --tolerance median_t=0.01
     """
-    from scrflow.report.stored import check_table, parse_tolerances, print_check, print_table, read_table
+    from scrflow.report.stored import parse_tolerances, print_check, print_table, read_table
 
     with exit_on_error(2):
         new = read_table(file)
@@ -145,7 +145,7 @@ def table(
                 raise ScrflowError("--tolerance needs --check STORED.csv; add it, or leave --tolerance out")
             print_table(new)
             return
-        agrees = print_check(check_table(new, read_table(check), parse_tolerances(tolerance or [])), file, check)
+        agrees = print_check(new, read_table(check), parse_tolerances(tolerance or []))
     raise typer.Exit(0 if agrees else 1)
 
 

@@ -19,7 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.core.progress import log
 from scrflow.scene.checks import some
-from scrflow.scene.lists import read_poses
+from scrflow.scene.lists import read_numbers, read_poses
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import read_json, read_stamp, require, sha256_file, write_text
 from scrflow.storage.listfile import listed, read_lines, split_name
@@ -60,24 +60,12 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
 
 def _checked_lines(path: Path, conditions: dict[str, str], info: Path) -> dict[str, list[str]]:
     """Query -> its seven numbers as written, in the file's order."""
-    out: dict[str, list[str]] = {}
-    for number, line in read_lines(path):
-        name, fields = split_name(line)
-        where = f"{path}: line {number}: {name}"
-        try:
-            values = np.array([float(v) for v in fields])
-        except ValueError:
-            values = np.empty(0)
-        if values.shape != (7,) or not np.isfinite(values).all():
-            raise ScrflowError(f"{where}: expected 'name qw qx qy qz tx ty tz' with finite numbers; localize again")
+    for name, (where, values) in read_numbers(path, "qw qx qy qz tx ty tz").items():
         if abs(np.linalg.norm(values[:4]) - 1) > _UNIT:
             raise ScrflowError(f"{where}: quaternion is not of length 1; localize again")
         if name not in conditions:
             raise ScrflowError(f"{where}: no query of {info}; localize again on this scene")
-        if name in out:
-            raise ScrflowError(f"{where}: second line of this query; localize again")
-        out[name] = fields
-    return out
+    return dict(split_name(line) for _, line in read_lines(path))
 
 
 def read_results(path: Path, queries: Iterable[str]) -> dict[str, np.ndarray]:

@@ -108,24 +108,22 @@ def _before(found: dict[str, Artifact], paths: Iterable[str]) -> set[str]:
 
 
 def _cost(job: StageCost, benchmark: Path) -> StageCost:
-    """The job with the numbers of its benchmark (means of the repeats, one row each; largest memory) and log."""
+    """The job with the numbers of its benchmark and log."""
     try:
         with open(benchmark, encoding="utf-8", newline="") as f:
-            rows = list(csv.DictReader(f, delimiter="\t"))
-        seconds = [float(row["s"]) for row in rows]
-        cpu, rss, gpu = ([_number(row.get(key)) for row in rows] for key in ("cpu_time", "max_rss", "gpu_mb"))
-        cost = replace(job, wall_s=sum(seconds) / len(seconds), max_rss_mb=_largest(rss), gpu_mb=_largest(gpu))
-        sampled = "gpu_mb" not in rows[0]  # scrflow.pipeline.job.Usage has this column, Snakemake does not
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
+            row = list(csv.DictReader(f, delimiter="\t"))[0]
+        cpu_s, rss_mb, gpu_mb = (_number(row.get(key)) for key in ("cpu_time", "max_rss", "gpu_mb"))
+        cost = replace(job, wall_s=float(row["s"]), cpu_s=cpu_s, max_rss_mb=rss_mb, gpu_mb=gpu_mb)
+        sampled = "gpu_mb" not in row  # scrflow.pipeline.job.Usage has this column, Snakemake does not
+    except (KeyError, IndexError, TypeError, ValueError):
         raise ScrflowError(f"{benchmark}: no benchmark file of Snakemake (column s, in seconds); delete it") from None
     log = Path(str(benchmark).replace("/benchmarks/", "/logs/")).with_suffix(".log")
     logged = _USAGE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
     if logged:
         cpu_s, rss_mb, gpu_mb = (float(value) if value else None for value in logged[-1])
         return replace(cost, cpu_s=cpu_s, max_rss_mb=rss_mb, gpu_mb=gpu_mb)
-    cpu_s = None if None in cpu else sum(cpu) / len(cpu)
     # Snakemake empties the log before it looks into the cache, and puts links there
-    return replace(cost, cpu_s=cpu_s, cpu_is_bound=sampled, cached=benchmark.is_symlink())
+    return replace(cost, cpu_is_bound=sampled, cached=benchmark.is_symlink())
 
 
 def _number(text: str | None) -> float | None:

@@ -57,6 +57,7 @@ class StoredCell:
 class StoredTable:
     """All lines, in their order."""
 
+    path: Path
     title: str  # NAME or NAME@SET
     cells: dict[Key, StoredCell]
 
@@ -84,7 +85,7 @@ def read_table(path: Path) -> StoredTable:
         raise ScrflowError(f"{path}: cannot be read ({error}); give a results/tables/NAME.csv") from None
     if not cells:
         raise ScrflowError(f"{path}: no cells; write the table anew")
-    return StoredTable(", ".join(sorted(titles)), cells)
+    return StoredTable(Path(path), ", ".join(sorted(titles)), cells)
 
 
 def _cell(line: dict[str, str], where: str) -> StoredCell:
@@ -135,14 +136,6 @@ def _shown(cell: StoredCell | None) -> str:
     return f"{mean}{spread}" + (f" [{cell.published}]" if cell.published else "")
 
 
-@dataclass(frozen=True)
-class Check:
-    compared: int
-    left_out: tuple[str, ...]  # metrics that were not compared
-    outside: dict[Key, str]  # cells that do not agree, and how they differ
-    added: tuple[Key, ...]  # measured cells that the stored table does not have
-
-
 def parse_tolerances(given: list[str]) -> dict[str, float]:
     """``METRIC=VALUE`` each, in the metric's unit; METRIC without ``@I`` stands for all of them."""
     found = {}
@@ -157,9 +150,12 @@ def parse_tolerances(given: list[str]) -> dict[str, float]:
     return found
 
 
-def check_table(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, float]) -> Check:
-    """Compare every measured cell of ``stored`` with that of ``new``; times only where ``tolerances``, the least
-    differences that count, name them. ScrflowError where they name a metric that neither table has."""
+def print_check(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, float]) -> bool:
+    """Print how ``new`` differs from ``stored``; whether every cell that ``stored`` measured agrees.
+
+    Times are compared only where ``tolerances``, the least differences that count, name them. ScrflowError where they
+    name a metric that neither table has.
+    """
     known = {cell.metric for table in (new, stored) for cell in table.cells.values()}
     for name in tolerances:
         if name not in known | {metric.partition("@")[0] for metric in known}:
@@ -169,20 +165,15 @@ def check_table(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, 
     compared = {key: cell for key, cell in measured.items() if cell.metric not in left_out}
     differences = {key: _difference(new, key, cell, stored, tolerances) for key, cell in compared.items()}
     outside = {key: text for key, text in differences.items() if text}
-    added = tuple(key for key, cell in new.cells.items() if cell.mean is not None and key not in measured)
-    return Check(len(compared), tuple(sorted(left_out)), outside, added)
-
-
-def print_check(check: Check, new: Path, stored: Path) -> bool:
-    """Print what was found; whether all cells agree."""
-    for key, text in check.outside.items():
+    for key, text in outside.items():
         print(f"{' / '.join(key)}: {text}")
-    for key in check.added:
-        print(f"{' / '.join(key)}: measured, not in {stored}")
-    if check.left_out:
-        print(f"not compared: {', '.join(check.left_out)} (--tolerance METRIC=VALUE compares them)")
-    print(f"{new}: {check.compared - len(check.outside)} of {check.compared} cells as in {stored}")
-    return not check.outside
+    for key, cell in new.cells.items():
+        if cell.mean is not None and key not in measured:
+            print(f"{' / '.join(key)}: measured, not in {stored.path}")
+    if left_out:
+        print(f"not compared: {', '.join(sorted(left_out))} (--tolerance METRIC=VALUE compares them)")
+    print(f"{new.path}: {len(compared) - len(outside)} of {len(compared)} cells as in {stored.path}")
+    return not outside
 
 
 def _tolerance(metric: str, tolerances: Mapping[str, float]) -> float | None:

@@ -40,10 +40,7 @@ def terminal() -> Console:
 
 
 def print_summary(folders: list[Path]) -> None:
-    """Print the metrics of ``folders`` (each results/SCENE/METHOD): a table a scene, a row a method and condition.
-
-    ScrflowError where a folder has no metrics.json.
-    """
+    """Print the metrics of ``folders`` (results/SCENE/METHOD); ScrflowError where one has no metrics.json."""
     console = terminal()
     if console.width < _MIN_WIDTH:
         # a line that the terminal wraps can be read, a column cut to dots cannot
