@@ -111,7 +111,7 @@ def _cost(job: StageCost, benchmark: Path) -> StageCost:
     """The job with the numbers of its benchmark and log."""
     try:
         with open(benchmark, encoding="utf-8", newline="") as f:
-            row = list(csv.DictReader(f, delimiter="\t"))[0]
+            row, *_ = csv.DictReader(f, delimiter="\t")
         cpu_s, rss_mb, gpu_mb = (_number(row.get(key)) for key in ("cpu_time", "max_rss", "gpu_mb"))
         cost = replace(job, wall_s=float(row["s"]), cpu_s=cpu_s, max_rss_mb=rss_mb, gpu_mb=gpu_mb)
         sampled = "gpu_mb" not in row  # scrflow.pipeline.job.Usage has this column, Snakemake does not
