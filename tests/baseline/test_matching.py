@@ -11,11 +11,10 @@ import plane_map
 import pycolmap
 import pytest
 import scipy.sparse
-import torch
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
 from scrflow.baseline.mapping import build_map, load_map, neighbour_pairs
-from scrflow.baseline.matching import Nearest, PhotoFeatures, photo_features, stored
+from scrflow.baseline.matching import Nearest, PhotoFeatures, photo_features
 from scrflow.config import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -83,9 +82,6 @@ def wall(tmp_path_factory):
     return folder, graph, model, queries
 
 
-# ------------------------------------------------------------------------------------------------ features and matches
-
-
 def test_a_photo_is_reduced_and_its_keypoints_are_the_full_photo_s(wall):
     folder = wall[0]
     scene = load_scene(folder / "scene")
@@ -99,13 +95,6 @@ def test_a_photo_is_reduced_and_its_keypoints_are_the_full_photo_s(wall):
     shift = np.linalg.norm(full.pixels[matches[:, 0]] - half.pixels[matches[:, 1]], axis=1)
     # measured: 552 matches, 0.09 px; a pixel of the reduced photo is 2 px here
     assert len(matches) > 300 and np.median(shift) < 0.4
-
-
-def test_bytes_hold_no_negative_numbers():
-    with pytest.raises(ScrflowError, match=r"features aliked: .*features\.descriptors to fp16"):
-        stored(torch.tensor([[0.8, -0.6]]), ALIKED.model_copy(update={"descriptors": "uint8"}))
-    # COLMAP's bytes: 512 times the unit vector
-    assert stored(torch.tensor([[0.3, 0.4, 0.0]]), SIFT).tolist() == [[154, 205, 0]]
 
 
 def as_bytes(d: np.ndarray) -> np.ndarray:
@@ -156,9 +145,6 @@ def test_pairs_are_spread_over_the_overlap():
     assert [p for p in neighbour_pairs(graph, 3) if p == (0, 9)] and len(neighbour_pairs(graph, 3)) == 9
     two = scipy.sparse.csr_array(weights[:3, :3])
     assert neighbour_pairs(Graph(two, ("a", "b", "c")), 20) == [(0, 1), (0, 2)]
-
-
-# ------------------------------------------------------------------------------------------------------ map and poses
 
 
 def test_the_map_holds_the_wall(wall):
@@ -216,17 +202,11 @@ def test_a_photo_of_something_else_has_no_pose(wall):
     assert black.cam_from_world is None and len(black.inliers) == 0
 
 
-# --------------------------------------------------------------------------------------------------------------- faults
-
-
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("point", lambda v: v + 1_000_000, "an observation is of none of the"),
-        ("xyz", lambda v: v * np.nan, "xyz has numbers that are not finite"),
         ("start", lambda v: v[::-1].copy(), "start does not divide"),
         ("descriptors", lambda v: v.astype(np.float16), "descriptors are float16, not uint8"),
-        ("names", None, "names"),
     ],
 )
 def test_a_damaged_map_is_refused(wall, tmp_path, name, change, message):
@@ -235,8 +215,7 @@ def test_a_damaged_map_is_refused(wall, tmp_path, name, change, message):
     with h5py.File(path, "a") as f:
         values = f[name][:]
         del f[name]
-        if change is not None:
-            f[name] = change(values)
+        f[name] = change(values)
     write_checksum(path)
     with pytest.raises(ScrflowError, match=rf"map\.h5: not a whole map: .*{message}"):
         load_map(path)

@@ -25,12 +25,6 @@ def test_results_come_in_order_from_several_threads(threads):
     assert torch.get_num_threads() == 2
 
 
-def test_heavy_work_comes_one_by_one_with_all_threads():
-    torch.set_num_threads(2)
-    seen = list(mapped(lambda _: (threading.get_ident(), torch.get_num_threads()), range(3), 4, side_by_side=False))
-    assert seen == [(threading.get_ident(), 2)] * 3
-
-
 def test_an_error_comes_out_and_little_is_begun_after_it():
     begun = []
 

@@ -24,9 +24,6 @@ from scrflow.interop.hloc_files import StoredFeatures, read_keypoints, read_matc
 A, B, C = "db/1/a.jpg", "db/b.jpg", "c_1.jpg"
 
 
-# ---------------------------------------------------------------------------------------------- a reader of hloc's kind
-
-
 def hloc_keypoints(path: Path, name: str) -> tuple[np.ndarray, float | None]:
     with h5py.File(path, "r", libver="latest") as f:
         stored = f[name]["keypoints"]

@@ -49,8 +49,3 @@ def test_sfm_from_hloc_of_bare_photos_runs_in_no_circle(project: Project):
     # without hloc the next says so in one line
     done = project.snakemake("results/tiny/hloc/features.h5", check=False)
     assert done.returncode == 1 and "hloc is not installed" in done.stdout and "Traceback" not in done.stdout
-
-
-def test_triangulation_takes_the_files_that_the_scene_names(project: Project):
-    project.write("config/scenes/tiny.yaml", {**SCENE, "sfm": FILES})
-    assert "hloc_match" in project.planned("results/tiny/triangulated/triangulation.json")

@@ -65,8 +65,7 @@ def test_spread_is_that_of_repeated_estimates(together):
     found = np.array(found)
     true = np.array([np.sqrt((found[:, :3] ** 2).sum(1).mean()), np.sqrt((found[:, 3] ** 2).mean())])
     ratio = np.sqrt((np.array(said) ** 2).mean(0)) / true
-    # measured: 1.06 and 1.23 for independent noise (the plain and the sandwich covariance are added, sqrt(2) where both
-    # hold), 0.76 and 0.87 for noise by block (16 blocks are few)
+    # measured: 1.06 and 1.23 for independent noise, 0.76 and 0.87 for noise by block (16 blocks are few)
     assert (ratio > 0.6).all() and (ratio < 1.6).all(), ratio
 
 

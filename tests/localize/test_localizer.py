@@ -1,4 +1,4 @@
-"""Poses from known correspondences, maps made in memory, and the stage on the wall's map."""
+"""Maps made in memory, and the stage on the wall's map."""
 
 import json
 
@@ -11,10 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from scrflow.config import ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, LocalizeStage, MapStage
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import pose_error, reprojection_error
+from scrflow.core.geometry import pose_error
 from scrflow.features.pca import Pca
 from scrflow.localize.localizer import Localizer, localize_queries
-from scrflow.localize.pose import consensus, estimate_pose
 from scrflow.map.file import Map, load_map
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene
@@ -23,35 +22,6 @@ from scrflow.training.head import Head, HeadOutput
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]
 CONFIG = LocalizeConfig(hypotheses=1, iterations=1000, max_keypoints=500)
-
-
-def correspondences(count: int = 300, noise_px: float = 0.5, wrong: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(2)
-    pixels = rng.uniform([0, 0], [640, 480], (count, 2))
-    depth = rng.uniform(2, 8, (count, 1))
-    cam = np.c_[(pixels - K[:2, 2]) / 500, np.ones(count)] * depth
-    world = (cam - POSE[:, 3]) @ POSE[:, :3]
-    bad = rng.random(count) < wrong
-    world[bad] = rng.uniform(-5, 5, (bad.sum(), 3))
-    return pixels + rng.normal(0, noise_px, pixels.shape), world
-
-
-@pytest.mark.parametrize("refine_px", [None, 1.5])
-def test_pose_among_outliers(refine_px):
-    pixels, world = correspondences()
-    config = CONFIG.model_copy(update={"refine_px": refine_px})
-    estimate = estimate_pose(pixels, world, K, config, 10.0, seed=1)
-    t, r = pose_error(estimate.cam_from_world, POSE)
-    assert t < 0.01 and r < 0.1  # measured: 0.7 mm and 0.007 degrees
-    assert 150 < estimate.inliers.sum() < 220
-    again = estimate_pose(pixels, world, K, config, 10.0, seed=1)
-    assert np.array_equal(again.cam_from_world, estimate.cam_from_world)
-
-
-def test_no_pose_from_nothing():
-    pixels, world = correspondences()
-    assert estimate_pose(pixels[:3], world[:3], K, CONFIG, 10.0, 1) is None
-    assert estimate_pose(pixels, np.full_like(world, np.nan), K, CONFIG, 10.0, 1) is None
 
 
 def photo() -> tuple[Image.Image, pycolmap.Camera]:
@@ -113,11 +83,6 @@ def test_a_perfect_head_gives_the_pose():
     assert t < 1e-5 and r < 1e-4 and result.inliers.all()
 
 
-def test_more_hypotheses_than_the_map_has_are_refused():
-    with pytest.raises(ScrflowError, match="hypotheses must be 1"):
-        Localizer(empty_map(blind()), LocalizeConfig(hypotheses=10))
-
-
 def run(wall_map, folder, threads: int = 1) -> tuple[bytes, dict]:
     """poses.txt, and localization.json without its times."""
     stage = LocalizeStage(localize=load_map(wall_map.map).config.localize, seed=1)
@@ -149,17 +114,9 @@ def test_the_stage_and_its_times(wall_map, tmp_path):
     assert details["overlay"]["name"] in wall_map.queries and len(details["overlay"]["pixels"]) > 20
 
 
-def test_two_threads_give_the_same(wall_map, tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    poses, details = run(wall_map, tmp_path / "one")
-    again, of_two = run(wall_map, tmp_path / "two", threads=2)
-    assert again == poses and untimed(of_two) == untimed(details)
-
-
-def test_a_stopped_run_continues(wall_map, tmp_path, monkeypatch):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
+def test_a_stopped_run_continues_with_two_threads(wall_map, tmp_path, monkeypatch):
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
     poses, details = run(wall_map, tmp_path / "whole")
     first, second = list(wall_map.queries)[:2]
     read = Scene.photo
@@ -177,20 +134,7 @@ def test_a_stopped_run_continues(wall_map, tmp_path, monkeypatch):
     assert len(written) == 2
     with open(journal, "a") as f:
         f.write('{"name": "' + second)  # cut off by a kill
-    again, resumed = run(wall_map, tmp_path / "parts")
+    again, resumed = run(wall_map, tmp_path / "parts", threads=2)
     assert again == poses and untimed(resumed) == untimed(details)
     # the first was not localized again
     assert resumed["queries"][first]["ms"] == json.loads(written[1])["ms"] and resumed["summary"]["queries"] == 2
-
-
-def test_consensus_counts_inliers():
-    pixels, world = correspondences()
-    found = consensus(pixels, world, K, 10.0, 1000, seed=1)
-    error = np.minimum(reprojection_error(pixels, world, K, found.pose.Rt), 10.0)
-    # one more refinement lies between the count and the pose; measured: equal, and 0.0006
-    assert abs(found.inliers - (error < 10).sum()) <= 3
-    assert found.cost == pytest.approx((error**2).mean() / 100, abs=0.005)
-    world[:150] = np.nan
-    half = consensus(pixels, world, K, 10.0, 1000, seed=1, before=found.pose)
-    assert half.inliers == pytest.approx(found.inliers / 2, rel=0.15) and half.cost > 0.5 + found.cost / 4
-    assert consensus(pixels[:2], world[:2], K, 10.0, 1000, seed=1).pose is None

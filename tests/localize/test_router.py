@@ -17,7 +17,7 @@ from scrflow import Localizer
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
-from scrflow.localize.batch import LocalizeRequest, localize_photos
+from scrflow.localize.batch import localize_photos
 from scrflow.localize.router import Router
 from scrflow.map.file import load_map
 from scrflow.scene.lists import read_poses
@@ -68,18 +68,6 @@ def test_the_pose_is_that_of_the_map_alone(maps, photos):
         assert routed.found.inliers.sum() == max(f.inliers.sum() for f in found.values())
 
 
-def test_scores_are_those_of_the_search(maps, photos):
-    path, camera = next(iter(photos.items()))
-    router = Router.open(maps)
-    localizer = router.maps[str(maps[0])]
-    from scrflow.localize.query import query_photo
-
-    nearest = localizer.similarity(localizer.features(*query_photo(path, camera)), 5)
-    assert len(nearest) == 5 and (np.diff(nearest) <= 0).all()
-    # the photo itself is in the index, quantised without loss but for float16
-    assert router.localize(path, camera).scores[str(maps[0])] == nearest[0] == pytest.approx(0, abs=1e-4)
-
-
 def test_the_command_line(maps, photos, tmp_path):
     cameras = tmp_path / "cameras.txt"
     cameras.write_text("".join(f"{path} {camera}\n" for path, camera in photos.items()))
@@ -94,10 +82,7 @@ def test_the_command_line(maps, photos, tmp_path):
     assert all(np.isfinite(camera_centre(p)).all() for p in read_poses(tmp_path / "poses.txt").values())
     # the same again takes everything from the details
     before = (tmp_path / "poses.txt").read_bytes()
-    out, images = tmp_path / "poses.txt", tuple(map(Path, photos))
-    localize_photos(
-        LocalizeRequest(maps[0], images, str(cameras), out, min_confidence=0.0, more=tuple(maps[1:]), tried=1)
-    )
+    localize_photos(tuple(maps), tuple(map(Path, photos)), str(cameras), tmp_path / "poses.txt", 0.0, tried=1)
     assert (tmp_path / "poses.txt").read_bytes() == before
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from scrflow.config import ExtractorConfig, HlocExportStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
-from scrflow.core.progress import track
+from scrflow.core.progress import log, track
 from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
@@ -23,25 +22,19 @@ from scrflow.storage.artifact import Stamp, atomic_dir, create_h5, read_safetens
 from scrflow.storage.codeversion import code_version
 from scrflow.storage.listfile import listed
 
-log = logging.getLogger("scrflow")
-
 
 def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int) -> None:
-    """Write the scene whose artifacts are in ``results`` (results/SCENE) to the new folder ``out``:
-
-    ``features.h5`` of mapping images and queries, ``mapping.txt`` (names), ``queries.txt`` (names and cameras), ``sfm``
-    (COLMAP model, poses without points), ``pairs-covisibility.txt`` (each mapping image with its ``pairs`` strongest
-    neighbours), and with a retrieval feature ``global-feats.h5`` and ``pairs-retrieval.txt`` (each query with its
-    ``pairs`` most similar mapping images). ScrflowError if ``out`` exists or an artifact is missing.
+    """Write the scene whose artifacts are in ``results`` (results/SCENE) to the new folder ``out``: ``features.h5``,
+    ``mapping.txt``, ``queries.txt``, ``sfm`` (poses without points), ``pairs-covisibility.txt``, and with a retrieval
+    feature ``global-feats.h5`` and ``pairs-retrieval.txt``. ScrflowError if ``out`` exists or an artifact is missing.
     """
     if out.exists():
         raise ScrflowError(f"{out}: exists already; name a new folder")
     torch.set_num_threads(threads)
     scene = load_scene(results / "scene")
     graph = require(results / "covisibility.npz", "covisibility graph")
-    stamp = Stamp.make(
-        "hloc-export", config, code_version("baseline.hloc_export"), scene=results / "scene" / "scene.json"
-    )
+    code = code_version("baseline.hloc_export")
+    stamp = Stamp.make("hloc-export", config, code, scene=results / "scene" / "scene.json")
     with atomic_dir(out) as folder:
         with create_h5(folder / "features.h5", stamp) as file:
             _write_features(file, scene, config.extractor)
@@ -60,8 +53,7 @@ def export_scene(config: HlocExportStage, results: Path, out: Path, threads: int
 def stored_features(
     path: Path, encoder: LocalEncoder, short_side: int, max_keypoints: int, sha256: str | None = None
 ) -> StoredFeatures:
-    """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored. ScrflowError
-    if its file does not have the digest ``sha256``."""
+    """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored."""
     photo = read_rgb(path, sha256)
     resized = resized_to_short_side(photo, short_side)
     found = encoder(to_tensor(resized)).top(max_keypoints)

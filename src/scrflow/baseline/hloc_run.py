@@ -16,11 +16,8 @@ from scrflow.core.errors import ScrflowError
 
 
 def extract_features(images: Path, configuration: str, out: Path) -> None:
-    """Local features or global descriptors of all listed photos, mapping and queries, to the HDF5 ``out``.
-
-    Stored as float32: hloc's float16 would round keypoints beyond 1024 px to whole pixels. ScrflowError if hloc is not
-    installed or has no such configuration.
-    """
+    """Local features or global descriptors of all listed photos to the HDF5 ``out``, as float32: float16 would round
+    keypoints beyond 1024 px to whole pixels."""
     listed = _read(images)
     hloc = _module("extract_features")
     names = [*listed["mapping"], *listed["queries"]]
@@ -49,11 +46,8 @@ def match_features(features: Path, pairs: Path, configuration: str, out: Path) -
 
 
 def triangulate(images: Path, reference: Path, pairs: Path, features: Path, matches: Path, out: Path) -> None:
-    """3D points on the poses of the COLMAP model ``reference``: a COLMAP model in the folder ``out``.
-
-    hloc checks the matches against the poses and writes two-view geometries without a configuration. pycolmap 3.13,
-    which its environment has, uses them; 4.2 ignores them, and no point is triangulated (docs/hloc.md).
-    """
+    """3D points on the poses of the COLMAP model ``reference``: a COLMAP model in the folder ``out``. It needs pycolmap
+    3.13: 4.2 ignores hloc's two-view geometries, and no point is triangulated (docs/hloc.md)."""
     root = Path(_read(images)["image_root"])
     hloc = _module("triangulation")
     model = hloc.main(out, reference, root, pairs, features, matches)

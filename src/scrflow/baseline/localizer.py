@@ -32,11 +32,8 @@ def localize_baseline(
     threads: int,
     descriptors: Path | None = None,
 ) -> None:
-    """The stage that localizes every query of a scene by matching, see scrflow.localize.result.localize_scene.
-
-    In ``details``, ``keypoints`` and ``inliers`` count keypoints of the query, ``hypothesis`` is the retrieved image
-    with the most inliers, and there is no confidence: its coefficients were fitted for scene coordinates.
-    """
+    """The stage that localizes every query of a scene by matching, see scrflow.localize.result.localize_scene. There is
+    no confidence in ``details``: its coefficients were fitted for scene coordinates."""
     localizer = MatchLocalizer(load_map(map_path), config.localize, derived_seed(config.seed, "localize"))
     code = code_of("localize_baseline", config)
     localize_scene(localizer, config, code, scene, map_path, out, details, threads, descriptors)
@@ -57,11 +54,8 @@ class MatchLocalizer:
     def localize(
         self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
     ) -> Localization:
-        """Pose of a photo taken by ``camera``; ``descriptor`` [dim] if the retrieval feature comes from a file.
-
-        The result's view and scene coordinates have a row for each keypoint of the photo; scene coordinates are NaN for
-        keypoints without a match. ScrflowError if a descriptor is needed and not given.
-        """
+        """Pose of a photo taken by ``camera``; ``descriptor`` [dim] if the retrieval feature comes from a file. Scene
+        coordinates are NaN for keypoints without a match."""
         clock, map_, config = Clock(), self._map, self._config
         features = photo_features(photo, self._encoder, map_.config.features)
         pixels, K = _pinhole_pixels(features.pixels, photo, camera, config.short_side)

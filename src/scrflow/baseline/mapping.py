@@ -35,16 +35,8 @@ from scrflow.scene.colmap_model import model_of_views
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
-from scrflow.storage.artifact import (
-    Stamp,
-    create_h5,
-    h5_file,
-    open_h5,
-    read_safetensors,
-    read_safetensors_metadata,
-    read_stamp,
-    writing,
-)
+from scrflow.storage import artifact
+from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
 from scrflow.storage.untrusted import check_whole
 from scrflow.storage.weights import located
 
@@ -79,7 +71,7 @@ class BaselineMap:
 
 def write_map(path: Path, result: BaselineMap, weights: Mapping[str, str], stamp: Stamp) -> None:
     """Write map.h5; ``weights``: SHA-256 of the published weights that made it, by name."""
-    with create_h5(path, stamp) as f:
+    with artifact.create_h5(path, stamp) as f:
         f.attrs["format"] = FORMAT
         f.attrs["weights"] = json.dumps(weights, sort_keys=True)
         f["names"] = list(result.names)
@@ -96,7 +88,7 @@ def load_map(path: Path) -> BaselineMap:
     """The map of a file; ScrflowError if it is damaged, of another version, or its parts do not fit together."""
     stamp = read_stamp(path, KIND)
     config = stage_config(BaselineMapStage, path, stamp, _FIX)
-    with open_h5(path, KIND) as f:
+    with artifact.open_h5(path, KIND) as f:
         try:
             if f.attrs.get("format") != FORMAT:
                 raise ScrflowError(f"{path}: map format {f.attrs.get('format')}, this scrflow reads {FORMAT}; {_FIX}")
@@ -180,7 +172,7 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
     with (
         located() as weights,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".matching-") as folder,
-        writing(out),
+        artifact.writing(out),
         full_disk_reported(out),
     ):
         features = _extract(config.features, loaded, Path(folder) / "features.h5", threads)
@@ -226,7 +218,7 @@ def _extract(config: MatchFeaturesConfig, scene: Scene, path: Path, threads: int
 
     count = len(scene.mapping)
     pixels, sizes = [], []
-    with h5_file(path) as file:
+    with artifact.h5_file(path) as file:
         found = mapped(extracted, range(count), threads, side_by_side)
         for i, features in enumerate(track(found, "features of mapping images", count)):
             file[str(i)] = features.descriptors

@@ -52,12 +52,11 @@ def localize(
     """
     import os
 
-    from scrflow.localize.batch import LocalizeRequest, localize_photos, summary_of
+    from scrflow.localize.batch import localize_photos, summary_of
 
     threads = threads or os.cpu_count() or 1
-    further = tuple(more or ())
-    request = LocalizeRequest(map_, tuple(images), camera, out, min_confidence, device, threads, further, tried)
-    outcome = localize_photos(request)
+    maps = (map_, *(more or ()))
+    outcome = localize_photos(maps, tuple(images), camera, out, min_confidence, device, threads, tried)
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)

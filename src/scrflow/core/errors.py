@@ -38,12 +38,9 @@ _FULL = 1 << 24  # bytes; COLMAP frees the space of what it could not write, at 
 
 
 class ScrflowError(Exception):
-    """A mistake in input, config or files that the user can fix.
-
-    The message names the file or key, what was expected, and what to do. Command line and workflow print it as one
-    line without a traceback; every other exception is a bug and keeps its traceback. Characters that are not printable
-    are shown as their codes, so that text quoted from a file cannot command a terminal.
-    """
+    """A mistake in input, config or files that the user can fix, printed as one line: the file or key, what was
+    expected, and what to do. Every other exception is a bug and keeps its traceback. Characters that are not printable
+    are shown as their codes, so that text quoted from a file cannot command a terminal."""
 
     def __init__(self, message: str = "") -> None:
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
@@ -89,7 +86,6 @@ def exit_on_error(status: int = 1) -> Iterator[None]:
 @contextlib.contextmanager
 def damage_reported(path: Path, otherwise: str, fix: str = "delete it and run again") -> Iterator[None]:
     """ScrflowError for whatever a library raises when it reads a damaged file; errors of the machine pass.
-
     ``otherwise`` is what the file may be instead, such as "not an HDF5 file"."""
     try:
         yield

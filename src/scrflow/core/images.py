@@ -1,8 +1,7 @@
-"""Reading photos: check the file, convert it to RGB, resize it.
+"""Reading photos: check the file, convert it to 8-bit RGB, resize it.
 
-Every photo becomes 8-bit RGB in one way: grey is repeated, 16 bits keep their upper 8 (65 535 is white), CMYK and
-palettes are converted, transparent pixels are drawn on black. Files with no single meaning as a photo are refused:
-several frames, values without a white point, files that are no image.
+Grey is repeated, 16 bits keep their upper 8 (65 535 is white), transparent pixels are drawn on black. Files with no
+single meaning as a photo are refused: several frames, values without a white point.
 """
 
 from __future__ import annotations
@@ -31,9 +30,6 @@ _NO_WHITE = ("I", "F")  # 32 bits a pixel
 _DARK = 4096  # of 65 535: 12 bits of a camera stored in 16
 _FRAMES = ("GIF", "PNG", "WEBP")  # their frames are an animation; those of MPO and TIFF are copies and pages
 _REPLACE = "replace it or remove its name from the lists"
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def photo_bytes(path: Path) -> bytes:
@@ -86,8 +82,7 @@ def _other_form(path: Path) -> str:
 
 @contextlib.contextmanager
 def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]:
-    """The image of a file, or of its bytes ``data``; not decoded yet. Errors here and in the block become ScrflowErrors
-    that begin with ``path``."""
+    """The image of a file, or of its bytes ``data``, not decoded yet; errors in the block become ScrflowErrors too."""
     files = _file_errors(Path(path)) if data is None else contextlib.nullcontext()
     try:
         with files, Image.open(path if data is None else io.BytesIO(data)) as image:
@@ -129,12 +124,8 @@ def check_kind(image: Image.Image, path: Path | str) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- pixels
-
-
 def read_rgb(path: Path, sha256: str | None = None) -> Image.Image:
-    """The decoded photo in RGB; ScrflowError if it is missing, damaged, no photo, or its file does not have the digest
-    ``sha256`` (hex)."""
+    """The decoded photo in RGB; ScrflowError if it is missing, damaged, no photo, or of another digest (hex)."""
     data = photo_bytes(path)
     if sha256 is not None:
         check_unchanged(path, sha256, data)

@@ -6,10 +6,8 @@ import torch
 
 
 def kmeans(points_ND: torch.Tensor, clusters: int, generator: torch.Generator, iterations: int = 50) -> torch.Tensor:
-    """Centres [K, D] by Lloyd's algorithm with k-means++ seeds (Arthur and Vassilvitskii 2007).
-
-    ValueError for more clusters than points.
-    """
+    """Centres [K, D] by Lloyd's algorithm with k-means++ seeds (Arthur and Vassilvitskii 2007); ValueError for more
+    clusters than points."""
     if clusters > len(points_ND):
         raise ValueError(f"{clusters} clusters of {len(points_ND)} points")
     x = points_ND.double()

@@ -1,7 +1,6 @@
-"""Process many photos (or pairs) in parallel, one thread each.
+"""Process many photos (or pairs) in parallel, one thread each, so that results do not depend on the number of threads.
 
-Small networks gain little from several threads on one photo, as each operator takes a fraction of a millisecond.
-Results do not depend on the number of threads, since one thread computes each item.
+Small networks gain little from several threads on one photo: each operator takes a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -21,12 +20,9 @@ _AHEAD = 2  # items a thread that may be started before the oldest is returned: 
 
 
 def mapped(function: Callable[[T], R], items: Iterable[T], threads: int, side_by_side: bool = True) -> Iterator[R]:
-    """``function`` of each item, in order, ``threads`` items at a time; each uses one thread of torch.
-
-    An error of the function is raised in place of its result, and the items that are not started yet are dropped.
-    Without ``side_by_side`` (for functions that take much memory or are not thread-safe) items are processed one by
-    one, each with all threads of torch.
-    """
+    """``function`` of each item, in order, ``threads`` items at a time; each uses one thread of torch. An error is
+    raised in place of its result, and later items are dropped. Without ``side_by_side`` (for functions that take much
+    memory or are not thread-safe) items are processed one by one, each with all threads of torch."""
     if not side_by_side:
         yield from map(function, items)
         return

@@ -32,21 +32,6 @@ _DIGITS = 9  # of the numbers in OUT
 
 
 @dataclass(frozen=True)
-class LocalizeRequest:
-    """The arguments of the command."""
-
-    map: Path
-    images: tuple[Path, ...]  # photos, or folders of photos
-    camera: str | None  # 'MODEL WIDTH HEIGHT PARAMS...', or a file of cameras; None: EXIF
-    out: Path
-    min_confidence: float | None = None  # None: MIN_CONFIDENCE, if the map has thresholds
-    device: str | None = None
-    threads: int = 1
-    more: tuple[Path, ...] = ()  # further maps in the same frame; see scrflow.localize.router
-    tried: int = 2  # how many of the most similar maps to try for each photo
-
-
-@dataclass(frozen=True)
 class Outcome:
     """Numbers of photos."""
 
@@ -57,29 +42,38 @@ class Outcome:
     broken: tuple[str, ...]  # could not be read, or have no known camera
 
 
-def localize_photos(request: LocalizeRequest) -> Outcome:
-    """Localize the photos. A photo that cannot be used is reported, and does not stop the others; ScrflowError for what
-    concerns all: the map, the list of cameras, the output."""
-    photos = photos_of(request.images)
-    cameras = cameras_of(request.camera, list(photos))
-    if request.min_confidence is not None and not 0 <= request.min_confidence < 1:
-        raise ScrflowError(f"--min-confidence {request.min_confidence:g}: give a probability, 0 or more and under 1")
-    log_path = request.out.with_suffix(".jsonl")
-    if log_path == request.out:
-        raise ScrflowError(f"{request.out}: suffix .jsonl is for the details; give the poses another, e.g. .txt")
-    maps = (request.map, *request.more)
+def localize_photos(
+    maps: tuple[Path, ...],
+    images: tuple[Path, ...],
+    camera: str | None,
+    out: Path,
+    min_confidence: float | None = None,
+    device: str | None = None,
+    threads: int = 1,
+    tried: int = 2,
+) -> Outcome:
+    """Localize photos, or folders of photos, with the ``tried`` most similar of the ``maps`` (scrflow.localize.router).
+    A photo that cannot be used is reported, and does not stop the others; ScrflowError for what concerns all.
+    ``min_confidence`` None: MIN_CONFIDENCE, if the map has thresholds."""
+    photos = photos_of(images)
+    cameras = cameras_of(camera, list(photos))
+    if min_confidence is not None and not 0 <= min_confidence < 1:
+        raise ScrflowError(f"--min-confidence {min_confidence:g}: give a probability, 0 or more and under 1")
+    log_path = out.with_suffix(".jsonl")
+    if log_path == out:
+        raise ScrflowError(f"{out}: suffix .jsonl is for the details; give the poses another, e.g. .txt")
     digests = " ".join(sha256_file(_existing(path, "map")) for path in maps)
-    tried = f", {request.tried} tried" if request.more else ""
-    router = Router.open(maps, request.device, request.tried)
+    routing = f", {tried} tried" if len(maps) > 1 else ""
+    router = Router.open(maps, device, tried)
     keys = {n: {"camera": cameras[n], "sha256": _digest(path)} for n, path in photos.items()}
-    with Journal(log_path, f"photos, map {digests}{tried}, code {code_version('localize.router')}") as journal:
+    with Journal(log_path, f"photos, map {digests}{routing}, code {code_version('localize.router')}") as journal:
         records = {n: r for n, r in journal.done.items() if n in keys and keys[n].items() <= r.items()}
         left = [n for n in photos if n not in records or "error" in records[n]]
 
         def record(name: str) -> tuple[str, dict[str, Any]]:
             return name, {**keys[name], **_localized(router, photos[name], cameras[name])}
 
-        for name, done in track(mapped(record, left, request.threads), "localizing", len(left)):
+        for name, done in track(mapped(record, left, threads), "localizing", len(left)):
             journal.add(name, done)
             records[name] = {"name": name, **done}
             if "error" in done:
@@ -88,7 +82,7 @@ def localize_photos(request: LocalizeRequest) -> Outcome:
     # write the details again as a whole, without photos of an earlier run that are not asked for now
     first = log_path.read_text(encoding="utf-8").splitlines(keepends=True)[0]
     write_text(log_path, first + "".join(line_of(r) for r in chosen))
-    return _write_poses(request, chosen)
+    return _write_poses(maps[0], out, min_confidence, chosen)
 
 
 def photos_of(images: tuple[Path, ...]) -> dict[str, Path]:
@@ -165,16 +159,17 @@ def _localized(router: Router, path: Path, camera: str | None) -> dict[str, Any]
     return {"pose": None if pose is None else pose_numbers(pose), **routed.found.facts(), **several}
 
 
-def _write_poses(request: LocalizeRequest, records: list[dict[str, Any]]) -> Outcome:
+def _write_poses(map_: Path, out: Path, least: float | None, records: list[dict[str, Any]]) -> Outcome:
     posed = [r for r in records if r.get("pose") is not None]
     unknown = any(r["confidence"] is None for r in posed)
-    if request.min_confidence and unknown:
-        raise ScrflowError(f"{request.map}: holds no thresholds, so there is no confidence; leave out --min-confidence")
-    if request.min_confidence is None and unknown:
-        log.warning("%s: holds no thresholds, so poses of photos of other places cannot be left out", request.map)
-    least = request.min_confidence if request.min_confidence is not None else 0.0 if unknown else MIN_CONFIDENCE
+    if least and unknown:
+        raise ScrflowError(f"{map_}: holds no thresholds, so there is no confidence; leave out --min-confidence")
+    if least is None and unknown:
+        log.warning("%s: holds no thresholds, so poses of photos of other places cannot be left out", map_)
+    if least is None:
+        least = 0.0 if unknown else MIN_CONFIDENCE
     sure = [r for r in posed if not least or r["confidence"] >= least]
-    write_text(request.out, "".join(f"{pose_line(r['name'], r['pose'], _DIGITS)}\n" for r in sure))
+    write_text(out, "".join(f"{pose_line(r['name'], r['pose'], _DIGITS)}\n" for r in sure))
     broken = tuple(r["name"] for r in records if "error" in r)
     lost = tuple(r["name"] for r in records if "error" not in r and r["pose"] is None)
     return Outcome(len(records), len(sure), len(posed) - len(sure), lost, broken)

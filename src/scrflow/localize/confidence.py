@@ -1,14 +1,12 @@
 """The confidence of a pose: a calibrated probability that it is within a threshold (distance, angle) of the truth.
 
-The evidence is a few numbers that mean the same in every scene: how many keypoints agree, what share of all, how well,
-how widely they are spread, and the uncertainty of the pose in units of the threshold. The uncertainty is a covariance
-of the pose from its inliers. Errors of neighbouring scene coordinates are correlated, which the usual s^2 (J^T J)^-1
-ignores; so the gradients are summed by blocks of the image, and the disagreement of the blocks is added (the
-cluster-robust "sandwich" covariance: Liang and Zeger, Biometrika 1986).
+The evidence means the same in every scene: how many keypoints agree, what share of all, how well, how widely they are
+spread, and the uncertainty of the pose in units of the threshold. Errors of neighbouring scene coordinates are
+correlated, which the covariance s^2 (J^T J)^-1 ignores; so gradients are summed by blocks of the image, and their
+disagreement is added (the cluster-robust "sandwich" covariance: Liang and Zeger, Biometrika 1986).
 
-A pose is right if its consensus is not one of chance, and if it is precise enough: the probability is the product of
-two logistic terms, one for each question. (A single term trusts any chance consensus if the threshold is wide.) The
-coefficients and their provenance are in confidence.json beside this module; benchmarks/confidence.py fits them.
+The probability is the product of two logistic terms: whether the consensus is not one of chance, and whether it is
+precise enough. The coefficients and their provenance are in confidence.json; benchmarks/confidence.py fits them.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ PRECISION = ("log_error", "room_distance", "room_angle")  # is it precise enough
 FEATURES = CONSENSUS + PRECISION
 _BLOCKS = 4  # the image is divided into 4 x 4
 _ROOM = 5.0  # log(threshold / sigma) is clipped to +-5
-_COEFFICIENTS = Path(__file__).with_name("confidence.json")
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,9 @@ def confidence_of(
     within: tuple[float, float],
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
-    without a pose.
-
-    Calibrated for the finest thresholds that a method can reach in a scene; too careful for wider ones. ``pixels_N2``
-    are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within ``threshold_px``.
-    """
+    without a pose. Calibrated for the finest thresholds that a method can reach; too careful for wider ones.
+    ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within
+    ``threshold_px``."""
     if cam_from_world is None:
         return 0.0
     features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within)
@@ -106,11 +101,8 @@ def _room(limit: float, sigma: float) -> float:
 def linearised(
     pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals [N, 2] (px) and their derivatives [N, 2, 6] by a motion of the camera's frame: 3 of translation, 3 of
-    rotation. Points must be in front of the camera.
-
-    The translation is in the camera's axes, so it is as long as that of the centre.
-    """
+    """Residuals [N, 2] (px) and their derivatives [N, 2, 6] by a motion of the camera's frame: 3 of translation (in its
+    axes), 3 of rotation. Points must be in front of the camera."""
     x, y, z = camera_points(xyz_world_N3, cam_from_world).T
     fx, fy = K[0, 0], K[1, 1]
     residuals = np.stack([fx * x / z + K[0, 2], fy * y / z + K[1, 2]], 1) - pixels_N2
@@ -165,7 +157,7 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
 @functools.cache
 def shipped_model() -> ConfidenceModel:
     """The coefficients of the package."""
-    return read_model(_COEFFICIENTS)
+    return read_model(Path(__file__).with_name("confidence.json"))
 
 
 def read_model(path: Path) -> ConfidenceModel:

@@ -60,14 +60,12 @@ class Networks:
         self._built: dict[str, Any] = {}
 
     def encoder(self, extractor: ExtractorConfig) -> LocalEncoder:
-        """As scrflow.features.encoders.build_encoder."""
         key = extractor.model_dump_json()
         if key not in self._built:
             self._built[key] = build_encoder(extractor)
         return self._built[key]
 
     def descriptor(self, name: str, options: dict[str, Any], device: str = "cpu") -> GlobalDescriptor:
-        """As scrflow.features.descriptors.build_descriptor; describes each photo once."""
         key = f"{name} {sorted(options.items())} {device}"
         if key not in self._built:
             self._built[key] = _OncePerPhoto(build_descriptor(name, options, device))
@@ -103,7 +101,7 @@ class Localizer:
         networks: Networks | None = None,
     ):
         """``config`` and ``seed``: the map's own by default. ``threads`` judge hypotheses of one photo in parallel.
-        ``networks``: those of another map made with the same weights, to share."""
+        ``networks``: to share with other maps."""
         self.map, self._threads = map_, threads
         self._config = map_.config.localize if config is None else config
         self._seed = (derived_seed(map_.config.seed, "localize") if seed is None else seed) % (1 << 31)
@@ -145,12 +143,10 @@ class Localizer:
         camera: CameraLike | list[CameraLike] | None = None,
         descriptor: torch.Tensor | list[torch.Tensor] | None = None,
     ) -> Any:
-        """The Localization of one photo taken by ``camera`` (at the photo's full size), or a list of them for a list.
-
-        See scrflow.localize.query.query_photo for the forms of ``image`` and ``camera``; a list of images takes one
-        camera, or a list of as many. ``descriptor`` [dim] is the photo's global descriptor, needed if the map's
-        retrieval feature comes from a file. ScrflowError for an image or a camera that cannot be used.
-        """
+        """The Localization of one photo taken by ``camera`` (at the photo's full size; the forms of both:
+        scrflow.localize.query.query_photo), or a list of them for a list, which takes one camera or as many.
+        ``descriptor`` [dim], the photo's global descriptor, is needed if the map's retrieval feature comes from a file.
+        ScrflowError for an image or a camera that cannot be used."""
         if isinstance(image, list):
             cameras = camera if isinstance(camera, list) else [camera] * len(image)
             descriptors = [None] * len(image) if descriptor is None else descriptor
@@ -189,9 +185,7 @@ class Localizer:
     @torch.inference_mode()
     def similarity(self, features: QueryFeatures, k: int) -> np.ndarray:
         """Minus the squared distances [k] between the retrieval features of the photo and of the k nearest mapping
-        images, best first. ScrflowError for a map that has no index of images."""
-        if features.descriptor is None or self.map.config.own_encoding:
-            raise ScrflowError("this map has no index of mapping images, so it cannot tell whether a photo shows it")
+        images, best first; for a map with an index of images."""
         return self.map.retriever.search(features.descriptor, k)[1].numpy()
 
     @torch.inference_mode()

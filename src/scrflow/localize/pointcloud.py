@@ -1,8 +1,8 @@
 """The point cloud of a map: scene coordinates of its mapping photos' keypoints, coloured, as PLY or COLMAP model.
 
-A map holds no photos and no poses, so both are read from the scene that it was made of. A keypoint is used if its scene
-coordinate projects back onto it (within ``max_error_px`` of the encoded image). Coordinates of several photos in one
-voxel become one point if their mean still projects onto the keypoints; points that too few photos agree on are dropped.
+Photos and poses are read from the scene that the map was made of. A keypoint is used if its scene coordinate projects
+back onto it. Coordinates of several photos in one voxel become one point if their mean still projects onto the
+keypoints; points that too few photos agree on are dropped.
 """
 
 from __future__ import annotations
@@ -72,15 +72,12 @@ def export_map(
     device: str | None = None,
     threads: int = 1,
 ) -> int:
-    """Write the points of a map as ``ply``, as ``colmap`` model, or both; returns their number.
-
-    ``scene`` is the scene artifact that the map was made of, by default ``../scene`` from the map's folder.
-    ScrflowError if it is missing or another one.
-    """
+    """Write the points of a map as ``ply``, as ``colmap`` model, or both; returns their number. ``scene`` is the scene
+    artifact that the map was made of (default: ``../scene`` from its folder); ScrflowError for another one."""
     if ply is None and colmap is None:
         raise ScrflowError("nothing to write: give --ply FILE, --colmap FOLDER, or both")
-    if colmap is not None:
-        _refuse_to_overwrite(colmap)
+    if colmap is not None and colmap.exists() and (not colmap.is_dir() or any(colmap.iterdir())):
+        raise ScrflowError(f"{colmap}: exists already and is not overwritten; remove it or name another folder")
     localizer = Localizer.open(map_path, device)
     loaded = _scene_of(map_path, scene)
     seen = observe(localizer, loaded, options.max_error_px, threads)
@@ -103,11 +100,6 @@ def _scene_of(map_path: Path, folder: Path | None) -> Scene:
     if read_stamp(map_path, "map").inputs.get("scene") != scene.stamp.digest:
         raise ScrflowError(f"{chosen}: not the scene that {map_path} was made of, or built again since; give --scene")
     return scene
-
-
-def _refuse_to_overwrite(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScrflowError(f"{folder}: exists already and is not overwritten; remove it or name another folder")
 
 
 def observe(localizer: Localizer, scene: Scene, max_error_px: float, threads: int = 1) -> Observations:
@@ -181,9 +173,6 @@ def _means(values_NC: np.ndarray, group_N: np.ndarray) -> np.ndarray:
     groups = int(group_N.max()) + 1
     count = np.maximum(np.bincount(group_N, minlength=groups), 1)
     return np.stack([np.bincount(group_N, column, groups) / count for column in values_NC.T], 1)
-
-
-# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def write_ply(out: Path, cloud: Cloud) -> None:

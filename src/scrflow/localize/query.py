@@ -25,14 +25,12 @@ _HOW = "'MODEL WIDTH HEIGHT PARAMS...' as COLMAP has it, e.g. 'PINHOLE 640 480 5
 
 
 def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Image, pycolmap.Camera]:
-    """The photo in RGB, upright, and the camera of its pixels.
+    """The photo in RGB, upright, and the camera of its pixels; ScrflowError for an image or a camera that cannot be
+    used.
 
     ``image``: a path, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a dict of model, width,
-    height, params; a tuple or string of these in this order; None for a path: from EXIF (SIMPLE_PINHOLE).
-
-    A photo that EXIF asks viewers to turn is turned; a given camera must be of the turned photo, and show it by its
-    size. ScrflowError for an image or camera that cannot be used, for a camera of another size, and if the focal length
-    is not known.
+    height, params; a tuple or string of these in this order; None for a path: from EXIF (SIMPLE_PINHOLE). If EXIF asks
+    viewers to turn the photo, the camera must be of the turned photo, and show it by its size.
     """
     name = str(image) if isinstance(image, str | Path) else "image"
     photo = _opened(image, name)  # converted to RGB, it still has its EXIF

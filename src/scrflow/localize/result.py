@@ -1,8 +1,4 @@
-"""The result of one query, and the results of all queries of a scene: poses.txt and localization.json, resumable.
-
-Both kinds of localizers use this: scene coordinate regression (scrflow.localize.localizer) and feature matching
-(scrflow.baseline.localizer).
-"""
+"""The result of one query, and of all queries of a scene (poses.txt and localization.json) by any localizer."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import pycolmap
 import torch
 from PIL import Image
@@ -106,16 +103,12 @@ def localize_scene(
     threads: int,
     descriptors: Path | None = None,
 ) -> None:
-    """Localize every query of a scene artifact: poses to ``out`` (lines ``name qw qx qy qz tx ty tz``), the rest to
-    ``details`` (JSON, stamped with ``config``, ``code`` and the inputs).
+    """Localize every query of a scene artifact: poses to ``out`` (lines ``name qw qx qy qz tx ty tz``; none for a query
+    that could not be localized), the rest to ``details`` (JSON).
 
-    A query that could not be localized has no line in ``out``; it is listed in ``details`` and in the log.
-    ``descriptors`` is an HDF5 file in hloc's layout with the global descriptors of the queries, for a map whose
-    retrieval feature comes from a file.
-
-    ``threads`` queries are processed at a time, one thread each, so results do not depend on ``threads``. Each result
-    goes to a journal beside ``details`` at once: a run that was killed continues from it, and writes the same files
-    except for the times.
+    ``descriptors``: hloc's global descriptors of the queries, for a map whose retrieval feature comes from a file.
+    ``threads`` queries are processed at a time, one thread each. A journal beside ``details`` holds each result: a run
+    that was killed continues from it, and writes the same files except for the times.
     """
     s = load_scene(scene)
     inputs = {"scene": scene / "scene.json", "map": map_path}
@@ -186,13 +179,10 @@ def _record(name: str, found: Localization, read_ms: float) -> dict[str, Any]:
 
 def _summary(records: dict[str, dict[str, Any]], now: int, seconds: float, threads: int) -> dict[str, Any]:
     """Median milliseconds of each part over all queries, and queries a second over the ``now`` queries of this run."""
-    parts: dict[str, list[float]] = {}
-    for record in records.values():
-        for part, ms in record["ms"].items():
-            parts.setdefault(part, []).append(ms)
+    medians = pd.DataFrame([record["ms"] for record in records.values()]).median()
     summary = {
         "threads": threads,
-        "median_ms": {part: round(float(np.median(values)), 2) for part, values in parts.items()},
+        "median_ms": {part: round(ms, 2) for part, ms in medians.to_dict().items()},
         "queries": now,
         "seconds": round(seconds, 2),
         "queries_per_s": round(now / seconds, 3) if now else None,

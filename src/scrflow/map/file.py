@@ -22,17 +22,7 @@ from scrflow.features.global_encoding import read_centres, read_global_encoding,
 from scrflow.features.pca import Pca, load_pca
 from scrflow.features.retrieval import PhotoDescriber, Retriever, decoded
 from scrflow.graph.covisibility import load_graph
-from scrflow.map.format import (
-    BOOKS,
-    CODES,
-    MAP_FORMAT,
-    Tensors,
-    check,
-    pack,
-    read_map,
-    retrieval_features,
-    unpack,
-)
+from scrflow.map.format import BOOKS, CODES, MAP_FORMAT, Tensors, check, pack, read_map, retrieval_features, unpack
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors

@@ -44,8 +44,7 @@ _NUMBERS = (-(2**63), 2**63)
 _METADATA = frozenset({"format", "names", "output_unit", "weights", "scrflow", "content"})
 _FLOATS = (torch.float16, torch.float32)
 _LEVELS = 127  # of int8 on either side of zero: symmetric, so that zero stays zero
-# Layers of the head that stay in fp16: 7 % of the weights of rscore-cpu. The demo's median coordinate shifts by 244 mm
-# with all layers in int8, by 47 without the output layers, by 23 without the decoder's last hidden one too.
+# layers of the head that stay in fp16: with them in int8 the demo's median coordinate shifts by 244 mm, else by 23
 _KEPT = (".out.weight", "decoder.layers.1.weight")
 _FIX = "write the map again (rule write_map), or take an undamaged copy"
 
@@ -58,9 +57,6 @@ def retrieval_features(config: MapStage) -> tuple[RetrievalPart, ...]:
     if config.retrieval is None:
         return ()
     return (RetrievalPart(retrieval=config.retrieval, extractor=config.retrieval_extractor), *config.retrieval_parts)
-
-
-# ------------------------------------------------------------------------------------------------------ number formats
 
 
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,25 +140,28 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dict[str, str]]:
-    """Config, image names, float32 tensors, output unit and weights (name to SHA-256) of a map file, all checked.
-
-    Nothing in the file is executed. ScrflowError for a file that is damaged, of another version, of unknown content, or
-    whose parts do not fit together.
-    """
+    """Config, image names, float32 tensors, output unit and weights (name to SHA-256) of a map file. ScrflowError for a
+    file that is damaged, of another version, of unknown content, or whose parts do not fit together."""
     path = Path(path)
     try:
         stamp = read_stamp(path, "map")
         metadata = read_safetensors_metadata(path)
-        _check_version(path, metadata)
+        found = metadata.get("format")
+        if found is None:
+            raise ScrflowError(f"{path}: the map has no format version (older scrflow); rebuild it (rule write_map)")
+        if found != str(MAP_FORMAT):
+            raise ScrflowError(
+                f"{path}: map format {found[:20]!r}, this scrflow reads {MAP_FORMAT}; use the scrflow that wrote it, "
+                "or write the map again (rule write_map)"
+            )
         config = stage_config(MapStage, path, stamp, "write the map again (rule write_map)")
         unknown = sorted(set(metadata) - _METADATA)
         if unknown:
             raise ValueError(f"metadata {_listed(unknown)} is not known")
-        names = _strings(metadata["names"], "names")
+        names = json.loads(metadata["names"])
+        if not isinstance(names, list) or not all(isinstance(v, str) for v in names):
+            raise ValueError("names are no list of strings")
         if len(set(names)) < len(names):
             raise ValueError("names are not distinct")
         unit = float(metadata["output_unit"])
@@ -176,18 +175,7 @@ def read_map(path: Path) -> tuple[MapStage, tuple[str, ...], Tensors, float, dic
     except (KeyError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise ScrflowError(f"{path}: not a whole map: {reason}; {_FIX}") from None
-    return config, names, tensors, unit, weights
-
-
-def _check_version(path: Path, metadata: dict[str, str]) -> None:
-    found = metadata.get("format")
-    if found is None:
-        raise ScrflowError(f"{path}: the map has no format version (older scrflow); rebuild it (rule write_map)")
-    if found != str(MAP_FORMAT):
-        raise ScrflowError(
-            f"{path}: map format {found[:20]!r}, this scrflow reads {MAP_FORMAT}; use the scrflow that wrote it, or "
-            "write the map again (rule write_map)"
-        )
+    return config, tuple(names), tensors, unit, weights
 
 
 def stage_config(model: type[M], path: Path, stamp: Stamp, fix: str) -> M:
@@ -218,20 +206,10 @@ def _unreasonable(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield key, f"{value:.6g} is not within {least:g} and {most:g}"
 
 
-def _strings(text: str, what: str) -> tuple[str, ...]:
-    values = json.loads(text)
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise ValueError(f"{what} are no list of strings")
-    return tuple(values)
-
-
 def _listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(n[:60] for n in names[:most]) + more
-
-
-# -------------------------------------------------------------------------------------------------------------- checks
 
 
 def check(config: MapStage, tensors: Tensors, images: int) -> None:
@@ -340,19 +318,13 @@ def _head(config: MapStage, left: Tensors, dim_in: int | None) -> None:
         _take(left, f"head.{name}", *tensor.shape)
 
 
-# ---------------------------------------------------------------------------------------------------------------- size
-
-
 def part_of(name: str) -> str:
     """The part of the map that a tensor belongs to."""
     name = name.removesuffix(SCALE)
     if name in (BOOKS, CODES):
         return "retrieval index"
-    if name.startswith("retrieval."):
-        return "retrieval describer"
-    return {"head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}.get(
-        name.partition(".")[0], "unknown"
-    )
+    parts = {"head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}
+    return {**parts, "retrieval": "retrieval describer"}.get(name.partition(".")[0], "unknown")
 
 
 def sizes(path: Path) -> dict[str, int]:

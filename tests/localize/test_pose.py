@@ -1,12 +1,13 @@
-"""Successive halving on hypotheses of which it is known how good they are, and of the head as a table."""
+"""Poses from known correspondences, and successive halving on hypotheses of known quality."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from scrflow.config import HalvingConfig, HeadConfig
-from scrflow.localize.pose import SceneCoordinates, best_hypothesis, spread_order
+from scrflow.config import HalvingConfig, HeadConfig, LocalizeConfig
+from scrflow.core.geometry import pose_error, reprojection_error
+from scrflow.localize.pose import SceneCoordinates, best_hypothesis, consensus, estimate_pose, spread_order
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head, HeadOutput
 
@@ -68,14 +69,6 @@ def test_scene_coordinates_are_the_heads():
             # float32 sums in another order; measured 2e-7
             np.testing.assert_allclose(whole[h], expected, atol=3e-6)
         assert np.array_equal(early[1], whole[2][coordinates.order[:20]])
-        np.testing.assert_allclose(
-            SceneCoordinates(Head(8, head_config(), torch.zeros(1, 3)), local, None).first(70, np.array([0])).shape,
-            (1, 70, 3),
-        )
-
-
-def head_config() -> HeadConfig:
-    return HeadConfig(width=32, blocks=0, clusters=1, refine_blocks=0)
 
 
 def test_nothing_passes_the_head_twice():
@@ -118,3 +111,39 @@ def test_hypotheses_without_any_consensus():
     pixels, table = hypotheses([0.0, 0.0, 0.0], 40)
     table.xyz[:] = float("nan")
     assert best_hypothesis(table.coordinates(), pixels, K, HalvingConfig(keypoints=16), 10.0, 1, Clock()) == (0, None)
+
+
+def correspondences(count: int = 300, noise_px: float = 0.5, wrong: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    pixels = rng.uniform([0, 0], [640, 480], (count, 2))
+    depth = rng.uniform(2, 8, (count, 1))
+    cam = np.c_[(pixels - K[:2, 2]) / 500, np.ones(count)] * depth
+    world = (cam - POSE[:, 3]) @ POSE[:, :3]
+    bad = rng.random(count) < wrong
+    world[bad] = rng.uniform(-5, 5, (bad.sum(), 3))
+    return pixels + rng.normal(0, noise_px, pixels.shape), world
+
+
+@pytest.mark.parametrize("refine_px", [None, 1.5])
+def test_pose_among_outliers(refine_px):
+    pixels, world = correspondences()
+    config = LocalizeConfig(iterations=1000, refine_px=refine_px)
+    estimate = estimate_pose(pixels, world, K, config, 10.0, seed=1)
+    t, r = pose_error(estimate.cam_from_world, POSE)
+    assert t < 0.01 and r < 0.1  # measured: 0.7 mm and 0.007 degrees
+    assert 150 < estimate.inliers.sum() < 220
+    again = estimate_pose(pixels, world, K, config, 10.0, seed=1)
+    assert np.array_equal(again.cam_from_world, estimate.cam_from_world)
+
+
+def test_consensus_counts_inliers():
+    pixels, world = correspondences()
+    found = consensus(pixels, world, K, 10.0, 1000, seed=1)
+    error = np.minimum(reprojection_error(pixels, world, K, found.pose.Rt), 10.0)
+    # one more refinement lies between the count and the pose; measured: equal, and 0.0006
+    assert abs(found.inliers - (error < 10).sum()) <= 3
+    assert found.cost == pytest.approx((error**2).mean() / 100, abs=0.005)
+    world[:150] = np.nan
+    half = consensus(pixels, world, K, 10.0, 1000, seed=1, before=found.pose)
+    assert half.inliers == pytest.approx(found.inliers / 2, rel=0.15) and half.cost > 0.5 + found.cost / 4
+    assert consensus(pixels[:2], world[:2], K, 10.0, 1000, seed=1).pose is None
