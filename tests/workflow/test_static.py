@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny_project import CONFIG, METHOD, POSES, REPO, SCENE, Project
 
-from scrflow.cli.prepare import schemas
+from scrflow.cli.workflow import schemas
 from scrflow.config import deep_merge
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Config

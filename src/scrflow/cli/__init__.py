@@ -1,5 +1,10 @@
-"""The command line: one module for each group of commands, put together in app."""
+"""The command line: one module for each group of commands, put together in app; here the options that several have."""
 
-from scrflow.cli.app import main
+from pathlib import Path
+from typing import Annotated
 
-__all__ = ["main"]
+import typer
+
+ConfigDir = Annotated[Path, typer.Option("--config", help="Folder of the config.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda if there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Default: all processors.")]

@@ -7,17 +7,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from scrflow.cli import maps, prepare, results, workflow
+from scrflow.cli import maps, results, workflow
 from scrflow.core.errors import exit_on_error
 
 GROUPS = {
-    "Run": (workflow.run, prepare.new_scene, prepare.validate, workflow.plan),
+    "Run": (workflow.run, workflow.new_scene, workflow.validate, workflow.plan),
     "Use a map": (maps.localize, maps.export),
     "Look at results": (results.summary, results.inspect, results.diff),
 }
 HIDDEN = (
     *(results.costs, results.verify, results.report, results.table, maps.export_hloc, maps.score_poses),
-    *(prepare.pick_frames, prepare.upright, prepare.schema),
+    *(workflow.pick_frames, workflow.upright, workflow.schema),
 )
 
 

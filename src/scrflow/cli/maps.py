@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scrflow.cli.options import ConfigDir, Device, Threads
+from scrflow.cli import ConfigDir, Device, Threads
 
 
 def localize(
@@ -25,9 +25,7 @@ def localize(
         list[Path] | None,
         typer.Option("--map", metavar="MAP", help="A further map of the same frame; may be repeated."),
     ] = None,
-    tried: Annotated[
-        int, typer.Option(min=1, help="With --map: the number of maps, most like the photo, to localize with.")
-    ] = 2,
+    tried: Annotated[int, typer.Option(min=1, help="With --map: maps to localize a photo with.")] = 2,
     min_confidence: Annotated[
         float | None,
         typer.Option(
@@ -65,19 +63,12 @@ def localize(
 def export(
     map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors.")],
     ply: Annotated[Path | None, typer.Option(help="The coloured points, as binary PLY.")] = None,
-    colmap: Annotated[
-        Path | None, typer.Option(help="A new folder: COLMAP's binary model, points with tracks.")
-    ] = None,
-    scene: Annotated[
-        Path | None, typer.Option(help="results/SCENE/scene of the map; default: ../scene from the map's folder.")
-    ] = None,
-    max_error: Annotated[
-        float, typer.Option(min=0.01, help="Largest reprojection error, px of the encoded photo.")
-    ] = 2.0,
+    colmap: Annotated[Path | None, typer.Option(help="A new folder of COLMAP's binary model.")] = None,
+    scene: Annotated[Path | None, typer.Option(help="Default: ../scene from the map's folder.")] = None,
+    max_error: Annotated[float, typer.Option(min=0.01, help="Largest reprojection error, px.")] = 2.0,
     min_views: Annotated[int, typer.Option(min=1, help="Least number of photos that agree on a point.")] = 2,
     voxel: Annotated[
-        float | None,
-        typer.Option(min=1e-9, help="Edge of a cell with one point; default: max-error at the median depth."),
+        float | None, typer.Option(min=1e-9, help="Edge of a point's cell; default: of max-error.")
     ] = None,
     device: Device = None,
     threads: Threads = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scrflow.cli.options import ConfigDir, Threads
+from scrflow.cli import ConfigDir, Threads
 from scrflow.core.errors import ScrflowError, exit_on_error
 
 

@@ -1,11 +1,14 @@
-"""Commands that run the workflow, or say what it will cost: run, plan."""
+"""Commands that run the workflow or prepare it: run, plan, new-scene, validate, pick-frames, upright, schema."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from scrflow.cli import ConfigDir
 from scrflow.core.errors import exit_on_error
 
 
@@ -14,9 +17,7 @@ def run(
     snakemake: Annotated[
         list[str] | None, typer.Argument(metavar="-- SNAKEMAKE_ARGS", help="Passed on to Snakemake.")
     ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Of config/methods or config/baselines; default: the scene's.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="Method or baseline; default: the scene's.")] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Default: all of this machine.")] = None,
 ) -> None:
     """Run the workflow of a scene, from photos to poses.
@@ -57,3 +58,167 @@ def plan(
     with exit_on_error(2):
         fits = print_plan(scene, method, images, queries, cores)
     raise typer.Exit(0 if fits else 1)
+
+
+def new_scene(
+    name: Annotated[str, typer.Argument(help="Name of the scene: results/NAME.")],
+    path: Annotated[Path, typer.Argument(help="A folder of photos, a model with its images, a video, a dataset.")],
+    queries: Annotated[Path | None, typer.Option(help="List of query photos, or the folder they are in.")] = None,
+    every: Annotated[int | None, typer.Option(min=2, help="Instead of a list: every n-th image is a query.")] = None,
+    outdoor: Annotated[bool, typer.Option("--outdoor", help="Depths and thresholds for outdoors, not rooms.")] = False,
+    unit: Annotated[str | None, typer.Option(help="Unit of length of given poses, e.g. m.")] = None,
+    single_camera: Annotated[
+        bool | None, typer.Option(help="One camera took the bare photos. Default: by EXIF.")
+    ] = None,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out frames without image.")] = False,
+    guess_cameras: Annotated[
+        bool, typer.Option("--guess-cameras", help="Guess missing intrinsics of queries.")
+    ] = False,
+    form: Annotated[str | None, typer.Option(help="Take PATH for this form where several fit, e.g. photos.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, rscore-cpu without.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
+    description: Annotated[str | None, typer.Option(help="A line on the place.")] = None,
+    images: Annotated[Path | None, typer.Option(help="For a video's frames (default: DATA_ROOT/NAME/images).")] = None,
+    max_frames: Annotated[int, typer.Option(min=3, help="Most frames to take of a video.")] = 300,
+    out: Annotated[Path | None, typer.Option(help="Folder of NAME.yaml (default: CONFIG/scenes).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a config that is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print what would be written.")] = False,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Write the config of your own scene from its photos or dataset.
+
+    Says what is there and what is missing. Knows COLMAP models, nerfstudio, NVM, kapture, DSAC*, 7-Scenes, 12-Scenes,
+    Cambridge and Map-free layouts, pose lists, bare photos (poses by SfM) and videos (frames are picked first).
+
+    Example: scrflow new-scene yard ~/photos/yard --outdoor
+    """
+    from scrflow.newscene import NewScene
+    from scrflow.newscene import new_scene as command
+
+    options = NewScene(
+        name=name,
+        path=path,
+        form=form,
+        queries=queries,
+        every=every,
+        outdoor=outdoor,
+        unit=unit,
+        single_camera=single_camera,
+        skip_missing=skip_missing,
+        guess_cameras=guess_cameras,
+        method=method,
+        licence=licence,
+        description=description,
+    )
+    command(options, config, out, images, max_frames, force, dry_run)
+
+
+def validate(config: ConfigDir = Path("config")) -> None:
+    """Check the whole config; list scenes, photos and licences.
+
+    Says which scenes' photos are at hand, and what may not be used commercially.
+
+    Example: SCRFLOW_DATA=/data scrflow validate
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from scrflow.pipeline.project import Project
+
+    project = Project(config)
+    table = Table("scene", "reader", "default method", "photos", "commercial use")
+    for name, scene in project.scenes.items():
+        cells = (name, scene.source.reader, scene.method, _photos(project, name), scene.commercial_use)
+        table.add_row(*map(escape, cells))
+    console = Console()
+    console.print(table)
+    console.print(f"encoders: {', '.join(project.encoders)}", f"methods: {', '.join(project.methods)}", sep="\n")
+    restricted = dict.fromkeys(
+        [found for name in project.encoders for found in project.encoder_restrictions(name)]
+        + [found for name in project.config.retrieval for found in project.feature_restrictions(name)]
+    )
+    for found in restricted:
+        console.print(f"{found}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _photos(project: Any, name: str) -> str:
+    if project.parts(name):
+        return f"those of {', '.join(project.parts(name))}"
+    root = project.scene_root(name)
+    if root.is_dir():
+        return f"in {root}"
+    if project.scene(name).download is not None:
+        return f"will be downloaded to {root}"
+    return f"missing: put them in {root}"
+
+
+def pick_frames(
+    video: Annotated[Path, typer.Argument(help="Any file that FFmpeg reads.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    max_frames: Annotated[int, typer.Option(min=3, help="Most frames to keep.")] = 300,
+    min_baseline: Annotated[float, typer.Option(min=0.001, max=0.5, help="Least motion, over the diagonal.")] = 0.02,
+    window: Annotated[float, typer.Option(min=0.01, help="Seconds, of which the sharpest frame is a candidate.")] = 0.2,
+) -> None:
+    """Pick sharp frames of a video with a baseline between them.
+
+    They are written upright, as JPEG.
+
+    Example: scrflow pick-frames yard.mp4 data/yard/images --max-frames 200
+    """
+    from scrflow.newscene.video import PickOptions
+    from scrflow.newscene.video import pick_frames as pick
+
+    picked = pick(video, out, PickOptions(max_frames=max_frames, min_baseline=min_baseline, window_s=window))
+    print(
+        f"{len(picked.names)} of {picked.decoded} frames ({picked.size[0]}x{picked.size[1]}), {picked.blurred} of "
+        f"{picked.candidates} candidates blurred, motion from {picked.min_baseline:.3f} of the diagonal: {out}"
+    )
+
+
+def upright(
+    folder: Annotated[Path, typer.Argument(help="Photos.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Copy photos, and turn the pixels of those that EXIF turns.
+
+    The other EXIF tags stay, the focal length among them.
+
+    Example: scrflow upright ~/photos/yard ~/photos/yard-upright
+    """
+    from scrflow.scene.photo_files import upright as turn
+
+    done = turn(folder, out)
+    print(f"{len(done.turned)} photos turned, {done.copied} copied: {out}")
+
+
+def schema(
+    out: Annotated[Path, typer.Option(help="Folder of the schemas.")] = Path("workflow/schemas"),
+) -> None:
+    """Write the JSON schemas of the config files, for editors that complete and check YAML.
+
+    Example: scrflow schema
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in schemas().items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def schemas() -> dict[str, str]:
+    """File name -> JSON schema, of each kind of config file."""
+    from scrflow.config import BaselineConfig, EncoderConfig, GlobalConfig, MethodConfig, SceneConfig, TableConfig
+    from scrflow.report.published import PaperConfig
+
+    models = {
+        "config": GlobalConfig,
+        "scene": SceneConfig,
+        "encoder": EncoderConfig,
+        "method": MethodConfig,
+        "baseline": BaselineConfig,
+        "table": TableConfig,
+        "paper": PaperConfig,
+    }
+    return {
+        f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+        for name, model in models.items()
+    }
