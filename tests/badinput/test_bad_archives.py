@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bad import Bad, changed, check_refused, half, written
+from bad import Bad, changed, check_refused, written
 
 LIST = ".scrflow/a.zip.sha256"
 
@@ -99,23 +99,18 @@ def huge_header(sound: dict[str, Path], folder: Path) -> Path:
 
 CASES = [
     Bad("zip: name leads upwards", "archive", a_zip(("a/../../escaped", b"x")), "leads out"),
-    Bad("zip: absolute name", "archive", a_zip(("/tmp/escaped.txt", b"x")), "leads out"),
     Bad("zip: name with backslashes", "archive", a_zip(("..\\escaped.txt", b"x")), "leads out"),
     Bad("zip: symbolic link", "archive", a_zip((link_in_zip(), b"/etc/passwd")), "link"),
     Bad("zip: encrypted", "archive", changed("archive", "", encrypted), "encrypted"),
     Bad("zip: name twice", "archive", a_zip(("a", b"1"), ("./a", b"2")), "twice"),
-    Bad("zip: a file and a folder of one name", "archive", a_zip(("a", b"1"), ("a/b", b"2")), "folder"),
     Bad("zip: name of 300 letters", "archive", a_zip(("n" * 300, b"")), "name"),
-    Bad("zip: name with terminal codes", "archive", a_zip(("\x1b[2Ja", b"")), "name"),
     Bad("zip: no name", "archive", written("bad.zip", nameless()), "archive"),
     Bad("zip: bomb of 3.9 GB", "archive", zip_that_claims(3_900_000_000), "200 times its size"),
     Bad("zip: member longer than its header says", "archive", zip_that_claims(1000), r"bad\.zip"),
     Bad("zip: directory before the file's start", "archive", changed("archive", "", before_the_start), "archive"),
-    Bad("zip: cut off", "archive", changed("archive", "", half), "archive"),
     Bad("zip: bytes changed", "archive", changed("archive", "", lambda b: b[:45] + b"\xff" * 4 + b[49:]), "damaged"),
     Bad("tar: name leads upwards", "archive", a_tar(member("../escaped.txt", size=1)), "leads out"),
     Bad("tar: symbolic link", "archive", a_tar(member("a", tarfile.SYMTYPE, "/etc")), "link"),
-    Bad("tar: hard link", "archive", a_tar(member("a", tarfile.LNKTYPE, "/etc/passwd")), "link"),
     Bad("tar: device", "archive", a_tar(member("a", tarfile.CHRTYPE)), "device"),
     Bad("tar: bomb of 3 GB", "archive", bomb_of_zeros, "200 times"),
     Bad("tar: 200 000 members", "archive", many_members, "twice|size"),
@@ -125,7 +120,6 @@ CASES = [
     Bad("fetched: a file is another", "fetched", changed("fetched", "room/a.txt", lambda b: b[::-1] + b"x"), "a.txt"),
     Bad("fetched: a file is gone", "fetched", changed("fetched", "room/b.txt", lambda b: None), r"b\.txt"),
     Bad("fetched: the list is cut", "fetched", changed("fetched", LIST, lambda b: b[:-9]), "damaged"),
-    Bad("fetched: the list is random", "fetched", changed("fetched", LIST, lambda b: bytes(range(256))), "damaged"),
 ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import pytest
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.localize.query import camera_of
-from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.checks import check_intrinsics, lost_share
 from scrflow.scene.readers.nerfstudio import NerfstudioSource
@@ -79,9 +77,7 @@ FAULTS = {
     "NaN": (second("1.jpg 1 0 nan 0 1 2 3 130"), r"poses\.txt: line 2: 1\.jpg: .*finite"),
     "zero quaternion": (second("1.jpg 0 0 0 0 1 2 3 130"), r"line 2: 1\.jpg: quaternion has length 0, expected 1"),
     "too few columns": (second("1.jpg 1 0 0 0 1 2 3"), r"line 2: 1\.jpg: expected 'name qw"),
-    "a word": (second("1.jpg 1 0,5 0 0 1 2 3 130"), r"line 2: 1\.jpg: expected 'name qw qx qy qz tx ty tz f'"),
     "a line twice": (lines(lambda ls: [ls[0], *ls]), r"poses\.txt: line 2: 0\.jpg: listed twice"),
-    "empty file": (lines(lambda ls: []), r"poses\.txt: no pose"),
     "one camera far away": (centres(far_away), r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others"),
     "geographic coordinates": (
         centres(lambda c: c + np.array([4.5e5, 5.4e6, 100])),
@@ -109,15 +105,6 @@ def test_a_listed_image_without_a_pose(tmp_path):
     assert_refused(stage, root, tmp_path / "scene", message, lines(lambda ls: [ls[0], *ls[2:]]))
 
 
-def test_a_copied_line_is_a_warning(tmp_path, caplog):
-    root = kinds.dataset(tmp_path / "data", COUNT)
-    lines(lambda ls: [*ls[:3], ls[2].replace("2.jpg", "3.jpg"), *ls[4:]])(root)
-    with caplog.at_level(logging.WARNING, "scrflow"):
-        build_scene(kinds.STAGE, root, tmp_path / "scene")
-    assert "3.jpg; is a line copied?" in caplog.text
-    assert len(load_scene(tmp_path / "scene").mapping) == 4
-
-
 def transforms(change: Callable[[np.ndarray], object] = lambda m: m, **values: float) -> Callable[[Path], None]:
     """transforms.json, with another matrix of the second frame."""
 
@@ -133,9 +120,7 @@ def transforms(change: Callable[[np.ndarray], object] = lambda m: m, **values: f
 MATRICES = {
     "mirrored": (lambda m: m @ np.diag([1.0, 1, -1, 1]), r"mirrored rotation \(determinant -1\.0000"),
     "scaled": (lambda m: m @ np.diag([1.1, 1.1, 1.1, 1]), "is not a rotation"),
-    "all zero": (lambda m: 0 * m, r"last row of the pose is \[0\.0, 0\.0, 0\.0, 0\.0\]"),
     "3x3": (lambda m: m[:3, :3], r"pose has shape \(3, 3\), expected 4x4 or 3x4"),
-    "NaN": (lambda m: m * np.nan, "not finite"),
 }
 
 
@@ -151,17 +136,12 @@ def test_bad_matrices(tmp_path, fault):
 
 CAMERAS = {
     "zero focal length": ("PINHOLE", [0, 130, 80, 60], r"focal length \[0\.0, 130\.0\] px, expected a positive number"),
-    "focal length NaN": ("PINHOLE", [math.nan, 130, 80, 60], "not finite"),
     "focal length in mm": ("PINHOLE", [4.2, 4.2, 80, 60], "160x120 looks like millimetres"),
-    "focal length as a share": ("SIMPLE_PINHOLE", [0.8, 80, 60], "share of the width; in px it would be 128"),
     "focal length too long": ("SIMPLE_PINHOLE", [130e6, 80, 60], "shows under half a degree"),
     "focal lengths that differ": ("PINHOLE", [130, 390, 80, 60], "differ by more than 2 times"),
-    "principal point outside": ("PINHOLE", [130, 130, 200, 60], "principal point 200, 60 px lies outside"),
     "parameters of another model": ("PINHOLE", [130, 80, 60, 0.01], r"principal point 60, 0\.01 is at the edge"),
     "distortion": ("SIMPLE_RADIAL", [130, 80, 60, -0.9], r"distortion cannot be inverted over \d\d% of the image"),
     "unknown model": ("PINHOL", [130, 130, 80, 60], "no COLMAP camera model 'PINHOL'"),
-    "too few parameters": ("PINHOLE", [130, 80, 60], "takes parameters fx, fy, cx, cy, found 3 numbers"),
-    "size zero": ("PINHOLE 0 120", [130, 130, 80, 60], "camera has size 0x120 px"),
 }
 
 

@@ -20,14 +20,8 @@ LISTS = [
     Bad("poses: random bytes", POSES, written("p.txt", RANDOM), "cannot be read as text"),
     Bad("poses: a word", POSES, written("p.txt", ONE.replace("0", "zero", 1)), "line 1: .*expected"),
     Bad("poses: NaN", POSES, written("p.txt", ONE.replace("0", "nan", 1)), "finite numbers"),
-    Bad("poses: infinite", POSES, written("p.txt", ONE.replace("0", "1e999", 1)), "finite numbers"),
-    Bad("poses: a quaternion near zero", POSES, written("p.txt", "a.png 1e-200 0 0 0 1 2 3\n"), "line 1"),
-    Bad("poses: a line twice", POSES, written("p.txt", ONE + ONE), "line 2: .*listed twice"),
     Bad("poses: cut off", POSES, changed(POSES, "", lambda b: b[:-9]), "line 3: .*expected"),
-    Bad("queries: unknown model", LIST, written("q.txt", "a.png FISH 32 24 30\n"), "no COLMAP camera model"),
-    Bad("queries: a number too few", LIST, written("q.txt", "a.png PINHOLE 32 24 30 30 16\n"), "takes parameters"),
     Bad("queries: width below zero", LIST, written("q.txt", "a.png SIMPLE_PINHOLE -5 24 30 16 12\n"), "line 1: "),
-    Bad("queries: huge width", LIST, written("q.txt", f"a.png PINHOLE {MANY_DIGITS} 1 1 1 1 1"), "line 1: "),
     Bad("queries: a folder", LIST, lambda sound, folder: folder, "cannot be read as text"),
     Bad("cameras of photos: none", "cameras of photos", written("c.txt", "x PINHOLE 9 9 9 9 9 9\n"), "of 3 photos"),
 ]
@@ -53,7 +47,6 @@ def instead(reader: str, name: str, content: bytes | str):
 FRAMES = "transforms.json"
 DATASETS = [
     Bad("NVM: another header", NVM, replaced(NVM, "NVM_V3", "NVM_V4"), "expected 'NVM_V3'"),
-    Bad("NVM: claims 10^18 cameras", NVM, replaced(NVM, "\n3\n", f"\n{10**18}\n"), "line|ends before"),
     Bad("NVM: claims 10^15 points", NVM, replaced(NVM, "\n2\n", f"\n{10**15}\n"), "line 11|ends after"),
     Bad("NVM: a count of 5 000 digits", NVM, replaced(NVM, "\n3\n", f"\n{MANY_DIGITS}\n"), "number of cameras"),
     Bad("NVM: a point seen 10^9 times", NVM, replaced(NVM, "1 2 3 2 0 0", "1 2 3 1000000000 0 0"), "line 9"),
@@ -64,23 +57,16 @@ DATASETS = [
     Bad("NVM: path", "nvm scene", replaced("nvm scene", "db/0.png", "../../../etc", "model.nvm"), "image"),
     Bad("nerfstudio: brackets", "nerfstudio", instead("nerfstudio", FRAMES, BRACKETS), "not JSON"),
     Bad("nerfstudio: cut off", "nerfstudio", changed("nerfstudio", FRAMES, half), "not JSON"),
-    Bad("nerfstudio: digits", "nerfstudio", replaced("nerfstudio", "30", MANY_DIGITS, FRAMES), "not JSON"),
     Bad("nerfstudio: frames are a number", "nerfstudio", transforms(frames=3), "no list 'frames'"),
     Bad("nerfstudio: a matrix of words", "nerfstudio", transforms(frame={"transform_matrix": "no"}), "transform_m"),
-    Bad("nerfstudio: NaN", "nerfstudio", transforms(fl_x=float("nan")), "fl_x"),
-    Bad("nerfstudio: 10^400", "nerfstudio", transforms(fl_x=10**400), "fl_x"),
-    Bad("nerfstudio: a width below zero", "nerfstudio", transforms(w=-5), "width|size|intrinsic w"),
     Bad("nerfstudio: a name is a list", "nerfstudio", transforms(frame={"file_path": ["a"]}), "have no image"),
     Bad("nerfstudio: zero byte in a name", "nerfstudio", transforms(frame={"file_path": "a\0b"}), "nerfstudio"),
     *(
         Bad(f"{reader}: {new[:20]}", reader, replaced(reader, old, new, name), says)
         for reader, name, old, new, says in (
             ("kapture", "sensors/sensors.txt", "1.1", "2.0", "expected '# kapture format: 1.x'"),
-            ("kapture", "sensors/sensors.txt", "PINHOLE", "FISH", "no COLMAP camera model"),
-            ("kapture", "sensors/records_camera.txt", "0, cam", "x, cam", "timestamp 'x'"),
             ("kapture", "sensors/records_camera.txt", "0, cam", f"{MANY_DIGITS}, cam", "timestamp"),
             ("kapture", "sensors/records_camera.txt", "0, cam", "²³, cam", "timestamp"),
-            ("cambridge", "dataset_train.txt", "-1 0 0", "-1 x 0", "line 5"),
             ("cambridge", "dataset_train.txt", "Visual Landmark Dataset V1\nImageFile, Pose\n\n", "", "header"),
             ("7-scenes", "TrainSplit.txt", "sequence1", "../x", "expected 'sequence1'"),
             ("7-scenes", "seq-01/frame-000000.pose.txt", "1.0", "1 2 3", "expected .*16"),
@@ -112,19 +98,12 @@ def scene(change: Callable[[dict], object]):
 
 OTHERS = [
     Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "unit"),
-    Bad("scene: conditions are a list", SCENE, scene(lambda v: v.update(conditions=[])), "scene"),
-    Bad("scene: photos are a number", SCENE, scene(lambda v: v.update(image_root=7)), "scene"),
     Bad("scene: a newer schema", SCENE, scene(lambda v: v["scrflow"].update(schema=99)), "schema version 99"),
-    Bad("scene: another stamp", SCENE, scene(lambda v: v["scrflow"].update(kind=[])), r"scene\.json"),
     Bad("scene: another file", SCENE, replaced(SCENE, "30.0", "31.0", "queries.txt"), "not those that were written"),
     Bad("table: another table", "table", written("t.csv", "a,b\n1,2\n"), "no column table"),
-    Bad("table: a short line", "table", changed("table", "", lambda b: b + b"main,,a\n"), "line 3"),
     Bad("table: a word", "table", replaced("table", "3.3", "many"), "mean is 'many'"),
-    Bad("table: a long field", "table", replaced("table", "demo", "d" * 200_000), "table"),
     Bad("downloads: a path leads upwards", TABLE, replaced(TABLE, "a.jpg\t", "../a.jpg\t"), "leads out"),
     Bad("downloads: a file of this machine", TABLE, replaced(TABLE, "https", "file"), "https"),
-    Bad("downloads: a short checksum", TABLE, replaced(TABLE, "0" * 64, "0" * 63), "64 hexa|key sha256"),
-    Bad("downloads: no address", TABLE, replaced(TABLE, "https://e", "https://[e"), "url"),
     Bad("downloads: no UTF-8", TABLE, changed(TABLE, "", lambda b: b.replace(b"a.jpg", b"\xd0\xce")), "cannot be read"),
     Bad("video: text", "video", written("a.mp4", "this is no film"), r"a\.mp4"),
     Bad("inspect: brackets", "inspect", written("a.json", BRACKETS), "damaged"),
@@ -138,19 +117,12 @@ ALIASES = "a0: &a0 [x, x]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'
 APPENDED = (  # to the method
     ("an unknown key", "colour: blue", r"quick\.yaml: key colour: extra inputs"),
     ("a key twice", "encoder: small", r"quick\.yaml: .*encoder.* twice"),
-    ("a word for a number", "training: {steps: many}", r"key training\.steps"),
-    ("a number out of range", "head: {width: -8}", r"key head\.width"),
     ("NaN", "training: {lr_max: .nan}", r"key training\.lr_max"),
-    ("a key that is a number", "7: x", r"quick\.yaml: key 7"),
-    ("tabs", "head:\n\twidth: 8", r"quick\.yaml: not YAML: .*'\\t'"),
     ("a tag that makes an object", "x: !!python/object/apply:os.system [ls]", "not YAML: could not determine"),
     ("an alias of itself", "head: &h\n  width: *h", r"quick\.yaml: "),
     ("a date that is none", "seed: 2020-99-99", r"quick\.yaml: "),
     ("5 000 digits", f"seed: {MANY_DIGITS}", r"quick\.yaml: "),
     ("extends in a circle", "extends: quick", "extends runs in a circle"),
-    ("extends nothing", "extends: none-such", "no methods named 'none-such'"),
-    ("impossible together", "global_encoding: {name: vlad}", "needs retrieval"),
-    ("early stop without held-out photos", "training: {early_stop: {}}", "early_stop needs holdout"),
 )
 FILE = "retrieval: {h: {kind: hloc, file: '{scene.__class__}.h5'}}\n"
 DEPTH = "depth_maps: {pattern: '{stem.__class__}.png', max_depth: 5}\n"
@@ -165,16 +137,12 @@ def appended(name: str, text: str):
 CONFIGS = [
     *(Bad(f"config: {kind}", CONFIG, appended(METHOD, f"{text}\n"), says) for kind, text, says in APPENDED),
     Bad("config: a list", CONFIG, instead(CONFIG, METHOD, "- a\n- b\n"), "expected keys and values, found list"),
-    Bad("config: random bytes", CONFIG, instead(CONFIG, METHOD, RANDOM), r"quick\.yaml: (not YAML|cannot be read)"),
     Bad("config: aliases of aliases", CONFIG, instead(CONFIG, METHOD, ALIASES), r"quick\.yaml: "),
     Bad("config: 20 000 brackets", CONFIG, instead(CONFIG, METHOD, "a: " + "[" * 20_000), r"quick\.yaml: "),
     Bad(
         "config: ten hypotheses of one", CONFIG, instead(CONFIG, METHOD, OWN), r"key localize\.hypotheses: 10, .*set 1"
     ),
-    Bad("config: an empty file", CONFIG, instead(CONFIG, PLACE, ""), "key description: field required"),
     Bad("config: a missing file", CONFIG, changed(CONFIG, COMMON, lambda b: None), "no such config file"),
-    Bad("config: no such graph", CONFIG, appended(PLACE, "graph: none-such\n"), "key graph: no 'none-such'"),
-    Bad("config: two splits", CONFIG, replaced(CONFIG, "every: 2", "every: 2\n  mapping: a", PLACE), "either every"),
     Bad("config: attributes in a name", CONFIG, instead(CONFIG, COMMON, FILE), r"config\.yaml: key retrieval\.h"),
     Bad("config: attributes in a pattern", CONFIG, appended(PLACE, DEPTH), r"key depth_maps\.pattern"),
     Bad("config: a name of 10^9 blanks", CONFIG, appended(PLACE, BLANKS), r"key depth_maps\.pattern"),
