@@ -5,7 +5,6 @@ Shares of pairs that fit: correct poses 1.00 on redkitchen, 0.41 on the demo; wi
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
@@ -20,7 +19,6 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
-from scrflow.scene import checks as consistency
 from scrflow.scene.build import build_scene
 from scrflow.scene.checks import check_poses_by_photos
 from scrflow.scene.colmap_model import View, model_of_views, read_model, views_of_model
@@ -43,32 +41,6 @@ def _redkitchen(poses: str) -> tuple[list[View], Path]:
         pytest.skip(f"real photos are not at hand ({DATA}/redkitchen)")
     found = read_source(PoseListSource(reader="poselist", poses=poses), DATA / "redkitchen")
     return [View(i.name, i.camera, i.cam_from_world) for i in found.images], found.image_root
-
-
-@pytest.fixture(autouse=True)
-def photos_once(monkeypatch):
-    """Features and matches depend only on photos and cameras: find them once for the tests of a scene."""
-    extract, match = consistency._described, consistency._matched
-
-    def described(path, camera, extractor):
-        key = (str(path), camera.model.name, tuple(camera.params))
-        if key not in _features:
-            _features[key] = extract(path, camera, extractor)
-        return _features[key]
-
-    def matched(photos, first, second):
-        key = (id(photos[first]), id(photos[second]))  # kept by _features
-        if key not in _pairs:
-            _pairs[key] = match(photos, first, second)
-        found = _pairs[key]
-        return None if found is None else dataclasses.replace(found, first=first, second=second)
-
-    monkeypatch.setattr(consistency, "_described", described)
-    monkeypatch.setattr(consistency, "_matched", matched)
-
-
-_features: dict[tuple, object] = {}
-_pairs: dict[tuple[int, int], object] = {}
 
 
 def _quaternions(poses: np.ndarray, order: list[int]) -> np.ndarray:
