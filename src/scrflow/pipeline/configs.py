@@ -1,19 +1,19 @@
-"""The files of ``config/``: each with what it extends, the variants that tables run, and checks across files."""
+"""All of ``config/``: each file with what it extends, the variants that tables run, and checks across files."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from scrflow.config.base import Strict, deep_merge, read_yaml, validate
-from scrflow.config.method import MethodConfig
+from scrflow.config.features import GlobalConfig
+from scrflow.config.method import BaselineConfig, EncoderConfig, MethodConfig
+from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.table import TableConfig, TableRow
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import module_of
-
-if TYPE_CHECKING:
-    from scrflow.pipeline.project import Project
 
 # folders of config/, each file of which is one of the kind
 KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
@@ -65,7 +65,7 @@ def variant_name(table: str, config: TableConfig, row: TableRow, small: bool, se
     return name if seed == default_seed else f"{name}+s{seed}"
 
 
-def variants_of(project: Project, table: str) -> dict[str, Variant]:
+def variants_of(project: Configs, table: str) -> dict[str, Variant]:
     """Every variant that a table runs. ScrflowError naming the table for an unknown method or key, and for a name that
     a variant of another table has with another meaning."""
     where, config, default = project.dir / "tables" / f"{table}.yaml", project.tables[table], project.config.seed
@@ -93,6 +93,159 @@ def variants_of(project: Project, table: str) -> dict[str, Variant]:
     return found
 
 
+class Configs:
+    """All of ``config/``, resolved and checked against each other; ScrflowError naming file and key for what is wrong.
+
+    ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
+    keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
+    """
+
+    def __init__(self, config_dir: str | Path = "config", overrides: dict[str, Any] | None = None):
+        self.dir = Path(config_dir)
+        over = dict(overrides or {})
+        self._over = {kind: over.pop(kind, None) or {} for kind in KINDS}
+        for kind, named in self._over.items():
+            if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
+                raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
+        self._keys: dict[str, dict[str, dict[str, Any]]] = {}
+        values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
+        self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
+        self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
+        self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
+        self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
+        self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
+        self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
+        self.variants: dict[str, Variant] = {}
+        self.unusable: dict[str, ScrflowError] = {}  # tables, by the overrides of this run
+        cross_check(self)
+
+    def _load(self, kind: str, model: type[Model]) -> dict[str, Model]:
+        made, self._keys[kind] = load_kind(self.dir, kind, model, self._over[kind])
+        return made
+
+    def method_keys(self, name: str, where: Path) -> dict[str, Any]:
+        """Keys of a method's file, with those of what it extends."""
+        if name not in self._keys["methods"]:
+            raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
+        return self._keys["methods"][name]
+
+    def take_variants(self, table: str) -> None:
+        """Add the methods that a table runs beside those of config/methods. Where a run's overrides make one of them
+        wrong, ``table_stage`` says so: the run may be for something else."""
+        try:
+            found = variants_of(self, table)
+        except ScrflowError as error:
+            if not self._over["methods"]:
+                raise
+            self.unusable[table] = error
+        else:
+            self.variants |= found
+
+    def encodings_of_kind(self, kind: str) -> list[str]:
+        """Names of the global encodings of a kind."""
+        return [name for name, encoding in self.config.encodings.items() if encoding.kind == kind]
+
+    def own_feature(self, method: MethodConfig) -> str | None:
+        """The retrieval feature of the query itself that its encoding is made from; None where images lend theirs."""
+        name = method.global_encoding.name
+        if name in self.config.retrieval:
+            return name
+        encoding = self.config.encodings.get(name) if name else None
+        return encoding.retrieval if encoding is not None and encoding.kind == "clusters" else None
+
+    def depth_maps(self, scene: str, method: str = "") -> DepthMaps:
+        """The scene's depth images; ScrflowError for a scene without any, naming the method that asks."""
+        maps = self.scene(scene).depth_maps
+        if maps is None:
+            asks = f"method {method} takes" if method else "depth_source maps takes"
+            raise ScrflowError(
+                f"{self.dir}/scenes/{scene}.yaml: key depth_maps: not given, and {asks} depths from depth images; say "
+                "where they are, or set training.depth_source to points or matched"
+            )
+        return maps
+
+    def runs(self, scene: str, method: str) -> bool:
+        """Whether the scene has what the method asks for beyond photos and poses: depth images."""
+        training = self.method(method).training
+        asks = training.needs_depth and training.depth_source == "maps"
+        return not asks or self.scene(scene).depth_maps is not None
+
+    def has_points(self, scene: str) -> bool:
+        """Whether the scene's own model comes with 3D points, as far as its files are here."""
+        return self.scene(scene).source.has_points(self.scene_root(scene))
+
+    def _named(self, kind: str, there: dict[str, Model], name: str) -> Model:
+        if name not in there:
+            names = ", ".join(there) or "none"
+            raise ScrflowError(f"no {kind} {name!r} under {self.dir}/{kind}s; there are {names}")
+        return there[name]
+
+    def scene(self, name: str) -> SceneConfig:
+        """The scene's config; ScrflowError listing the known names if there is none, as of the next two."""
+        return self._named("scene", self.scenes, name)
+
+    def method(self, name: str) -> MethodConfig:
+        """The config of a method or a variant."""
+        return self.variants[name].config if name in self.variants else self._named("method", self.methods, name)
+
+    def baseline(self, name: str) -> BaselineConfig:
+        return self._named("baseline", self.baselines, name)
+
+    def seed_of(self, method: str) -> int:
+        """Seed of a method's training and localization."""
+        seed = self.method(method).seed
+        return self.config.seed if seed is None else seed
+
+    def head_of(self, method: str) -> str:
+        """The method whose head is this one's: a variant that differs in localization alone trains none of its own."""
+        if method not in self.variants:
+            return method
+        own = self._training_keys(method)
+        others = [self.variants[method].base, *self.variants]
+        return next(name for name in others if self._training_keys(name) == own)
+
+    def _training_keys(self, method: str) -> tuple[Any, ...]:
+        m = self.method(method)
+        return m.encoder, m.global_encoding, m.head, m.training, self.seed_of(method)
+
+    def graph_of(self, method: str) -> str | None:
+        """The graph that a method's encoding was made on, where it is not the scene's own."""
+        encoding = self.config.encodings.get(self.method(method).global_encoding.name or "")
+        return getattr(encoding, "graph", None)
+
+    def data_root(self) -> Path:
+        return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root))
+
+    def scene_root(self, name: str) -> Path:
+        """Folder of the scene's photos: in the project, under data_root when there, else resources/ (downloaded)."""
+        scene = self.scene(name)
+        if scene.in_project:
+            return Path(scene.root)
+        local = self.data_root() / scene.root
+        return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The scenes whose artifacts a combined scene, or a region of another, is made of."""
+        return self.scene(name).source.parts
+
+    def scenes_at_hand(self) -> list[str]:
+        """Scenes whose folder is there (for a combined one: those of its parts)."""
+        return [name for name in self.scenes if all(self.scene_root(n).is_dir() for n in self.parts(name) or [name])]
+
+    def downloads(self) -> dict[str, Download]:
+        """Root of a dataset -> where it comes from; scenes with the same root share one download."""
+        return {s.root: s.download for s in self.scenes.values() if s.download is not None}
+
+    def table_sets(self, table: str) -> dict[str, tuple[str, ...]]:
+        """The sets of scenes (demo, real) that a table can run on, beside its own scenes."""
+        sets = self.tables[table].sets
+        return self.config.table_sets if sets is None else sets
+
+    def set_names(self) -> list[str]:
+        """Every name of a set that a table, or the toy example, can run on."""
+        return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
+
+
 # folders beside the methods' under results/SCENE
 RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
 
@@ -102,7 +255,7 @@ def _known(where: str, key: str, value: str | None, options: Any) -> None:
         raise ScrflowError(f"{where}: key {key}: no {value!r}; there are {', '.join(sorted(options)) or 'none'}")
 
 
-def cross_check(project: Project) -> None:
+def cross_check(project: Configs) -> None:
     """ScrflowError naming file and key for a name that refers to nothing, or parts that do not go together."""
     _check_shared(project)
     for name, method in project.methods.items():
@@ -118,7 +271,7 @@ def cross_check(project: Project) -> None:
         _check_scene(project, name, sources)
 
 
-def _check_shared(project: Project) -> None:
+def _check_shared(project: Configs) -> None:
     """Encodings and retrieval features of config.yaml."""
     where, shared = f"{project.dir}/config.yaml", project.config
     clash = set(shared.encodings) & set(shared.retrieval)
@@ -135,7 +288,7 @@ def _check_shared(project: Project) -> None:
         _known(where, f"encodings.{name}.graph", shared.encodings[name].graph, shared.graphs)
 
 
-def _check_baseline(project: Project, name: str) -> None:
+def _check_baseline(project: Configs, name: str) -> None:
     where, baseline = f"{project.dir}/baselines/{name}.yaml", project.baselines[name]
     if name in project.methods or name in RESERVED:
         raise ScrflowError(f"{where}: a baseline may not be named like a method or one of {sorted(RESERVED)}")
@@ -146,7 +299,7 @@ def _check_baseline(project: Project, name: str) -> None:
         raise ScrflowError(f"{where}: key features.name: {error}") from None
 
 
-def _check_table(project: Project, name: str) -> None:
+def _check_table(project: Configs, name: str) -> None:
     where, table = f"{project.dir}/tables/{name}.yaml", project.tables[name]
     for scene in table.scenes:
         _known(where, "scenes", scene, project.scenes)
@@ -159,7 +312,7 @@ def _check_table(project: Project, name: str) -> None:
         _known(where, f"rows.{row.id}.baseline", row.baseline, project.baselines)
 
 
-def _check_scene(project: Project, name: str, sources: dict[str, str]) -> None:
+def _check_scene(project: Configs, name: str, sources: dict[str, str]) -> None:
     """``sources``: root -> the first scene that has it; grows by this one."""
     where, scene = f"{project.dir}/scenes/{name}.yaml", project.scenes[name]
     first = sources.setdefault(scene.root, name)
@@ -182,7 +335,7 @@ def _check_scene(project: Project, name: str, sources: dict[str, str]) -> None:
         raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
 
 
-def check_method(project: Project, where: str, name: str, method: MethodConfig) -> None:
+def check_method(project: Configs, where: str, name: str, method: MethodConfig) -> None:
     """ScrflowError where a method, or a row of a table, refers to nothing or asks for what cannot be."""
     if name in RESERVED:
         raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")

@@ -1,178 +1,25 @@
-"""All of ``config/``, resolved and checked, and what each stage reads of it."""
+"""What each stage reads of ``config/``: a change in it reruns the stage, and nothing else does."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from scrflow.config import stages
-from scrflow.config.base import Restriction, deep_merge, read_yaml, validate
-from scrflow.config.features import GlobalConfig, RetrievalConfig
-from scrflow.config.method import BaselineConfig, EncoderConfig, ExtractorConfig, MethodConfig
-from scrflow.config.scene import DepthMaps, Download, SceneConfig
-from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage, ToyStage
+from scrflow.config.base import Restriction
+from scrflow.config.features import RetrievalConfig
+from scrflow.config.method import ExtractorConfig
+from scrflow.config.scene import Download
+from scrflow.config.table import TableRun, TableScene, TableStage, ToyStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import constant
-from scrflow.pipeline import configs
+from scrflow.pipeline.configs import Configs, variant_name
 
 # of the farthest depth: a retrieved image this near the photo shows the same (0.5 m indoors, 3 m outdoors)
 NEAR_SHARE = 1 / 16
 
 
-class Project:
-    """All of ``config/``, resolved and checked against each other; ScrflowError naming file and key for what is wrong.
-
-    ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
-    keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
-    """
-
-    def __init__(self, config_dir: str | Path = "config", overrides: dict[str, Any] | None = None):
-        self.dir = Path(config_dir)
-        over = dict(overrides or {})
-        self._over = {kind: over.pop(kind, None) or {} for kind in configs.KINDS}
-        for kind, named in self._over.items():
-            if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
-                raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
-        self._keys: dict[str, dict[str, dict[str, Any]]] = {}
-        values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
-        self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
-        self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
-        self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
-        self.methods: dict[str, MethodConfig] = self._load("methods", MethodConfig)
-        self.baselines: dict[str, BaselineConfig] = self._load("baselines", BaselineConfig)
-        self.tables: dict[str, TableConfig] = self._load("tables", TableConfig)
-        self.variants: dict[str, configs.Variant] = {}
-        self.unusable: dict[str, ScrflowError] = {}  # tables, by the overrides of this run
-        configs.cross_check(self)
-
-    def _load(self, kind: str, model: type[configs.Model]) -> dict[str, configs.Model]:
-        made, self._keys[kind] = configs.load_kind(self.dir, kind, model, self._over[kind])
-        return made
-
-    def method_keys(self, name: str, where: Path) -> dict[str, Any]:
-        """Keys of a method's file, with those of what it extends."""
-        if name not in self._keys["methods"]:
-            raise ScrflowError(f"{where}: no method {name!r}; there are {', '.join(self._keys['methods'])}")
-        return self._keys["methods"][name]
-
-    def take_variants(self, table: str) -> None:
-        """Add the methods that a table runs beside those of config/methods. Where a run's overrides make one of them
-        wrong, ``table_stage`` says so: the run may be for something else."""
-        try:
-            found = configs.variants_of(self, table)
-        except ScrflowError as error:
-            if not self._over["methods"]:
-                raise
-            self.unusable[table] = error
-        else:
-            self.variants |= found
-
-    def encodings_of_kind(self, kind: str) -> list[str]:
-        """Names of the global encodings of a kind."""
-        return [name for name, encoding in self.config.encodings.items() if encoding.kind == kind]
-
-    def own_feature(self, method: MethodConfig) -> str | None:
-        """The retrieval feature of the query itself that its encoding is made from; None where images lend theirs."""
-        name = method.global_encoding.name
-        if name in self.config.retrieval:
-            return name
-        encoding = self.config.encodings.get(name) if name else None
-        return encoding.retrieval if encoding is not None and encoding.kind == "clusters" else None
-
-    def depth_maps(self, scene: str, method: str = "") -> DepthMaps:
-        """The scene's depth images; ScrflowError for a scene without any, naming the method that asks."""
-        maps = self.scene(scene).depth_maps
-        if maps is None:
-            asks = f"method {method} takes" if method else "depth_source maps takes"
-            raise ScrflowError(
-                f"{self.dir}/scenes/{scene}.yaml: key depth_maps: not given, and {asks} depths from depth images; say "
-                "where they are, or set training.depth_source to points or matched"
-            )
-        return maps
-
-    def runs(self, scene: str, method: str) -> bool:
-        """Whether the scene has what the method asks for beyond photos and poses: depth images."""
-        training = self.method(method).training
-        asks = training.needs_depth and training.depth_source == "maps"
-        return not asks or self.scene(scene).depth_maps is not None
-
-    def has_points(self, scene: str) -> bool:
-        """Whether the scene's own model comes with 3D points, as far as its files are here."""
-        return self.scene(scene).source.has_points(self.scene_root(scene))
-
-    def _named(self, kind: str, there: dict[str, configs.Model], name: str) -> configs.Model:
-        if name not in there:
-            names = ", ".join(there) or "none"
-            raise ScrflowError(f"no {kind} {name!r} under {self.dir}/{kind}s; there are {names}")
-        return there[name]
-
-    def scene(self, name: str) -> SceneConfig:
-        """The scene's config; ScrflowError listing the known names if there is none, as of the next two."""
-        return self._named("scene", self.scenes, name)
-
-    def method(self, name: str) -> MethodConfig:
-        """The config of a method or a variant."""
-        return self.variants[name].config if name in self.variants else self._named("method", self.methods, name)
-
-    def baseline(self, name: str) -> BaselineConfig:
-        return self._named("baseline", self.baselines, name)
-
-    def seed_of(self, method: str) -> int:
-        """Seed of a method's training and localization."""
-        seed = self.method(method).seed
-        return self.config.seed if seed is None else seed
-
-    def head_of(self, method: str) -> str:
-        """The method whose head is this one's: a variant that differs in localization alone trains none of its own."""
-        if method not in self.variants:
-            return method
-        own = self._training_keys(method)
-        others = [self.variants[method].base, *self.variants]
-        return next(name for name in others if self._training_keys(name) == own)
-
-    def _training_keys(self, method: str) -> tuple[Any, ...]:
-        m = self.method(method)
-        return m.encoder, m.global_encoding, m.head, m.training, self.seed_of(method)
-
-    def graph_of(self, method: str) -> str | None:
-        """The graph that a method's encoding was made on, where it is not the scene's own."""
-        encoding = self.config.encodings.get(self.method(method).global_encoding.name or "")
-        return getattr(encoding, "graph", None)
-
-    def data_root(self) -> Path:
-        return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root))
-
-    def scene_root(self, name: str) -> Path:
-        """Folder of the scene's photos: in the project, under data_root when there, else resources/ (downloaded)."""
-        scene = self.scene(name)
-        if scene.in_project:
-            return Path(scene.root)
-        local = self.data_root() / scene.root
-        return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
-
-    def parts(self, name: str) -> tuple[str, ...]:
-        """The scenes whose artifacts a combined scene, or a region of another, is made of."""
-        return self.scene(name).source.parts
-
-    def scenes_at_hand(self) -> list[str]:
-        """Scenes whose folder is there (for a combined one: those of its parts)."""
-        return [name for name in self.scenes if all(self.scene_root(n).is_dir() for n in self.parts(name) or [name])]
-
-    def downloads(self) -> dict[str, Download]:
-        """Root of a dataset -> where it comes from; scenes with the same root share one download."""
-        return {s.root: s.download for s in self.scenes.values() if s.download is not None}
-
-    def table_sets(self, table: str) -> dict[str, tuple[str, ...]]:
-        """The sets of scenes (demo, real) that a table can run on, beside its own scenes."""
-        sets = self.tables[table].sets
-        return self.config.table_sets if sets is None else sets
-
-    def set_names(self) -> list[str]:
-        """Every name of a set that a table, or the toy example, can run on."""
-        return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
-
-    # -- what each stage reads: a change in it reruns the stage
+class Project(Configs):
+    """All of ``config/``, and what each stage reads of it: ``NAME_stage`` for the stages of that config."""
 
     def download_stage(self, root: str) -> Download:
         return self.downloads()[root]
@@ -319,7 +166,7 @@ class Project:
                 if row.method_of(set_name is not None) is None:
                     continue
                 for seed in config.seeds:
-                    folder = configs.variant_name(table, config, row, set_name is not None, seed, self.config.seed)
+                    folder = variant_name(table, config, row, set_name is not None, seed, self.config.seed)
                     if self.runs(scene, folder):
                         runs.append(TableRun(row=row.id, scene=scene, seed=seed, folder=folder))
         told = tuple(self._table_scene(scene) for scene in scenes)
