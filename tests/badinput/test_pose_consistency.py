@@ -20,8 +20,8 @@ from PIL import Image
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
 from scrflow.scene.build import build_scene
-from scrflow.scene.checks import check_poses_by_photos
 from scrflow.scene.colmap_model import View, model_of_views, read_model, views_of_model
+from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import read_source
 from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.poselist import PoseListSource

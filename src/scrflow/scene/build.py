@@ -19,7 +19,6 @@ from scrflow.scene.checks import (
     check_intrinsics,
     check_name,
     check_placement,
-    check_poses_by_photos,
     check_split,
     check_unique,
     checked_pose,
@@ -29,6 +28,7 @@ from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_poses, read_query_list
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
+from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, read_source
 from scrflow.storage.fetch import check_fetched
 
