@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/retrieval.py redkitchen fox --features vlad,efficientnet-lite0,fusion
 
 Features are built and queries described as the workflow does it, in a temporary folder. Queries are used for nothing
-but the measures. Recalls are those of scrflow.features.retrieval. CPU ms is the median over the queries of
+but the measures. Recalls are those of scrflow.features.retrieval_index. CPU ms is the median over the queries of
 describing one, of all threads together: what else the machine does hardly counts.
 """
 
@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT / "src"))
 from scrflow.config import ExtractorConfig, RetrievalPart  # noqa: E402
 from scrflow.core.images import read_rgb  # noqa: E402
 from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.features.retrieval import ANGLE_DEG, Retriever, build_describer, build_retrieval, measure  # noqa: E402  # noqa: E402
+from scrflow.features.retrieval import Retriever, build_describer  # noqa: E402
+from scrflow.features.retrieval_index import ANGLE_DEG, build_retrieval, measure  # noqa: E402
 from scrflow.features.views import encode_view  # noqa: E402
 from scrflow.interop import hloc_files as hloc  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402

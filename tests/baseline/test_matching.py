@@ -30,7 +30,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import build_retrieval
+from scrflow.features.retrieval_index import build_retrieval
 from scrflow.graph.covisibility import Graph
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import load_scene

@@ -14,7 +14,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features import retrieval
 from scrflow.features.encoders import build_encoder
-from scrflow.features.retrieval import Retriever, build_describer, build_retrieval, measure
+from scrflow.features.retrieval import Retriever, build_describer
+from scrflow.features.retrieval_index import build_retrieval, measure
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View

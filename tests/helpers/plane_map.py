@@ -23,7 +23,7 @@ from scrflow.config import (
 )
 from scrflow.features.encoders import build_encoder
 from scrflow.features.global_encoding import read_global_encoding, standardised
-from scrflow.features.retrieval import build_retrieval
+from scrflow.features.retrieval_index import build_retrieval
 from scrflow.features.views import encode_view
 from scrflow.map.file import write_map
 from scrflow.scene.colmap_model import View

@@ -150,7 +150,7 @@ STAGES = {
     ),
     "cluster_features": Stage("features.global_encoding:cluster_features", "clusters", "scene/ features", _ENCODING),
     "build_retrieval": Stage(
-        "features.retrieval:build_retrieval",
+        "features.retrieval_index:build_retrieval",
         "retrieval",
         "scene/ features part_descriptors part_models",
         _files(f"{_SCENE}/retrieval", **_RETRIEVAL),
