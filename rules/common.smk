@@ -79,7 +79,7 @@ def hold_lock():
 
 
 def tell_restrictions():
-    """Who asks for a scene or a method that may not be used commercially is told, once each, before the first job."""
+    """Before the first job, print each wanted scene or method that may not be used commercially."""
     if not workflow.is_main_process:
         return
     wanted = {(job.wildcards.get("scene"), job.wildcards.get("method")) for job in workflow.dag.needrun_jobs()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from plane_map import CAMERA_LINE
 
@@ -13,7 +12,6 @@ from scrflow.localize.localizer import Localizer
 REPO = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
 def test_photos_of_another_place_are_not_believed(wall_map):
     """A map of a painted wall is asked for the demo's streets: each photo is lost or under 0.05; its own are not.
 

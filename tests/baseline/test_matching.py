@@ -228,7 +228,6 @@ def test_parts_of_another_scene_are_refused(wall, tmp_path):
         build_map(map_stage(), folder / "scene", other, model, tmp_path / "map.h5", 1)
 
 
-@pytest.mark.slow
 @pytest.mark.network
 def test_a_map_matched_by_lightglue(wall, tmp_path):
     weights_at_hand("aliked-n16")

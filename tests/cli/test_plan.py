@@ -112,7 +112,6 @@ def test_what_does_not_fit_and_what_to_change():
     assert problems(fits, 2, 7000, 100) == []
 
 
-@pytest.mark.slow
 def test_the_jobs_are_those_of_the_rules(tmp_path):
     project = Project(tmp_path / "project")
     env = {**project.environment(), "PYTHONPATH": str(project.folder / "src"), "COLUMNS": "200"}

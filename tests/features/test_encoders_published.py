@@ -226,7 +226,6 @@ def test_dedode_reads_descriptors_at_its_pixels(published):
     torch.testing.assert_close(features.descriptors, dense[:, y, x].T, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_dedode_g_takes_dinov2_from_the_registry(published, changed, monkeypatch, tmp_path):
     """All that is drawn or downloaded otherwise is refused; every tensor is one value, stored once."""
     monkeypatch.setenv("SCRFLOW_OFFLINE", "1")

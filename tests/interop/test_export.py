@@ -12,8 +12,6 @@ import pycolmap
 import pytest
 from tiny_project import Project
 
-pytestmark = pytest.mark.slow
-
 
 def scrflow(project: Project, arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**project.environment(), "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}

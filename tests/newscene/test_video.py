@@ -149,7 +149,6 @@ def test_a_camera_that_stands_still_is_told_and_nothing_is_overwritten(photos, t
         pick_frames(still, tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_from_a_video_to_a_scene(walk, tmp_path, monkeypatch):
     """new-scene on a video: frames, config, then SfM and the scene stage as the config says."""
     config = tmp_path / "config"

@@ -106,7 +106,7 @@ def test_another_photo_is_another_entry(first: Sharing, cache, tmp_path):
     assert not from_cache(other.run(PCA), PCA)
     assert other.entry(PCA) != first.entry(PCA)
 
-    # and one that changes between two runs in the same place, with a scene of before at hand
+    # and one that changes between two runs in the same place, while the old scene is at hand
     shutil.copy(originals / name, images / name)
     (other.folder / "results/tiny/scene/scene.json").unlink()
     assert from_cache(other.run("results/tiny/scene/scene.json", PCA), PCA)

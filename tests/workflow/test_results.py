@@ -1,4 +1,4 @@
-"""What is told of a finished run: costs, provenance, differences."""
+"""What scrflow says of a finished run: costs, provenance, differences."""
 
 from __future__ import annotations
 

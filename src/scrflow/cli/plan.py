@@ -349,15 +349,15 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
     lines = []
     for job in {job.stage: job for job in jobs}.values():
         memory, minutes = job.costs["mem_mb"], job.wall_s() / 60
-        mend = {
+        advice = {
             "fill_buffer": f"set buffer_shards: {_shards(job, jobs)} (config.yaml), or ",
             "train_head": "set training.buffer_memory lower, or take a GPU or a smaller method, or ",
         }.get(job.rule, "")
         if memory > _SLACK * job.limit_mb:
-            ask = f"{mend}--set-resources {job.rule}:mem_mb={_rounded(1.2 * memory)}"
+            ask = f"{advice}--set-resources {job.rule}:mem_mb={_rounded(1.2 * memory)}"
             lines.append(f"{job.stage}: needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}; {ask}")
         if minutes > _SLACK * job.limit_min:
-            ask = f"{mend}--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
+            ask = f"{advice}--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
             limit = _time(60 * job.limit_min)
             lines.append(f"{job.stage}: takes {_time(60 * minutes)} a job, the rule allows {limit}; {ask}")
         beside = min(sum(other.stage == job.stage for other in jobs), max(1, cores // job.threads))
