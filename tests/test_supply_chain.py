@@ -82,10 +82,6 @@ def test_bill_of_materials_has_the_pins():
     assert "serialNumber" not in bom and "timestamp" not in bom["metadata"], "the same pins give the same bytes"
 
 
-def test_licences_page_is_current():
-    assert (REPO / "docs/licences.md").read_text() == module("licences").text(), "make sbom, or envs/licences.py"
-
-
 def test_every_kind_of_scene_encoder_and_network_says_what_its_licence_does(project):
     for name, encoder in project.encoders.items():
         assert encoder.commercial_use != "unknown", name

@@ -11,6 +11,7 @@ import plane_map
 import pycolmap
 import pytest
 import scipy.sparse
+from scenes import write_graph
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
 from scrflow.baseline.mapping import build_map, load_map, neighbour_pairs
@@ -34,7 +35,6 @@ from scrflow.features.retrieval_index import build_retrieval
 from scrflow.graph.covisibility import Graph
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import load_scene
-from scrflow.storage.artifact import Stamp, write_npz
 from scrflow.storage.checksum import write_checksum
 from scrflow.storage.weights import locate
 
@@ -58,14 +58,11 @@ def map_stage(**changes) -> BaselineMapStage:
     return BaselineMapStage(**(values | changes))
 
 
-def write_graph(folder: Path, names: list[str]) -> Path:
-    """Everything overlaps, images that are near in the list more."""
+def overlapping(folder: Path, names: list[str]) -> Path:
+    """A graph in which everything overlaps, images that are near in the list more."""
     gap = np.abs(np.subtract.outer(np.arange(len(names)), np.arange(len(names))))
     csr = scipy.sparse.csr_array(np.where(gap > 0, 1 - gap / len(names), 0.0))
-    path = folder / "covisibility.npz"
-    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
-    write_npz(path, {**arrays, "names": np.array(names)}, Stamp("covisibility"))
-    return path
+    return write_graph(folder / "covisibility.npz", csr, names)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +71,7 @@ def wall(tmp_path_factory):
     root = tmp_path_factory.mktemp("wall")
     scene, queries = plane_map.build_scene(root)
     folder = scene.parent
-    graph = write_graph(folder, [v.name for v in load_scene(scene).mapping])
+    graph = overlapping(folder, [v.name for v in load_scene(scene).mapping])
     model = folder / "retrieval/vlad.safetensors"
     stage = RetrievalStage(retrieval=VLAD, extractor=EXTRACTOR, near=0.5, seed=1)
     build_retrieval(stage, scene, model.with_suffix(".h5"), model, model.with_suffix(".json"), 1)
@@ -223,7 +220,7 @@ def test_a_damaged_map_is_refused(wall, tmp_path, name, change, message):
 
 def test_parts_of_another_scene_are_refused(wall, tmp_path):
     folder, _, model, _ = wall
-    other = write_graph(tmp_path, ["a.png", "b.png"])
+    other = overlapping(tmp_path, ["a.png", "b.png"])
     with pytest.raises(ScrflowError, match=r"covisibility\.npz: of other mapping images"):
         build_map(map_stage(), folder / "scene", other, model, tmp_path / "map.h5", 1)
 

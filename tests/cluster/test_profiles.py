@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster_project import plugin_environment
-from tiny_project import POSES, REPO, Project
+from tiny_project import REPO, Project
 
 PROFILES = {"default": None, "slurm": "slurm", "cluster-generic": "cluster-generic"}
 # prints what Snakemake's own parser makes of the command line and of the profiles
@@ -42,61 +42,13 @@ def test_snakemake_knows_every_key(project: Project, profile: str):
             assert args[name] in (str(value), f"{value}.0"), key  # some numbers become fractions
 
 
-# ------------------------------------------------------------------------------------------------- memory and run time
-
-
-# prints the resources of every job at its first, second and third attempt
-RESOURCES = """
-import json, sys
-from pathlib import Path
-from snakemake.api import SnakemakeApi
-from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
-
-asked = {}
-with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-    workflow = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))
-    workflow.dag(DAGSettings(targets={sys.argv[1]})).execute_workflow(executor="dryrun")
-    for job in workflow._workflow.dag.jobs:
-        asked[job.rule.name] = []
-        for job.attempt in (1, 2, 3):
-            job.reset_params_and_resources()
-            asked[job.rule.name].append([job.resources[name] for name in ("mem_mb", "runtime")])
-print(json.dumps(asked))
-"""
-
-
-def test_what_is_tried_again_gets_more(project: Project):
-    """Every rule's memory doubles and its run time grows; of training the memory alone, as it goes on."""
-    command = [sys.executable, "-c", RESOURCES, POSES]
-    env = project.environment()
-    done = subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    asked = json.loads(done.stdout.splitlines()[-1])
-    assert len(asked) == 11
-    for rule, ((mem_mb, minutes), *again) in asked.items():
-        longer = [minutes] * 2 if rule == "train_head" else [2 * minutes, 3 * minutes]
-        assert again == [[2 * mem_mb, longer[0]], [4 * mem_mb, longer[1]]], rule
-
-
-# -------------------------------------------------------------------------------------------- commands, with a stand-in
-
-
-def stand_in(folder: Path, name: str, script: str) -> dict[str, str]:
-    """A program of that name, first in the path."""
-    folder.mkdir(exist_ok=True)
-    program = folder / name
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def answer(profile: str, command: str, *arguments: str, cwd: Path, env: dict[str, str]) -> str:
-    script = REPO / "profiles" / profile / command
-    return subprocess.run([script, *arguments], cwd=cwd, env=env, check=True, text=True, capture_output=True).stdout
-
-
-def test_grid_engine_is_asked_for_the_resources(tmp_path):
-    env = stand_in(tmp_path / "bin", "qsub", 'echo "$@"')
-    asked = answer("cluster-generic", "submit", "train_head", "8", "3500", "90", "2", "job.sh", cwd=tmp_path, env=env)
+def test_the_generic_profile_asks_for_the_resources(tmp_path):
+    qsub = tmp_path / "bin/qsub"
+    qsub.parent.mkdir()
+    qsub.write_text('#!/bin/sh\necho "$@"\n')
+    qsub.chmod(0o755)
+    env = {**os.environ, "PATH": f"{qsub.parent}:{os.environ['PATH']}"}
+    command = [REPO / "profiles/cluster-generic/submit", "train_head", "8", "3500", "90", "2", "job.sh"]
+    asked = subprocess.run(command, cwd=tmp_path, env=env, check=True, text=True, capture_output=True).stdout
     assert asked.endswith("-pe smp 8 -l h_rt=5400 -l mem_free=3500M -l gpu=2 job.sh\n")
     assert (tmp_path / ".snakemake/cluster_logs").is_dir()

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-import torch.nn.functional as F
 
 from scrflow.config import SampleDepthConfig, SampleDepthStage
 from scrflow.core.errors import ScrflowError
-from scrflow.depths.matched import _mutual, estimate_sample_depths, triangulate_samples
+from scrflow.depths.matched import estimate_sample_depths, triangulate_samples
 from scrflow.graph.covisibility import Graph
 from scrflow.training.buffer import BufferFiles
 
@@ -73,18 +72,3 @@ def test_file_of_another_buffer_is_refused(inputs, tmp_path: Path):
     assert BufferFiles.open(inputs["shards"], inputs["depth"]).match_count == CONFIG.matches
     with pytest.raises(ScrflowError, match=r"depth\.h5: for a buffer of"):
         BufferFiles.open(shards, inputs["depth"])
-
-
-def test_mutual_matches_equal_those_of_argmax():
-    generator = torch.Generator().manual_seed(5)
-    a = F.normalize(torch.randn(300, 16, generator=generator), dim=1)
-    b = F.normalize(a[torch.randperm(300, generator=generator)[:250]] + 0.3 * torch.randn(250, 16), dim=1)
-    similarity = a @ b.T
-    to_b, to_a = similarity.argmax(1), similarity.argmax(0)
-    rows = torch.nonzero(to_a[to_b] == torch.arange(300)).flatten()
-    assert 50 < len(rows) < 250
-    in_a, in_b = _mutual(a, b)
-    assert torch.equal(in_a, rows)
-    assert torch.equal(in_b, to_b[rows])
-    assert not len(_mutual(a[:0], b)[0])
-    assert not len(_mutual(a, b[:0])[0])

@@ -9,6 +9,7 @@ import pycolmap
 import pytest
 import torch
 from PIL import Image
+from scenes import scene_of
 
 from scrflow.config import EvaluateStage
 from scrflow.core.errors import ScrflowError
@@ -16,7 +17,7 @@ from scrflow.evaluate.metrics import COLUMNS, evaluate
 from scrflow.report.summary import print_summary
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import pose_line
-from scrflow.scene.model import Query, write_scene
+from scrflow.scene.model import Query
 from scrflow.storage.artifact import (
     Stamp,
     read_json,
@@ -61,17 +62,8 @@ def write_inputs(root: Path, reference=REFERENCE, estimates=ESTIMATES) -> dict[s
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(images / name)
     scene, folder = root / "results/square/scene", root / "results/square/tiny"
-    write_scene(
-        scene,
-        config=CONFIG,
-        code="c",
-        image_root=images,
-        unit="m",
-        mapping=[View(f"map/{i}.png", CAMERA, pose([i, 0, 0], 10 * i)) for i in range(4)],
-        queries=[Query(name, CAMERA, condition) for name, condition in QUERIES.items()],
-        query_poses=reference,
-        image_sha256={name: sha256_file(images / name) for name in names},
-    )
+    mapping = [View(f"map/{i}.png", CAMERA, pose([i, 0, 0], 10 * i)) for i in range(4)]
+    scene_of(scene, images, mapping, [Query(name, CAMERA, condition) for name, condition in QUERIES.items()], reference)
     write_safetensors(folder / "map.safetensors", {"w": torch.zeros(1000)}, Stamp("map"))
     write_text(folder / "poses.txt", "".join(pose_line(n, p) + "\n" for n, p in estimates.items()))
     details = {}

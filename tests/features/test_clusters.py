@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from graph_helpers import write_small_scene
+from scenes import scene_of
 from tiny_project import METHOD, Project
 
 from scrflow.config import ClustersConfig, ClustersStage
@@ -32,7 +32,7 @@ def stage(count: int, seed: int = 1) -> ClustersStage:
 @pytest.fixture()
 def described(tmp_path, ring_views):
     """13 images and SYNTHETIC features about three directions, unit length."""
-    scene = write_small_scene(tmp_path, ring_views)
+    scene = scene_of(tmp_path / "scene", tmp_path / "photos", ring_views)
     rng = np.random.default_rng(3)
     truth = np.arange(len(ring_views)) % 3
     rows = np.eye(8, dtype=np.float32)[truth] + 0.05 * rng.normal(size=(len(truth), 8)).astype(np.float32)

@@ -8,8 +8,9 @@ import pycolmap
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from scenes import scene_of
 
-from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalPart, RetrievalStage, SceneStage, Split
+from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalPart, RetrievalStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.features import retrieval
@@ -19,9 +20,8 @@ from scrflow.features.retrieval_index import build_retrieval, measure
 from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View
-from scrflow.scene.model import Query, load_scene, write_scene
-from scrflow.scene.readers.poselist import PoseListSource
-from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata, sha256_file
+from scrflow.scene.model import Query, load_scene
+from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata
 
 
 def unit(rows, dim, seed=0):
@@ -126,15 +126,7 @@ def scene(tmp_path_factory):
     for i in range(5):
         strip.crop((450 * i + 20, 0, 450 * i + 260, 180)).save(root / f"q{i}.png")
         queries.append(Query(f"q{i}.png", cam, "all"))
-    config = SceneStage(
-        source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
-    )
-    names = [v.name for v in mapping] + [q.name for q in queries]
-    write_scene(
-        folder / "scene", config=config, code="test", image_root=root, unit="m", mapping=mapping, queries=queries,
-        query_poses={}, image_sha256={name: sha256_file(root / name) for name in names},
-    )  # fmt: skip
-    return folder / "scene"
+    return scene_of(folder / "scene", root, mapping, queries)
 
 
 EXTRACTOR = ExtractorConfig(name="sift", short_side=180, max_keypoints=300)
@@ -296,24 +288,3 @@ def test_no_near_image_is_not_counted_as_a_miss():
     poses, vectors = ring()
     found = measure(model(vectors), vectors, poses, 0.1)["by_pose"]["mapping"]
     assert (found["count"], found["without"], found["recall@1"]) == (0, COUNT, None)
-
-
-def test_quantisation_costs_recall():
-    """More images than codebook entries: the quantised search is no longer exact, and its recall is what the plain loop
-    over Retriever.search says."""
-    rng = np.random.default_rng(1)
-    vectors = rng.normal(size=(400, 32)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    poses = np.repeat(np.eye(3, 4)[None], 400, 0)
-    queries = {f"q{i}": v / np.linalg.norm(v) for i, v in enumerate(vectors[:30] + 0.1 * rng.normal(size=(30, 32)))}
-    coarse, fine = (measure(model(vectors, parts), vectors, poses, 1.0, queries) for parts in (2, 16))
-    assert coarse["quantised_vs_exact"]["mapping"]["recall@10"] < fine["quantised_vs_exact"]["mapping"]["recall@10"] < 1
-    retriever = model(vectors, 2)
-    same = []
-    for i in range(30):
-        q = queries[f"q{i}"].astype(np.float32)
-        exact = np.argsort(((vectors - q) ** 2).sum(1))[:10]
-        same.append(len(set(exact) & set(retriever.search(torch.from_numpy(q), 10)[0].tolist())) / 10)
-    assert coarse["quantised_vs_exact"]["queries"]["recall@10"] == pytest.approx(np.mean(same), abs=1e-4)
-    entry = retriever.codebooks[1, retriever.codes[7, 1].long()].float()
-    assert torch.equal(retrieval.decoded(retriever)[7, 16:], entry)

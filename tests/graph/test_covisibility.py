@@ -8,7 +8,7 @@ import numpy as np
 import pycolmap
 import pytest
 import scipy.sparse
-from graph_helpers import write_small_scene
+from scenes import scene_of
 
 from scrflow.config import CovisibilityStage, GraphConfig
 from scrflow.core.errors import ScrflowError
@@ -28,7 +28,7 @@ def stage(**graph):
 
 
 def test_artifact(tmp_path, ring_views, caplog):
-    scene = write_small_scene(tmp_path, ring_views)
+    scene = scene_of(tmp_path / "scene", tmp_path / "photos", ring_views)
     with caplog.at_level(logging.WARNING, "scrflow"):
         build_graph(stage(), scene, tmp_path / "a.npz")
     assert "zz_alone.png" in caplog.text
@@ -86,7 +86,7 @@ def test_shared_points(tmp_path, ring_views, monkeypatch):
 
 
 def test_points_errors(tmp_path, ring_views):
-    scene = write_small_scene(tmp_path, ring_views)
+    scene = scene_of(tmp_path / "scene", tmp_path / "photos", ring_views)
     with pytest.raises(ScrflowError, match="needs a COLMAP model"):
         build_graph(stage(kind="points"), scene, tmp_path / "a.npz")
     with pytest.raises(ScrflowError, match="no 3D points"):

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 from graph_helpers import frustum_overlap, kitchen_views, rng
+from scenes import write_graph
 
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
@@ -26,14 +27,13 @@ from scrflow.graph.node2vec.quality import (
 from scrflow.graph.node2vec.skipgram import (
     Walker,
     _noise_distribution,
-    _paths,
     count_pairs,
     loss_and_slopes,
     noise_distribution,
     train_sampled,
     window_weights,
 )
-from scrflow.storage.artifact import Stamp, read_json, write_npz
+from scrflow.storage.artifact import read_json
 
 SMALL = {"dim": 32, "walks": 20, "iterations": 150}
 
@@ -63,12 +63,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def write_graph(path, csr):
-    csr.sort_indices()
-    arrays = {k: getattr(csr, k) for k in ("data", "indices", "indptr")}
-    names = np.array([f"a/{i:03d}.png" for i in range(csr.shape[0])])
-    write_npz(path, {**arrays, "shape": np.array(csr.shape), "names": names}, Stamp("covisibility"))
-    return path
+def named(path, csr):
+    """The graph's artifact, of images a/000.png, a/001.png ..."""
+    return write_graph(path, csr, (f"a/{i:03d}.png" for i in range(csr.shape[0])))
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.25, 4.0), (4.0, 0.25), (1.0, 1.0)])
@@ -119,7 +116,7 @@ def stage(**settings):
 def test_stage(tmp_path):
     dense = np.zeros((32, 32))
     dense[1:31, 1:31] = ring(30).toarray()  # the first and the last image are alone
-    graph = write_graph(tmp_path / "g.npz", scipy.sparse.csr_array(dense))
+    graph = named(tmp_path / "g.npz", scipy.sparse.csr_array(dense))
     for name in ("a", "b"):
         embed(stage(), graph, tmp_path / f"{name}.h5", tmp_path / f"{name}.json", 1)
     for suffix in ("h5", "json"):
@@ -132,7 +129,7 @@ def test_stage(tmp_path):
 
 
 def test_no_separation_is_an_error(tmp_path):
-    graph = write_graph(tmp_path / "g.npz", ring(40))
+    graph = named(tmp_path / "g.npz", ring(40))
     with pytest.raises(ScrflowError, match="does not separate"):
         embed(stage(iterations=1, min_average_precision=0.97), graph, tmp_path / "a.h5", tmp_path / "a.json", 1)
     assert not (tmp_path / "a.h5").exists()
@@ -140,22 +137,12 @@ def test_no_separation_is_an_error(tmp_path):
 
 
 def test_complete_graph_and_empty_graph(tmp_path):
-    embed(stage(), write_graph(tmp_path / "g.npz", scipy.sparse.csr_array(1 - np.eye(5))), tmp_path / "a.h5",
+    embed(stage(), named(tmp_path / "g.npz", scipy.sparse.csr_array(1 - np.eye(5))), tmp_path / "a.h5",
           tmp_path / "a.json", 1)  # fmt: skip
     assert read_json(tmp_path / "a.json", node2vec.METRICS_KIND)["average_precision"] is None
-    empty = write_graph(tmp_path / "e.npz", scipy.sparse.csr_array((5, 5)))
+    empty = named(tmp_path / "e.npz", scipy.sparse.csr_array((5, 5)))
     with pytest.raises(ScrflowError, match="no edge"):
         embed(stage(), empty, tmp_path / "b.h5", tmp_path / "b.json", 1)
-
-
-def test_windows_of_walks_are_the_counts():
-    csr = ring(30)
-    paths = Walker(csr, 0.25, 4).walk(torch.arange(30).repeat(3), 8, generator())
-    counts = np.zeros((30, 30))
-    for path in paths.tolist():
-        np.add.at(counts, np.ix_(path, path), window_weights(8, 5).numpy())
-    counted = count_pairs(Walker(csr, 0.25, 4), 3, 8, 5, generator()).toarray()
-    np.testing.assert_allclose(counts, counted, rtol=1e-5)
 
 
 def test_slopes_are_the_derivatives():
@@ -182,15 +169,6 @@ def test_noise_is_that_of_the_counts():
     counted = noise_distribution(count_pairs(walker, 128, 20, 10, generator(1)))
     assert np.abs(drawn - counted).sum() / 2 < 0.06  # 0.037 was measured
     assert drawn[0] == pytest.approx(counted[0], rel=0.05) and counted[0] > 4 / 60  # 0.5 % off was measured
-
-
-def test_every_node_starts_before_any_starts_again():
-    csr = scipy.sparse.block_diag([ring(300), scipy.sparse.csr_array((2, 2))], "csr")
-    walker = Walker(scipy.sparse.csr_array(csr), 0.25, 4)
-    paths = torch.cat(list(_paths(walker, 5, 7, generator(), generator())))
-    assert paths.shape == (7 * 256, 5)
-    counts = np.bincount(paths[:1500, 0].numpy(), minlength=302)
-    assert (counts[:300] == 5).all() and (counts[300:] == 0).all()
 
 
 @pytest.mark.parametrize("csr", [ring(400), grid(20)], ids=["ring", "grid"])

@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from PIL import Image
 
-from scrflow.config import SceneStage, Split
 from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.graph.frustum import Frusta, harmonic_mean, visible_shares
 from scrflow.scene.colmap_model import View
-from scrflow.scene.model import write_scene
-from scrflow.scene.readers.poselist import PoseListSource
 
 KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
 
@@ -66,30 +62,6 @@ def sample_frustum(camera, depth_range, count, rng):
     depth = depth_range[0] + unit[:, 2] * (depth_range[1] - depth_range[0])
     pixels = np.column_stack([unit[:, 0] * camera.width, unit[:, 1] * camera.height, np.ones(count)])
     return (pixels @ np.linalg.inv(camera.calibration_matrix()).T) * depth[:, None]
-
-
-def write_small_scene(folder, views, model=None):
-    """A scene artifact of grey photos with the given views."""
-    root = folder / "photos"
-    for view in views:
-        (root / view.name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (view.camera.width, view.camera.height), (90, 90, 90)).save(root / view.name)
-    config = SceneStage(
-        source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
-    )
-    write_scene(
-        folder / "scene",
-        config=config,
-        code="test",
-        image_root=root,
-        unit="m",
-        mapping=views,
-        queries=[],
-        query_poses={},
-        image_sha256={v.name: "0" * 64 for v in views},
-        model=model,
-    )
-    return folder / "scene"
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import numpy as np
 import pycolmap
 import torch
 from PIL import Image
+from scenes import scene_of
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import (
-    EvaluateStage,
     ExtractorConfig,
     GlobalEncodingUse,
     HeadConfig,
@@ -27,8 +27,8 @@ from scrflow.features.retrieval_index import build_retrieval
 from scrflow.features.views import encode_view
 from scrflow.map.file import write_map
 from scrflow.scene.colmap_model import View
-from scrflow.scene.model import Query, write_scene
-from scrflow.storage.artifact import Stamp, create_h5, sha256_file, write_safetensors
+from scrflow.scene.model import Query
+from scrflow.storage.artifact import Stamp, create_h5, write_safetensors
 from scrflow.training.head import Head
 
 SIZE, FOCAL = (320, 240), 280.0
@@ -111,18 +111,8 @@ def _photos(root: Path) -> Path:
 
 
 def _scene(folder: Path, photos: Path, mapping: dict[str, np.ndarray], queries: dict[str, np.ndarray]) -> Path:
-    write_scene(
-        folder,
-        config=EvaluateStage(thresholds=(WITHIN,), unit="m", synthetic=True),
-        code="c",
-        image_root=photos,
-        unit="m",
-        mapping=[View(name, CAMERA, p) for name, p in mapping.items()],
-        queries=[Query(name, CAMERA, "all") for name in queries],
-        query_poses=queries,
-        image_sha256={name: sha256_file(photos / name) for name in (*mapping, *queries)},
-    )
-    return folder
+    views = [View(name, CAMERA, p) for name, p in mapping.items()]
+    return scene_of(folder, photos, views, [Query(name, CAMERA, "all") for name in queries], queries)
 
 
 def build(root: Path) -> PlaneMap:

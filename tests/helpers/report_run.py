@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import plane_map
 from PIL import Image
+from scenes import scene_of
 
 from scrflow.config import EvaluateStage, LocalizeStage, MapStage
 from scrflow.evaluate.metrics import evaluate
 from scrflow.localize.localizer import localize_queries
 from scrflow.map.file import write_map
-from scrflow.scene.model import Query, load_scene, write_scene
-from scrflow.storage.artifact import read_stamp, sha256_file
+from scrflow.scene.model import Query, load_scene
+from scrflow.storage.artifact import read_stamp
 
 SCRIPT, IMAGE = "<script>alert(1)</script>.png", "day/\"'><img/src=x/onerror=alert(2)>.png"
 THRESHOLDS = ((0.02, 1.0), (0.05, 2.0), (0.5, 10.0))
@@ -71,17 +72,9 @@ class Wall:
             (grey if of.taken is None else plane_map.photograph(texture, of.taken)).save(photos / query)
         scene, folder = self.root / "results" / name / "scene", self.root / "results" / name / "tiny"
         config = EvaluateStage(thresholds=THRESHOLDS, unit="m", synthetic=True)
-        write_scene(
-            scene,
-            config=config,
-            code="c",
-            image_root=photos,
-            unit="m",
-            mapping=self.mapping,
-            queries=[Query(query, plane_map.CAMERA, of.condition) for query, of in queries.items()],
-            query_poses={query: of.reference for query, of in queries.items() if of.reference is not None},
-            image_sha256={n: sha256_file(photos / n) for n in [*(v.name for v in self.mapping), *queries]},
-        )
+        asked = [Query(query, plane_map.CAMERA, of.condition) for query, of in queries.items()]
+        known = {query: of.reference for query, of in queries.items() if of.reference is not None}
+        scene_of(scene, photos, self.mapping, asked, known)
         parts = (self.made.map.with_name(file) for file in ("head.safetensors", "pca.safetensors"))
         map_path, poses, details = (folder / f for f in ("map.safetensors", "poses.txt", "localization.json"))
         write_map(self.stage, scene, *parts, None, None, map_path)

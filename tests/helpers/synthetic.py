@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import scenes
 import scipy.sparse
 import torch
 from scipy.spatial.transform import Rotation
 
-from scrflow.storage.artifact import Stamp, create_h5, write_npz
+from scrflow.storage.artifact import Stamp, create_h5
 from scrflow.training.buffer import Buffer, shard_range
 
 IMAGES = 12
@@ -77,12 +78,7 @@ def write_shards(buffer: Buffer, folder: Path, shards: int = 2) -> list[Path]:
 
 def write_graph(folder: Path) -> Path:
     """The full graph as an artifact."""
-    csr = full_graph()
-    path = folder / "covisibility.npz"
-    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
-    names = np.array([f"{i:03d}.jpg" for i in range(IMAGES)])
-    write_npz(path, {**arrays, "names": names}, Stamp("covisibility"))
-    return path
+    return scenes.write_graph(folder / "covisibility.npz", full_graph(), (f"{i:03d}.jpg" for i in range(IMAGES)))
 
 
 def write_encoding(folder: Path, dim: int = 8) -> Path:

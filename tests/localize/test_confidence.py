@@ -12,7 +12,6 @@ from scrflow.localize.confidence import (
     image_blocks,
     linearised,
     pose_spread,
-    shipped_model,
 )
 
 K = np.array([[500.0, 0, 320], [0, 520, 240], [0, 0, 1]])
@@ -108,10 +107,3 @@ def test_evidence_is_finite_whatever_the_pose():
         agree[list(rows)] = True
         x = evidence(pixels, np.repeat(world[:1], 50, 0), agree, K, POSE, 10.0, (0.1, 1.0))
         assert x.shape == (len(FEATURES),) and np.isfinite(x).all()
-
-
-def test_the_coefficients_have_plausible_signs():
-    weights = dict(zip(FEATURES, shipped_model().weights, strict=True))
-    assert weights["log_error"] <= 0
-    assert all(w >= 0 for name, w in weights.items() if name != "log_error")
-    assert weights["room_distance"] + weights["room_angle"] > 0  # or the threshold would not matter

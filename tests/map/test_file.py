@@ -12,9 +12,9 @@ import pytest
 import scipy.sparse
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save
+from scenes import scene_of, write_graph
 
 from scrflow.config import (
     ExtractorConfig,
@@ -24,24 +24,19 @@ from scrflow.config import (
     MapConfig,
     MapStage,
     RetrievalConfig,
-    SceneStage,
-    Split,
 )
 from scrflow.core.errors import ScrflowError
 from scrflow.features import retrieval
 from scrflow.features.retrieval import Retriever, Whitening, joined
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, merge_images, shrink, write_map
-from scrflow.map.format import MAP_FORMAT, dequantise, pack, quantise, sizes, unpack
+from scrflow.map.format import MAP_FORMAT, pack, sizes, unpack
 from scrflow.scene.colmap_model import View
-from scrflow.scene.model import write_scene
-from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.artifact import (
     Stamp,
     create_h5,
     read_safetensors_metadata,
     read_stamp,
-    write_npz,
     write_safetensors,
 )
 from scrflow.storage.checksum import write_checksum
@@ -71,19 +66,9 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("parts")
     rng = np.random.default_rng(3)
     torch.manual_seed(2)
-    (folder / "photos/db").mkdir(parents=True)
     camera = pycolmap.Camera(model="PINHOLE", width=32, height=24, params=[30, 30, 16, 12])
-    views = []
-    for i, name in enumerate(NAMES):
-        Image.new("RGB", (32, 24)).save(folder / "photos" / name)
-        views.append(View(name, camera, np.c_[np.eye(3), [i, 0, 0]]))
-    scene = SceneStage(
-        source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m"
-    )
-    write_scene(
-        folder / "scene", config=scene, code="test", image_root=folder / "photos", unit="m", mapping=views, queries=[],
-        query_poses={}, image_sha256=dict.fromkeys(NAMES, "0" * 64),
-    )  # fmt: skip
+    views = [View(name, camera, np.c_[np.eye(3), [i, 0, 0]]) for i, name in enumerate(NAMES)]
+    scene_of(folder / "scene", folder / "photos", views)
     state = Head(LOCAL + GLOBAL, HEAD, torch.randn(3, 3), 2.5).state_dict()
     state = {k: v if k == "decoder.centres" else v.half() for k, v in state.items()}
     write_safetensors(folder / "head.safetensors", state, Stamp("head"), {"output_unit": "2.5"})
@@ -108,9 +93,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
     overlap = np.zeros((IMAGES, IMAGES))
     overlap[0, 1] = overlap[3, 4] = overlap[4, 5] = 0.9
     overlap[1, 2] = 0.5
-    csr = scipy.sparse.csr_array(overlap + overlap.T)
-    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
-    write_npz(folder / "covisibility.npz", {**arrays, "names": np.array(NAMES)}, Stamp("covisibility"))
+    write_graph(folder / "covisibility.npz", scipy.sparse.csr_array(overlap + overlap.T), NAMES)
     return {"folder": folder}
 
 
@@ -194,10 +177,7 @@ def test_merging_needs_the_graph_of_these_images(parts, tmp_path):
     stage = STAGE.model_copy(update={"map": MapConfig(merge=0.8)})
     with pytest.raises(ScrflowError, match="and their covisibility graph"):
         write_map(stage, folder / "scene", *files, tmp_path / "m.safetensors")
-    other = folder / "other.npz"
-    csr = scipy.sparse.eye_array(2, format="csr")
-    arrays = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
-    write_npz(other, {**arrays, "names": np.array(["a", "b"])}, Stamp("covisibility"))
+    other = write_graph(folder / "other.npz", scipy.sparse.eye_array(2, format="csr"), "ab")
     with pytest.raises(ScrflowError, match=r"other\.npz: of other mapping images"):
         write_map(stage, folder / "scene", *files, tmp_path / "m.safetensors", other)
     assert not (tmp_path / "m.safetensors").exists()
@@ -381,15 +361,6 @@ def test_features_without_whitening_cannot_be_cut():
         shrink(stage(RetrievalConfig(kind="hloc", file="f.h5", dim=None), retrieval_dim=4), tensors, names, None)
     with pytest.raises(ScrflowError, match="need a map with an index of images"):
         shrink(stage(RetrievalConfig(kind="hloc", file="f.h5"), pq_bytes=4), {}, names, None)
-
-
-def test_int8_is_off_by_half_a_step_at_most():
-    rows = torch.randn(20, 3, 7, generator=torch.Generator().manual_seed(6)) * torch.logspace(-6, 3, 20)[:, None, None]
-    rows[4] = 0
-    whole, scale = quantise(rows)
-    assert whole.dtype is torch.int8 and scale.shape == (20,) and whole.abs().max() == 127
-    error = (dequantise(whole, scale) - rows).abs().flatten(1).amax(1)
-    assert (error <= 0.5001 * scale).all() and not dequantise(whole, scale)[4].any()
 
 
 def test_layers_of_positions_stay_fp16():

@@ -1,4 +1,4 @@
-"""Sizes of the papers' maps, from the heads of our configs and from what a map holds besides (docs/methods.md).
+"""Sizes of the papers' maps, from the heads of our configs (docs/methods.md).
 
 A megabyte is 1e6 bytes. ACE and GLACE count only the file of the head in fp16, and truncate: 9.53 is 9 (GLACE tables 1
 to 5).
@@ -15,11 +15,8 @@ from scrflow.training.head import Head
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
 MB = 1e6
-ACE, SUPERPOINT, R2FORMER, NETVLAD = 512, 256, 256, 4096  # dimensions
-NODE2VEC = PROJECT.config.encodings["node2vec"].dim
-DEDODE, LOCAL = 256, 128  # before and after PCA
+ACE, SUPERPOINT, R2FORMER = 512, 256, 256  # dimensions
 FILE = 20_000  # bytes that names and headers of some thirty tensors add at most
-AACHEN = 4328  # mapping images of v1.0
 
 
 def head_bytes(config: HeadConfig, dim_in: int) -> int:
@@ -45,14 +42,3 @@ def test_heads_of_ace_and_glace(method, dim_in, published):
     assert PROJECT.encoders[config.encoder].pca.dim + (R2FORMER if method != "ace" else 0) == dim_in
     size = head_bytes(config.head, dim_in)
     assert int((size + FILE) / MB) == published and size / MB == pytest.approx(published, rel=0.06)
-
-
-def test_rscore_on_aachen():
-    """47 MB (abstract): head, Node2Vec's embedding in fp16, and the index with 256 bytes an image."""
-    config = PROJECT.method("rscore")
-    assert PROJECT.encoders[config.encoder].pca.dim == LOCAL
-    head = head_bytes(config.head, NODE2VEC + LOCAL)
-    codes = AACHEN * PROJECT.config.retrieval[config.retrieval].pq_bytes
-    codebooks = 2 * 256 * NETVLAD
-    pca = 4 * (DEDODE + 1) * LOCAL + 4 * (DEDODE - LOCAL)
-    assert int((head + 2 * AACHEN * NODE2VEC + codes + codebooks + pca) / MB) == 47

@@ -20,7 +20,6 @@ from scrflow.graph.covisibility import Graph
 from scrflow.report.page.page import page, write_report
 from scrflow.report.page.precision import failures, verdict
 from scrflow.report.page.relocalize import Points, render_points
-from scrflow.report.page.render import length
 from scrflow.report.page.run import load_run
 from scrflow.report.page.scene3d import strongest_edges
 from scrflow.storage.artifact import read_json
@@ -170,12 +169,6 @@ def test_strongest_edges_leave_no_photo_without():
     assert len(strongest_edges(scipy.sparse.csr_array(weight), 9)[0]) == 5
 
 
-def test_lengths():
-    lengths = [length(value, "m") for value in (0.00866, 0.446, 1.07, 123.4, 0.0004, np.inf)]
-    assert lengths == ["0.87 cm", "45 cm", "1.1 m", "123 m", "0.4 mm", "infinite"]
-    assert length(0.125, "units") == "0.12 units"
-
-
 def test_files_that_do_not_belong_together(wall, reports, tmp_path):
     folder = tmp_path / "results/single/tiny"
     shutil.copytree(reports["single"].parents[1], tmp_path / "results/single")
@@ -238,14 +231,3 @@ def test_page_in_chromium(reports, browser, name, bypass_csp):
     assert asked == [reports[name].as_uri()]
     assert told == []
     tab.close()
-
-
-def test_a_name_that_is_not_escaped_would_be_seen(reports, browser, tmp_path):
-    """The names would do harm if they were written as they are; and where they are, the policy keeps them from it."""
-    html = reports["mixed"].read_text(encoding="utf-8")
-    broken = tmp_path / "broken.html"
-    broken.write_text(html.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "<script>alert(1)</script>"), "utf-8")
-    for bypass_csp, says in ((True, "dialog 1"), (False, "Content Security Policy")):
-        tab, told, _ = opened(browser, broken, bypass_csp)
-        assert told and all(says in line for line in told)
-        tab.close()

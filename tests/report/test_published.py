@@ -14,19 +14,6 @@ PAPERS = load_papers(ROOT / "config/papers")
 PROJECT = Project(ROOT / "config")
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (("acme", "1", "GLACE", "map_mb"), "papers: no paper 'acme'; there are glace, robust-scr, rscore"),
-        (("glace", "9", "GLACE", "map_mb"), r"glace.yaml: no table '9'; there are 1, 2, 3"),
-        (("glace", "5", "GLACE", "night"), "glace.yaml: table 5: no column 'night'; there are map_mb"),
-    ],
-)
-def test_unknown_names(names, said):
-    with pytest.raises(ScrflowError, match=said):
-        PAPERS.value(*names)
-
-
 PAPER = """
 name: P
 title: t

@@ -11,8 +11,6 @@ import pandas as pd
 import pytest
 
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
-from scrflow.core.errors import ScrflowError
-from scrflow.report.published import load_papers
 from scrflow.report.table import FIELDS, bootstrap, collect, escape_latex, format_value, judge, latex, markdown, to_csv
 from scrflow.storage.artifact import Stamp, write_json
 
@@ -96,26 +94,6 @@ def test_conditions_and_the_mean_over_scenes(tmp_path):
     assert cells["a", "mean", "all", "recall@0"].queries == 8
     assert cells["a", "s", "night", "recall@0"].mean == 0
     assert ("a", "mean", "night", "recall@0") not in cells
-
-
-def test_an_unknown_published_column_is_an_error(tmp_path):
-    papers = tmp_path / "papers"
-    papers.mkdir()
-    (papers / "p.yaml").write_text(
-        "{name: P, title: t, authors: a, venue: v, read: r, tables: {'1': {name: Table 1, about: a, read: r, "
-        "columns: {x: {unit: '%', meaning: m}}, rows: {R: [12.5]}}}}"
-    )
-    rows = [{"id": "a", "label": "A", "published": "R"}]
-    for column in ("x", "y"):
-        published = {"paper": "p", "table": "1", "columns": {"s": {"recall@0": column}}}
-        config = stage(table(rows=rows, published=published))
-        if column == "y":
-            with pytest.raises(ScrflowError, match="no column 'y'"):
-                collect(config, tmp_path, load_papers(papers))
-        else:
-            cells = collect(config, tmp_path, load_papers(papers))
-            assert "[12.5]" in markdown(config, cells)
-            assert cells[0].mean is None
 
 
 def claim_on(tmp_path, a, b):

@@ -191,15 +191,6 @@ def leave(disk: Path, room: int) -> None:
     resize(disk, (state.f_blocks - state.f_bfree) * state.f_frsize + room)
 
 
-@pytest.mark.parametrize("pages", [1, 40, 76])
-def test_cameras_on_a_full_disk(small_disk, pages):
-    """The database cannot be opened in up to 66 pages; up to 90, the end of COLMAP's transaction ends the process."""
-    resize(small_disk, 4096 * pages)
-    with pytest.raises(OSError) as caught:
-        register(small_disk / "database.db", DEMO, NAMES)
-    assert error_line(caught.value).endswith(FULL)
-
-
 @pytest.mark.parametrize("kilobytes", [200, 400, 1000])
 def test_structure_from_motion_on_a_full_disk(small_disk, tmp_path, kilobytes):
     """In a process of its own, as COLMAP might end it. Names with blanks are changed in the database for a while."""
@@ -213,17 +204,6 @@ def test_structure_from_motion_on_a_full_disk(small_disk, tmp_path, kilobytes):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{small_disk / 'sfm'}: {FULL}\n"
     assert not list(small_disk.iterdir())
-
-
-@pytest.mark.parametrize("room", [0, 65536, 262144])
-def test_features_on_a_full_disk(small_disk, room):
-    """The database cannot be opened in up to 32 kB; in more, COLMAP's thread that writes to it ends its process."""
-    resize(small_disk, 1 << 20)
-    database = register(small_disk / "database.db", DEMO, NAMES)
-    leave(small_disk, room)
-    with pytest.raises(Exception) as caught:
-        extract_sift(database, DEMO, NAMES, 2048, 640, 2)
-    assert error_line(caught.value).endswith(FULL)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

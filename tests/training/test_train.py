@@ -15,7 +15,7 @@ from scrflow.config import EarlyStopConfig, GlobalEncodingUse, HeadConfig, LossC
 from scrflow.core.errors import ScrflowError
 from scrflow.storage.artifact import read_safetensors, sha256_file
 from scrflow.training.buffer import load_buffer
-from scrflow.training.optimizer import Muon, Precision, precision_of
+from scrflow.training.optimizer import Muon
 from scrflow.training.samples import Samples
 from scrflow.training.trainer import EarlyStop, Stopped, Trainer, load_checkpoint, save_checkpoint
 
@@ -28,14 +28,6 @@ def test_it_learns(inputs, tmp_path, config):
     # measured: 3 565 px at first, 122 px after 300 steps
     assert history[-1]["median_error_px"] < 0.25 * history[0]["median_error_px"]
     assert read_safetensors(out, "head")["decoder.out.weight"].dtype == torch.float16
-
-
-def test_glace_and_ace_train(inputs, tmp_path):
-    for name, use in {"ace": GlobalEncodingUse(), "glace": GlobalEncodingUse(name="vlad", noise=0.1)}.items():
-        config = stage(40, LossConfig()).model_copy(update={"global_encoding": use, "head": SMALL})
-        given = {**inputs, "encoding": None if name == "ace" else inputs["encoding"]}
-        _, history = train(config, given, tmp_path / name)
-        assert history[-1]["median_error_px"] < history[0]["median_error_px"]
 
 
 def arrays(with_depth: bool) -> dict:
@@ -185,14 +177,6 @@ def test_missing_inputs_are_named(inputs, tmp_path, missing, says):
 def test_an_incomplete_buffer_is_refused(inputs):
     with pytest.raises(ScrflowError, match="do not hold every mapping image"):
         load_buffer(inputs["shards"][:1])
-
-
-def test_precision():
-    cpu = torch.device("cpu")
-    assert precision_of(TrainingConfig(precision="bf16"), cpu) == Precision(torch.bfloat16)
-    assert precision_of(TrainingConfig(precision="fp16"), cpu) == Precision(torch.float16)
-    # on a CPU no bf16 in the forward pass unless asked for: see precision_of
-    assert precision_of(TrainingConfig(), cpu).autocast is None
 
 
 def test_muon_equals_that_of_torch():

@@ -86,13 +86,6 @@ def test_another_working_directory_has_the_same_poses(first: Sharing, finished: 
             assert other.read(name) == first.read(name)
 
 
-def test_another_config_is_another_entry(first: Sharing, cache, tmp_path):
-    other = Sharing(tmp_path / "project", cache)
-    other.edit("config/encoders/small.yaml", "dim: 32", "dim: 31")
-    assert not from_cache(other.run(PCA), PCA)
-    assert other.entry(PCA) != first.entry(PCA)
-
-
 def test_another_photo_is_another_entry(first: Sharing, cache, tmp_path):
     """Photos are inputs of no rule: Snakemake's own key would be the same."""
     other = Sharing(tmp_path / "project", cache)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from nvm_replica import COUNT, DAY, NIGHT, replica, write_cambridge, write_v10
-from replicas_kapture import FOLDER, write_hyundai
+from replicas_kapture import write_hyundai
 from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
 from replicas_rooms import seven_replica, twelve_replica
 from tiny_project import ENCODER, METHOD, REPO, Project
@@ -137,25 +136,6 @@ def test_metrics_are_the_benchmarks(localized: Project, name: str):
     for values in (metrics["overall"], *metrics["conditions"].values()):
         assert (values["recall"] is None) == (values["with_reference"] == 0)
         assert values["recall"] is None or len(values["recall"]) == len(expected.thresholds)
-
-
-def test_names_of_hyundais_test_set(localized: Project):
-    """The command of config/scenes/hyundai-1f.yaml makes image paths of records_camera.txt."""
-    path = localized.folder / "results/hyundai-1f/poses.txt"
-    command = ["sed", "-n", "s|^test/sensors/records_data/||p", path]
-    lines = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.splitlines()
-    records = data_root(localized) / "hyundai-1f" / FOLDER / "test/sensors/records_camera.txt"
-    (record,) = records.read_text().splitlines()[2:]
-    assert [line.split()[0] for line in lines] == [record.split(", ")[2]]
-
-
-def test_names_alone_change_with_pose_names(localized: Project):
-    path = "config/scenes/aachen.yaml"
-    localized.edit(path, "pose_names: basename", "pose_names: path")
-    try:
-        assert localized.planned("results/aachen/poses.txt") == {"choose_poses": 1}
-    finally:
-        localized.edit(path, "pose_names: path", "pose_names: basename")
 
 
 def test_a_damaged_photo_is_told_and_nothing_finished_is_touched(localized: Project):

@@ -29,14 +29,6 @@ def changed(project: Project, path: str, old: str, new: str) -> Iterator[None]:
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_everything_is_made_once(finished: Project):
-    names = ("poses.txt", "queries.csv", "metrics.json", "errors.png", "overlay.png", "map.safetensors", "train.jsonl")
-    for name in names:
-        assert (finished.folder / "results/tiny/quick" / name).stat().st_size > 0, name
-    assert finished.read(POSES) == finished.read("results/tiny/quick/poses.txt")
-    assert "Nothing to be done" in finished.snakemake(POSES).stdout
-
-
 CODE = "\nNEW = 1\n\n\n"
 SCENE = {"build_scene": 1, "build_graph": 1, "embed_graph": 1}
 ENCODER = {"fit_pca": 1, "build_retrieval": 1, **BUFFER}
