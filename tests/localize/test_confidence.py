@@ -32,19 +32,6 @@ def moved(pose: np.ndarray, step: np.ndarray) -> np.ndarray:
     return np.c_[turn @ pose[:, :3], turn @ pose[:, 3] + step[:3]]
 
 
-def test_derivatives_are_those_of_the_residuals():
-    pixels, world = points(20)
-    _, jacobians = linearised(pixels, world, K, POSE)
-    h = 1e-6
-    for k in range(6):
-        ahead, behind = (linearised(pixels, world, K, moved(POSE, s * h * np.eye(6)[k]))[0] for s in (1, -1))
-        np.testing.assert_allclose(jacobians[:, :, k], (ahead - behind) / (2 * h), atol=1e-4)  # of some 500
-    step = np.array([3e-4, -2e-4, 1e-4, 2e-4, 1e-4, -3e-4])
-    t, r = pose_error(moved(POSE, step), POSE)
-    assert t == pytest.approx(np.linalg.norm(step[:3]), rel=1e-2)  # a rotation does not move the camera's centre
-    assert r == pytest.approx(np.degrees(np.linalg.norm(step[3:])), rel=1e-6)
-
-
 @pytest.mark.parametrize("together", [False, True])
 def test_spread_is_that_of_repeated_estimates(together):
     """Gauss-Newton poses under repeated noise; ``together``: all scene coordinates of a block have the same error."""

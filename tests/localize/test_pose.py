@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig, LocalizeConfig
 from scrflow.core.geometry import pose_error, reprojection_error
-from scrflow.localize.pose import SceneCoordinates, best_hypothesis, consensus, estimate_pose, spread_order
+from scrflow.localize.pose import SceneCoordinates, best_hypothesis, consensus, estimate_pose
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head, HeadOutput
 
@@ -46,16 +46,6 @@ def hypotheses(shares: list[float], count: int = 1000, seed: int = 0) -> tuple[n
     return pixels, _Table(world)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 1000, 2048])
-def test_beginnings_are_spread(count):
-    order = spread_order(count)
-    assert sorted(order) == list(range(count))
-    for m in (16, 100, 256):
-        first = np.sort(order[:m])
-        # at most two of the even steps lie between neighbours, or between the last and the end
-        assert np.diff(np.r_[first, count]).max() <= 2 * -(-count // m)
-
-
 def test_scene_coordinates_are_the_heads():
     torch.manual_seed(0)
     head = Head(12, HeadConfig(width=32, blocks=1, clusters=1, refine_blocks=0), torch.zeros(1, 3)).eval()
@@ -69,19 +59,6 @@ def test_scene_coordinates_are_the_heads():
             # float32 sums in another order; measured 2e-7
             np.testing.assert_allclose(whole[h], expected, atol=3e-6)
         assert np.array_equal(early[1], whole[2][coordinates.order[:20]])
-
-
-def test_nothing_passes_the_head_twice():
-    _, table = hypotheses([0.5, 0.5, 0.5], 50)
-    coordinates = table.coordinates()
-    coordinates.first(20, np.array([0, 1, 2]))
-    coordinates.first(30, np.array([0, 2]))
-    coordinates.first(10, np.array([0, 2]))
-    coordinates.all(2)
-    asked = [tuple(pair) for pair in table.asked]
-    assert len(asked) == len(set(asked)) == 3 * 20 + 2 * 10 + 20
-    with pytest.raises(ValueError, match="different numbers"):
-        coordinates.first(40, np.array([0, 1]))
 
 
 @pytest.mark.parametrize("best", [0, 4, 9])

@@ -29,7 +29,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.features import retrieval
 from scrflow.features.retrieval import Retriever, Whitening, joined
 from scrflow.localize.localizer import Localizer
-from scrflow.map.file import Map, load_map, merge_images, shrink, write_map
+from scrflow.map.file import Map, load_map, shrink, write_map
 from scrflow.map.format import MAP_FORMAT, pack, sizes, unpack
 from scrflow.scene.colmap_model import View
 from scrflow.storage.artifact import (
@@ -294,20 +294,6 @@ def decoded(tensors: dict[str, torch.Tensor], dim: int) -> torch.Tensor:
     return torch.stack(rows)[:, :dim]
 
 
-@pytest.mark.parametrize("least", [0.3, 0.6, 0.9])
-def test_every_image_is_overlapped_by_one_that_stays(least):
-    rng = np.random.default_rng(4)
-    upper = np.triu(np.where(rng.random((60, 60)) < 0.1, rng.random((60, 60)), 0), 1)
-    overlap = upper + upper.T
-    kept = merge_images(scipy.sparse.csr_array(overlap), least).numpy()
-    assert (np.diff(kept) > 0).all()
-    near = (overlap >= least) | np.eye(60, dtype=bool)
-    assert near[kept].any(0).all()
-    # images without a near one are kept, and a lower threshold merges more
-    assert set(np.flatnonzero(near.sum(0) == 1)) <= set(kept)
-    assert len(kept) < 60 and len(kept) >= len(merge_images(scipy.sparse.csr_array(overlap), least - 0.2))
-
-
 def test_a_fusion_is_cut_as_its_describer_cuts():
     """The index after the cut holds what a photo's shortened description would be."""
     rng, weights = torch.Generator().manual_seed(0), (1.0, 0.5)
@@ -330,26 +316,6 @@ def test_a_fusion_is_cut_as_its_describer_cuts():
     # twice rounded to float16: measured 3.2e-4 at most
     torch.testing.assert_close(decoded(made, 10), joined(short, weights), rtol=0, atol=1e-3)
     assert tensors["retrieval.part0.whitening"].shape == (8, 20)  # the caller's are as they were
-
-
-def test_fewer_bytes_for_many_images_find_most_of_the_same():
-    """400 images in 40 groups: features of 16 bytes, reduced to 4, still find their group."""
-    rng = np.random.default_rng(1)
-    centres = rng.normal(size=(40, 32)).repeat(10, axis=0)
-    rows = torch.from_numpy(centres + 0.3 * rng.normal(size=(400, 32))).float()
-    rows = F.normalize(rows, dim=1)
-    books = retrieval.learn_codebooks(rows.numpy(), 16, 0)
-    tensors = {"retrieval.codebooks": books, "retrieval.codes": retrieval.quantised(rows, books)}
-    r = RetrievalConfig(kind="hloc", file="f.h5", dim=None)
-    names = tuple(map(str, range(400)))
-    made, _ = shrink(stage(r, pq_bytes=4), tensors, names, None)
-    assert made["retrieval.codes"].shape == (400, 4) and made["retrieval.codebooks"].shape == (4, 256, 8)
-    again, _ = shrink(stage(r, pq_bytes=4), tensors, names, None)
-    assert all(torch.equal(again[k], made[k]) for k in made)
-    distance = torch.cdist(rows, decoded(made, 32))
-    nearest = distance.argmin(1) // 10
-    share = float((nearest == torch.arange(400) // 10).float().mean())
-    assert share > 0.95  # measured: 1.0
 
 
 def test_features_without_whitening_cannot_be_cut():

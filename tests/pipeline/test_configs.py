@@ -13,7 +13,7 @@ from scrflow.training.head import Head
 from scrflow.training.trainer import one_cycle
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
-RETRIEVAL_DIM = 128  # of vlad
+RETRIEVAL_DIM, R2FORMER_DIM = 128, 256  # the first of vlad
 
 
 @pytest.mark.parametrize("name", PROJECT.methods)
@@ -26,6 +26,24 @@ def test_method(name):
         dim += getattr(PROJECT.config.encodings.get(g), "dim", RETRIEVAL_DIM)
     head = Head(dim, method.head, torch.randn(method.head.clusters, 3))
     assert torch.isfinite(head(torch.randn(4, dim)).xyz_world).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "mb"),
+    [
+        *(("ace", 4), ("glace-rooms", 9), ("glace-integrated", 9), ("glace-cambridge", 13), ("glace-aachen", 27)),
+        ("glace-aachen-superpoint", 23),
+    ],
+)
+def test_heads_have_the_papers_sizes(name, mb):
+    """ACE and GLACE count the file of the head in fp16, a megabyte as 1e6 bytes, and truncate (GLACE tables 1 to 5)."""
+    method = PROJECT.method(name)
+    dim = PROJECT.encoders[method.encoder].pca.dim + (R2FORMER_DIM if name != "ace" else 0)
+    with torch.device("meta"):
+        head = Head(dim, method.head, torch.zeros(method.head.clusters, 3))
+    size = 2 * sum(p.numel() for p in head.parameters()) + 4 * head.decoder.centres.numel()
+    # 20 kB: names and headers of some thirty tensors
+    assert int((size + 20_000) / 1e6) == mb and size / 1e6 == pytest.approx(mb, rel=0.06)
 
 
 def test_one_cycle_of_glace():

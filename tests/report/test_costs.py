@@ -107,18 +107,6 @@ def test_a_combined_scene_counts_its_parts(results):
     assert mapping_seconds(results.root / "s/combined") == results.of(*jobs, *scenes, "write_map/combined")
 
 
-def test_structure_from_motion_and_its_points_count(results):
-    """The model that the graph was built from has no stamp in the graph's."""
-    results.artifact("s/sfm/sfm.json", "sfm", images="5" * 16)
-    results.job("reconstruct_scene")
-    results.artifact("s/scene/scene.json", "scene", images="6" * 16, content="7" * 16, sfm="s/sfm/sfm.json")
-    results.artifact("s/covisibility.npz", "covisibility", scene="s/scene/scene.json", model="a:b")
-    results.artifact("s/encodings/node2vec.h5", "global-encoding", {"node2vec": 1}, graph="s/covisibility.npz")
-    method(results, "photos", encoder(results, "s", "disk"), encoding="s/encodings/node2vec.h5")
-    phases = {stage.rule: stage.phase for stage in stages_of(results.root / "s/photos")}
-    assert (phases["reconstruct_scene"], phases["build_scene"], phases["build_graph"]) == ("scene", "scene", "mapping")
-
-
 def test_files_of_hloc_count_with_their_jobs(results):
     config = {"retrieval": {"kind": "hloc", "file": "results/{scene}/hloc/global-feats-netvlad.h5"}}
     results.artifact("s/hloc/images.json", "hloc-images", names="8" * 16)

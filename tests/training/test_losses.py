@@ -1,6 +1,7 @@
 """The loss against numbers worked out by hand (GLACE eq. 2-4; R-SCoRe), and head and loss together against the plain
 implementation that the benchmarks keep: values and gradients."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from training_cases import RSCORE
 
 from scrflow.config import HeadConfig, LossConfig
-from scrflow.training.head import Head
+from scrflow.training.head import Head, HomogeneousOffset
 from scrflow.training.losses import Targets, project, pull_to_depth, scene_coordinate_loss
 from scrflow.training.optimizer import use_bf16_backward
 
@@ -51,6 +52,17 @@ def test_pull_to_known_depths():
     assert float((with_pull - without).detach()) == pytest.approx(0.5 * (0.4 + 0.9) / 2, rel=1e-5)
     with_pull.backward()
     assert torch.isfinite(y.grad).all() and torch.isfinite(y0.grad).all()
+
+
+@pytest.mark.parametrize("w_hat", [-30.0, -2.0, 0.0, 0.7, 5.0, 50.0, 300.0])
+def test_homogeneous_offset(w_hat):
+    """GLACE eq. 6-7 where it is clamped: the smallest scale is 0.01, the largest 4."""
+    beta = math.log(2) / (1 - 1 / 4.0)
+    w = min(1 / 0.01, math.log(1 + math.exp(beta * w_hat)) / beta + 1 / 4.0)
+    outputs = torch.tensor([[0.3, -1.2, 2.5, w_hat]], dtype=torch.float64)
+    assert HomogeneousOffset(0.01, 4.0)(outputs)[0].tolist() == pytest.approx([0.3 / w, -1.2 / w, 2.5 / w], rel=1e-9)
+    if w_hat == 0:  # eq. 7's beta is chosen so that it gives w = 1
+        assert w == pytest.approx(1)
 
 
 CASES = {

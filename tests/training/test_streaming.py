@@ -173,13 +173,5 @@ def test_sigterm_reaches_the_training_processes(inputs, tmp_path, processes):
     assert torch.load(io.BytesIO(data), weights_only=True)["step"] == int(step)
 
 
-def test_a_job_file_is_checked(tmp_path):
-    path = tmp_path / "train.json"
-    path.write_text('{"config": 1}')
-    command = [sys.executable, "-m", "scrflow.training", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {path}: not a training job")
-
-
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(scrflow.__file__).parents[1])}
