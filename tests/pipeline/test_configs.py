@@ -7,7 +7,7 @@ import torch
 
 from scrflow.config import BufferConfig, HeadConfig, MethodConfig, TrainingConfig
 from scrflow.core.plugins import module_of
-from scrflow.features.encoders.ace_superpoint import drawn_by_score, joined_cells
+from scrflow.features.networks import grid_features
 from scrflow.pipeline.project import Project
 from scrflow.training.head import Head
 from scrflow.training.trainer import one_cycle
@@ -95,12 +95,12 @@ def test_cells_drawn_by_their_corners():
     score = torch.full((40, 60), 0.01)
     corners = torch.rand(40, 60) < 0.1
     score[corners] = 0.3
-    order = drawn_by_score(score)
-    assert sorted(order.tolist()) == list(range(2400))
+    descriptors = torch.randn(8, 40, 60)
+    everything = grid_features(descriptors, 4.0, (320, 480), 2400, score)
+    assert len(torch.unique(everything.keypoints_px, dim=0)) == 2400
     # a tenth of the cells has 0.3 * 0.1 of 0.3 * 0.1 + 0.01 * 0.9, 77 %; measured: 41 of the first 60
-    assert corners.flatten()[order[:60]].float().mean() > 0.6
-    ace, superpoint = torch.randn(512, 40, 60), torch.randn(256, 40, 60)
-    features = joined_cells(ace, superpoint, score, (315, 480), 500)
-    assert features.descriptors.shape == (500, 768) and (features.keypoints_px[:, 1] < 315).all()
+    assert (everything.scores[:60] > 0.1).float().mean() > 0.6
+    features = grid_features(descriptors, 4.0, (315, 480), 500, score)
+    assert features.descriptors.shape == (500, 8) and (features.keypoints_px[:, 1] < 315).all()
     column, row = ((features.keypoints_px[7] - 4) / 8).long().tolist()
-    assert torch.equal(features.descriptors[7], torch.cat([ace[:, row, column], superpoint[:, row, column]]))
+    assert torch.equal(features.descriptors[7], descriptors[:, row, column])

@@ -26,7 +26,7 @@ from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
-from scrflow.features.encoders import build_encoder, encodes_side_by_side
+from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.map.format import check_index, stage_config
@@ -211,7 +211,8 @@ class _Features:
 
 
 def _extract(config: MatchFeaturesConfig, scene: Scene, path: Path, threads: int) -> _Features:
-    encoder, side_by_side = build_encoder(config.extractor), encodes_side_by_side(config.name)
+    encoder = build_encoder(config.extractor)
+    side_by_side = getattr(encoder, "side_by_side", False)
 
     def extracted(i: int) -> PhotoFeatures:
         return photo_features(scene.photo(scene.mapping[i].name), encoder, config)

@@ -16,7 +16,7 @@ from scrflow.features.encoders import LocalFeatures
 from scrflow.storage.weights import locate
 
 CELL = 8  # px
-_LISTED = 3  # tensors named in an error; a wrong file disagrees in hundreds
+_REASON = 300  # characters of torch's reason: a wrong file disagrees in hundreds of tensors
 
 
 def load_published(
@@ -37,7 +37,10 @@ def load_published(
     if part:
         prefix = next((p for p in part if any(tensor.startswith(p) for tensor in state)), None)
         if prefix is None:
-            raise ScrflowError(f"{path}: not the weights of {name}: no tensor begins with {' or '.join(part)}")
+            raise ScrflowError(
+                f"{path}: not the weights of {name} (no tensor begins with {' or '.join(part)}); delete it to have it "
+                "fetched again"
+            )
         state = {t.removeprefix(prefix): value for t, value in state.items() if t.startswith(prefix)}
     load_strictly(network, state, path, name, missing)
 
@@ -65,20 +68,16 @@ def load_strictly(
     """Load ``state`` into ``network`` and set it to evaluation; ScrflowError (one line) if names or shapes differ but
     for ``missing``. A network on the device "meta" takes the tensors of ``state``."""
     own = network.state_dict()
-    wrong = [f"{tensor} is missing" for tensor in own if tensor not in state and tensor not in missing]
-    wrong += [f"{tensor} is not known" for tensor in state if tensor not in own]
-    wrong += [
-        f"{tensor} is {list(state[tensor].shape)}, not {list(value.shape)}"
-        for tensor, value in own.items()
-        if tensor in state and state[tensor].shape != value.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-        raise ScrflowError(f"{path}: not the weights of {name}: {'; '.join(wrong[:_LISTED])}{more}")
     valueless = any(value.is_meta for value in own.values())
     if valueless:
-        state = {tensor: value.to(own[tensor].dtype) for tensor, value in state.items()}
-    network.load_state_dict(state, strict=not missing, assign=valueless)
+        state = {tensor: value.to(own[tensor].dtype) if tensor in own else value for tensor, value in state.items()}
+    try:
+        network.load_state_dict({tensor: own[tensor] for tensor in missing} | state, assign=valueless)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:_REASON]
+        raise ScrflowError(
+            f"{path}: not the weights of {name} ({reason}); delete it to have it fetched again"
+        ) from None
     network.eval()
 
 
@@ -100,20 +99,10 @@ def _fold_batch_norms(module: nn.Module) -> None:
 
 
 def window_max(maps_HW: torch.Tensor, radius: int) -> torch.Tensor:
-    """Bit by bit what F.max_pool2d of 2 ``radius`` + 1 px and stride 1 gives for maps [..., H, W], fifty times as
-    fast."""
-    for axis in (-1, -2):
-        length = maps_HW.shape[axis]
-        padding = [radius, radius] if axis == -1 else [0, 0, radius, radius]
-        run = nn.functional.pad(maps_HW, padding, value=-torch.inf)
-        width, window = 1, 2 * radius + 1  # run holds maxima over ``width`` entries, from each on
-        while width < window:
-            step = min(width, window - width)
-            kept = run.shape[axis] - step
-            run = torch.maximum(run.narrow(axis, 0, kept), run.narrow(axis, step, kept))
-            width += step
-        maps_HW = run.narrow(axis, 0, length)
-    return maps_HW
+    """What F.max_pool2d of 2 ``radius`` + 1 px and stride 1 gives for maps [..., H, W], ten times as fast."""
+    padded = nn.functional.pad(maps_HW, [radius] * 4, value=-torch.inf)
+    window = 2 * radius + 1
+    return padded.unfold(-1, window, 1).amax(-1).unfold(-2, window, 1).amax(-1)
 
 
 def grey(image_3HW: torch.Tensor) -> torch.Tensor:
@@ -122,16 +111,29 @@ def grey(image_3HW: torch.Tensor) -> torch.Tensor:
     return (image_3HW * weights).sum(0)[None, None]
 
 
-def grid_features(map_DHW: torch.Tensor, origin_px: float, size: tuple[int, int], max_keypoints: int) -> LocalFeatures:
-    """Cells of a descriptor map as features of an image of ``size`` (height, width).
+def grid_features(
+    map_DHW: torch.Tensor,
+    origin_px: float,
+    size: tuple[int, int],
+    max_keypoints: int,
+    score_HW: torch.Tensor | None = None,
+) -> LocalFeatures:
+    """Up to ``max_keypoints`` cells of a descriptor map [D, H, W] as features of an image of ``size`` (height, width).
 
-    Cell (row, column) stands at pixel (8 column + origin, 8 row + origin). All scores are 1; the order is a permutation
-    drawn for the size of the map, so that the first N cells are a fair sample of the image.
+    Cell (row, column) stands at pixel (8 column + origin, 8 row + origin). Cells are drawn without replacement, in
+    proportion to ``score_HW`` (Efraimidis and Spirakis 2006), or with equal chances, and then all scores are 1. The
+    size of the map seeds the draw.
     """
     _, rows, columns = map_DHW.shape
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     pixels = torch.stack([column, row], 2).reshape(-1, 2) * float(CELL) + origin_px  # [H * W, 2]
-    order = torch.randperm(rows * columns, generator=torch_generator(0, "cells of a grid", rows, columns))
+    if score_HW is None:
+        score = torch.ones(rows * columns)
+        order = torch.randperm(rows * columns, generator=torch_generator(0, "cells of a grid", rows, columns))
+    else:
+        score = score_HW.flatten().float()
+        u = torch.rand(rows * columns, generator=torch_generator(0, "cells by score", rows, columns))
+        order = torch.argsort(-u.clamp(min=1e-12).log() / score.clamp(min=1e-12), stable=True)
     order = order[(pixels[order] < torch.tensor([size[1], size[0]])).all(1)][:max_keypoints]
     descriptors = map_DHW.flatten(1)[:, order].T
-    return LocalFeatures(pixels[order], descriptors.float().contiguous(), torch.ones(len(order)))
+    return LocalFeatures(pixels[order], descriptors.float().contiguous(), score[order])

@@ -12,7 +12,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import numpy_generator
-from scrflow.features.encoders import build_encoder, encodes_side_by_side
+from scrflow.features.encoders import build_encoder
 from scrflow.features.views import encode_view
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
@@ -65,7 +65,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
         photo = s.photo(view.name)
         return encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image).descriptors
 
-    side_by_side = encodes_side_by_side(config.extractor.name)
+    side_by_side = getattr(encoder, "side_by_side", False)
     descriptors = torch.cat(list(mapped(encoded, track(chosen, "PCA: encoding"), threads, side_by_side)))
     if len(descriptors) > config.pca.samples:
         descriptors = descriptors[torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))]

@@ -87,8 +87,7 @@ def learn_codebooks(vectors_ND: np.ndarray, parts: int, seed: int) -> torch.Tens
     count, dim = vectors_ND.shape
     parts = min(parts, dim)
     size = -(-dim // parts)
-    padded = np.zeros((count, parts * size), np.float32)
-    padded[:, :dim] = vectors_ND
+    padded = np.pad(vectors_ND.astype(np.float32), ((0, 0), (0, parts * size - dim)))
     if count <= ENTRIES:
         return torch.from_numpy(padded.reshape(count, parts, size)).transpose(0, 1).half().contiguous()
     import faiss
@@ -188,33 +187,27 @@ def build_describer(
     device: str = "cpu",
     build: BuildNetwork = build_descriptor,
 ) -> Describer | None:
-    """What describes a photo, from the ``description`` of a Retriever and the config that made it; None for kind hloc.
-    ``parts`` are those of a fusion; networks, made by ``build``, run on ``device``."""
+    """The function that describes a photo, from the ``description`` of a Retriever and the config that made it; None
+    for kind hloc. ``parts`` are those of a fusion; networks, made by ``build``, run on ``device``."""
     r, whitening = feature.retrieval, Whitening.from_tensors(tensors)
-    if r.kind == "vlad":
-        vocabulary = tensors["vocabulary"]
-
-        def describe(photo: Image.Image, local: LocalSource) -> torch.Tensor:
-            return aggregate(local(feature.extractor, r.keypoints), vocabulary)
-
-    elif r.kind == "network":
-        network = build(r.network, r.options, device)
-
-        def describe(photo: Image.Image, local: LocalSource) -> torch.Tensor:
-            return network(photo)
-
-    elif r.kind == "fusion":
-        members = []
-        for i, part in enumerate(parts):
-            own = {name.removeprefix(f"part{i}."): t for name, t in tensors.items() if name.startswith(f"part{i}.")}
-            members.append(build_describer(part, own, (), device, build))
-
-        def describe(photo: Image.Image, local: LocalSource) -> torch.Tensor:
-            return joined([member(photo, local) for member in members], r.weights)
-
-    else:
+    if r.kind == "hloc":
         return None
-    return lambda photo, local: whitening(describe(photo, local))
+    network = build(r.network, r.options, device) if r.kind == "network" else None
+    members = []
+    for i, part in enumerate(parts):
+        own = {name.removeprefix(f"part{i}."): t for name, t in tensors.items() if name.startswith(f"part{i}.")}
+        members.append(build_describer(part, own, (), device, build))
+
+    def describe(photo: Image.Image, local: LocalSource) -> torch.Tensor:
+        if r.kind == "vlad":
+            found = aggregate(local(feature.extractor, r.keypoints), tensors["vocabulary"])
+        elif network is not None:
+            found = network(photo)
+        else:
+            found = joined([member(photo, local) for member in members], r.weights)
+        return whitening(found)
+
+    return describe
 
 
 class PhotoDescriber:

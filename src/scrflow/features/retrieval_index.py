@@ -14,9 +14,9 @@ import torch
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
-from scrflow.core.progress import log, meter, track
-from scrflow.features.descriptors import build_descriptor, describes_side_by_side
-from scrflow.features.encoders import build_encoder, encodes_side_by_side
+from scrflow.core.progress import log, track
+from scrflow.features.descriptors import build_descriptor
+from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval import (
     KIND,
     Retriever,
@@ -112,9 +112,8 @@ def build_retrieval(
 
 
 def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene, threads: int) -> _Described:
-    if extractor is None:
-        raise ScrflowError("retrieval of kind vlad needs the extractor of its encoder")
-    encoder, side_by_side = build_encoder(extractor), encodes_side_by_side(extractor.name)
+    encoder = build_encoder(extractor)
+    side_by_side = getattr(encoder, "side_by_side", False)
 
     def local(i: int) -> torch.Tensor:
         view = scene.mapping[i]
@@ -126,20 +125,17 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
 
     count = len(scene.mapping)
     sample = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).round().astype(int)).tolist()
-    with meter("retrieval features", count) as step:
-        held = {}
-        for i, found in zip(sample, mapped(local, sample, threads, side_by_side), strict=True):
-            held[i] = found
-            step("")
-        pooled = torch.cat(list(held.values())).numpy()
-        if len(pooled) == 0:
-            raise ScrflowError(f"encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images")
-        vocabulary = learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
-        rows = {i: aggregate(found, vocabulary).numpy() for i, found in held.items()}
-        rest = [i for i in range(count) if i not in rows]
-        for i, row in zip(rest, mapped(aggregated, rest, threads, side_by_side), strict=True):
-            rows[i] = row
-            step("")
+    held = list(mapped(local, track(sample, "visual words"), threads, side_by_side))
+    pooled = torch.cat(held).numpy()
+    if len(pooled) == 0:
+        raise ScrflowError(
+            f"{scene.folder}: encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images; "
+            "are they blank? Take other images, or another encoder"
+        )
+    vocabulary = learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
+    rows = {i: aggregate(found, vocabulary).numpy() for i, found in zip(sample, held, strict=True)}
+    rest = [i for i in range(count) if i not in rows]
+    rows |= zip(rest, mapped(aggregated, track(rest, "retrieval features"), threads, side_by_side), strict=True)
     descriptors, whitening = _whitened(np.stack([rows[i] for i in range(count)]), r.dim, seed)
     return _Described(descriptors, {"vocabulary": vocabulary, **whitening.tensors()}, r.keypoints)
 
@@ -151,7 +147,7 @@ def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Desc
     def described(view: View) -> np.ndarray:
         return network(scene.photo(view.name)).numpy()
 
-    side_by_side = device == "cpu" and describes_side_by_side(r.network)
+    side_by_side = device == "cpu" and getattr(network, "side_by_side", False)
     rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))
     descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
     return _Described(descriptors, whitening.tensors())
@@ -182,12 +178,8 @@ def _from_file(r: RetrievalConfig, folder: Path, scene: Scene) -> _Described:
     path = Path(str(r.file).replace("{scene}", Path(folder).resolve().parent.name))
     count, queries = len(scene.mapping), [q.name for q in scene.queries]
     rows = hloc_files.read_descriptors(path, [v.name for v in scene.mapping] + queries)
-    return _Described(
-        rows[:count],
-        {},
-        inputs={"file": sha256_file(path)[:16]},
-        queries=dict(zip(queries, rows[count:], strict=True)),
-    )
+    inputs = {"file": sha256_file(path)[:16]}
+    return _Described(rows[:count], {}, inputs=inputs, queries=dict(zip(queries, rows[count:], strict=True)))
 
 
 def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarray, Whitening]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,7 +26,8 @@ from scrflow.storage.artifact import Stamp, create_h5, open_h5
 # fill_shard imports what it alone needs: training reads a buffer without pycolmap and without an encoder
 
 SAMPLE_DEPTH = "sample-depth"  # kind of the file with the samples' depths (scrflow.depths)
-_COLUMNS, _TABLES = ("descriptor", "pixel", "view"), ("image", "plain", "K", "cam_from_world")
+COLUMNS = ("descriptor", "pixel", "view")  # of a shard
+_TABLES = ("image", "plain", "K", "cam_from_world")
 _GATHER_ROWS = 1 << 13  # rows of a mapped file that are read before its pages are given back
 
 
@@ -49,7 +49,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
 
     s, projection, settings = load_scene(scene), load_pca(pca), config.buffer
     encoder = build_encoder(config.extractor)
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, *_TABLES)}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, *_TABLES)}
     views = 0
     for row in track(shard_range(len(s.mapping), config.shards, shard), f"buffer shard {shard}"):
         mapped = s.mapping[row]
@@ -122,7 +122,7 @@ class Buffer(Views):
 
     @property
     def dim(self) -> int:
-        """Of a descriptor."""
+        """Length of a descriptor."""
         return self.descriptor.shape[1]
 
     def rays(self) -> Tensor:
@@ -136,17 +136,13 @@ class Buffer(Views):
         """M, the places for matches of a sample."""
         return 0 if self.matches is None else self.matches.shape[1]
 
-    def read(self, shard: int, start: int, stop: int, depth: bool = False, matches: bool = False) -> dict[str, Tensor]:
+    def read(self, shard: int, start: int, stop: int, names: Sequence[str] = COLUMNS) -> dict[str, Tensor]:
         """Columns of rows start..stop of a shard; ``matches`` are rows of the whole buffer."""
-        names = (*_COLUMNS, *(("depth", "relative_sigma") if depth else ()), *(("matches",) if matches else ()))
         return {name: getattr(self, name)[start:stop] for name in names}
 
     def descriptors(self, rows: Tensor) -> Tensor:
         """Descriptors [n, d] float16 of any rows [n]."""
         return self.descriptor[rows]
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 @dataclass(frozen=True)
@@ -154,32 +150,28 @@ class BufferFiles(Views):
     """A buffer whose samples stay on disk. Its rows are numbered through the shards in their order."""
 
     paths: tuple[Path, ...]
+    columns: tuple[dict[str, _Column], ...]  # of each shard; of one without images there are none
     first_row: tuple[int, ...]  # [shards + 1] rows before each shard, and all rows
     first_view: tuple[int, ...]  # [shards + 1] views likewise
-    dim: int  # of a descriptor
-    depth: Path | None = None  # the samples' depths and matches
-    match_count: int = 0  # M, the places for matches of a sample
-    _columns: dict[Path, dict[str, _Column]] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    depth: dict[str, _Column] | None = None  # columns of the samples' depths and matches
 
     @classmethod
     def open(cls, shards: Sequence[Path], depth: Path | None = None) -> BufferFiles:
         """Read the tables of all shards; ScrflowError when shards and ``depth`` are not of the same, whole buffer."""
         paths = tuple(sorted(shards, key=lambda p: int(p.stem.rsplit("-", 1)[1])))
         tables: dict[str, list[np.ndarray]] = {name: [] for name in _TABLES}
-        first_row, first_view, names, dim = [0], [0], None, 0
+        columns, first_row, first_view, names = [], [0], [0], None
         for path in paths:
             with open_h5(path, "buffer") as f:
-                here = tuple(f.attrs["names"])
+                here, views = tuple(f.attrs["names"]), len(f["image"])
                 if names not in (None, here):
                     raise ScrflowError(
                         f"{path}: made from other mapping images than the shards before it; run again from the scene"
                     )
-                names, views = here, len(f["image"])
-                if views:
-                    for key, parts in tables.items():
-                        parts.append(f[key][:])
-                    dim = f["descriptor"].shape[1]
+                names = here
+                columns.append({name: _Column(path, f[name]) for name in COLUMNS} if views else {})
+                for key, parts in tables.items():
+                    parts += [f[key][:]] if views else []
                 first_row.append(first_row[-1] + (len(f["view"]) if views else 0))
                 first_view.append(first_view[-1] + views)
         joined = {key: torch.from_numpy(np.concatenate(parts)) for key, parts in tables.items() if parts}
@@ -188,50 +180,51 @@ class BufferFiles(Views):
                 f"{shards[0].parent}: the buffer's shards do not hold every mapping image; delete them and run again"
             )
         joined["image"] = joined["image"].long()
-        match_count = 0
+        of_depth = None
         if depth is not None:
             with open_h5(depth, SAMPLE_DEPTH) as f:
-                match_count = f["matches"].shape[1]
                 if len(f["depth"]) != first_row[-1]:
                     raise ScrflowError(
                         f"{depth}: for a buffer of {len(f['depth'])} samples, this one has {first_row[-1]}; "
                         "delete it and run again"
                     )
-        return cls(
-            **joined,
-            names=names or (),
-            paths=paths,
-            first_row=tuple(first_row),
-            first_view=tuple(first_view),
-            dim=dim,
-            depth=depth,
-            match_count=match_count,
-        )
+                of_depth = {name: _Column(depth, f[name]) for name in f}
+        rows = {"first_row": tuple(first_row), "first_view": tuple(first_view)}
+        return cls(**joined, **rows, names=names or (), paths=paths, columns=tuple(columns), depth=of_depth)
 
     @property
     def rows(self) -> int:
         """Number of samples."""
         return self.first_row[-1]
 
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        return next(columns["descriptor"].shape[1] for columns in self.columns if columns)
+
+    @property
+    def match_count(self) -> int:
+        """M, the places for matches of a sample."""
+        return 0 if self.depth is None else self.depth["matches"].shape[1]
+
     def load(self) -> Buffer:
         """All samples, in memory."""
-        shards = [s for s in range(len(self.paths)) if self.first_row[s + 1] > self.first_row[s]]
-        parts = [self.read(shard, 0, self.first_row[shard + 1] - self.first_row[shard]) for shard in shards]
-        self.close()
-        columns = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
+        filled = [s for s, columns in enumerate(self.columns) if columns]
+        parts = [self.read(shard, 0, self.first_row[shard + 1] - self.first_row[shard]) for shard in filled]
+        columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
         columns["view"] = columns["view"].long()
         return Buffer(**{name: getattr(self, name) for name in (*_TABLES, "names")}, **columns)
 
-    def read(self, shard: int, start: int, stop: int, depth: bool = False, matches: bool = False) -> dict[str, Tensor]:
-        """Columns of rows start..stop of a shard, on the CPU; ``matches`` are rows of the whole buffer."""
-        held = self._opened(self.paths[shard], "buffer", _COLUMNS)
-        rows = {name: held[name].rows(start, stop) for name in _COLUMNS}
+    def read(self, shard: int, start: int, stop: int, names: Sequence[str] = COLUMNS) -> dict[str, Tensor]:
+        """Columns of rows start..stop of a shard, on the CPU; ``view`` is among them, and ``matches`` are rows of the
+        whole buffer."""
+        first, rows = self.first_row[shard], {}
+        for name in names:
+            if name in COLUMNS:
+                rows[name] = self.columns[shard][name].rows(start, stop)
+            else:
+                rows[name] = self.depth[name].rows(first + start, first + stop)
         rows["view"] = rows["view"].int() + self.first_view[shard]
-        names = (*(("depth", "relative_sigma") if depth else ()), *(("matches",) if matches else ()))
-        if names:
-            held = self._opened(self.depth, SAMPLE_DEPTH, ("depth", "relative_sigma", "matches"))
-            first = self.first_row[shard]
-            rows |= {name: held[name].rows(first + start, first + stop) for name in names}
         return rows
 
     def descriptors(self, rows: Tensor) -> Tensor:
@@ -239,71 +232,46 @@ class BufferFiles(Views):
         found = torch.empty(len(rows), self.dim, dtype=torch.float16)
         shard = torch.searchsorted(torch.tensor(self.first_row), rows, right=True) - 1
         for number in torch.unique(shard).tolist():
-            column = self._opened(self.paths[number], "buffer", _COLUMNS)["descriptor"]
             chosen = torch.nonzero(shard == number).flatten()
-            found[chosen] = column.gather(rows[chosen] - self.first_row[number])
+            found[chosen] = self.columns[number]["descriptor"].gather(rows[chosen] - self.first_row[number])
         return found
-
-    def _opened(self, path: Path, kind: str, names: tuple[str, ...]) -> dict[str, _Column]:
-        with self._lock:  # each stream has a thread of its own
-            if path not in self._columns:
-                with open_h5(path, kind) as f:
-                    self._columns[path] = {name: _Column(path, f[name], name) for name in names}
-            return self._columns[path]
-
-    def close(self) -> None:
-        """Close the files."""
-        for columns in self._columns.values():
-            for column in columns.values():
-                column.close()
-        self._columns.clear()
 
 
 class _Column:
     """A column of an HDF5 file, read at its place in the file: for small ranges in half of the time that HDF5 takes."""
 
-    def __init__(self, path: Path, data, name: str):
-        self._shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
-        self._row_bytes = self._dtype.itemsize * math.prod(self._shape[1:])
-        self._fd = os.open(path, os.O_RDONLY)
-        end = os.fstat(self._fd).st_size
-        if self._offset is None or self._offset + self._row_bytes * len(data) > end:
-            os.close(self._fd)
-            raise ScrflowError(f"{path}: {name} does not lie in the file in one piece; delete it and run again")
-        self._path, self._name = path, name
+    def __init__(self, path: Path, data: h5py.Dataset):
+        self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
+        self._path, self._name = path, data.name.lstrip("/")
+        if self._offset is None or self._offset + data.nbytes > path.stat().st_size:
+            raise ScrflowError(f"{path}: {self._name} does not lie in the file in one piece; delete it and run again")
         self._mapped: tuple[mmap.mmap, Tensor] | None = None
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows start..stop."""
-        values = np.empty((stop - start, *self._shape[1:]), self._dtype)
-        rest, place = memoryview(values).cast("B"), self._offset + start * self._row_bytes
-        while len(rest):
-            count = os.preadv(self._fd, [rest], place)  # at most 2 GiB
-            if count == 0:
-                raise ScrflowError(f"{self._path}: ends within {self._name}; delete it and run again")
-            rest, place = rest[count:], place + count
-        return torch.from_numpy(values)
+        width = math.prod(self.shape[1:])
+        place = self._offset + start * width * self._dtype.itemsize
+        values = np.fromfile(self._path, self._dtype, (stop - start) * width, offset=place)
+        if len(values) < (stop - start) * width:
+            raise ScrflowError(f"{self._path}: ends within {self._name}; delete it and run again")
+        return torch.from_numpy(values.reshape(stop - start, *self.shape[1:]))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Single rows [n] int64, in any order; the file's pages are given back, as they count as memory of the
+        """Single rows [n] int64, in any order. The file's pages are given back, as they would count as memory of the
         training."""
         if self._mapped is None:
-            held = mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)  # torch takes none that is read-only
+            with open(self._path, "rb") as f:
+                held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)  # torch takes none that is read-only
             held.madvise(mmap.MADV_RANDOM)
-            flat = np.frombuffer(held, self._dtype, math.prod(self._shape), self._offset)
-            self._mapped = held, torch.from_numpy(flat.reshape(self._shape))
+            flat = np.frombuffer(held, self._dtype, math.prod(self.shape), self._offset)
+            self._mapped = held, torch.from_numpy(flat.reshape(self.shape))
         held, column = self._mapped
         order = torch.argsort(rows)
-        found = torch.empty(len(rows), *self._shape[1:], dtype=column.dtype)
+        found = torch.empty(len(rows), *self.shape[1:], dtype=column.dtype)
         for part in order.split(_GATHER_ROWS):
             found[part] = column.index_select(0, rows[part])
             held.madvise(mmap.MADV_DONTNEED)
         return found
-
-    def close(self) -> None:
-        """Close the file; its mapping goes with the last tensor on it."""
-        os.close(self._fd)
-        self._mapped = None
 
 
 def load_buffer(shards: Sequence[Path]) -> Buffer:

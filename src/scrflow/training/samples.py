@@ -19,7 +19,7 @@ from scrflow.core.kmeans import kmeans
 from scrflow.core.seeds import torch_generator
 from scrflow.features.global_encoding import read_global_encoding, standardised
 from scrflow.graph.covisibility import load_graph
-from scrflow.training.buffer import Buffer, BufferFiles
+from scrflow.training.buffer import COLUMNS, Buffer, BufferFiles
 from scrflow.training.losses import Targets
 
 _SCALE_ROWS = 1 << 18  # rows that the scales of int8 are taken from
@@ -48,6 +48,12 @@ class ColumnLayout:
         """Bytes of a row, including its place in the shuffled order."""
         descriptor = self.dim * (1 if self.dtype == "int8" else 2)
         return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the buffer that are read."""
+        depth = ("depth", "relative_sigma") if self.depth else ()
+        return (*COLUMNS, *depth, *(("matches",) if self.matches or self.partner else ()))
 
     def streamed(self) -> ColumnLayout:
         """The layout of rows that come block by block, each with the descriptor of one match, as most are in other

@@ -202,7 +202,7 @@ class Stream:
             shard, first, last = self.plan.chunks[index]
             for start in range(first, last, _READ_ROWS):
                 stop = min(start + _READ_ROWS, last)
-                rows = self._buffer.read(shard, start, stop, layout.depth, layout.matches > 0 or layout.partner)
+                rows = self._buffer.read(shard, start, stop, layout.names)
                 if layout.matches:
                     rows["matches"] = self._positions_of(rows["matches"])
                 position = slot * self.plan.chunk_rows + start - first

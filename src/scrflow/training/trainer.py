@@ -216,7 +216,6 @@ class Trainer:
             self._pool.shutdown(cancel_futures=True)
         for stream in self.streams.values():
             stream.close()
-        self.samples.buffer.close()
 
     def _announce(self) -> None:
         buffer, plans = self.samples.buffer, [stream.plan for stream in self.streams.values()]

@@ -17,18 +17,14 @@ if TYPE_CHECKING:  # the workflow asks for names and does not wait for torch
 
 
 class GlobalDescriptor(Protocol):
-    """A frozen network. Constructed with ``device`` and the config's ``options`` as keywords."""
+    """A frozen network. Constructed with ``device`` and the config's ``options`` as keywords. With ``side_by_side =
+    True`` (small) several threads describe photos at once on a CPU."""
 
     dim: int
 
     def __call__(self, photo: Image.Image) -> torch.Tensor:
         """Descriptor [dim] of unit length, float32 on the CPU, of an RGB photo of any size."""
         ...
-
-
-def describes_side_by_side(name: str) -> bool:
-    """Whether several threads describe photos at once on a CPU with the network of that name."""
-    return getattr(load("global descriptor", name).DESCRIPTOR, "side_by_side", False)
 
 
 def build_descriptor(name: str, options: dict[str, Any], device: str = "cpu") -> GlobalDescriptor:

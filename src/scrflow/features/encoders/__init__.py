@@ -44,11 +44,6 @@ class LocalEncoder(Protocol):
         ...
 
 
-def encodes_side_by_side(name: str) -> bool:
-    """Whether several threads encode photos at once with the encoder of that name."""
-    return getattr(load("local encoder", name).ENCODER, "side_by_side", False)
-
-
 def build_encoder(config: ExtractorConfig) -> LocalEncoder:
     """The extractor that the config names; ScrflowError for an unknown name, unknown options or missing weights."""
     encoder = load("local encoder", config.name).ENCODER

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from scrflow.core.seeds import torch_generator
 from scrflow.features.encoders import LocalFeatures
 from scrflow.features.encoders.ace import ORIGIN_PX, Ace
 from scrflow.features.encoders.superpoint import SuperPointNetwork
-from scrflow.features.networks import CELL, grey, load_published
+from scrflow.features.networks import CELL, grey, grid_features, load_published
 
 
 class AceSuperPoint:
@@ -32,26 +31,8 @@ class AceSuperPoint:
         padded = F.pad(x, (0, -width % CELL, 0, -height % CELL), mode="replicate")
         heatmap, superpoint = self._superpoint(padded)
         corner = F.pixel_unshuffle(heatmap, CELL)[0].sum(0)
-        return joined_cells(ace, superpoint[0], corner, (height, width), self._max_keypoints)
-
-
-def joined_cells(
-    ace_DHW: torch.Tensor, superpoint_DHW: torch.Tensor, corner_HW: torch.Tensor, size: tuple[int, int], count: int
-) -> LocalFeatures:
-    """Up to ``count`` cells inside an image of ``size`` (height, width), drawn by their probability of a corner."""
-    _, rows, columns = ace_DHW.shape
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    pixels = torch.stack([column, row], 2).reshape(-1, 2) * float(CELL) + ORIGIN_PX
-    order = drawn_by_score(corner_HW)
-    order = order[(pixels[order] < torch.tensor([size[1], size[0]])).all(1)][:count]
-    descriptors = torch.cat([ace_DHW, superpoint_DHW]).flatten(1)[:, order].T
-    return LocalFeatures(pixels[order], descriptors.float().contiguous(), corner_HW.flatten()[order].float())
-
-
-def drawn_by_score(score_HW: torch.Tensor) -> torch.Tensor:
-    """Cells [H * W] drawn without replacement in proportion to the scores (Efraimidis and Spirakis 2006)."""
-    u = torch.rand(score_HW.numel(), generator=torch_generator(0, "cells by score", *score_HW.shape))
-    return torch.argsort(-u.clamp(min=1e-12).log() / score_HW.flatten().clamp(min=1e-12), stable=True)
+        joined = torch.cat([ace, superpoint[0]])
+        return grid_features(joined, ORIGIN_PX, (height, width), self._max_keypoints, corner)
 
 
 ENCODER = AceSuperPoint

@@ -7,6 +7,7 @@ import pycolmap
 import torch
 
 from scrflow.features.encoders import LocalFeatures
+from scrflow.features.networks import grey
 
 
 class Sift:
@@ -28,10 +29,9 @@ class Sift:
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
         """See LocalEncoder. The score is the keypoint's scale, as larger blobs are the steadier ones."""
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        grey = ((image_3HW.cpu() * weights).sum(0) * 255).round().clamp(0, 255).byte().numpy()
+        grey_HW = (grey(image_3HW.cpu())[0, 0] * 255).round().clamp(0, 255).byte().numpy()
         # pycolmap's keypoints have the centre of the top-left pixel at (0.5, 0.5)
-        keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(grey))
+        keypoints, descriptors = self._extractor.extract_from_uint8_array(np.ascontiguousarray(grey_HW))
         keypoints = np.array([[k.x, k.y, k.compute_scale()] for k in keypoints], np.float32).reshape(-1, 3)
         descriptors = np.asarray(descriptors.data, np.float32)
         order = np.argsort(-keypoints[:, 2], kind="stable")[: self._max_keypoints]
