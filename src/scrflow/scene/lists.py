@@ -1,9 +1,14 @@
-"""List files: lines of an image's name with its camera, its pose, or other numbers."""
+"""Text of datasets: what readers take lines of names, poses, cameras, tables, arrays and JSON from.
+
+``scrflow.storage.listfile`` reads the text itself, and tells a name from the fields after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -11,7 +16,10 @@ import pycolmap
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_numbers, rotation_from_quaternion
 from scrflow.scene.checks import checked_quaternion, checked_size
-from scrflow.storage.listfile import listed, read_lines, split_name
+from scrflow.storage.listfile import listed, read_lines, read_text, split_name
+
+# infinity and not-a-number as Microsoft's C library prints them
+_NOT_FINITE = ("#inf", "#ind", "#qnan", "#snan")
 
 
 def finite_numbers(fields: Sequence[str]) -> np.ndarray | None:
@@ -41,6 +49,38 @@ def read_numbers(path: Path, form: str, header: int = 0) -> dict[str, tuple[str,
     return out
 
 
+def read_table(path: Path, form: str, least: int | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(file and line, stripped fields) of comma-separated lines: as many as ``form`` names, or ``least`` and more."""
+    expected = len(form.split(","))
+    for number, line in read_lines(path):
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) < least if least else len(fields) != expected:
+            raise ScrflowError(f"{path}: line {number}: expected {form!r}; correct the line")
+        yield f"{path}: line {number}", fields
+
+
+def read_array(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a text file, in the first of ``shapes`` that has as many; numbers need not be finite."""
+    fields = [field for _, line in read_lines(path) for field in line.split()]
+    try:
+        values = np.array([np.nan if any(n in f.lower() for n in _NOT_FINITE) else float(f) for f in fields])
+    except ValueError as error:
+        raise ScrflowError(f"{path}: expected numbers ({str(error)[:200]}); unpack the dataset again") from None
+    for shape in shapes:
+        if values.size == np.prod(shape):
+            return values.reshape(shape)
+    expected = " or ".join(str(int(np.prod(s))) for s in shapes)
+    raise ScrflowError(f"{path}: {values.size} numbers, expected {expected}; unpack the dataset again")
+
+
+def read_json_text(path: Path) -> Any:
+    """The value of a JSON file; ScrflowError for a file that is missing or no JSON."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ScrflowError(f"{path}: not JSON ({error}); correct it, or write it again") from None
+
+
 def pose_of_numbers(values: Sequence[float], where: str) -> np.ndarray:
     """The pose [3, 4] of qw qx qy qz tx ty tz; ScrflowError beginning with ``where`` for no unit quaternion."""
     return np.column_stack([rotation_from_quaternion(checked_quaternion(np.array(values[:4]), where)), values[4:7]])
@@ -57,8 +97,7 @@ def read_poses(path: Path) -> dict[str, np.ndarray]:
 
 
 def pose_line(name: str, pose: np.ndarray | Sequence[float], digits: int | None = None) -> str:
-    """``name qw qx qy qz tx ty tz`` (visuallocalization.net) of a pose [3, 4] or its seven numbers, exact or
-    rounded."""
+    """``name qw qx qy qz tx ty tz`` of a pose [3, 4] or its seven numbers, exact or rounded."""
     numbers = pose_numbers(pose) if isinstance(pose, np.ndarray) else pose
     return " ".join((listed(name), *(repr(v) if digits is None else f"{v:.{digits}g}" for v in numbers)))
 
@@ -83,35 +122,26 @@ def query_line(name: str, camera: pycolmap.Camera) -> str:
 def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
     """The camera of ``MODEL width height params...``; ScrflowError beginning with ``where``."""
     if len(fields) < 4:
-        raise ScrflowError(f"{where}: expected 'name' or 'name MODEL width height params...'")
+        raise ScrflowError(f"{where}: expected 'name' or 'name MODEL width height params...'; correct the line")
     model = pycolmap.CameraModelId.__members__.get(fields[0])
     if model is None or fields[0] == "INVALID":
-        raise ScrflowError(f"{where}: no COLMAP camera model {fields[0]!r}")
+        raise ScrflowError(f"{where}: no COLMAP camera model {fields[0]!r}; use PINHOLE, SIMPLE_RADIAL, OPENCV ...")
     try:
         width, height = int(fields[1]), int(fields[2])
         params = [float(p) for p in fields[3:]]
     except ValueError as error:
-        raise ScrflowError(f"{where}: {str(error)[:200]}") from None
+        raise ScrflowError(f"{where}: {str(error)[:200]}; correct the line") from None
     width, height = checked_size(width, height, where)
     camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
     if not camera.verify_params():
-        raise ScrflowError(f"{where}: {fields[0]} takes parameters {camera.params_info}, found {len(params)} numbers")
+        raise ScrflowError(
+            f"{where}: {fields[0]} takes parameters {camera.params_info}, found {len(params)} numbers; correct the line"
+        )
     return camera
 
 
-# infinity and not-a-number as Microsoft's C library prints them
-_NOT_FINITE = ("#inf", "#ind", "#qnan", "#snan")
-
-
-def read_array(path: Path, *shapes: tuple[int, ...]) -> np.ndarray:
-    """The numbers of a text file, in the first of ``shapes`` that has as many; numbers need not be finite."""
-    fields = [field for _, line in read_lines(path) for field in line.split()]
-    try:
-        values = np.array([np.nan if any(n in f.lower() for n in _NOT_FINITE) else float(f) for f in fields])
-    except ValueError as error:
-        raise ScrflowError(f"{path}: expected numbers ({str(error)[:200]}); unpack the dataset again") from None
-    for shape in shapes:
-        if values.size == np.prod(shape):
-            return values.reshape(shape)
-    expected = " or ".join(str(int(np.prod(s))) for s in shapes)
-    raise ScrflowError(f"{path}: {values.size} numbers, expected {expected}; unpack the dataset again")
+def centred_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
+    """SIMPLE_PINHOLE of a focal length in px, with the principal point at the centre of an image of ``size`` px."""
+    width, height = size
+    params = [focal, width / 2, height / 2]
+    return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)

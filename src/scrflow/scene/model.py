@@ -53,6 +53,10 @@ class Scene:
         """Where the image with this name is."""
         return self.image_root / name
 
+    def query_views(self) -> list[View]:
+        """The queries with their reference poses, which may be None."""
+        return [View(q.name, q.camera, self.query_poses.get(q.name)) for q in self.queries]
+
     def photo(self, name: str) -> Image.Image:
         """The image in RGB; ScrflowError where it has changed since the scene was made."""
         return read_rgb(self.image_path(name), self.sha256.get(name))

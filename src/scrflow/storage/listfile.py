@@ -21,16 +21,21 @@ def has_suffix(name: str) -> bool:
     return "." + name.rpartition(".")[2].lower() in SUFFIXES
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number, stripped line) of a text file, without empty lines and comments (#)."""
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte-order mark and with ``\\n`` for every line end; ScrflowError for one that is
+    missing or not UTF-8."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ScrflowError(f"{path}: no such file; put it there, or correct its path in the config") from None
     except (ValueError, OSError) as error:
-        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
+        raise ScrflowError(f"{path}: cannot be read as text ({error}); correct the file or its path") from None
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(line number, stripped line) of a text file, without empty lines and comments (#)."""
     # str.splitlines would also split at characters that names can hold
-    lines = [(n, line.strip()) for n, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1)]
+    lines = [(n, line.strip()) for n, line in enumerate(read_text(path).split("\n"), start=1)]
     return [(n, line) for n, line in lines if line and not line.startswith("#")]
 
 

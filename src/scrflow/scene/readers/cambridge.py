@@ -97,7 +97,9 @@ def _read_list(path: Path) -> dict[str, np.ndarray]:
     lines = dict(read_lines(path))
     header = [lines[n] for n in range(1, _HEADER_LINES + 1) if n in lines]
     if not lines.get(1, "").startswith("Visual Landmark Dataset") or any(len(split_name(h)[1]) == 7 for h in header):
-        raise ScrflowError(f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'")
+        raise ScrflowError(
+            f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'; copy the list again"
+        )
     out: dict[str, np.ndarray] = {}
     for name, (where, values) in read_numbers(path, "x y z qw qx qy qz", _HEADER_LINES).items():
         R = rotation_from_quaternion(checked_quaternion(values[3:], where))

@@ -73,18 +73,17 @@ def read(
     shifts = grid_shifts(source, scenes)
     images: dict[str, View] = {}
     part_of: dict[str, str] = {}
-    mapping: list[str] = []
-    queries: list[str] = []
+    mapping, queries = [], []
     for part, scene in scenes.items():
-        found = [(mapping, v.name, v.camera, v.cam_from_world) for v in scene.mapping]
-        found += [(queries, q.name, q.camera, scene.query_poses.get(q.name)) for q in scene.queries]
-        for names, inside, camera, pose in found:
-            name = Path(os.path.relpath(scene.image_path(inside), image_root)).as_posix()
-            if name in images:
-                raise ScrflowError(f"{image_root / name}: image of both {part_of[name]} and {part}; drop a scene")
-            images[name] = View(name, camera, None if pose is None else _shifted(pose, shifts[part]))
-            part_of[name] = part
-            names.append(name)
+        for names, views in ((mapping, scene.mapping), (queries, scene.query_views())):
+            for view in views:
+                name = Path(os.path.relpath(scene.image_path(view.name), image_root)).as_posix()
+                if name in images:
+                    raise ScrflowError(f"{image_root / name}: image of both {part_of[name]} and {part}; drop a scene")
+                pose = None if view.cam_from_world is None else _shifted(view.cam_from_world, shifts[part])
+                images[name] = View(name, view.camera, pose)
+                part_of[name] = part
+                names.append(name)
     return Collection(
         image_root,
         image_root,

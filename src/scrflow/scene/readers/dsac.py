@@ -18,7 +18,7 @@ from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_array
+from scrflow.scene.lists import centred_camera, read_array
 from scrflow.scene.readers import Collection
 
 
@@ -48,7 +48,9 @@ def _read_split(root: Path, split: str) -> list[View]:
     photos, poses, calibrations = (_files(root / split / kind) for kind in ("rgb", "poses", "calibration"))
     for kind, files in (("poses", poses), ("calibration", calibrations)):
         if len(files) != len(photos):
-            raise ScrflowError(f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/")
+            raise ScrflowError(
+                f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/; give one an image"
+            )
     out = []
     for photo, pose, calibration in zip(photos, poses, calibrations, strict=True):
         for other in (pose, calibration):
@@ -65,7 +67,7 @@ def _files(folder: Path) -> list[Path]:
         raise ScrflowError(f"{folder}: no such folder; each split has rgb/, poses/ and calibration/ (DSAC*)")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if not files:
-        raise ScrflowError(f"{folder}: no files in it")
+        raise ScrflowError(f"{folder}: no files in it; unpack the dataset again")
     return files
 
 
@@ -81,9 +83,10 @@ def _camera(calibration: Path, image: Path) -> pycolmap.Camera:
     width, height = image_size(image)
     values = read_array(calibration, (3, 3), (1,))
     if values.shape == (1,):
-        params = [values[0], width / 2, height / 2]
-        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
+        return centred_camera(values[0], (width, height))
     (fx, skew, cx), (_, fy, cy), _ = values
     if abs(skew) > 1e-6 * abs(fx) or values[[1, 2, 2], [0, 0, 1]].any() or values[2, 2] != 1:
-        raise ScrflowError(f"{calibration}: not a calibration matrix [fx 0 cx; 0 fy cy; 0 0 1] (skew is not supported)")
+        raise ScrflowError(
+            f"{calibration}: not a calibration matrix [fx 0 cx; 0 fy cy; 0 0 1]; correct it (skew is not supported)"
+        )
     return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=np.array([fx, fy, cx, cy]))

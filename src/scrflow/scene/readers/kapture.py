@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pycolmap
@@ -19,9 +19,9 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers
+from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers, read_table
 from scrflow.scene.readers import Collection
-from scrflow.storage.listfile import read_lines
+from scrflow.storage.listfile import read_text
 
 
 class KaptureSource(Source):
@@ -54,39 +54,26 @@ def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Co
 
     Mapping images without a pose are left out; a query without one has no reference.
     """
-    mapping = _read_folder(root / source.mapping, source.sensors)
-    if not any(image.cam_from_world is not None for image in mapping.images):
-        raise ScrflowError(f"{mapping.sensors / 'trajectories.txt'}: no pose of a mapping image (source.mapping)")
-    queries = {name: _read_folder(root / folder, source.sensors) for name, folder in source.queries.items()}
-
-    folders = [mapping, *queries.values()]
-    image_root = Path(os.path.commonpath([f.records for f in folders]))
-    named = [[_renamed(image, f.records, image_root) for image in f.images] for f in folders]
-    conditions = {i.name: c for c, images in zip(queries, named[1:], strict=True) for i in images}
+    folders = [root / folder / "sensors" for folder in (source.mapping, *source.queries.values())]
+    image_root = Path(os.path.commonpath([folder / "records_data" for folder in folders]))
+    mapping, *queries = (_read_images(folder, source.sensors, image_root) for folder in folders)
+    if not any(image.cam_from_world is not None for image in mapping):
+        raise ScrflowError(
+            f"{folders[0] / 'trajectories.txt'}: no pose of a mapping image; correct it or key source.mapping"
+        )
+    conditions = {i.name: c for c, images in zip(source.queries, queries, strict=True) for i in images}
     return Collection(
-        where=mapping.sensors,
+        where=folders[0],
         image_root=image_root,
-        images=tuple(image for images in named for image in images),
-        split=(tuple(i.name for i in named[0]), tuple(conditions)) if queries else None,
+        images=tuple(image for images in (mapping, *queries) for image in images),
+        split=(tuple(i.name for i in mapping), tuple(conditions)) if queries else None,
         conditions=conditions,
-        left_out={i.name: "without a pose in trajectories.txt" for i in named[0] if i.cam_from_world is None},
+        left_out={i.name: "without a pose in trajectories.txt" for i in mapping if i.cam_from_world is None},
     )
 
 
-def _renamed(image: View, records: Path, image_root: Path) -> View:
-    folder = records.relative_to(image_root).as_posix()
-    name = image.name if folder == "." else f"{folder}/{image.name}"
-    return View(name, image.camera, image.cam_from_world)
-
-
-class _Folder(NamedTuple):
-    sensors: Path  # the folder sensors/
-    records: Path  # that images are relative to
-    images: list[View]
-
-
-def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
-    sensors = folder / "sensors"
+def _read_images(sensors: Path, only: tuple[str, ...] | None, image_root: Path) -> list[View]:
+    """The images of a folder ``sensors``, their names relative to ``image_root``."""
     if not sensors.is_dir():
         raise ScrflowError(f"{sensors}: no such folder; correct keys source.mapping, source.queries")
     listed = sensors / "sensors.txt"
@@ -97,9 +84,9 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
     poses = _read_poses(sensors / "trajectories.txt")
     rigs = _read_rigs(sensors / "rigs.txt", cameras)
 
-    path = sensors / "records_camera.txt"
+    path, records = sensors / "records_camera.txt", (sensors / "records_data").relative_to(image_root)
     images: dict[Device, View] = {}
-    for where, (timestamp, name, file) in _read_table(path, "timestamp, device_id, image_path"):
+    for where, (timestamp, name, file) in read_table(path, "timestamp, device_id, image_path"):
         device = (_timestamp(timestamp, where), name)
         if name not in cameras:
             raise ScrflowError(f"{where}: sensors.txt has no camera {name!r}; add it there or remove the line")
@@ -112,10 +99,10 @@ def _read_folder(folder: Path, only: tuple[str, ...] | None) -> _Folder:
             raise ScrflowError(
                 f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or set source.sensors"
             )
-        images[device] = View(file, camera, _pose_of(device, poses, rigs, where))
+        images[device] = View((records / file).as_posix(), camera, _pose_of(device, poses, rigs, where))
     if not images:
         raise ScrflowError(f"{path}: no images in it; correct keys source.mapping, source.queries or source.sensors")
-    return _Folder(sensors, sensors / "records_data", list(images.values()))
+    return list(images.values())
 
 
 def _pose_of(
@@ -143,11 +130,10 @@ def _pose_of(
 def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
     """Cameras by id, None where the intrinsics are unknown; sensors of other kinds are skipped."""
     cameras: dict[str, pycolmap.Camera | None] = {}
-    table = list(_read_table(path, "sensor_id, name, sensor_type, parameters...", 3))
-    with open(path, encoding="utf-8-sig") as f:
-        first = f.readline().strip() or "nothing"
+    table = list(read_table(path, "sensor_id, name, sensor_type, parameters...", 3))
+    first = read_text(path).partition("\n")[0].strip() or "nothing"
     if not _VERSION.match(first):  # only the version in sensors.txt counts
-        raise ScrflowError(f"{path}: line 1: expected '# kapture format: 1.x', found {first!r}")
+        raise ScrflowError(f"{path}: line 1: expected '# kapture format: 1.x', found {first!r}; convert it")
     for where, (name, _, kind, *params) in table:
         if kind != "camera":
             continue
@@ -164,7 +150,7 @@ def _read_poses(path: Path) -> dict[Device, np.ndarray | None]:
     """device_from_world [3, 4]; None where a position or a rotation is left empty. Nothing without a file."""
     poses: dict[Device, np.ndarray | None] = {}
     form = "timestamp, device_id, qw, qx, qy, qz, tx, ty, tz"
-    for where, (timestamp, name, *pose) in _read_table(path, form) if path.is_file() else ():
+    for where, (timestamp, name, *pose) in read_table(path, form) if path.is_file() else ():
         device = (_timestamp(timestamp, where), name)
         if device in poses:
             raise ScrflowError(f"{where}: a second pose of {name!r} at {device[0]}; remove one line")
@@ -176,7 +162,7 @@ def _read_rigs(path: Path, cameras: Mapping[str, object]) -> dict[str, list[tupl
     """sensor -> rigs that it is on, each with sensor_from_rig [3, 4]."""
     rigs: dict[str, list[tuple[str, np.ndarray | None]]] = {}
     form = "rig_id, sensor_id, qw, qx, qy, qz, tx, ty, tz"
-    for where, (rig, sensor, *pose) in _read_table(path, form) if path.is_file() else ():
+    for where, (rig, sensor, *pose) in read_table(path, form) if path.is_file() else ():
         if rig in cameras:
             raise ScrflowError(f"{where}: {rig!r} is both a rig and a sensor of sensors.txt; rename the rig")
         rigs.setdefault(sensor, []).append((rig, _pose(pose, where)))
@@ -197,13 +183,3 @@ def _timestamp(field: str, where: str) -> int:
     if not field.isdecimal() or len(field) > _LONGEST_TIMESTAMP:
         raise ScrflowError(f"{where}: timestamp {field[:40]!r} is not a whole number; correct the line")
     return int(field)  # 0001 and 1 are the same
-
-
-def _read_table(path: Path, form: str, least: int | None = None) -> Iterator[tuple[str, list[str]]]:
-    """(file and line, stripped fields) of a comma-separated file: as many as ``form`` names, or ``least`` and more."""
-    expected = len(form.split(","))
-    for number, line in read_lines(path):
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) < least if least else len(fields) != expected:
-            raise ScrflowError(f"{path}: line {number}: expected {form!r}; correct the line")
-        yield f"{path}: line {number}", fields

@@ -49,7 +49,7 @@ def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Co
         *params, width, height = values.tolist()
         size = checked_size(width, height, where)
         if size != (width, height):
-            raise ScrflowError(f"{where}: size {width:g}x{height:g} is not of whole pixels")
+            raise ScrflowError(f"{where}: size {width:g}x{height:g} is not of whole pixels; correct it")
         camera = pycolmap.Camera(model="PINHOLE", width=size[0], height=size[1], params=params)
         images[name] = View(name, camera, poses.get(name))
 
@@ -71,5 +71,7 @@ def _frames(images: dict[str, View], sequence: str, folder: Path) -> tuple[str, 
     names = tuple(sorted(name for name in images if name.split("/")[0] == sequence))
     if not names:
         there = ", ".join(sorted({name.split("/")[0] for name in images})) or "none"
-        raise ScrflowError(f"{folder / 'intrinsics.txt'}: no frames of sequence {sequence!r}; there are {there}")
+        raise ScrflowError(
+            f"{folder / 'intrinsics.txt'}: no frames of sequence {sequence!r}; there are {there}: correct source"
+        )
     return names

@@ -6,7 +6,6 @@ does the principal point's origin. ``applied_transform`` and ``applied_scale`` a
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import posixpath
@@ -23,6 +22,7 @@ from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_name, checked_pose, checked_size, some
 from scrflow.scene.colmap_model import View
+from scrflow.scene.lists import read_json_text
 from scrflow.scene.readers import Collection
 
 
@@ -49,20 +49,17 @@ _OPENCV_FROM_OPENGL = np.array([1.0, -1.0, -1.0])
 def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) -> Collection:
     """All frames; names are the frames' ``file_path``, relative to the folder of the json file."""
     path = root / source.transforms
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ScrflowError(f"{path}: no such file; correct key source.transforms") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise ScrflowError(f"{path}: not JSON ({error})") from None
+    values = read_json_text(path)
     frames = values.get("frames") if isinstance(values, dict) else None
     if not isinstance(frames, list) or not frames:
-        raise ScrflowError(f"{path}: no list 'frames' in it")
+        raise ScrflowError(f"{path}: no list 'frames' in it; add it, or write the file again")
 
     images, missing = [], []
     for number, frame in enumerate(frames):
         if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
-            raise ScrflowError(f"{path}: frame {number} needs file_path and transform_matrix")
+            raise ScrflowError(
+                f"{path}: frame {number} lacks file_path or transform_matrix; add it, or remove the frame"
+            )
         name = posixpath.normpath(str(frame["file_path"]).replace("\\", "/"))
         check_name(name, f"{path}: frame {number}")
         # Blender-style lists omit the suffix
@@ -74,7 +71,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
         try:
             matrix = np.array(frame["transform_matrix"], np.float64)
         except (ValueError, TypeError):
-            raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers") from None
+            raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers; correct it") from None
         world_from_cam = checked_pose(matrix, where)
         world_from_cam[:, :3] *= _OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
         camera = _camera({**values, **frame}, path.parent / name, where)
@@ -94,7 +91,7 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
             shown = value if isinstance(value, float) else repr(value)[:40]
-            raise ScrflowError(f"{where}: intrinsic {key} is {shown}, expected a number")
+            raise ScrflowError(f"{where}: intrinsic {key} is {shown}, expected a number; correct it")
         return float(value)
 
     if "w" in values and "h" in values:
@@ -106,10 +103,10 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
     elif "camera_angle_x" in values:
         angle = number("camera_angle_x")
         if not 0 < angle < math.pi:
-            raise ScrflowError(f"{where}: camera_angle_x is {angle:g}, expected radians between 0 and pi")
+            raise ScrflowError(f"{where}: camera_angle_x is {angle:g}, expected radians between 0 and pi; correct it")
         fx = 0.5 * width / math.tan(0.5 * angle)
     else:
-        raise ScrflowError(f"{where}: no focal length; expected fl_x or camera_angle_x")
+        raise ScrflowError(f"{where}: no focal length; add fl_x or camera_angle_x")
     pinhole = [fx, number("fl_y", fx), number("cx", width / 2), number("cy", height / 2)]
     k1, k2, k3, k4, p1, p2 = (number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
 
@@ -120,7 +117,7 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
         model, params = "OPENCV_FISHEYE", [*pinhole, k1, k2, k3, k4]
     elif kind not in _PERSPECTIVE:
         known = ", ".join((*_PERSPECTIVE, *_FISHEYE))
-        raise ScrflowError(f"{where}: camera_model {kind!r} is not supported; there are {known}")
+        raise ScrflowError(f"{where}: camera_model {kind!r} is not supported; use one of {known}")
     elif kind in _PINHOLE or not any((k1, k2, k3, k4, p1, p2)):  # nerfstudio reads no distortion for pinholes
         model, params = "PINHOLE", pinhole
     elif k4:

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal, TextIO
 
 import numpy as np
 import pycolmap
@@ -32,7 +32,7 @@ from scrflow.core.geometry import camera_points, pixels_from_points, rotation_fr
 from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
-from scrflow.scene.lists import finite_numbers, read_query_list
+from scrflow.scene.lists import centred_camera, finite_numbers, read_query_list
 from scrflow.scene.readers import Collection
 
 
@@ -68,7 +68,14 @@ def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collec
     nvm = read_nvm(path, source.points)
     poses = poses_of(nvm, path)
     if source.intrinsics is not None:
-        cameras = _published(root / source.intrinsics, nvm.names, path)
+        listed = read_query_list(root / source.intrinsics)
+        missing = [name for name in nvm.names if listed.get(name) is None]
+        if missing:
+            raise ScrflowError(
+                f"{root / source.intrinsics}: no intrinsics of {some(missing)}, which {path} has; add 'name MODEL w h "
+                "params'"
+            )
+        cameras = [listed[name] for name in nvm.names]
     else:
         cameras = [
             radial_camera(*image_size(root / source.images / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
@@ -79,32 +86,25 @@ def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collec
     return Collection(path, root / source.images, views, model=model)
 
 
-def _published(path: Path, names: tuple[str, ...], where: Path) -> list[pycolmap.Camera]:
-    listed = read_query_list(path)
-    missing = [name for name in names if listed.get(name) is None]
-    if missing:
-        raise ScrflowError(f"{path}: no intrinsics of {some(missing)}, which {where} has; add 'name MODEL w h params'")
-    return [listed[name] for name in names]
-
-
 def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
     """cam_from_world [N, 3, 4]; ScrflowError for a quaternion that is none."""
     length = np.linalg.norm(nvm.quaternion, axis=1)
     wrong = np.flatnonzero(~(np.abs(length - 1) <= QUATERNION_TOLERANCE))
     if len(wrong):
         i = int(wrong[0])
-        raise ScrflowError(f"{path}: {nvm.names[i]}: quaternion has length {length[i]:.4g}, expected 1")
+        raise ScrflowError(f"{path}: {nvm.names[i]}: quaternion has length {length[i]:.4g}, expected 1; correct it")
     R = rotation_from_quaternion(nvm.quaternion)
     return np.concatenate([R, -R @ nvm.centre[:, :, None]], 2)
 
 
 def radial_camera(width: int, height: int, focal: float, r: float, where: str) -> pycolmap.Camera:
     """The COLMAP camera of VisualSFM's focal length (px) and radial distortion; see the module's note."""
-    centre = [width / 2, height / 2]
+    camera = centred_camera(focal, (width, height))
     if not focal > 0:
         raise ScrflowError(f"{where}: focal length {focal:g} px, expected a positive number; correct the model")
     if r == 0:
-        return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=[focal, *centre])
+        return camera
+    centre = camera.params[1:]
     measured = np.linspace(0, np.hypot(*centre) / focal, _FIT_SAMPLES + 1)[1:]
     ideal = measured * (1 + r * measured**2)
     residual = np.inf
@@ -203,13 +203,13 @@ def read_nvm(path: Path, points: bool = True) -> NvmModel:
     """The first model of the file, without its points where ``points`` is False. ScrflowError names a damaged line."""
     path = Path(path)
     try:
-        with open(path, "rb") as f:
+        with open(path, encoding="utf-8-sig", errors="replace") as f:
             lines = _Lines(f, path)
             header = lines.next("the header NVM_V3").split()
-            if header != [b"NVM_V3"]:
+            if header != ["NVM_V3"]:
                 raise ScrflowError(
-                    f"{path}: begins with {header[0][:30].decode('latin-1')!r} and {len(header) - 1} more fields, "
-                    "expected 'NVM_V3' alone (no fixed calibration); save the model again"
+                    f"{path}: begins with {header[0][:30]!r} and {len(header) - 1} more fields, expected 'NVM_V3' "
+                    "alone (no fixed calibration); save the model again"
                 )
             count = lines.count("cameras")
             rows = [_camera(lines.next(f"camera {i + 1} of {count}"), lines.where()) for i in range(count)]
@@ -217,9 +217,9 @@ def read_nvm(path: Path, points: bool = True) -> NvmModel:
             check_unique(names, str(path))
             values = np.array([row for _, row in rows], np.float64).reshape(count, 10)
             of_points = _points(lines, lines.count("points") if points else 0, count)
-            more = ((points and lines.read()) or b"0").strip()
-            if more.isdigit() and int(more):
-                log.warning("%s: a further model of %s cameras follows; the first is taken", path, more.decode())
+            more = ((points and lines.read()) or "0").strip()
+            if more.isdecimal() and int(more):
+                log.warning("%s: a further model of %s cameras follows; the first is taken", path, more)
     except OSError as error:
         raise ScrflowError(f"{path}: NVM model cannot be read ({error.strerror}); correct the path in source") from None
     return NvmModel(names, values[:, 0], values[:, 1:5], values[:, 5:8], values[:, 8], *of_points)
@@ -228,20 +228,20 @@ def read_nvm(path: Path, points: bool = True) -> NvmModel:
 class _Lines:
     """Lines that are not empty, with their numbers."""
 
-    def __init__(self, file: BinaryIO, path: Path):
+    def __init__(self, file: TextIO, path: Path):
         self.file, self.path, self.number = file, path, 0
 
     def where(self) -> str:
         return f"{self.path}: line {self.number}"
 
-    def read(self) -> bytes | None:
+    def read(self) -> str | None:
         for line in self.file:
             self.number += 1
             if line.strip():
                 return line
         return None
 
-    def next(self, what: str) -> bytes:
+    def next(self, what: str) -> str:
         line = self.read()
         if line is None:
             raise ScrflowError(f"{self.path}: ends before {what}; copy the file again")
@@ -249,17 +249,17 @@ class _Lines:
 
     def count(self, what: str) -> int:
         line = self.next(f"the number of {what}").strip()
-        if not line.isdigit() or len(line) > _LONGEST_COUNT:
-            raise ScrflowError(f"{self.where()}: {line[:40].decode('latin-1')!r}, expected the number of {what}")
+        if not line.isdecimal() or len(line) > _LONGEST_COUNT:
+            raise ScrflowError(f"{self.where()}: {line[:40]!r}, expected the number of {what}; copy the file again")
         return int(line)
 
 
-def _camera(line: bytes, where: str) -> tuple[str, list[float]]:
+def _camera(line: str, where: str) -> tuple[str, list[float]]:
     # VisualSFM separates the name by a tab and writes blanks of a name as quotation marks
-    fields = line.decode("utf-8", "replace").rsplit(None, 10)
+    fields = line.rsplit(None, 10)
     values = finite_numbers(fields[1:])
     if values is None or len(values) != 10:
-        raise ScrflowError(f"{where}: expected a camera 'name focal qw qx qy qz cx cy cz radial 0', finite numbers")
+        raise ScrflowError(f"{where}: expected a camera 'name focal qw qx qy qz cx cy cz radial 0'; correct it")
     return fields[0].strip().replace('"', " ").replace("\\", "/"), values.tolist()
 
 
@@ -274,7 +274,9 @@ def _points(lines: _Lines, count: int, cameras: int) -> tuple[np.ndarray, ...]:
         except (ValueError, IndexError, OverflowError):
             row, length = [], 0
         if length < 1 or len(row) != _HEAD + 4 * length or not math.isfinite(sum(row)):
-            raise ScrflowError(f"{lines.where()}: expected a point 'x y z r g b n' and n times 'image feature x y'")
+            raise ScrflowError(
+                f"{lines.where()}: expected a point 'x y z r g b n' and n times 'image feature x y'; correct it"
+            )
         numbers.extend(row)
         lengths.append(length)
     values, n = np.array(numbers, np.float64), np.array(lengths, np.int64)
@@ -284,6 +286,8 @@ def _points(lines: _Lines, count: int, cameras: int) -> tuple[np.ndarray, ...]:
     image = values[first].astype(np.int64)
     wrong = np.flatnonzero((image < 0) | (image >= cameras))
     if len(wrong):
-        raise ScrflowError(f"{lines.path}: point {point[wrong[0]] + 1} names image {image[wrong[0]]} of {cameras}")
+        raise ScrflowError(
+            f"{lines.path}: point {point[wrong[0]] + 1} names image {image[wrong[0]]} of {cameras}; copy it again"
+        )
     rgb = np.clip(values[starts[:, None] + (3, 4, 5)], 0, 255).astype(np.uint8)
     return values[starts[:, None] + (0, 1, 2)], rgb, point, image, values[first[:, None] + (2, 3)]

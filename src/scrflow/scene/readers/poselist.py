@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pycolmap
 from pydantic import Field
 
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import pose_of_numbers, read_numbers
+from scrflow.scene.lists import centred_camera, pose_of_numbers, read_numbers
 from scrflow.scene.readers import Collection
 
 
@@ -41,18 +40,19 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
     path = root / source.poses
     listed = read_pose_list(path)
     if not listed:
-        raise ScrflowError(f"{path}: no pose in it; expected lines 'name {_FORM}'")
+        raise ScrflowError(f"{path}: no pose in it; give it lines 'name {_FORM}'")
     image_root = root / source.images
     images: list[View] = []
     for name, (cam_from_world, focal) in listed.items():
         if not os.path.lexists(image_root / name):
             continue
         try:
-            width, height = image_size(image_root / name)
+            size = image_size(image_root / name)
         except ScrflowError:
-            width, height = 1, 1  # a damaged image is named when the images in use are decoded
-        params = [focal, *(source.principal_point or (width / 2, height / 2))]
-        camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
+            size = (1, 1)  # a damaged image is named when the images in use are decoded
+        camera = centred_camera(focal, size)
+        if source.principal_point is not None:
+            camera.principal_point_x, camera.principal_point_y = source.principal_point
         images.append(View(name, camera, cam_from_world))
     if not images:
         raise ScrflowError(f"{path}: none of the images that it lists is under {image_root}; correct key source.images")

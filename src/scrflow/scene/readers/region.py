@@ -19,7 +19,6 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.core.seeds import numpy_generator
-from scrflow.scene.colmap_model import View
 from scrflow.scene.model import load_scene
 from scrflow.scene.readers import Collection
 
@@ -47,7 +46,7 @@ class RegionSource(Source):
     @model_validator(mode="after")
     def _one_of_them(self) -> RegionSource:
         if self.region > self.regions:
-            raise ValueError(f"region {self.region} of {self.regions}: they are numbered from 1")
+            raise ValueError(f"region {self.region} of {self.regions}: they are numbered from 1; correct it")
         return self
 
     @property
@@ -68,16 +67,16 @@ def read(
     base = load_scene(folder)
     if len(base.mapping) < source.regions:
         raise ScrflowError(
-            f"reader region: {source.regions} regions of {source.scene}, which has {len(base.mapping)} mapping images"
+            f"reader region: {source.regions} regions of {source.scene}, which has {len(base.mapping)} mapping images; "
+            "set fewer regions"
         )
     centres_N3 = camera_centre(np.stack([v.cam_from_world for v in base.mapping]))
     inside = region_members(source, centres_N3)[:, source.region - 1]
     views = [view for view, wanted in zip(base.mapping, inside, strict=True) if wanted]
-    queries = [View(q.name, q.camera, base.query_poses.get(q.name)) for q in base.queries]
     return Collection(
         base.folder,
         base.image_root,
-        (*views, *queries),
+        (*views, *base.query_views()),
         split=(tuple(v.name for v in views), tuple(q.name for q in base.queries)),
         conditions={q.name: q.condition for q in base.queries},
         inputs={f"part_{source.scene}": base.stamp.digest},

@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pycolmap
@@ -25,32 +25,51 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_array
+from scrflow.scene.lists import centred_camera, read_array
 from scrflow.scene.readers import Collection
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
 
-
-def unpacked_folder(root: Path, folder: str) -> Path:
-    """``folder`` under root, or the same below its first part where root is that part."""
-    return root / folder if (root / folder).is_dir() else root.joinpath(*PurePosixPath(folder).parts[1:])
+log = logging.getLogger("scrflow")
 
 
-def sfm_pose_lists(lists: str, root: Path, scene: str) -> list[Path]:
-    """SCENE_train.txt and SCENE_test.txt in the first folder, under root or else beside it, that the glob matches."""
-    found = (folder for base in (root, root.parent) for folder in sorted(base.glob(lists)) if folder.is_dir())
-    folder = next(found, root / lists)
-    return [folder / f"{scene}_{part}.txt" for part in ("train", "test")]
+class RoomSource(Source):
+    """What the two datasets of rooms share. ``folder`` is where the archive has put a scene's files."""
 
-
-class SevenScenesSource(Source):
-    """A scene of 7-Scenes as published: seq-XX/frame-XXXXXX.{color.png,pose.txt}, TrainSplit.txt, TestSplit.txt."""
-
-    reader: Literal["sevenscenes"]
-    folder: str = Field(description="chess, fire ...: where the archive has put the files; without it they are in root")
+    texts: ClassVar[tuple[str, ...]]  # files and globs in that folder
+    pose_files: ClassVar[str]
+    dataset: ClassVar[str]
+    folder: str
     poses: Literal["sfm", "dslam"] = Field(
         description="sfm: pseudo ground truth by SfM (Brachmann et al., ICCV 2021); dslam: the published *.pose.txt"
     )
+    lists: str
+
+    def unpacked(self, root: Path) -> Path:
+        """The scene's folder: ``folder`` under root, or the same below its first part where root is that part."""
+        whole = root / self.folder
+        return whole if whole.is_dir() else root.joinpath(*PurePosixPath(self.folder).parts[1:])
+
+    def pose_lists(self, root: Path) -> list[Path]:
+        """Lists of the SfM poses, mapping and queries, in the first folder that the glob ``lists`` matches."""
+        found = (folder for base in (root, root.parent) for folder in sorted(base.glob(self.lists)) if folder.is_dir())
+        folder = next(found, root / self.lists)
+        return [folder / f"{self.folder.replace('/', '_')}_{part}.txt" for part in ("train", "test")]
+
+    def files(self, root: Path) -> list[Path]:
+        folder = self.unpacked(root)
+        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob(self.pose_files))
+        return [*(folder / name for name in self.texts), *poses]
+
+
+class SevenScenesSource(RoomSource):
+    """A scene of 7-Scenes as published: seq-XX/frame-XXXXXX.{color.png,pose.txt}, TrainSplit.txt, TestSplit.txt."""
+
+    texts = ("TrainSplit.txt", "TestSplit.txt")
+    pose_files = "seq-*/frame-*.pose.txt"
+    dataset = "7scenes"
+    reader: Literal["sevenscenes"]
+    folder: str = Field(description="chess, fire ...: where the archive has put the files; without it they are in root")
     lists: str = Field(
         "visloc_pseudo_gt_limitations*/pgt/sfm/7scenes",
         description="poses sfm: glob of the folder with FOLDER_train.txt and FOLDER_test.txt, under root or beside it",
@@ -60,22 +79,8 @@ class SevenScenesSource(Source):
         description="poses dslam: those of the depth camera become those of the colour camera, as in DSAC* and ACE",
     )
 
-    def dataset(self, root: Path) -> Path:
-        """The folder with the sequences."""
-        return unpacked_folder(root, self.folder)
-
-    def pose_lists(self, root: Path) -> list[Path]:
-        """Lists of the SfM poses, mapping and queries."""
-        return sfm_pose_lists(self.lists, root, self.folder)
-
-    def files(self, root: Path) -> list[Path]:
-        folder = self.dataset(root)
-        poses = self.pose_lists(root) if self.poses == "sfm" else sorted(folder.glob("seq-*/frame-*.pose.txt"))
-        return [folder / "TrainSplit.txt", folder / "TestSplit.txt", *poses]
-
 
 SOURCE = SevenScenesSource
-log = logging.getLogger("scrflow")
 SIZE = (640, 480)
 DSLAM_FOCAL_PX = 525.0
 
@@ -90,23 +95,20 @@ COLOUR_FROM_DEPTH = np.array(
 
 
 def read(source: SevenScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All frames of TrainSplit.txt (mapped) and TestSplit.txt (queries). Those without pose are left out with a
+    """All frames of TrainSplit.txt (mapped) and TestSplit.txt (queries). Those without a pose are left out, with a
     warning."""
-    folder = source.dataset(root)
-    mapping, queries = (_frames(folder, name) for name in ("TrainSplit.txt", "TestSplit.txt"))
+    folder = source.unpacked(root)
+    mapping, queries = (_frames(folder, name) for name in source.texts)
+    camera = centred_camera(DSLAM_FOCAL_PX, SIZE)
 
-    def published_pose(name: str) -> np.ndarray | None:
+    def published(name: str) -> tuple[pycolmap.Camera, np.ndarray | None]:
         pose = read_frame_pose(folder / name.replace(".color.png", ".pose.txt"))
-        if pose is None or not source.depth_to_colour:
-            return pose
-        moved = COLOUR_FROM_DEPTH[:, :3] @ pose
-        return np.column_stack([moved[:, :3], moved[:, 3] + COLOUR_FROM_DEPTH[:, 3]])
+        if pose is not None and source.depth_to_colour:
+            moved = COLOUR_FROM_DEPTH[:, :3] @ pose
+            pose = np.column_stack([moved[:, :3], moved[:, 3] + COLOUR_FROM_DEPTH[:, 3]])
+        return camera, pose
 
-    if source.poses == "sfm":
-        listed = read_pose_lists(source.pose_lists(root), folder, "7scenes")
-        return posed_frames(folder, mapping, queries, lambda n: sfm_image(listed, n, SIZE), NOT_LISTED)
-    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", DSLAM_FOCAL_PX, *SIZE)
-    return posed_frames(folder, mapping, queries, lambda n: (camera, published_pose(n)), NOT_FINITE)
+    return posed_frames(source, root, mapping, queries, SIZE, published)
 
 
 def _frames(folder: Path, split: str) -> list[str]:
@@ -115,7 +117,9 @@ def _frames(folder: Path, split: str) -> list[str]:
     for number, line in read_lines(folder / split):
         match = re.fullmatch(r"sequence(\d+)", line)
         if match is None:
-            raise ScrflowError(f"{folder / split}: line {number}: {line!r}, expected 'sequence1' or the like")
+            raise ScrflowError(
+                f"{folder / split}: line {number}: {line!r}, expected 'sequence1' or the like; correct the line"
+            )
         sequence = f"seq-{int(match[1]):02d}"
         found = sorted((folder / sequence).glob("frame-*.color.png"))
         if not found:
@@ -126,23 +130,29 @@ def _frames(folder: Path, split: str) -> list[str]:
     return names
 
 
-NOT_LISTED = "which the pose lists do not name"
-NOT_FINITE = "whose pose is not finite"
-
-
 def posed_frames(
-    folder: Path,
+    source: RoomSource,
+    root: Path,
     mapping: Sequence[str],
     queries: Sequence[str],
-    image: Callable[[str], tuple[pycolmap.Camera, np.ndarray | None]],
-    why: str,
+    size: tuple[int, int],
+    published: Callable[[str], tuple[pycolmap.Camera, np.ndarray | None]],
 ) -> Collection:
-    """The frames that have a pose; ``image`` gives camera and pose of a name. A warning says ``why`` others do not."""
+    """The frames that have a pose, in the SfM lists or, with ``poses: dslam``, by ``published`` (camera and pose of a
+    name). A warning tells how many have none."""
+    folder = source.unpacked(root)
+    listed = _read_pose_lists(source, root) if source.poses == "sfm" else {}
     images = {}
     for name in sorted((*mapping, *queries)):
-        camera, pose = image(name)
+        if source.poses == "dslam":
+            camera, pose = published(name)
+        elif name in listed:
+            camera, pose = centred_camera(listed[name][1], size), listed[name][0]
+        else:
+            continue
         if pose is not None:
             images[name] = View(name, camera, pose)
+    why = "which the pose lists do not name" if source.poses == "sfm" else "whose pose is not finite"
     for kind, names in (("mapping", mapping), ("query", queries)):
         lost = [name for name in names if name not in images]
         if lost:
@@ -152,33 +162,24 @@ def posed_frames(
     return Collection(folder, folder, tuple(images.values()), split=split)
 
 
-def read_pose_lists(paths: Sequence[Path], folder: Path, dataset: str) -> dict[str, tuple[np.ndarray, float]]:
-    """name -> (cam_from_world [3, 4], focal length in px) of several lists of SfM poses (Brachmann et al., ICCV
-    2021)."""
+def _read_pose_lists(source: RoomSource, root: Path) -> dict[str, tuple[np.ndarray, float]]:
+    """name -> (cam_from_world [3, 4], focal length in px) of the lists of SfM poses (Brachmann et al., ICCV 2021)."""
     out: dict[str, tuple[np.ndarray, float]] = {}
+    paths = source.pose_lists(root)
     for path in paths:
         if not path.is_file():
             raise ScrflowError(
                 f"{path}: pose list is missing; github.com/tsattler/visloc_pseudo_gt_limitations has it in "
-                f"pgt/sfm/{dataset}, or correct key source.lists"
+                f"pgt/sfm/{source.dataset}, or correct key source.lists"
             )
         for name, found in read_pose_list(path).items():
+            image = source.unpacked(root) / name
             if name in out:
                 raise ScrflowError(f"{path}: {name} also in another of {', '.join(map(str, paths))}; remove one")
-            if not (folder / name).is_file():
-                raise ScrflowError(f"{folder / name}: image is missing; {path} lists it; unpack the dataset again")
+            if not image.is_file():
+                raise ScrflowError(f"{image}: image is missing; {path} lists it; unpack the dataset again")
             out[name] = found
     return out
-
-
-def sfm_image(
-    listed: dict[str, tuple[np.ndarray, float]], name: str, size: tuple[int, int]
-) -> tuple[pycolmap.Camera, np.ndarray | None]:
-    """Camera (principal point at the centre) and pose of a frame that the lists name, pose None of another."""
-    pose, focal = listed.get(name, (None, 1.0))
-    width, height = size
-    params = [focal, width / 2, height / 2]
-    return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params), pose
 
 
 def read_frame_pose(path: Path) -> np.ndarray | None:

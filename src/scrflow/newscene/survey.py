@@ -1,0 +1,292 @@
+"""Look at what is there: the form, its images, their cameras, the queries. Refuse what would stop the run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+from pydantic import Field
+
+from scrflow.config import SceneConfig, Strict
+from scrflow.config.base import validate
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import check_kind, opened
+from scrflow.core.progress import track
+from scrflow.newscene.forms import Found, detect
+from scrflow.scene.checks import check_name, check_unique, some
+from scrflow.scene.colmap_model import View
+from scrflow.scene.lists import read_query_list
+from scrflow.scene.photo_files import Exif, camera_from_exif, every_nth, list_photos, read_exif
+from scrflow.scene.readers import Collection, read_source
+from scrflow.scene.readers.photos import PhotosSource
+from scrflow.storage.listfile import listed
+
+_FOCAL_SPREAD = 1.05  # of EXIF focal lengths of one lens at one zoom
+
+
+class NewScene(Strict):
+    """The options of ``scrflow new-scene``; what is None is found out."""
+
+    name: str
+    path: Path
+    form: str | None = None
+    queries: Path | None = None
+    every: int | None = Field(None, ge=2)
+    outdoor: bool = False
+    unit: str | None = None
+    single_camera: bool | None = None
+    skip_missing: bool = False
+    guess_cameras: bool = False
+    method: str | None = None
+    licence: str = "of the owner of the photos"
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What the file of a photo says."""
+
+    name: str
+    size: tuple[int, int]  # width, height, px
+    exif: Exif
+    mode: str  # Pillow's: what a pixel is
+
+    @property
+    def focal_mm(self) -> float | None:
+        """Focal length by EXIF, of a 35 mm equivalent where it is given."""
+        return self.exif.focal_35mm or self.exif.focal_mm
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Which images are queries, and how the config says so."""
+
+    split: dict[str, Any]  # of the config; empty where the layout fixes it
+    names: tuple[str, ...]
+    told: str
+    lists: tuple[tuple[Path, str], ...] = ()  # list files to write
+    missing: tuple[str, ...] = ()  # what is not known of them
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All that is known of the scene."""
+
+    found: Found
+    collection: Collection
+    photos: list[Photo]
+    queries: Queries
+    several_cameras: str | None  # why bare photos are not of one camera
+
+    @property
+    def bare(self) -> bool:
+        """Whether there are only photos, so that SfM has to find their poses."""
+        return self.found.source["reader"] == "photos"
+
+
+def survey(options: NewScene, found: Found) -> Findings:
+    """Look at the images of a form. ScrflowError, one line, for all that would stop the run."""
+    if found.form == "video":
+        raise ScrflowError(f"{found.root}: a video has no photos yet; pick frames first (scrflow pick-frames)")
+    if options.skip_missing:
+        if found.form != "nerfstudio":
+            raise ScrflowError(
+                f"{options.path}: --skip-missing is for the form nerfstudio, this is {found.form}; leave it out"
+            )
+        found = replace(found, source={**found.source, "skip_missing": True})
+    collection = _collection(found)
+    queries = _queries(options, found, collection)
+    photos = _inspect(collection.image_root, sorted({*(i.name for i in collection.images), *queries.names}))
+    _check_photos(photos, collection)
+    several = None
+    if found.source["reader"] == "photos":
+        several = _several_cameras(photos)
+        if options.single_camera and len({p.size for p in photos}) > 1:
+            raise ScrflowError(f"{options.path}: {several}, which one camera cannot have; leave out --single-camera")
+        single = several is None if options.single_camera is None else options.single_camera
+        found = replace(found, source={**found.source, "single_camera": single})
+    return Findings(found, collection, photos, queries, several)
+
+
+def chosen_form(options: NewScene) -> Found:
+    """The form asked for, or the most specific that fits; ScrflowError where it does not fit."""
+    forms = detect(options.path)
+    for found in forms:
+        if options.form is None or found.form.lower() == options.form.lower():
+            return found
+    likely = ", ".join(f.form for f in forms)
+    raise ScrflowError(
+        f"{options.path}: not of form {options.form!r}; it looks like {likely}: correct or leave out --form"
+    )
+
+
+def _collection(found: Found) -> Collection:
+    """What the reader of the form finds; of bare photos only the names (their cameras come from SfM)."""
+    minimal = {"description": "", "licence": "", "root": "", "method": "", "source": found.source}
+    source = validate(SceneConfig, minimal, found.root).source
+    if isinstance(source, PhotosSource):
+        folder = found.root / source.images
+        unknown = pycolmap.Camera(model="SIMPLE_PINHOLE", width=0, height=0, params=[1, 0, 0])
+        return Collection(folder, folder, tuple(View(name, unknown, None) for name in list_photos(folder)))
+    try:
+        collection = read_source(source, found.root)
+    except ScrflowError as error:
+        if "source.skip_missing: true" in str(error):
+            raise ScrflowError(f"{error} (here --skip-missing)") from None
+        raise
+    check_unique((image.name for image in collection.images), str(collection.where))
+    gone = [i.name for i in collection.images if not (collection.image_root / i.name).is_file()]
+    if gone:
+        raise ScrflowError(
+            f"{collection.where}: {len(gone)} of its {len(collection.images)} images are not under "
+            f"{collection.image_root}: {some(gone)}; put them there, or let PATH be the folder that has both"
+        )
+    return collection
+
+
+def _queries(options: NewScene, found: Found, collection: Collection) -> Queries:
+    """The queries given; else those that the layout fixes; else lists beside the scene (queries.txt, queries_night.txt
+    ..., by condition); else every eighth image."""
+    root, images = found.root, collection.image_root
+    if options.queries is not None and options.every is not None:
+        raise ScrflowError("--queries and --every exclude each other; give one")
+    if options.queries is not None:
+        given = Path(os.path.abspath(options.queries))
+        if given.is_dir():
+            return _queries_in(given, options, found, collection)
+        return _listed_queries({"all": given}, options, found, collection)
+    if options.every is None:
+        if collection.split is not None:
+            queries = collection.split[1]
+            return Queries({}, tuple(queries), f"{len(queries)}, given by the layout")
+        lists = {p.stem.removeprefix("queries").strip("_-") or "all": p for p in sorted(root.glob("queries*.txt"))}
+        if lists and all((images / name).is_file() for path in lists.values() for name in read_query_list(path)):
+            queries = _listed_queries(lists, options, found, collection)
+            mapping = {"mapping": "mapping.txt"} if (root / "mapping.txt").is_file() else {}
+            return replace(queries, split={**mapping, **queries.split})
+    every = options.every or 8
+    _, names = every_nth([image.name for image in collection.images], every)
+    missing = f"Queries: none given, so one of every {every} images is one. Others: --queries LIST."
+    return Queries({"every": every}, tuple(names), f"{len(names)}: one of every {every} images", missing=(missing,))
+
+
+def _queries_in(folder: Path, options: NewScene, found: Found, collection: Collection) -> Queries:
+    """The photos of a folder, which a new list names."""
+    images = collection.image_root
+    if not folder.is_relative_to(images):
+        raise ScrflowError(f"{folder}: query photos belong under {images}, which names are relative to; move them")
+    names = [(folder / name).relative_to(images).as_posix() for name in list_photos(folder)]
+    path = found.root / f"{options.name}-queries.txt"
+    missing = _missing_cameras(names, options, collection, folder)
+    text = "".join(f"{listed(name)}\n" for name in names)
+    split = _split_of(options, found.root, {"all": path})
+    return Queries(split, tuple(names), f"{len(names)}, in {folder}", ((path, text),), missing)
+
+
+def _listed_queries(lists: dict[str, Path], options: NewScene, found: Found, collection: Collection) -> Queries:
+    """The queries of lists, by condition."""
+    images = collection.image_root
+    names: list[str] = []
+    missing: tuple[str, ...] = ()
+    for path in lists.values():
+        cameras = read_query_list(path)
+        gone = [name for name in cameras if not (images / name).is_file()]
+        if gone:
+            raise ScrflowError(
+                f"{path}: {len(gone)} of {len(cameras)} queries are not under {images}, which names are relative "
+                f"to: {some(gone)}; correct the list, or put them there"
+            )
+        names += cameras
+        unknown = [name for name, camera in cameras.items() if camera is None]
+        missing += _missing_cameras(unknown, options, collection, path)
+    told = f"{len(names)}, listed in {', '.join(p.name for p in lists.values())}"
+    return Queries(_split_of(options, found.root, lists), tuple(names), told, missing=missing)
+
+
+def _split_of(options: NewScene, root: Path, lists: dict[str, Path]) -> dict[str, Any]:
+    """The config's ``split``: lists relative to root where they lie in it."""
+    keys = {c: (p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for c, p in lists.items()}
+    return {"queries": keys, **({"guess_cameras": True} if options.guess_cameras else {})}
+
+
+def _missing_cameras(names: list[str], options: NewScene, collection: Collection, where: Path) -> tuple[str, ...]:
+    """Where the intrinsics of queries come from that neither the source nor a list has. A guess must be asked for."""
+    known = {image.name for image in collection.images}
+    unknown = [name for name in names if name not in known]
+    blind = [n for n in unknown if camera_from_exif(collection.image_root / n, "SIMPLE_PINHOLE")[1] == "guess"]
+    if blind and not options.guess_cameras:
+        raise ScrflowError(
+            f"{where}: {len(blind)} queries have no intrinsics, neither in the model nor listed, and no focal length "
+            f"in EXIF ({some(blind, 3)}); list them as 'name MODEL width height params...', or give --guess-cameras"
+        )
+    origins = {"from EXIF, not calibrated": len(unknown) - len(blind), "a guess, as --guess-cameras asks": len(blind)}
+    return tuple(f"Intrinsics of {count} queries: {origin}." for origin, count in origins.items() if count)
+
+
+def _inspect(folder: Path, names: list[str]) -> list[Photo]:
+    """Decode every photo (JPEG at an eighth); ScrflowError naming those that cannot be, and how many they are."""
+    for name in names:
+        check_name(name, str(folder))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        looked = list(track(pool.map(lambda n: _photo(folder / n, n), names), "looking at photos", total=len(names)))
+    bad = [f"{name} ({result})" for name, result in zip(names, looked, strict=True) if isinstance(result, str)]
+    if bad:
+        raise ScrflowError(f"{folder}: {len(bad)} of {len(names)} photos cannot be used: {some(bad, 3)}; replace them")
+    return [photo for photo in looked if isinstance(photo, Photo)]
+
+
+def _photo(path: Path, name: str) -> Photo | str:
+    """The photo, or why it cannot be used."""
+    try:
+        with opened(path) as image:
+            size, mode = image.size, image.mode
+            if mode[0] not in "IF":
+                check_kind(image, path)
+            image.draft("L", (image.width // 8, image.height // 8))
+            image.load()  # before the EXIF, which a PNG may have at its end
+            return Photo(name, size, read_exif(image), mode)
+    except ScrflowError as error:
+        return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+
+
+def _check_photos(photos: list[Photo], collection: Collection) -> None:
+    """ScrflowError for photos that EXIF turns, depth maps, and photos of another size than their camera's."""
+    folder = collection.image_root
+    turned = [p.name for p in photos if p.exif.orientation != 1]
+    if turned:
+        raise ScrflowError(
+            f"{folder}: {len(turned)} of {len(photos)} photos are turned by their EXIF tag alone ({some(turned, 3)}): "
+            f"scrflow upright {folder} OUT"
+        )
+    deep = [p.name for p in photos if p.mode[0] in "IF"]  # one channel of 16 bits or more
+    # a folder of nothing but 16 bits is that of a grey camera
+    if deep and not all(p.mode.startswith("I;16") for p in photos):
+        raise ScrflowError(f"{folder}: {len(deep)} images are depth maps or the like ({some(deep, 3)}); move them away")
+    sizes = {p.name: p.size for p in photos}
+    odd = [
+        f"{i.name} is {sizes[i.name][0]}x{sizes[i.name][1]}, its camera {i.camera.width}x{i.camera.height}"
+        for i in collection.images
+        if i.camera.width and (i.camera.width, i.camera.height) != sizes[i.name]  # width 0: bare photos
+    ]
+    if odd:
+        raise ScrflowError(
+            f"{collection.where}: {len(odd)} images have another size than their camera ({odd[0]}); use the model's"
+        )
+
+
+def _several_cameras(photos: list[Photo]) -> str | None:
+    """Why the photos are not of one camera at one zoom, as sizes and EXIF tell; None where they may be."""
+    sizes, models = Counter(p.size for p in photos), Counter(p.exif.model for p in photos if p.exif.model)
+    focal = [p.focal_mm for p in photos if p.focal_mm]
+    if len(sizes) > 1:
+        return f"{len(sizes)} sizes ({', '.join(f'{w}x{h}: {n}' for (w, h), n in sizes.most_common(4))})"
+    if len(models) > 1:
+        return f"{len(models)} cameras ({some(list(models), 3)})"
+    if focal and max(focal) > _FOCAL_SPREAD * min(focal):
+        return f"focal lengths of {min(focal):g} to {max(focal):g} mm (zoom, or several lenses)"
+    return None
