@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from scrflow.config import MapStage
-from scrflow.pipeline.project import Project, descriptor_weights
-from scrflow.storage.weights import registry
+from scrflow.pipeline.project import Project
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -80,21 +79,6 @@ def test_bill_of_materials_has_the_pins():
     assert all(set(d["dependsOn"]) <= refs for d in bom["dependencies"])
     assert all(component["licenses"] for component in bom["components"])
     assert "serialNumber" not in bom and "timestamp" not in bom["metadata"], "the same pins give the same bytes"
-
-
-def test_every_kind_of_scene_encoder_and_network_says_what_its_licence_does(project):
-    for name, encoder in project.encoders.items():
-        assert encoder.commercial_use != "unknown", name
-        stated = "commercial" in encoder.licence.lower()
-        assert (encoder.commercial_use == "forbidden") == stated, name
-    for name, scene in project.scenes.items():
-        if re.search(r"non-?commercial|-NC-", scene.licence):
-            assert scene.commercial_use == "forbidden", name
-    for name, entry in registry().items():
-        assert (entry.commercial_use == "forbidden") == ("commercial" in entry.licence), name
-    for name, feature in project.config.retrieval.items():
-        if feature.kind == "network":
-            assert descriptor_weights(feature.network, feature.options) in registry(), name
 
 
 def test_restrictions_go_into_the_map(project):

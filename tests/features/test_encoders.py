@@ -94,13 +94,19 @@ def test_matches_obey_the_known_poses(name, matches, median_px):
     assert np.median(distance[good]) < median_px
 
 
-def test_unknown_names_and_options_are_told():
-    with pytest.raises(ScrflowError, match="no local encoder 'surf'; there are ace"):
-        encoder("surf")
-    with pytest.raises(ScrflowError, match="encoder sift: options"):
-        encoder("sift", sharpness=3)
-    with pytest.raises(ScrflowError, match="encoder disk: window 4; give an odd number"):
-        encoder("disk", window=4)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("surf", {}, "no local encoder 'surf'; there are ace"),
+        ("sift", {"sharpness": 3}, "encoder sift: options"),
+        ("disk", {"window": 4}, "encoder disk: window 4; give an odd number"),
+        ("loftr", {"model": "new"}, "encoder loftr: model 'new'; there are outdoor, indoor"),
+        ("dedode", {"detector": "S"}, "encoder dedode: no weights 'S'; there are L-upright"),
+    ],
+)
+def test_unknown_names_and_options_are_told(name, options, message):
+    with pytest.raises(ScrflowError, match=message):
+        encoder(name, **options)
 
 
 def test_a_blank_photo_has_no_keypoints():

@@ -16,7 +16,6 @@ from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders import build_encoder
 from scrflow.features.encoders.dedode import _descriptor_g
 from scrflow.features.encoders.superpoint import sample_cells
-from scrflow.features.networks import read_tensors
 from scrflow.storage import weights
 
 # name of a convolution in the published file: channels in, out, kernel
@@ -251,23 +250,3 @@ def test_other_tensors_are_refused(published, changed, name, renamed, why):
     with pytest.raises(ScrflowError, match=rf"not the weights of {file} \(.*{why}.*delete it") as error:
         encoder(name)
     assert "\n" not in str(error.value)
-
-
-def test_files_that_are_no_checkpoints_are_told(tmp_path):
-    page = tmp_path / "page.pth"
-    page.write_text("<html>not found</html>")
-    with pytest.raises(ScrflowError, match=r"page.pth: no checkpoint of tensors that torch can read"):
-        read_tensors(page)
-    torch.save({"a": torch.ones(1)}, tmp_path / "flat.pth")
-    with pytest.raises(ScrflowError, match="holds no named tensors under 'extractor'"):
-        read_tensors(tmp_path / "flat.pth", "extractor")
-    torch.save({"a": 1}, tmp_path / "number.pth")
-    with pytest.raises(ScrflowError, match="holds no named tensors at its top"):
-        read_tensors(tmp_path / "number.pth")
-
-
-def test_unknown_models_are_told(published):
-    with pytest.raises(ScrflowError, match="encoder loftr: model 'new'; there are outdoor, indoor"):
-        encoder("loftr-outdoor", model="new")
-    with pytest.raises(ScrflowError, match="encoder dedode: no weights 'S'; there are L-upright"):
-        encoder("dedode", detector="S")

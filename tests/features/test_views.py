@@ -73,11 +73,3 @@ def test_photometric_change_is_what_it_says():
     colour = torch.tensor([0.8, 0.2, 0.3]).view(3, 1, 1).expand(3, 32, 32)
     flat = warp(colour, Augmentation(saturation=0.0))
     assert float(flat.std(0).max()) < 1e-3
-
-
-def test_grey_image_is_augmented_like_the_colour_image():
-    # off black and white, where the mean of clipped colours is not the clipped mean
-    image = 0.3 + 0.4 * torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(2))
-    a = Augmentation(roll=-0.15, scale=1.2, brightness=0.05)
-    # measured: 2e-7
-    assert float((warp(image.mean(0, keepdim=True), a) - warp(image, a).mean(0, keepdim=True)).abs().max()) < 2e-6

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
-from scrflow.localize.pointcloud import ExportOptions, Observations, export_map, merge
+from scrflow.localize.pointcloud import ExportOptions, export_map
 
 
 @pytest.fixture(scope="module")
@@ -57,35 +57,6 @@ def test_colmap_model_holds_together(wall_map, exported):
     assert max(errors) < 3.0  # photos are encoded at their own size here: the same pixels
 
 
-def observations(xyz: np.ndarray, image: np.ndarray, noise: np.ndarray) -> Observations:
-    """Keypoints where cameras on the x axis, looking along z, see the points."""
-    count = int(image.max()) + 1
-    poses = np.tile(np.eye(3, 4), (count, 1, 1))
-    poses[:, 0, 3] = -0.1 * np.arange(count)
-    cam = xyz + poses[image][:, :, 3]
-    K = np.tile(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), (count, 1, 1))
-    pixel = cam[:, :2] / cam[:, 2:] * 500 + [320, 240]
-    rgb = np.full((len(xyz), 3), 100, np.uint8) + (10 * image[:, None]).astype(np.uint8)
-    return Observations(image, xyz + noise, pixel, pixel, rgb, K, poses)
-
-
-def test_merging_by_voxel():
-    # a point seen by three photos, one of these twice; a point seen by one; a point whose views disagree
-    xyz = np.array([[0.05, 0.05, 2.05]] * 4 + [[1.05, 0.05, 2.05]] + [[0.05, 1.05, 2.05]] * 2)
-    image = np.array([0, 1, 1, 2, 0, 0, 1])
-    noise = np.zeros((7, 3))
-    noise[2, 0], noise[5, 0], noise[6, 0] = 0.004, 0.02, -0.02  # 0.02 m at 2 m are 5 px
-    seen = observations(xyz, image, noise)
-    cloud = merge(seen, ExportOptions(max_error_px=2.0, min_views=2, voxel=0.1))
-    order = np.argsort(cloud.xyz[:, 1])
-    np.testing.assert_allclose(cloud.xyz[order], [xyz[0], xyz[5]], atol=1e-9)
-    assert cloud.observation[cloud.point == order[0]].tolist() == [0, 1, 3]
-    assert cloud.rgb[order].tolist() == [[110] * 3, [105] * 3]
-    assert len(merge(seen, ExportOptions(2.0, 1, 0.1)).xyz) == 3
-    with pytest.raises(ScrflowError, match="--min-views"):
-        merge(seen, ExportOptions(2.0, 4, 0.1))
-
-
 def test_mistakes_are_one_line(wall_map, tmp_path):
     with pytest.raises(ScrflowError, match="--ply FILE"):
         export_map(wall_map.map, None, None, None, ExportOptions())
@@ -93,6 +64,8 @@ def test_mistakes_are_one_line(wall_map, tmp_path):
     (tmp_path / "full/notes.txt").write_text("mine")
     with pytest.raises(ScrflowError, match="not overwritten"):
         export_map(wall_map.map, None, None, tmp_path / "full", ExportOptions())
+    with pytest.raises(ScrflowError, match="--min-views"):
+        export_map(wall_map.map, None, tmp_path / "a.ply", None, ExportOptions(min_views=99))
     with pytest.raises(ScrflowError, match="give --scene"):
         export_map(wall_map.map, tmp_path, tmp_path / "a.ply", None, ExportOptions())
     result = CliRunner().invoke(app, ["export", str(tmp_path / "no.safetensors"), "--ply", str(tmp_path / "a.ply")])

@@ -6,8 +6,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig, LocalizeConfig
-from scrflow.core.geometry import pose_error, reprojection_error
-from scrflow.localize.pose import SceneCoordinates, best_hypothesis, consensus, estimate_pose
+from scrflow.core.geometry import pose_error
+from scrflow.localize.pose import SceneCoordinates, best_hypothesis, estimate_pose
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head, HeadOutput
 
@@ -111,16 +111,3 @@ def test_pose_among_outliers(refine_px):
     assert 150 < estimate.inliers.sum() < 220
     again = estimate_pose(pixels, world, K, config, 10.0, seed=1)
     assert np.array_equal(again.cam_from_world, estimate.cam_from_world)
-
-
-def test_consensus_counts_inliers():
-    pixels, world = correspondences()
-    found = consensus(pixels, world, K, 10.0, 1000, seed=1)
-    error = np.minimum(reprojection_error(pixels, world, K, found.pose.Rt), 10.0)
-    # one more refinement lies between the count and the pose; measured: equal, and 0.0006
-    assert abs(found.inliers - (error < 10).sum()) <= 3
-    assert found.cost == pytest.approx((error**2).mean() / 100, abs=0.005)
-    world[:150] = np.nan
-    half = consensus(pixels, world, K, 10.0, 1000, seed=1, before=found.pose)
-    assert half.inliers == pytest.approx(found.inliers / 2, rel=0.15) and half.cost > 0.5 + found.cost / 4
-    assert consensus(pixels[:2], world[:2], K, 10.0, 1000, seed=1).pose is None

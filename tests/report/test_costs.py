@@ -107,24 +107,6 @@ def test_a_combined_scene_counts_its_parts(results):
     assert mapping_seconds(results.root / "s/combined") == results.of(*jobs, *scenes, "write_map/combined")
 
 
-def test_files_of_hloc_count_with_their_jobs(results):
-    config = {"retrieval": {"kind": "hloc", "file": "results/{scene}/hloc/global-feats-netvlad.h5"}}
-    results.artifact("s/hloc/images.json", "hloc-images", names="8" * 16)
-    (results.root / "s/hloc/global-feats-netvlad.h5").write_bytes(b"of hloc")
-    for name in ("list_hloc_images", "hloc_global_features/netvlad", "build_retrieval/netvlad"):
-        results.job(name)
-    sources = {"scene": "s/scene/scene.json", "file": "9" * 16}
-    results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
-    method(results, "hloc", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
-    rules_of = [stage.rule for stage in stages_of(results.root / "s/hloc")]
-    assert rules_of.index("list_hloc_images") < rules_of.index("hloc_global_features")
-    # a file of one's own is of no job
-    config["retrieval"]["file"] = "features/{scene}.h5"
-    results.artifact("s/retrieval/netvlad.safetensors", "retrieval", config, **sources)
-    method(results, "own", "s/local/sift", retrieval="s/retrieval/netvlad.safetensors")
-    assert "hloc_global_features" not in {stage.rule for stage in stages_of(results.root / "s/own")}
-
-
 def test_feature_matching(results):
     sources = {"scene": "s/scene/scene.json", "graph": "s/covisibility.npz", "retrieval": "s/retrieval/vlad.h5"}
     results.artifact("s/matching/map.h5", "baseline-map", **sources)

@@ -21,7 +21,6 @@ from scrflow.report.page.page import page, write_report
 from scrflow.report.page.precision import failures, verdict
 from scrflow.report.page.relocalize import Points, render_points
 from scrflow.report.page.run import load_run
-from scrflow.report.page.scene3d import strongest_edges
 from scrflow.storage.artifact import read_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -156,17 +155,6 @@ def test_points_are_seen_where_the_camera_has_them():
     line, column = np.nonzero((picture == [255, 0, 0]).all(2))
     assert (line.mean(), column.mean()) == (120, 160)  # the principal point is the corner of four pixels: the next one
     assert not (picture == [0, 255, 0]).all(2).any()  # behind the camera
-
-
-def test_strongest_edges_leave_no_photo_without():
-    weight = np.zeros((5, 5))
-    for i, j, w in ((0, 1, 0.9), (0, 2, 0.8), (1, 2, 0.7), (3, 4, 0.1), (2, 3, 0.2)):
-        weight[i, j] = weight[j, i] = w
-    i, j, w = strongest_edges(scipy.sparse.csr_array(weight), 3)
-    # 0-1, 0-2 and 2-3 are the strongest of a photo each, 3-4 of photo 4
-    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2), (2, 3), (3, 4)]
-    assert (np.diff(w) >= 0).all()
-    assert len(strongest_edges(scipy.sparse.csr_array(weight), 9)[0]) == 5
 
 
 def test_files_that_do_not_belong_together(wall, reports, tmp_path):

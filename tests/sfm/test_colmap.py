@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pycolmap
@@ -110,45 +109,6 @@ def test_a_killed_process_is_reported_and_ends_the_others(database, when, monkey
     assert len(started) == 3 and all(process.process.poll() is not None for process in started)
     assert tables(database)[1] == [], "a part of the matches was taken for the whole"
     assert [p.name for p in database.parent.iterdir()] == [database.name]
-
-
-ASKING = """
-import contextlib, itertools, sys
-from pathlib import Path
-import pycolmap
-from scrflow.sfm import matching
-colmap = matching.colmap
-
-@contextlib.contextmanager
-def told(*arguments):
-    with colmap(*arguments) as process:
-        print(process.process.pid, flush=True)
-        yield process
-
-matching.colmap = told
-with pycolmap.Database.open(sys.argv[1]) as db:
-    names = sorted(image.name for image in db.read_all_images())
-matching.match_pairs(Path(sys.argv[1]), list(itertools.combinations(names, 2)), 3, 7, verify=True)
-"""
-
-
-def test_no_process_is_left_when_the_one_that_asked_is_killed(database):
-    command = [sys.executable, "-c", ASKING, str(database)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
-        started = [int(parent.stdout.readline()) for _ in range(3)]
-        parent.kill()
-    end = time.monotonic() + 300  # each finishes the step that it is at
-    while any(map(runs, started)):
-        assert time.monotonic() < end, "a process is left"
-        time.sleep(0.05)
-
-
-def runs(pid: int) -> bool:
-    """Whether the process exists, and is no zombie that its new parent has not taken leave of."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_an_error_of_colmap_is_raised_where_it_was_asked(tmp_path):

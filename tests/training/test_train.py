@@ -8,7 +8,7 @@ import signal
 import pytest
 import synthetic
 import torch
-from training_cases import KNOWN, in_step, known, stage, terminate, train, train_until_killed
+from training_cases import in_step, known, stage, terminate, train, train_until_killed
 
 import scrflow
 from scrflow.config import EarlyStopConfig, GlobalEncodingUse, HeadConfig, LossConfig, TrainingConfig
@@ -69,24 +69,6 @@ def test_arrays_train_as_files_do(inputs, tmp_path):
     scrflow.train(head, samples, config.training, depth_bias=0.3, threads=1)
     for name, value in read_safetensors(out, "head").items():
         assert torch.equal(value, head.state_dict()[name].to(value.dtype)), name
-
-
-def test_a_stopped_training_on_arrays_continues(tmp_path, monkeypatch):
-    samples, config = Samples.from_arrays(**arrays(True)), TrainingConfig(steps=20, batch_size=64, precision="fp32")
-    checkpoint = tmp_path / "checkpoint.pt"
-
-    def run() -> torch.Tensor:
-        torch.manual_seed(0)
-        head = scrflow.Head(samples.dim_in, SMALL, samples.cluster_centres(1))
-        scrflow.train(head, samples, config, threads=1, checkpoint=checkpoint)
-        return head.state_dict()["decoder.out.weight"]
-
-    undisturbed = run()
-    with monkeypatch.context() as patch:
-        in_step(7, terminate, patch)
-        with pytest.raises(Stopped):
-            run()
-    assert torch.equal(run(), undisturbed) and not checkpoint.exists()
 
 
 def test_same_seed_same_bytes(inputs, tmp_path):
@@ -165,15 +147,6 @@ def test_a_crafted_checkpoint_is_not_run(tmp_path, monkeypatch, caplog):
     assert "not a checkpoint" in caplog.text and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("missing", "says"),
-    [("encoding", "global encoding node2vec"), ("graph", "covisibility graph"), ("depth", "known_depth")],
-)
-def test_missing_inputs_are_named(inputs, tmp_path, missing, says):
-    with pytest.raises(ScrflowError, match=says):
-        train(stage(5, KNOWN), {**inputs, missing: None}, tmp_path)
-
-
 def test_an_incomplete_buffer_is_refused(inputs):
     with pytest.raises(ScrflowError, match="do not hold every mapping image"):
         load_buffer(inputs["shards"][:1])
@@ -226,12 +199,15 @@ def test_early_stop_shortens_the_rest_of_the_schedule():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "missing", "says"),
     [
-        ({"gpus": 4}, "set buffer_shards to 4"),
-        ({"buffer_memory": 20000}, r"buffer_memory of 20000 bytes.*give it at least"),
+        ({"gpus": 4}, (), "set buffer_shards to 4"),
+        ({"buffer_memory": 20000}, (), r"buffer_memory of 20000 bytes.*give it at least"),
+        ({}, ("encoding",), "global encoding node2vec"),
+        ({}, ("graph",), "covisibility graph"),
+        ({}, ("depth",), "known_depth"),
     ],
 )
-def test_impossible_settings_name_the_remedy(inputs, tmp_path, settings, says):
+def test_what_training_lacks_is_named(inputs, tmp_path, settings, missing, says):
     with pytest.raises(ScrflowError, match=says):
-        train(known(**settings), inputs, tmp_path)
+        train(known(**settings), {**inputs, **dict.fromkeys(missing)}, tmp_path)

@@ -1,17 +1,13 @@
-"""What scrflow says of a finished run: costs, provenance, differences."""
+"""What scrflow says of a finished run: costs and provenance."""
 
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
-from tiny_project import POSES, Project
-from typer.testing import CliRunner
+from tiny_project import Project
 
-from scrflow.cli.app import app
 from scrflow.report.costs import costs_of, mapping_seconds
-from scrflow.storage.artifact import sha256_file
 
 
 def test_costs_of_a_finished_run(finished: Project):
@@ -40,22 +36,3 @@ def test_provenance_of_a_finished_run(finished: Project):
         assert (told[what]["commit"], told[what]["clean"]) == (None, None)  # a copy of the tree, no checkout
     for path, stamp in told["stages"].items():
         assert stamp["code"] and stamp["config"], path
-
-
-@pytest.mark.long
-def test_difference_to_a_run_of_another_graph(finished: Project, tmp_path):
-    """The graph and what follows it made anew; buffer and retrieval are those of the first run."""
-    other = Project(tmp_path / "other")
-    for name in ("results", ".snakemake/metadata"):
-        shutil.copytree(finished.folder / name, other.folder / name, dirs_exist_ok=True)
-    other.edit("config/config.yaml", "min_overlap: 0.05", "min_overlap: 0.3")
-    other.snakemake(POSES, "--rerun-triggers", "params")  # by time everything would be old: the copy's photos are newer
-    folders = [str(project.folder / "results") for project in (finished, other)]
-    done = CliRunner().invoke(app, ["diff", *folders])
-    assert isinstance(done.exception, SystemExit) and done.exit_code == 1, done.output
-    assert (
-        "the first difference is in covisibility: graph.min_overlap 0.05 -> 0.3. All later differences follow from it."
-    ) in done.output
-    assert CliRunner().invoke(app, ["diff", folders[0], folders[0]]).exit_code == 0
-    head = "results/tiny/quick/head.safetensors"
-    assert sha256_file(finished.folder / head) != sha256_file(other.folder / head)
