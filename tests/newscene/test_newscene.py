@@ -8,20 +8,29 @@ import pycolmap
 import pytest
 import yaml
 from exif_photos import DATA, DEMO, F35, real_photo, with_exif, write_colmap
-from nvm_replica import COUNT, copy_photo, replica, write_cambridge, write_nvm
 from PIL import Image
-from replicas_kapture import FOLDER, write_hyundai
-from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
-from replicas_rooms import seven_replica, twelve_replica
+from replicas import (
+    COUNT,
+    FOLDER,
+    SEQUENCES,
+    copy_photo,
+    replica,
+    seven_replica,
+    twelve_replica,
+    write_cambridge,
+    write_hyundai,
+    write_mapfree,
+    write_nvm,
+    write_wayspots,
+)
+from small_datasets import built, stage_of
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.config import SceneConfig, SceneStage, Split
+from scrflow.config import SceneConfig, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.pipeline.project import Project
-from scrflow.scene import load_scene
-from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.colmap import ColmapSource
 
@@ -169,9 +178,8 @@ def test_datasets_are_recognised_and_build(form, project, tmp_path):
     found = draft(project, tmp_path / folder)
     config = found.config
     assert dict(found.rows)["form"].startswith(form) and (config.unit == "m") == (form != "NVM")
-    stage = SceneStage(source=config.source, split=config.split, min_mapping_images=3, unit=config.unit)
-    build_scene(stage, Path(config.root), tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
+    stage = stage_of(config.source, config.split, config.unit)
+    scene = built(stage, Path(config.root), tmp_path / "scene")
     assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from nvm_replica import (
+from replicas import (
     DAY,
     FOCAL,
     HEIGHT,
@@ -21,17 +21,13 @@ from nvm_replica import (
     write_queries,
     write_v10,
 )
+from small_datasets import built, check_refused
 
 from scrflow.config import SceneStage
-from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.pipeline.project import Project
-from scrflow.scene import load_scene
-from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views, read_model
 from scrflow.scene.lists import pose_line
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +41,14 @@ def v10(rep, tmp_path) -> Path:
 
 
 def stage(scene: str, **split) -> SceneStage:
-    found = Project(REPO / "config").scene_stage(scene)
+    found = Project("config").scene_stage(scene)
     return found.model_copy(update={"split": found.split.model_copy(update=split)})
 
 
 @pytest.mark.parametrize("colmap", [True, False])
 def test_v10(rep, tmp_path, colmap):
     """Whichever origin its measurements have: the readings are told apart by the points."""
-    build_scene(stage("aachen"), write_v10(tmp_path / "data", rep, colmap), tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
+    scene = built(stage("aachen"), write_v10(tmp_path / "data", rep, colmap), tmp_path / "scene")
     assert [v.name for v in scene.mapping] == [db(i) for i in range(8)]
     for i, view in enumerate(scene.mapping):
         assert max(pose_error(view.cam_from_world, rep.poses[i])) < 1e-8
@@ -71,9 +66,8 @@ def test_v10(rep, tmp_path, colmap):
 
 def test_v11_is_a_colmap_model(rep, tmp_path):
     root = tmp_path / "data"
-    camera = pycolmap.Camera(
-        model="SIMPLE_RADIAL", width=WIDTH, height=HEIGHT, params=[FOCAL, WIDTH / 2, HEIGHT / 2, 0]
-    )
+    params = [FOCAL, WIDTH / 2, HEIGHT / 2, 0]
+    camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=WIDTH, height=HEIGHT, params=params)
     names = [db(0), db(1), *(f"sequences/nexus4_sequences/sequence_1/aachen_{i:05d}.jpg" for i in range(2, 8))]
     for name, photo in zip(names, rep.photos, strict=True):
         copy_photo(photo, root / "images_upright" / name)
@@ -83,27 +77,27 @@ def test_v11_is_a_colmap_model(rep, tmp_path):
     for newer in ("rigs.bin", "frames.bin"):  # the published model is older than these
         (folder / newer).unlink()
     write_queries(root, "images_upright")
-    build_scene(stage("aachen-v11"), root, tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
+    scene = built(stage("aachen-v11"), root, tmp_path / "scene")
     assert [v.name for v in scene.mapping] == names
     for view, pose in zip(scene.mapping, rep.poses, strict=True):
         assert max(pose_error(view.cam_from_world, pose)) < 1e-8
     assert sorted(q.condition for q in scene.queries) == ["day"] * 3 + ["night"] * 2
 
 
-def given(path: Path, names: dict[str, str]) -> None:
+OTHER = "IMG_other.jpg 1 0 0 0 0 0 0\n"
+
+
+def pose_lines(names: dict[str, str]) -> str:
     truth = demo_queries()
-    path.write_text("".join(f"{pose_line(name, truth[query].cam_from_world)}\n" for query, name in names.items()))
+    return "".join(f"{pose_line(name, truth[query].cam_from_world)}\n" for query, name in names.items())
 
 
 @pytest.mark.parametrize("base", [True, False])
 def test_query_poses_of_ones_own(v10, tmp_path, caplog, base):
-    given(v10 / "pgt.txt", {q: q.rsplit("/", 1)[1] if base else q for q in (*DAY, NIGHT[0])})
-    with open(v10 / "pgt.txt", "a") as f:
-        f.write("IMG_other.jpg 1 0 0 0 0 0 0\n")
+    names = {q: q.rsplit("/", 1)[1] if base else q for q in (*DAY, NIGHT[0])}
+    (v10 / "pgt.txt").write_text(pose_lines(names) + OTHER)
     with caplog.at_level(logging.INFO, "scrflow"):
-        build_scene(stage("aachen", query_poses="pgt.txt"), v10, tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene")
+        scene = built(stage("aachen", query_poses="pgt.txt"), v10, tmp_path / "scene")
     assert sorted(scene.query_poses) == sorted([*DAY, NIGHT[0]])
     truth = demo_queries()
     for name, pose in scene.query_poses.items():
@@ -112,15 +106,18 @@ def test_query_poses_of_ones_own(v10, tmp_path, caplog, base):
     assert "reference poses of 4 of 5 queries" in caplog.text
 
 
-def test_query_poses_faults(v10, tmp_path):
-    config = stage("aachen", query_poses="pgt.txt")
-    with pytest.raises(ScrflowError, match=r"pgt\.txt: no such file"):
-        build_scene(config, v10, tmp_path / "scene")
-    (v10 / "pgt.txt").write_text("IMG_other.jpg 1 0 0 0 0 0 0\n")
-    with pytest.raises(ScrflowError, match=r"pgt\.txt: none of its 1 names is a query"):
-        build_scene(config, v10, tmp_path / "scene")
-    given(v10 / "pgt.txt", {DAY[0]: DAY[0]})
-    with open(v10 / "pgt.txt", "a") as f:
-        f.write(DAY[0].rsplit("/", 1)[1] + " 1 0 0 0 0 0 0\n")
-    with pytest.raises(ScrflowError, match=r"pgt\.txt: .* may be more than one query or is twice there"):
-        build_scene(config, v10, tmp_path / "scene")
+TWICE = pose_lines({DAY[0]: DAY[0], DAY[1]: DAY[0].rsplit("/", 1)[1]})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"pgt\.txt: no such file"),
+        (OTHER, r"pgt\.txt: none of its 1 names is a query"),
+        (TWICE, r"pgt\.txt: .* may be more than one query or is twice there"),
+    ],
+)
+def test_query_poses_faults(v10, tmp_path, text, message):
+    if text is not None:
+        (v10 / "pgt.txt").write_text(text)
+    check_refused(stage("aachen", query_poses="pgt.txt"), v10, tmp_path / "scene", message)

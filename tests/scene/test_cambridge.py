@@ -5,20 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_faults import change, check_refused
-from nvm_replica import COUNT, HEIGHT, MAPPING, WIDTH, Replica, name, replica, write_cambridge, write_list
+from replicas import COUNT, HEIGHT, MAPPING, WIDTH, Replica, name, replica, write_cambridge, write_list
+from small_datasets import built, poses_of, stage_of
 
-from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error, rays_from_pixels
-from scrflow.scene import load_scene
+from scrflow.scene import Scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.cambridge import CambridgeSource
 
-STAGE = SceneStage(
-    source=CambridgeSource(reader="cambridge", folder="ShopFacade"), split=Split(), min_mapping_images=3, unit="m"
-)
+STAGE = stage_of(CambridgeSource(reader="cambridge", folder="ShopFacade"))
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +30,10 @@ def dataset(rep, tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def check(out: Path, rep: Replica, mapping: list[int], queries: list[int]) -> None:
-    scene = load_scene(out)
+def check(scene: Scene, rep: Replica, mapping: list[int], queries: list[int]) -> None:
     assert [v.name for v in scene.mapping] == [name(i) for i in mapping]
     assert [(q.name, q.condition) for q in scene.queries] == [(name(i), "all") for i in queries]
-    poses = {v.name: v.cam_from_world for v in scene.mapping} | scene.query_poses
+    poses = poses_of(scene)
     cameras = {v.name: v.camera for v in (*scene.mapping, *scene.queries)}
     corners = np.array([[0, 0], [WIDTH, 0], [WIDTH / 2, HEIGHT], [100, 300]], float)
     for i in (*mapping, *queries):
@@ -49,8 +45,7 @@ def check(out: Path, rep: Replica, mapping: list[int], queries: list[int]) -> No
 
 
 def test_lists_model_and_photos(dataset, rep, tmp_path):
-    build_scene(STAGE, dataset, tmp_path / "scene")
-    check(tmp_path / "scene", rep, list(range(MAPPING)), list(range(MAPPING, COUNT)))
+    check(built(STAGE, dataset, tmp_path / "scene"), rep, list(range(MAPPING)), list(range(MAPPING, COUNT)))
     model = read_model(tmp_path / "scene/mapping")
     assert model.num_images() == MAPPING
     expected = sum(sum(i < MAPPING for i, _ in seen) >= 2 for seen in rep.seen)
@@ -68,8 +63,8 @@ def test_images_that_the_model_lacks_or_that_are_far_away_are_left_out_and_named
     lines[4] = " ".join([fields[0], "20000", *fields[2:]])
     (folder / "dataset_test.txt").write_text("\n".join(lines))
     with caplog.at_level(logging.WARNING, "scrflow"):
-        build_scene(STAGE, dataset, tmp_path / "scene")
-    check(tmp_path / "scene", rep, [0, 1, 3, 4, 5], [6, 8])
+        scene = built(STAGE, dataset, tmp_path / "scene")
+    check(scene, rep, [0, 1, 3, 4, 5], [6, 8])
     assert "left out 1 of 9 images, not in reconstruction.nvm: seq1/frame00003.png" in caplog.text
     assert "left out 1 of 9 images, pose over 10000 m away: seq3/frame00008.png" in caplog.text
 
@@ -86,21 +81,3 @@ def test_poses_that_differ_from_the_model_are_told(dataset, rep, tmp_path, caplo
     write_list(dataset / "ShopFacade/dataset_train.txt", moved, range(MAPPING))
     with pytest.raises(ScrflowError, match=r"ShopFacade: 6 of 9 images have another pose .* not of one reconstruction"):
         build_scene(STAGE, dataset, tmp_path / "scene")
-
-
-TRAIN, TEST, MODEL = "dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"
-NVM = "NVM_V3\n1\na.jpg 500 1 0 0 0 0 0 0 0 0\n0\n"
-FAULTS = {
-    "quaternion": (TRAIN, r"^seq1.*$", f"{name(0)} 0 0 0 2 0 0 0", r"line 4: .*quaternion has length 2"),
-    "no header": (TRAIN, r"\A(.*\n){3}", "", r"dataset_train\.txt: expected three lines of header"),
-    "header alone": (TRAIN, r"^seq(.*\n)+", "", r"dataset_train\.txt: no image in it"),
-    "in both lists": (TEST, "seq3/frame00008", "seq1/frame00001", r"seq1/frame00001\.png listed more than once"),
-    "another model": (MODEL, r"(.|\n)+", NVM, r"reconstruction\.nvm: has none of the 9 images"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_names_its_file_and_keeps_what_was_there(dataset, tmp_path, fault):
-    file, pattern, new, message = FAULTS[fault]
-    change(dataset / "ShopFacade" / file, pattern, new)
-    check_refused(STAGE, dataset, tmp_path / "scene", message)

@@ -10,10 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from nvm_replica import COUNT, DAY, NIGHT, replica, write_cambridge, write_v10
-from replicas_kapture import write_hyundai
-from replicas_mapfree import SEQUENCES, write_mapfree, write_wayspots
-from replicas_rooms import seven_replica, twelve_replica
+from replicas import (
+    COUNT,
+    DAY,
+    NIGHT,
+    SEQUENCES,
+    replica,
+    seven_replica,
+    twelve_replica,
+    write_cambridge,
+    write_hyundai,
+    write_mapfree,
+    write_v10,
+    write_wayspots,
+)
 from tiny_project import ENCODER, METHOD, REPO, Project
 
 from scrflow.config import deep_merge
