@@ -31,6 +31,7 @@ STATE = Path(".snakemake")  # of the working directory; Snakemake's own
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _MAIN_VARIABLE = "SCRFLOW_WORKFLOW"  # host:pid of the Snakemake that a local job belongs to
 _WATCH_EVERY_S = 2.0
+_LEAST_ROOM = 1 << 20  # bytes; measured: a run of 14 jobs leaves 0.3 MB in .snakemake
 
 log = logging.getLogger("scrflow")
 
@@ -185,9 +186,13 @@ def _logging(path: Path, label: str) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
         faulthandler.enable(file)
         level = logging.INFO
-        if terminal.isatty() and (STATE.is_dir() and not stack.enter_context(_try_lock(STATE / "scrflow.terminal"))):
-            level = logging.WARNING
-            terminal.isatty = lambda: False  # type: ignore[method-assign]
+        if terminal.isatty() and STATE.is_dir():
+            lock = _try_lock(STATE / "scrflow.terminal")
+            if lock is None:
+                level = logging.WARNING
+                terminal.isatty = lambda: False  # type: ignore[method-assign]
+            else:
+                stack.callback(os.close, lock)
         sys.stderr = terminal
         to_terminal, to_file = _Terminal(level), logging.StreamHandler(file)
         to_terminal.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
@@ -201,46 +206,30 @@ def _logging(path: Path, label: str) -> Iterator[None]:
         yield
 
 
-_LEAST_ROOM = 1 << 20  # measured: a run of 14 jobs leaves 0.3 MB in .snakemake
-
-_held: list[int] = []  # open for the life of the process
-
-
-@contextlib.contextmanager
-def _try_lock(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock. The kernel releases it when the process ends; children do not inherit it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        except OSError:  # a file system without locks: better unlocked than not at all
-            yield True
-        else:
-            yield True
-    finally:
-        os.close(fd)
-
-
-def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
-    """Make this process the only Snakemake that runs jobs in the working directory; ScrflowError when another one does.
-    In place of Snakemake's own lock, which a killed run leaves behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _try_lock(path: Path) -> int | None:
+    """The open file with a lock that the kernel releases when this process closes it or ends, as no child inherits it;
+    None when another process has the lock."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.read(fd, 100).decode(errors="replace").strip()
         os.close(fd)
-        raise ScrflowError(
-            f"{Path.cwd()}: another Snakemake is running here ({holder or 'unknown process'}); wait for it, or stop it"
-        ) from None
-    except OSError as error:
+        return None
+    except OSError as error:  # a file system without locks
         log.warning("%s: cannot be locked (%s); make sure that no other Snakemake runs here", path, error.strerror)
+    return fd
+
+
+def hold_workflow_lock(path: Path = STATE / "scrflow.lock") -> None:
+    """Make this process the only Snakemake that runs jobs in the working directory, as long as it lives; ScrflowError
+    when another one does. In place of Snakemake's own lock, which a killed run leaves behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = _try_lock(path)
+    if fd is None:
+        holder = path.read_text(errors="replace").strip() or "unknown process"
+        raise ScrflowError(f"{Path.cwd()}: another Snakemake is running here ({holder}); wait for it, or stop it")
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{_this_process()}\n".encode(), 0)
-    _held.append(fd)
 
 
 def check_room(folder: Path = Path()) -> None:

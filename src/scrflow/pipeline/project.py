@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from scrflow.config import stages
 from scrflow.config.base import Restriction
-from scrflow.config.features import RetrievalConfig
-from scrflow.config.method import ExtractorConfig
 from scrflow.config.scene import Download
 from scrflow.config.table import TableRun, TableScene, TableStage, ToyStage
 from scrflow.core.errors import ScrflowError
@@ -16,6 +16,7 @@ from scrflow.pipeline.configs import Configs, variant_name
 
 # of the farthest depth: a retrieved image this near the photo shows the same (0.5 m indoors, 3 m outdoors)
 NEAR_SHARE = 1 / 16
+Stage = TypeVar("Stage", bound=BaseModel)
 
 
 class Project(Configs):
@@ -24,18 +25,23 @@ class Project(Configs):
     def download_stage(self, root: str) -> Download:
         return self.downloads()[root]
 
+    def _made(self, stage: type[Stage], *holders: BaseModel, **values: Any) -> Stage:
+        """A stage's config of ``values``; a field that they lack is that of the first holder that has it, or of the
+        whole config (seed)."""
+        for name in stage.model_fields.keys() - values.keys():
+            values[name] = next(getattr(holder, name) for holder in (*holders, self.config) if hasattr(holder, name))
+        return stage(**values)
+
     def sfm_stage(self, scene: str) -> stages.SfmStage:
         s = self.scene(scene)
-        return stages.SfmStage(source=s.source, split=s.split, sfm=s.sfm.of_scene(scene), seed=self.config.seed)
+        return self._made(stages.SfmStage, s, sfm=s.sfm.of_scene(scene))
 
     def hloc_photos_stage(self, scene: str) -> stages.SfmStage | None:
         """Of bare photos, which hloc reads before the scene exists; None where the scene is given."""
         return self.sfm_stage(scene) if self.scene(scene).source.reader == "photos" else None
 
     def scene_stage(self, scene: str) -> stages.SceneStage:
-        s = self.scene(scene)
-        keys = ("source", "split", "min_mapping_images", "unit", "check_poses")
-        return stages.SceneStage(**{key: getattr(s, key) for key in keys})
+        return self._made(stages.SceneStage, self.scene(scene))
 
     def triangulate_stage(self, scene: str) -> stages.TriangulateStage:
         sfm, seed = self.scene(scene).sfm.of_scene(scene), self.config.seed
@@ -44,39 +50,35 @@ class Project(Configs):
     def covisibility_stage(self, scene: str, graph: str | None = None) -> stages.CovisibilityStage:
         """Of the scene's own graph, or of another named in config.yaml."""
         s = self.scene(scene)
-        made = self.config.graphs[graph or s.graph]
-        return stages.CovisibilityStage(graph=made, depth_range=s.depth_range, seed=self.config.seed)
+        return self._made(stages.CovisibilityStage, s, graph=self.config.graphs[graph or s.graph])
 
     def node2vec_stage(self, encoding: str) -> stages.Node2VecStage:
-        return stages.Node2VecStage(node2vec=self.config.encodings[encoding], seed=self.config.seed)
+        return self._made(stages.Node2VecStage, node2vec=self.config.encodings[encoding])
 
     def clusters_stage(self, encoding: str) -> stages.ClustersStage:
-        return stages.ClustersStage(clusters=self.config.encodings[encoding], seed=self.config.seed)
+        return self._made(stages.ClustersStage, clusters=self.config.encodings[encoding])
 
     def retrieval_stage(self, scene: str, feature: str) -> stages.RetrievalStage:
-        r = self.config.retrieval[feature]
         near = NEAR_SHARE * self.scene(scene).depth_range[1]
-        return stages.RetrievalStage(retrieval=r, extractor=self._described_by(r), near=near, seed=self.config.seed)
-
-    def _described_by(self, retrieval: RetrievalConfig) -> ExtractorConfig | None:
-        """The extractor whose local features a retrieval feature aggregates."""
-        return self.encoders[retrieval.encoder].extractor if retrieval.encoder else None
+        return self._made(stages.RetrievalStage, self._retrieval_part(feature), near=near)
 
     def _retrieval_part(self, feature: str) -> stages.RetrievalPart:
+        """A retrieval feature, with the extractor of the local features that it aggregates."""
         r = self.config.retrieval[feature]
-        return stages.RetrievalPart(retrieval=r, extractor=self._described_by(r))
+        return stages.RetrievalPart(retrieval=r, extractor=self.encoders[r.encoder].extractor if r.encoder else None)
+
+    def _parts_of(self, feature: str | None) -> tuple[stages.RetrievalPart, ...]:
+        """The features that a retrieval feature is joined from."""
+        return tuple(map(self._retrieval_part, self.config.retrieval[feature].parts)) if feature else ()
 
     def pca_stage(self, encoder: str) -> stages.PcaStage:
-        e = self.encoders[encoder]
-        return stages.PcaStage(extractor=e.extractor, pca=e.pca, seed=self.config.seed)
+        return self._made(stages.PcaStage, self.encoders[encoder])
 
     def buffer_stage(self, encoder: str) -> stages.BufferStage:
-        e = self.encoders[encoder]
-        shards = self.config.buffer_shards
-        return stages.BufferStage(extractor=e.extractor, buffer=e.buffer, shards=shards, seed=self.config.seed)
+        return self._made(stages.BufferStage, self.encoders[encoder], shards=self.config.buffer_shards)
 
     def sample_depth_stage(self) -> stages.SampleDepthStage:
-        return stages.SampleDepthStage(depth=self.config.sample_depth, seed=self.config.seed)
+        return self._made(stages.SampleDepthStage, depth=self.config.sample_depth)
 
     def point_depth_stage(self) -> stages.PointDepthStage:
         return stages.PointDepthStage(points=self.config.point_depth)
@@ -85,66 +87,49 @@ class Project(Configs):
         return stages.MapDepthStage(maps=self.depth_maps(scene))
 
     def train_stage(self, scene: str, method: str) -> stages.TrainStage:
-        s, m = self.scene(scene), self.method(method)
-        return stages.TrainStage(
-            global_encoding=m.global_encoding,
-            head=m.head,
-            training=m.training,
-            depth_bias=s.depth_bias,
-            target_depth=s.target_depth,
-            seed=self.seed_of(method),
-        )
+        return self._made(stages.TrainStage, self.method(method), self.scene(scene), seed=self.seed_of(method))
 
     def map_stage(self, scene: str, method: str) -> stages.MapStage:
-        s, m = self.scene(scene), self.method(method)
-        retrieval = self.config.retrieval[m.retrieval] if m.retrieval else None
-        return stages.MapStage(
-            extractor=self.encoders[m.encoder].extractor,
-            global_encoding=m.global_encoding,
-            head=m.head,
-            retrieval=retrieval,
-            retrieval_extractor=self._described_by(retrieval) if retrieval else None,
-            retrieval_parts=tuple(self._retrieval_part(name) for name in (retrieval.parts if retrieval else ())),
+        m = self.method(method)
+        described = self._retrieval_part(m.retrieval) if m.retrieval else None
+        return self._made(
+            stages.MapStage,
+            *(self.encoders[m.encoder], m, self.scene(scene)),
+            retrieval=described and described.retrieval,
+            retrieval_extractor=described and described.extractor,
+            retrieval_parts=self._parts_of(m.retrieval),
             own_encoding=self.own_feature(m) is not None,
             clustered=m.global_encoding.name in self.encodings_of_kind("clusters"),
-            map=m.map,
-            localize=m.localize,
-            thresholds=s.thresholds,
-            unit=s.unit,
             restrictions=self.restrictions(scene, method),
             seed=self.seed_of(method),
         )
 
     def localize_stage(self, method: str) -> stages.LocalizeStage:
-        return stages.LocalizeStage(localize=self.method(method).localize, seed=self.seed_of(method))
+        return self._made(stages.LocalizeStage, self.method(method), seed=self.seed_of(method))
 
     def baseline_map_stage(self, baseline: str) -> stages.BaselineMapStage:
         b = self.baseline(baseline)
-        return stages.BaselineMapStage(
-            features=b.features,
-            matcher=b.matcher,
-            neighbours=b.neighbours,
-            retrieval=self._retrieval_part(b.retrieval),
-            retrieval_parts=tuple(self._retrieval_part(name) for name in self.config.retrieval[b.retrieval].parts),
-            seed=self.config.seed,
-        )
+        described, parts = self._retrieval_part(b.retrieval), self._parts_of(b.retrieval)
+        return self._made(stages.BaselineMapStage, b, retrieval=described, retrieval_parts=parts)
 
     def baseline_localize_stage(self, baseline: str) -> stages.BaselineLocalizeStage:
-        return stages.BaselineLocalizeStage(localize=self.baseline(baseline).localize, seed=self.config.seed)
+        return self._made(stages.BaselineLocalizeStage, self.baseline(baseline))
 
     def submission_stage(self, scene: str) -> stages.SubmissionStage:
-        return stages.SubmissionStage(pose_names=self.scene(scene).pose_names)
+        return self._made(stages.SubmissionStage, self.scene(scene))
+
+    def evaluate_stage(self, scene: str) -> stages.EvaluateStage:
+        return self._made(stages.EvaluateStage, self.scene(scene))
 
     def hloc_export_stage(self, encoder: str, retrieval: str | None, pairs: int) -> stages.HlocExportStage:
-        for name, known in ((encoder, self.encoders), (retrieval, self.config.retrieval)):
+        for key, name, known in (("encoders", encoder, self.encoders), ("retrieval", retrieval, self.config.retrieval)):
             if name is not None and name not in known:
-                raise ScrflowError(f"{self.dir}: no {name!r}; there are {', '.join(known)}")
-        feature = self.config.retrieval[retrieval] if retrieval else None
+                raise ScrflowError(f"{self.dir}: no {name!r} in {key}; choose one of {', '.join(known)}")
         return stages.HlocExportStage(
             extractor=self.encoders[encoder].extractor,
             retrieval_name=retrieval,
             retrieval=self._retrieval_part(retrieval) if retrieval else None,
-            parts=tuple(self._retrieval_part(name) for name in (feature.parts if feature else ())),
+            parts=self._parts_of(retrieval),
             pairs=pairs,
         )
 
@@ -188,10 +173,6 @@ class Project(Configs):
                 raise ScrflowError(f"{self.dir}/config.yaml: key table_sets: no {set_name!r}; there are {there}")
             toy = toy.model_copy(update={"scenes": sets[set_name]})
         return ToyStage(toy=toy, set=set_name)
-
-    def evaluate_stage(self, scene: str) -> stages.EvaluateStage:
-        s = self.scene(scene)
-        return stages.EvaluateStage(thresholds=s.thresholds, unit=s.unit, synthetic=s.synthetic)
 
     def restrictions(self, scene: str, method: str | None = None) -> tuple[Restriction, ...]:
         """What of a scene, and of a method's encoder and retrieval feature, may not be used commercially, or of what

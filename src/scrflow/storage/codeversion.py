@@ -1,8 +1,9 @@
 """Version of a stage's own code: a digest of its module and of what that imports from this package.
 
 Snakemake tracks the script that a rule names, not the package behind it, so a rule's params carry this digest. Comments
-and docstrings do not count. Modules that hold configuration, messages, provenance or file formats are left out: what
-they change in a stage is in its params already (the config subset) or in the schema version.
+and docstrings do not count. Modules that hold configuration, messages, provenance, file formats or downloads are left
+out: what they change in a stage is in its params already (the config subset), in the schema version, or in the SHA-256
+of what was downloaded.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ _ROOT = Path(__file__).parents[1]
 # modules, and folders with everything in them
 _NEUTRAL = (
     *("core.errors", "core.plugins", "core.progress", "config", "pipeline", "cli"),
-    *("storage.archives", "storage.artifact", "storage.checksum", "storage.codeversion", "storage.journal"),
-    "storage.untrusted",
+    *("storage.artifact", "storage.checksum", "storage.codeversion", "storage.fetch", "storage.journal"),
+    *("storage.untrusted", "storage.weights"),
 )
 _BESIDE = (".json", ".html", ".css", ".js")  # numbers and templates of a module, in files of its name
 

@@ -66,11 +66,10 @@ def unpack(archive: Path, folder: Path, skip: tuple[str, ...] = ()) -> dict[Path
             if not target.parent.resolve().is_relative_to(folder.resolve()):
                 raise ScrflowError(f"{target}: leads out of {folder} by a symbolic link; remove the link")
             os.replace(inside / name, target)
-    except ScrflowError:
-        raise
     except Exception as error:  # zipfile, tarfile and what they uncompress by raise a dozen kinds
         # errors of the disk go on; a place before the file's beginning, of a crafted zip, is EINVAL
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        of_the_disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if of_the_disk or isinstance(error, ScrflowError):
             raise
         reason = " ".join(str(error).split())
         raise ScrflowError(f"{archive}: damaged or not an archive ({reason}); delete it and run again") from None
@@ -242,14 +241,13 @@ def _fetch_again(listed: Path, root: Path) -> str:
 
 _TIMEOUT_S = 30.0
 _WAITS_S = (1.0, 2.0)  # before the second and the third attempt
-_CHUNK = 1 << 20
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 Progress = Callable[[int, int | None], None]  # (bytes that are there, bytes in the end where the server says)
 
 
 class Unreachable(Exception):
-    """A url that gives no file; the message says why."""
+    """A source that does not give the file; the message says why."""
 
 
 class HttpsOnly(urllib.request.HTTPRedirectHandler):

