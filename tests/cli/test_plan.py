@@ -26,7 +26,7 @@ def job(rule: str, cpu_s: float = 1.0, mem_mb: float = 100.0, after=(), threads:
         threads=threads,
         limit_mb=1500.0,
         limit_min=60.0,
-        benchmark=folder / f"benchmarks/{rule}.tsv",
+        benchmark=f"{folder}/benchmarks/{rule}.tsv",
         outputs=(folder / f"{rule}.bin",),
         after=tuple(after),
         costs={"cpu_s": cpu_s, "mem_mb": mem_mb, "disk_mb": 1.0},
@@ -104,9 +104,9 @@ def test_what_does_not_fit_and_what_to_change():
         "train_head x",
         "disk",
     ]
-    assert "3000 MB a job, the rule allows 1500 MB; set buffer_shards: 6 " in found[0]
+    assert "3.0 GB a job, the rule allows 1.5 GB; set buffer_shards: 6 " in found[0]
     assert "--set-resources fill_buffer:mem_mb=3600" in found[0]
-    assert "6000 MB for 2 jobs side by side" in found[1] and "--resources mem_mb=5000" in found[1]
+    assert "6.0 GB for 2 jobs side by side" in found[1] and "--resources mem_mb=5000" in found[1]
     assert "takes 27.8 h a job" in found[2]
     fits = [replace(one, limit_mb=4000, limit_min=1e5) for one in jobs]
     assert problems(fits, 2, 7000, 100) == []

@@ -25,12 +25,14 @@ import psutil
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from scrflow.cli.run import default_cores, targets_of
 from scrflow.config import HeadConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project
+from scrflow.storage.listfile import read_lines
 
 RESULTS = Path("results")
 COSTS = ("cpu_s", "mem_mb", "disk_mb")
@@ -54,7 +56,7 @@ class Job:
     threads: int
     limit_mb: float
     limit_min: float
-    benchmark: Path | None
+    benchmark: str | None
     outputs: tuple[Path, ...]
     after: tuple[int, ...]  # positions of the jobs that it waits for
     costs: Mapping[str, float | None]  # of COSTS; None: not known
@@ -77,13 +79,7 @@ def laws() -> dict:
     return yaml.safe_load(importlib.resources.files("scrflow.cli").joinpath("plan.yaml").read_text("utf-8"))
 
 
-def print_plan(
-    scene: str,
-    method: str | None = None,
-    images: int | None = None,
-    queries: int | None = None,
-    cores: int | None = None,
-) -> bool:
+def print_plan(scene: str, method: str | None, images: int | None, queries: int | None, cores: int | None) -> bool:
     """Print stages, totals and what does not fit; whether all fits.
 
     ``images`` and ``queries``: as if the scene had so many. ScrflowError for an unknown scene or method, for a scene
@@ -118,6 +114,7 @@ def print_plan(
 def dry_run(targets: Sequence[str], cores: int) -> list[Job]:
     """All jobs that the targets need, as if nothing was made yet, in an order in which they can run."""
     from snakemake.api import SnakemakeApi
+    from snakemake.exceptions import ApiError, RuleException, WorkflowError
     from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings
 
     said = io.StringIO()
@@ -138,23 +135,18 @@ def dry_run(targets: Sequence[str], cores: int) -> list[Job]:
                     threads=job.threads,
                     limit_mb=job.resources.get("mem_mb", math.inf),
                     limit_min=job.resources.get("runtime", math.inf),
-                    benchmark=_benchmark_of(job),
+                    # a job whose results can come out of a cache writes its benchmark file itself, as an output
+                    benchmark=job.benchmark or next((o for o in job.output if "/benchmarks/" in o), None),
                     outputs=tuple(Path(output) for output in job.output),
                     after=tuple(number[other] for other in dag.dependencies[job]),
                     costs={},
                 )
                 for job in jobs
             ]
-    except Exception as error:  # of Snakemake, which has many
+    except (ApiError, RuleException, WorkflowError) as error:
         text = " ".join(str(error).split()) or said.getvalue().strip().rpartition("\n")[2]
         text = text.partition(" Wildcards: ")[0].removeprefix("Error: ").removeprefix("WorkflowError: ")
         raise ScrflowError(f"Snakemake cannot plan {' '.join(targets)}: {text}") from None
-
-
-def _benchmark_of(job) -> Path | None:
-    """A job whose results can come out of a cache writes its benchmark file itself, as an output."""
-    written = [job.benchmark, *(output for output in job.output if "/benchmarks/" in output)]
-    return next((Path(path) for path in written if path), None)
 
 
 def costed(job: Job, project: Project, method: str, size: tuple[int, int]) -> Job:
@@ -185,12 +177,11 @@ def measured_costs(job: Job, scene: Path) -> dict[str, float] | None:
     def there(path: Path) -> Path:
         return scene / Path(*path.parts[2:])
 
-    benchmark = job.benchmark and there(job.benchmark)
+    benchmark = job.benchmark and there(Path(job.benchmark))
     outputs = [there(path) for path in job.outputs]
     if benchmark is None or not benchmark.is_file() or not all(path.exists() for path in outputs):
         return None
-    with open(benchmark, encoding="utf-8", newline="") as file:
-        row = next(csv.DictReader(file, delimiter="\t"), {})
+    row = next(csv.DictReader(benchmark.read_text("utf-8").splitlines(), delimiter="\t"), {})
     log = scene / "logs" / benchmark.relative_to(scene / "benchmarks").with_suffix(".log")
     logged = _LOGGED.findall(log.read_text("utf-8", errors="replace")) if log.is_file() else []
     # Snakemake samples CPU time and memory; the job's own numbers at the end of its log are exact
@@ -313,8 +304,7 @@ def _size(project: Project, scene: str, images: int | None = None, queries: int 
         split, root = project.scene(scene).split, project.scene_root(scene)
         lists = [root / name for name in (split.mapping, *split.queries.values()) if name]
         if split.mapping and split.queries and all(path.is_file() for path in lists):
-            texts = [path.read_text("utf-8").splitlines() for path in lists]
-            counts = [sum(bool(line.split()) and line[0] != "#" for line in lines) for lines in texts]
+            counts = [len(read_lines(path)) for path in lists]
             found = counts[0], sum(counts[1:])
     images, queries = images or found[0], queries or found[1] or 100
     if images is None:
@@ -347,10 +337,14 @@ def elapsed_s(jobs: Sequence[Job], cores: int) -> float:
 def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: float) -> list[str]:
     """What does not fit the rules' limits, or this machine; and what to change."""
     lines = []
+    fixed = laws()["rules"]["fill_buffer"]["mem_mb"]["job"]
     for job in {job.stage: job for job in jobs}.values():
-        memory, minutes = job.costs["mem_mb"], job.wall_s() / 60
+        memory, minutes, alike = job.costs["mem_mb"], job.wall_s() / 60, sum(o.stage == job.stage for o in jobs)
+        shards = math.ceil(
+            alike * (memory - fixed) / max(job.limit_mb - fixed, 1)
+        )  # of which each fits the rule's memory
         advice = {
-            "fill_buffer": f"set buffer_shards: {_shards(job, jobs)} (config.yaml), or ",
+            "fill_buffer": f"set buffer_shards: {shards} (config.yaml), or ",
             "train_head": "set training.buffer_memory lower, or take a GPU or a smaller method, or ",
         }.get(job.rule, "")
         if memory > _SLACK * job.limit_mb:
@@ -360,7 +354,7 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
             ask = f"{advice}--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
             limit = _time(60 * job.limit_min)
             lines.append(f"{job.stage}: takes {_time(60 * minutes)} a job, the rule allows {limit}; {ask}")
-        beside = min(sum(other.stage == job.stage for other in jobs), max(1, cores // job.threads))
+        beside = min(alike, max(1, cores // job.threads))
         if memory * beside > free_mb:
             several = f" for {beside} jobs side by side" if beside > 1 else ""
             fewer = f"--resources mem_mb={_rounded(free_mb)}" if memory <= free_mb else "a larger machine, or a region"
@@ -371,13 +365,6 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
         needs = f"disk: {_mb(disk_mb)} are written, {_mb(free_disk_mb)} are free"
         lines.append(f"{needs}; put results/ on a larger disk, or set buffer.max_samples of the encoder")
     return lines
-
-
-def _shards(job: Job, jobs: Sequence[Job]) -> int:
-    """Shards of the buffer of which each fits the rule's memory."""
-    fixed = laws()["rules"]["fill_buffer"]["mem_mb"]["job"]
-    now = sum(other.rule == "fill_buffer" for other in jobs)
-    return math.ceil(now * (job.costs["mem_mb"] - fixed) / max(job.limit_mb - fixed, 1))
 
 
 def _table(jobs: Sequence[Job]) -> Table:
@@ -403,9 +390,7 @@ def _rounded(value: float) -> int:
 
 
 def _mb(value: float) -> str:
-    if value >= 1e4:
-        return f"{value / 1e3:,.1f} GB"
-    return f"{value:.0f} MB" if value >= 10 else f"{value:.1f} MB"
+    return decimal(int(1e6 * value))
 
 
 def _time(seconds: float) -> str:
