@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -148,22 +149,18 @@ def _portable_root(root: Path, project: Project) -> tuple[str, bool]:
 class _Scale:
     """Proposed lengths, in the scene's unit."""
 
-    depth_range: tuple[float, float]
-    depth_bias: float
-    target_depth: float
-    thresholds: tuple[tuple[float, float], ...]
+    keys: dict[str, Any]  # of the config
     median: float | None  # depth of the source's own 3D points
     usual: float  # median depth that the proposal is meant for, and that SfM of bare photos is scaled to
-    note: str
-    place: str
+    note: str = ""
 
 
 def _scale(model: pycolmap.Reconstruction | None, metric: bool, outdoor: bool) -> _Scale:
     """R-SCoRe's lengths for rooms or outdoors; scaled by the model's median depth unless the unit is ``metric``."""
     if outdoor:
-        usual, far, bias, errors, place = 10.0, 50.0, 3.0, ((0.25, 2), (0.5, 5), (5, 10)), "outdoors"
+        usual, far, bias, errors = 10.0, 50.0, 3.0, ((0.25, 2.0), (0.5, 5.0), (5, 10.0))
     else:
-        usual, far, bias, errors, place = 2.5, 8.0, 0.3, ((0.01, 1), (0.02, 2), (0.05, 5)), "in rooms"
+        usual, far, bias, errors = 2.5, 8.0, 0.3, ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0))
     median = _median_depth(model) if model is not None else None
     factor = 1.0 if metric or median is None else median / usual
     note = ""
@@ -175,8 +172,13 @@ def _scale(model: pycolmap.Reconstruction | None, metric: bool, outdoor: bool) -
             f"to a median depth of some {usual:g} (colmap model_transformer)."
         )
     near, far, bias, target = (_two_digits(length * factor) for length in (0.1, far, bias, 10))
-    thresholds = tuple((_two_digits(a * factor), float(b)) for a, b in errors)
-    return _Scale((near, far), bias, target, thresholds, median, usual, note, place)
+    keys = {
+        "depth_range": [near, far],
+        "depth_bias": bias,
+        **({"target_depth": target} if target != 10 else {}),
+        "thresholds": [[_two_digits(length * factor), degrees] for length, degrees in errors],
+    }
+    return _Scale(keys, median, usual, note)
 
 
 def _two_digits(value: float) -> float:
@@ -202,6 +204,7 @@ def _yaml(
 ) -> str:
     """The scene's config with comments."""
     found, split = findings.found, findings.queries.split
+    place = "outdoors" if options.outdoor else "in rooms"
     source = {**found.source, **({"queries_in_sfm": True} if findings.bare else {})}
     config = {
         "description": options.description or f"{len(findings.photos)} photos, form {found.form}.",
@@ -212,10 +215,7 @@ def _yaml(
         **({"split": split} if split else {}),
         **({"sfm": {"median_depth": scale.usual}} if findings.bare else {}),
         "unit": unit,
-        "depth_range": list(scale.depth_range),
-        "depth_bias": scale.depth_bias,
-        **({"target_depth": scale.target_depth} if scale.target_depth != 10 else {}),
-        "thresholds": [list(pair) for pair in scale.thresholds],
+        **scale.keys,
         "method": method,
     }
     comments = {
@@ -224,7 +224,7 @@ def _yaml(
         "poses": "which of the given poses",
         "skip_missing": "frames without an image are left out",
         "median_depth": "SfM has no scale: median depth of its points; measured in m, unit can be m",
-        "depth_range": f"depths that occur, {scale.place}; frustum overlap is measured in it",
+        "depth_range": f"depths that occur, {place}; frustum overlap is measured in it",
         "thresholds": f"({unit}, degrees) of the table, finest first",
     }
     if not in_project:
@@ -267,14 +267,14 @@ def _rows(findings: Findings, unit: str, scale: _Scale) -> Iterator[tuple[str, s
         yield "poses", "none, SfM finds them"
     else:
         cameras = (image.camera for image in collection.images)
-        models = Counter(key[0] for key in {(c.model.name, c.width, c.height, *np.asarray(c.params)) for c in cameras})
+        models = Counter(key[0] for key in dict.fromkeys((c.model.name, c.width, c.height, *c.params) for c in cameras))
         yield "cameras", ", ".join(f"{count} {model}" for model, count in models.most_common())
         yield "poses", f"{len(_posed(findings))} of {len(collection.images)}"
     yield "3D points", "none" if collection.model is None else f"{collection.model.num_points3D()}{depth}"
     yield "queries", findings.queries.told
     yield "unit", unit
-    yield "depth range", f"{scale.depth_range[0]:g} to {scale.depth_range[1]:g} {unit}"
-    yield "thresholds", ", ".join(f"{a:g} {unit} {b:g}°" for a, b in scale.thresholds)
+    yield "depth range", "{:g} to {:g} {}".format(*scale.keys["depth_range"], unit)
+    yield "thresholds", ", ".join(f"{a:g} {unit} {b:g}°" for a, b in scale.keys["thresholds"])
 
 
 def _posed(findings: Findings) -> set[str]:

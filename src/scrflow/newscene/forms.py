@@ -5,7 +5,6 @@ A detector looks at names and at the first lines of small files; reading, and it
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import read_model
+from scrflow.scene.lists import read_json_text
 from scrflow.scene.photo_files import list_photos
 from scrflow.scene.readers.sevenscenes import SevenScenesSource
 from scrflow.storage.listfile import has_suffix, split_name
@@ -42,7 +42,7 @@ def detect(path: Path) -> list[Found]:
     """All forms that fit ``path``, the most specific first; ScrflowError where none does."""
     path = Path(os.path.abspath(path))
     if not path.exists():
-        raise ScrflowError(f"{path}: no such file or folder")
+        raise ScrflowError(f"{path}: no such file or folder; correct the path")
     found = [f for f in (detector(path) for detector in FORMS.values()) if f is not None]
     if found:
         return found
@@ -107,8 +107,8 @@ def _nerfstudio(path: Path) -> Found | None:
     if not file.is_file():
         return None
     try:
-        frames = json.loads(file.read_text(encoding="utf-8"))["frames"]
-    except (ValueError, OSError, LookupError, TypeError):
+        frames = read_json_text(file)["frames"]
+    except (ScrflowError, LookupError, TypeError):
         frames = None
     if path.is_file() and frames is None:
         return None  # some other json file

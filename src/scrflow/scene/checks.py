@@ -14,11 +14,7 @@ import numpy as np
 import pycolmap
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import (
-    camera_centre,
-    pixels_from_rays,
-    rays_from_pixels,
-)
+from scrflow.core.geometry import camera_centre, pixels_from_rays, rays_from_pixels
 from scrflow.core.images import check_kind, opened, photo_bytes, rgb
 from scrflow.core.progress import track
 from scrflow.storage.listfile import SUFFIXES, has_suffix
@@ -95,11 +91,11 @@ def checked_pose(pose: np.ndarray, where: str) -> np.ndarray:
     """[3, 4] of a pose [3, 4] or [4, 4], with the nearest rotation; ScrflowError for what is no pose."""
     pose = np.asarray(pose, np.float64)
     if pose.shape not in ((3, 4), (4, 4)):
-        raise ScrflowError(f"{where}: pose has shape {pose.shape}, expected 4x4 or 3x4")
+        raise ScrflowError(f"{where}: pose has shape {pose.shape}, expected 4x4 or 3x4; correct it")
     if not np.isfinite(pose).all():
         raise ScrflowError(f"{where}: pose has a number that is not finite; correct it or the list")
     if pose.shape == (4, 4) and np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
-        raise ScrflowError(f"{where}: last row of the pose is {pose[3].tolist()}, expected 0 0 0 1")
+        raise ScrflowError(f"{where}: last row of the pose is {pose[3].tolist()}, expected 0 0 0 1; correct it")
     R = pose[:3, :3]
     deviation = float(np.abs(R @ R.T - np.eye(3)).max())
     det = float(np.linalg.det(R))
@@ -119,7 +115,7 @@ def checked_quaternion(q_wxyz: np.ndarray, where: str) -> np.ndarray:
     """Unit quaternion [4]; ScrflowError where its length is off by more than the tolerance."""
     norm = float(np.linalg.norm(q_wxyz))
     if not abs(norm - 1) <= QUATERNION_TOLERANCE:
-        raise ScrflowError(f"{where}: quaternion has length {norm:.4g}, expected 1 (order: qw qx qy qz)")
+        raise ScrflowError(f"{where}: quaternion has length {norm:.4g}, expected 1; correct it (order: qw qx qy qz)")
     return q_wxyz / norm
 
 
@@ -169,7 +165,9 @@ _LOST = {False: 0.1, True: 0.5}  # of the grid, of a fisheye: half its picture m
 def checked_size(width: float, height: float, where: str) -> tuple[int, int]:
     """Width and height of a camera, in whole pixels that pycolmap can hold; ScrflowError otherwise."""
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
-        raise ScrflowError(f"{where}: camera has size {width:.6g}x{height:.6g} px, expected 1 to {LARGEST_SIDE}")
+        raise ScrflowError(
+            f"{where}: camera has size {width:.6g}x{height:.6g} px, expected 1 to {LARGEST_SIDE}; correct it"
+        )
     return round(width), round(height)
 
 
@@ -177,12 +175,12 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
     """ScrflowError for a camera that no photo has; a warning where part of its image has no rays."""
     size, takes = f"{camera.width}x{camera.height}", f"{camera.model.name} takes {camera.params_info}"
     if camera.width <= 0 or camera.height <= 0:
-        raise ScrflowError(f"{where}: camera has size {size} px, expected positive numbers")
+        raise ScrflowError(f"{where}: camera has size {size} px, expected positive numbers; correct it")
     if not camera.verify_params():
-        raise ScrflowError(f"{where}: camera {takes}, found {len(camera.params)} numbers")
+        raise ScrflowError(f"{where}: camera {takes}, found {len(camera.params)} numbers; correct it")
     params = np.asarray(camera.params, np.float64)
     if not np.isfinite(params).all():
-        raise ScrflowError(f"{where}: camera has a parameter that is not finite: {params.tolist()}")
+        raise ScrflowError(f"{where}: camera has a parameter that is not finite: {params.tolist()}; correct it")
     focal = params[list(camera.focal_length_idxs())]
     longer, told = max(camera.width, camera.height), " ".join(f"{f:g}" for f in focal)
     if not (focal > 0).all():
@@ -193,12 +191,18 @@ def check_intrinsics(camera: pycolmap.Camera, where: str) -> None:
             guess, fix = "a share of the width", f"in px it would be {focal[0] * camera.width:g}"
         raise ScrflowError(f"{where}: focal length {told} px for an image of {size} looks like {guess}; {fix}")
     if focal.max() > _FOCAL_SIDES[1] * longer:
-        raise ScrflowError(f"{where}: focal length {told} px for an image of {size} shows under half a degree")
+        raise ScrflowError(
+            f"{where}: focal length {told} px for an image of {size} shows under half a degree; correct it"
+        )
     if focal.max() > _PIXEL_ASPECT * focal.min():
-        raise ScrflowError(f"{where}: focal lengths {told} px differ by more than {_PIXEL_ASPECT:g} times ({takes})")
+        raise ScrflowError(
+            f"{where}: focal lengths {told} px differ by more than {_PIXEL_ASPECT:g} times ({takes}); correct one"
+        )
     x, y = params[list(camera.principal_point_idxs())]
     if not (0 <= x <= camera.width and 0 <= y <= camera.height):
-        raise ScrflowError(f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size} ({takes})")
+        raise ScrflowError(
+            f"{where}: principal point {x:g}, {y:g} px lies outside the image of {size} ({takes}); correct it"
+        )
     if x <= 1 or y <= 1:
         raise ScrflowError(
             f"{where}: principal point {x:g}, {y:g} is at the edge of {size} px ({takes}); give it in px"

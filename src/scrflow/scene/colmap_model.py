@@ -6,6 +6,7 @@ walked once by its own counts (colmap.github.io/format.html) and must end where 
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 import struct
@@ -42,10 +43,10 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
         if (folder / names[0]).is_file():
             break
     else:
-        raise ScrflowError(f"{folder}: no COLMAP model; expected cameras, images and points3D as .bin or .txt")
+        raise ScrflowError(f"{folder}: no COLMAP model; put cameras, images and points3D (.bin or .txt) there")
     for name in names:
         if not (folder / name).is_file():
-            raise ScrflowError(f"{folder / name}: file of the COLMAP model is missing")
+            raise ScrflowError(f"{folder / name}: file of the COLMAP model is missing; copy it there")
     if suffix == ".bin":
         for path, fault in _faults(folder):
             raise ScrflowError(f"{path}: damaged: {fault}; copy the COLMAP model again")
@@ -100,14 +101,9 @@ def views_of_model(model: pycolmap.Reconstruction) -> tuple[View, ...]:
 
 def copy_camera(camera: pycolmap.Camera, camera_id: int = 1) -> pycolmap.Camera:
     """The same camera under an id of its own, independent of the model that it came from."""
-    return pycolmap.Camera(
-        model=camera.model,
-        width=camera.width,
-        height=camera.height,
-        params=np.array(camera.params),
-        camera_id=camera_id,
-        has_prior_focal_length=camera.has_prior_focal_length,
-    )
+    copied = copy.deepcopy(camera)
+    copied.camera_id = camera_id
+    return copied
 
 
 def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:

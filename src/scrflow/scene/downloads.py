@@ -1,13 +1,9 @@
-"""Fetch a dataset from the sources that its config names, everything checked by SHA-256: single files of a table, and
-archives, which are unpacked.
+"""Fetch a dataset from the sources that its config names: files of a table, and archives. All are checked by SHA-256.
 
 The table is a TSV with the columns ``path`` (relative to the scene's folder), ``sha256``, ``url`` and, optionally,
 ``keep``. A url without a scheme is a file of this project, relative to the table. ``keep`` names list files (relative
-to the table): of the downloaded text only the lines whose first field is in them stay, in their order and under their
-names (file endings aside), and the SHA-256 is that of the result.
-
-``.scrflow/NAME.json`` in the dataset's folder records the archives that were unpacked, and the SHA-256 of those whose
-publisher gives none.
+to the table): only the lines stay whose first field is in them, in their order and under their names (file endings
+aside), and the SHA-256 is that of the result. ``.scrflow/NAME.json`` in the dataset's folder records what was unpacked.
 """
 
 from __future__ import annotations
@@ -30,10 +26,10 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
 from scrflow.storage.artifact import atomic_path, sha256_file, write_text
 from scrflow.storage.fetch import STATE, Unreachable, fetch, list_path, unpack, write_list
+from scrflow.storage.listfile import read_text
 
 log = logging.getLogger("scrflow")
 _CONNECTIONS = 4
-_TABLE = "files"  # name of the list of what a table names
 
 
 def download_dataset(config: Download, table: Path | None, out: Path) -> None:
@@ -44,10 +40,18 @@ def download_dataset(config: Download, table: Path | None, out: Path) -> None:
     out = Path(out)
     if table is not None:
         files = read_table(table)
-        download_files(files, table, out)
-        write_list(out, _TABLE, {file.path: file.sha256 for file in files})
+        missing = [f for f in files if not ((out / f.path).is_file() and sha256_file(out / f.path) == f.sha256)]
+        log.info("%s: %d of %d files are there", out, len(files) - len(missing), len(files))
+        pool = ThreadPoolExecutor(_CONNECTIONS)
+        try:
+            with meter(f"downloading {out.name}", len(missing)) as step:
+                for path in pool.map(lambda f: _fetch_file(f, table, out), missing):
+                    step(path)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        write_list(out, "files", {file.path: file.sha256 for file in files})
     for archive in config.archives:
-        fetch_archive(archive, out, config.page)
+        _fetch_archive(archive, out, config.page)
     if table is None and not config.archives and not (out.is_dir() and any(out.iterdir())):
         raise ScrflowError(
             f"{out}: nothing there, and this dataset cannot be fetched without a person: get it from {config.page} and "
@@ -80,41 +84,18 @@ class RemoteFile(Strict):
 
 def read_table(table: Path) -> list[RemoteFile]:
     """The lines of a download table; ScrflowError for a bad path, checksum, url or a path listed twice."""
-    rows = csv.DictReader(_read_text(table).splitlines(), delimiter="\t")
+    rows = csv.DictReader(read_text(table).splitlines(), delimiter="\t")
     files: dict[str, RemoteFile] = {}
     for row in rows:
         where = f"{table}: line {rows.line_num}"
         values = {key: value for key, value in row.items() if key in ("path", "sha256", "url") and value is not None}
         file = validate(RemoteFile, {**values, "keep": (row.get("keep") or "").split()}, where)
         if file.path in files:
-            raise ScrflowError(f"{where}: {file.path} is listed twice")
+            raise ScrflowError(f"{where}: {file.path} is listed twice; remove one line")
         files[file.path] = file
     if not files:
-        raise ScrflowError(f"{table}: no file listed; expected the columns path, sha256, url, separated by tabs")
+        raise ScrflowError(f"{table}: no file listed; give it the columns path, sha256, url, separated by tabs")
     return list(files.values())
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ScrflowError(f"{path}: cannot be read ({reason}); correct the file or its path") from None
-
-
-def download_files(files: list[RemoteFile], table: Path, out: Path) -> None:
-    """Every file of a table; see download_dataset."""
-    missing = [f for f in files if not ((out / f.path).is_file() and sha256_file(out / f.path) == f.sha256)]
-    log.info("%s: %d of %d files are there", out, len(files) - len(missing), len(files))
-    if not missing:
-        return
-    pool = ThreadPoolExecutor(_CONNECTIONS)
-    try:
-        with meter(f"downloading {out.name}", len(missing)) as step:
-            for path in pool.map(lambda f: _fetch_file(f, table, out), missing):
-                step(path)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _fetch_file(file: RemoteFile, table: Path, out: Path) -> str:
@@ -157,19 +138,24 @@ def _kept_lines(data: bytes, lists: list[Path], url: str) -> bytes:
     lines = {str(PurePosixPath(fields[0]).with_suffix("")): fields for fields in rows if fields}
     out = []
     for path in lists:
-        for name in _read_text(path).split():
+        for name in read_text(path).split():
             fields = lines.get(str(PurePosixPath(name).with_suffix("")))
             if fields is None:
-                raise ScrflowError(f"{url}: has no line for {name}, which {path} lists; the source has changed")
+                raise ScrflowError(
+                    f"{url}: has no line for {name}, which {path} lists; the source has changed: correct the list"
+                )
             out.append(" ".join([name, *fields[1:]]) + "\n")
     return "".join(out).encode()
 
 
-def fetch_archive(archive: Archive, out: Path, page: str | None = None) -> None:
+def _fetch_archive(archive: Archive, out: Path, page: str | None) -> None:
     """Unpack a published archive under ``out``, once; one that a person put into ``out`` is taken as it is."""
     name = PurePosixPath(unquote(urlsplit(archive.url).path)).name
     record = out / STATE / f"{name}.json"
-    known = _read_record(record)
+    try:
+        known = dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+    except ValueError:
+        raise ScrflowError(f"{record}: damaged; delete it, the archive is then fetched again") from None
     task = archive.model_dump(mode="json", include={"into", "unpack", "nested", "skip"})
     if known.get("unpacked") == task and list_path(out, name).is_file():
         return
@@ -187,7 +173,8 @@ def fetch_archive(archive: Archive, out: Path, page: str | None = None) -> None:
         )
     if expected is None:
         log.warning("%s: no checksum is published; SHA-256 %s is recorded and checked from now on", name, found)
-    _write_record(record, {"url": archive.url, "sha256": found})
+    now = {"url": archive.url, "sha256": found}
+    write_text(record, json.dumps(now, indent=1) + "\n")
     folder = out / archive.into
     if archive.unpack:
         files = unpack(path, folder, archive.skip)
@@ -204,7 +191,7 @@ def fetch_archive(archive: Archive, out: Path, page: str | None = None) -> None:
         files = {folder / name: found}
     os.sync()  # all of it in one go, before it counts as there
     write_list(out, name, {file.relative_to(out).as_posix(): digest for file, digest in files.items() if file.exists()})
-    _write_record(record, {"url": archive.url, "sha256": found, "unpacked": task})
+    write_text(record, json.dumps({**now, "unpacked": task}, indent=1) + "\n")
 
 
 def _download(archive: Archive, path: Path, part: Path, page: str | None) -> None:
@@ -227,16 +214,3 @@ def _download(archive: Archive, path: Path, part: Path, page: str | None) -> Non
             "unpacked; then run again"
         ) from None
     os.replace(part, path)
-
-
-def _read_record(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
-        raise ScrflowError(f"{path}: damaged; delete it, the archive is then fetched again") from None
-
-
-def _write_record(path: Path, values: dict[str, object]) -> None:
-    write_text(path, json.dumps(values, indent=1) + "\n")

@@ -54,7 +54,7 @@ def list_photos(folder: Path) -> list[str]:
         )
     names = sorted(p.relative_to(folder).as_posix() for p in found if p.is_file())
     if not names:
-        raise ScrflowError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))})")
+        raise ScrflowError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))}); put them there")
     return names
 
 
@@ -113,9 +113,8 @@ def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSou
     """A camera of COLMAP's ``model`` with the focal length from EXIF, without distortion, and where it is from.
 
     "exif focal 35mm": f_px = f35 / 43.27 mm * diagonal in px (CIPA DCG-001), as COLMAP has it.
-    "exif focal + sensor": f_px = f_mm / sensor's longer side * longer side in px; the sensor is known by its focal-
-    plane
-    resolution, or by COLMAP's list of cameras.
+    "exif focal + sensor": f_px = f_mm / sensor's longer side * longer side in px; the sensor is known by its
+    focal-plane resolution, or by COLMAP's list of cameras.
     "guess": FOCAL_FACTOR times the longer side; also for cropped photos and implausible focal lengths.
     ScrflowError where the file is no image.
     """

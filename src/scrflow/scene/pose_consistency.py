@@ -14,12 +14,7 @@ import pycolmap
 from PIL import Image
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import (
-    invert_pose,
-    quaternion_from_rotation,
-    rays_from_pixels,
-    rotation_from_quaternion,
-)
+from scrflow.core.geometry import invert_pose, quaternion_from_rotation, rays_from_pixels, rotation_from_quaternion
 from scrflow.core.images import opened, rgb
 from scrflow.scene.colmap_model import View
 
