@@ -150,8 +150,7 @@ def _collection(found: Found) -> Collection:
 
 
 def _queries(options: NewScene, found: Found, collection: Collection) -> Queries:
-    """The queries given; else those that the layout fixes; else lists beside the scene (queries.txt, queries_night.txt
-    ..., by condition); else every eighth image."""
+    """The queries given; else those that the layout fixes; else lists beside the scene; else every eighth image."""
     root, images = found.root, collection.image_root
     if options.queries is not None and options.every is not None:
         raise ScrflowError("--queries and --every exclude each other; give one")
@@ -164,6 +163,7 @@ def _queries(options: NewScene, found: Found, collection: Collection) -> Queries
         if collection.split is not None:
             queries = collection.split[1]
             return Queries({}, tuple(queries), f"{len(queries)}, given by the layout")
+        # queries.txt, queries_night.txt ...
         lists = {p.stem.removeprefix("queries").strip("_-") or "all": p for p in sorted(root.glob("queries*.txt"))}
         if lists and all((images / name).is_file() for path in lists.values() for name in read_query_list(path)):
             queries = _listed_queries(lists, options, found, collection)

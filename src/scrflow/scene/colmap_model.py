@@ -80,7 +80,7 @@ def _check_own_model(folder: Path) -> None:
 def _complete_names(model: pycolmap.Reconstruction, images_txt: Path) -> None:
     """Give images their whole names: pycolmap reads the names in a text model up to the first blank."""
     before = 9  # IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME
-    with open(images_txt, encoding="utf-8") as lines:
+    with open(images_txt, encoding="utf-8-sig") as lines:
         for line in lines:
             fields = line.strip().split(None, before)
             if not fields or fields[0].startswith("#"):

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -104,23 +105,16 @@ def _fetch_file(file: RemoteFile, table: Path, out: Path) -> str:
     if not target.parent.resolve().is_relative_to(out.resolve()):
         raise ScrflowError(f"{target}: leads out of {out} by a symbolic link; remove the link")
     part = target.with_name(f".{target.name}.part")
-    try:
-        if urlsplit(file.url).scheme:
-            fetch(file.url, part)
-            source = part
-        else:
-            source = table.parent / file.url
-            if not source.is_file():
-                raise ScrflowError(f"{source}: file of the project is missing; {table} names it for {file.path}")
-        data = source.read_bytes()
-        part.unlink(missing_ok=True)  # right or wrong: a wrong one must not be continued
-    except Unreachable as error:
+    if urlsplit(file.url).scheme:
         extra = " (only the lines of the scene's images, see the keep column of the table)" if file.keep else ""
-        raise ScrflowError(
-            f"{file.url}: cannot be downloaded ({error}). By hand: put the file{extra} at {target} "
-            f"(SHA-256 {file.sha256}), or set data_root (or the variable SCRFLOW_DATA) to a folder "
-            "that holds the scene; then run again"
-        ) from None
+        _fetch(file.url, part, f"put the file{extra} at {target} (SHA-256 {file.sha256})")
+        data = part.read_bytes()
+        part.unlink()  # right or wrong: a wrong one must not be continued
+    else:
+        source = table.parent / file.url
+        if not source.is_file():
+            raise ScrflowError(f"{source}: file of the project is missing; put it there, {table} names it")
+        data = source.read_bytes()
     if file.keep:
         data = _kept_lines(data, [table.parent / name for name in file.keep], file.url)
     found = hashlib.sha256(data).hexdigest()
@@ -194,23 +188,28 @@ def _fetch_archive(archive: Archive, out: Path, page: str | None) -> None:
     write_text(record, json.dumps({**now, "unpacked": task}, indent=1) + "\n")
 
 
-def _download(archive: Archive, path: Path, part: Path, page: str | None) -> None:
-    bars: list[meter] = []
+def _fetch(url: str, part: Path, by_hand: str, progress: Callable[[int, int | None], None] | None = None) -> None:
+    """Bring ``part`` to hold what ``url`` has; ScrflowError telling what to do ``by_hand`` where it gives nothing."""
     try:
-        with ExitStack() as stack:
-
-            def progress(have: int, total: int | None) -> None:
-                if not bars:  # the first bytes come with the total
-                    bars.append(meter(f"downloading {path.name} (MiB)", (total or have) >> 20, have >> 20))
-                    stack.enter_context(bars[0])
-                bars[0].advance_to(have >> 20)
-
-            fetch(archive.url, part, progress)
+        fetch(url, part, progress)
     except Unreachable as error:
-        checksum = f" (SHA-256 {archive.sha256})" if archive.sha256 else ""
         raise ScrflowError(
-            f"{archive.url}: cannot be downloaded ({error}). By hand: get it from {page or archive.url} and put it at "
-            f"{path}{checksum}, or set data_root (or the variable SCRFLOW_DATA) to a folder that holds the dataset "
-            "unpacked; then run again"
+            f"{url}: cannot be downloaded ({error}). By hand: {by_hand}, or set data_root (or the variable "
+            "SCRFLOW_DATA) to a folder that holds the dataset; then run again"
         ) from None
+
+
+def _download(archive: Archive, path: Path, part: Path, page: str | None) -> None:
+    checksum = f" (SHA-256 {archive.sha256})" if archive.sha256 else ""
+    by_hand = f"get it from {page or archive.url} and put it at {path}{checksum}"
+    with ExitStack() as stack:
+        bars: list[meter] = []
+
+        def progress(have: int, total: int | None) -> None:
+            if not bars:  # the first bytes come with the total
+                bars.append(meter(f"downloading {path.name} (MiB)", (total or have) >> 20, have >> 20))
+                stack.enter_context(bars[0])
+            bars[0].advance_to(have >> 20)
+
+        _fetch(archive.url, part, by_hand, progress)
     os.replace(part, path)
