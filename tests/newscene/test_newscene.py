@@ -218,7 +218,7 @@ PHOTO_FAULTS = {
     "empty": (lambda r: (shutil.rmtree(r), r.mkdir()), "photos: an empty folder; expected one of: kapture"),
     "heic": (heic_only, r"photos: no photos and no form known in it, only \.heic"),
     "cut": (lambda r: (cut(r / "map/1.jpg"), cut(r / "map/3.jpg")), r"2 of 12 photos cannot be used: map/1\.jpg \("),
-    "turned": (turn, r"2 of 12 photos are turned by their EXIF tag alone \(map/1\.jpg, map/3\.jpg\): scrflow upright"),
+    "turned": (turn, r"2 of 12 photos are turned by .* \(map/1\.jpg, map/3\.jpg\): turn the pixels by scrflow"),
     "depth": (
         lambda r: Image.fromarray(np.zeros((4, 4), np.uint16)).save(r / "map/depth.png"),
         r"1 images are depth maps or the like \(map/depth\.png\)",

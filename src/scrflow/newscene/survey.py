@@ -261,7 +261,7 @@ def _check_photos(photos: list[Photo], collection: Collection) -> None:
     if turned:
         raise ScrflowError(
             f"{folder}: {len(turned)} of {len(photos)} photos are turned by their EXIF tag alone ({some(turned, 3)}): "
-            f"scrflow upright {folder} OUT"
+            f"turn the pixels by scrflow upright {folder} OUT"
         )
     deep = [p.name for p in photos if p.mode[0] in "IF"]  # one channel of 16 bits or more
     # a folder of nothing but 16 bits is that of a grey camera

@@ -200,14 +200,14 @@ class _Video:
             raise ScrflowError("reading videos needs PyAV: pip install av (requirements.txt has the version)") from None
         self._path, self._av = path, av
         if not path.is_file():
-            raise ScrflowError(f"{path}: no such video file")
+            raise ScrflowError(f"{path}: no such video file; correct the path")
         try:
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError) as error:
-            raise ScrflowError(f"{path}: not a video that FFmpeg reads ({_reason(error)})") from None
+            raise ScrflowError(f"{path}: not a video that FFmpeg reads ({_reason(error)}); convert it to MP4") from None
         if not self._container.streams.video:
             self._container.close()
-            raise ScrflowError(f"{path}: no video stream in it")
+            raise ScrflowError(f"{path}: no video stream in it; give another file")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 30)
@@ -238,7 +238,7 @@ class _Video:
                 f"{self._path}: damaged after {time:.1f} s ({_reason(error)}); copy it again, or cut it there"
             ) from None
         if index < 0:
-            raise ScrflowError(f"{self._path}: no frame in it could be decoded")
+            raise ScrflowError(f"{self._path}: no frame in it could be decoded; copy it again, or convert it to MP4")
         if damaged:
             log.warning("%s: %d damaged frames skipped", self._path, damaged)
         if time < 0.9 * self.duration - 1:
@@ -257,7 +257,9 @@ class _Video:
         rgb = frame.reformat(width=width, height=frame.height, format="rgb24", interpolation="BICUBIC").to_ndarray()
         turns, rest = divmod(frame.rotation, 90)
         if rest:
-            raise ScrflowError(f"{self._path}: turned by {frame.rotation} degrees; only right angles are known")
+            raise ScrflowError(
+                f"{self._path}: turned by {frame.rotation} degrees; only right angles are known: convert it"
+            )
         return np.ascontiguousarray(np.rot90(rgb, turns))
 
 

@@ -156,7 +156,9 @@ def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
     for name, pose in given.items():
         same = [name] if name in queries else by_base.get(name, [])
         if len(same) > 1 or (same and same[0] in out):
-            raise ScrflowError(f"{path}: {name} may be more than one query or is twice there: {some(same)}")
+            raise ScrflowError(
+                f"{path}: {name} fits several queries or is there twice ({some(same)}); name the folder too"
+            )
         if same:
             out[same[0]] = pose
         else:
