@@ -13,7 +13,7 @@ import scipy.sparse
 from scenes import write_graph
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
-from scrflow.baseline.mapping import build_map, load_map, neighbour_pairs
+from scrflow.baseline.mapping import build_map, load_map
 from scrflow.baseline.matching import Nearest, PhotoFeatures, photo_features
 from scrflow.config import (
     BaselineLocalizeStage,
@@ -31,7 +31,6 @@ from scrflow.core.geometry import pose_error
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval_index import build_retrieval
-from scrflow.graph.covisibility import Graph
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import load_scene
 from scrflow.storage.weights import locate
@@ -130,16 +129,6 @@ def test_nothing_and_equal_descriptors_are_matched_once():
     assert len(found) == 3 == len(set(found[:, 0])) == len(set(found[:, 1]))
     assert (found[:, 0] // 2 == found[:, 1] // 2).all()
     assert len(Nearest(0.8, None)(some, some)) == 0  # the second nearest is as near
-
-
-def test_pairs_are_spread_over_the_overlap():
-    weights = scipy.sparse.lil_array((10, 10))
-    for j in range(1, 10):
-        weights[0, j] = weights[j, 0] = j / 10
-    graph = Graph(scipy.sparse.csr_array(weights), tuple(map(str, range(10))))
-    assert [p for p in neighbour_pairs(graph, 3) if p == (0, 9)] and len(neighbour_pairs(graph, 3)) == 9
-    two = scipy.sparse.csr_array(weights[:3, :3])
-    assert neighbour_pairs(Graph(two, ("a", "b", "c")), 20) == [(0, 1), (0, 2)]
 
 
 def test_the_map_holds_the_wall(wall):

@@ -69,9 +69,11 @@ def missing() -> str:
 
 
 def _left_over(link: Path) -> bool:
-    """Whether a node of ours, which was killed with its tests, left it: a link to its folder, where no munged runs."""
-    pid = link.resolve().parent / "munged.pid"
-    return link.is_symlink() and pid.exists() and not Path("/proc", pid.read_text().strip()).exists()
+    """Whether a node of ours left it that was killed with its tests: a link to its folder, where no munged runs."""
+    folder = link.resolve().parent
+    pid = folder / "munged.pid"
+    runs = pid.exists() and Path("/proc", pid.read_text().strip()).exists()
+    return link.is_symlink() and not runs and ((folder / "munge.key").exists() or not folder.exists())
 
 
 class SlurmNode:

@@ -52,8 +52,6 @@ SUBMISSION_FAULTS = {
     "second line": (lambda t: t + f"a/1.jpg {NUMBERS}\n", r"line 4: a/1\.jpg: listed twice"),
     "lost yet there": (lambda t: t + f"b/4.jpg {NUMBERS}\n", r"b/4\.jpg not localized by .*metrics\.json"),
     "unknown": (lambda t: t + f"c/9.jpg {NUMBERS}\n", r"line 4: c/9\.jpg: no query of"),
-    "seven fields": (lambda t: t.replace(" 3\n", "\n", 1), r"line 1: a/1\.jpg: expected 'name qw"),
-    "not finite": (lambda t: t.replace(" 3\n", " nan\n", 1), r"line 1: a/1\.jpg: .*finite"),
     "not of length 1": (lambda t: t.replace(" 0.5 1 2", " 0.6 1 2", 1), r"line 1: a/1\.jpg: quaternion"),
 }
 

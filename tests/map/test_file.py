@@ -32,13 +32,7 @@ from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, shrink, write_map
 from scrflow.map.format import MAP_FORMAT, pack, sizes, unpack
 from scrflow.scene.colmap_model import View
-from scrflow.storage.artifact import (
-    Stamp,
-    create_h5,
-    read_safetensors_metadata,
-    read_stamp,
-    write_safetensors,
-)
+from scrflow.storage.artifact import Stamp, create_h5, read_safetensors_metadata, read_stamp, write_safetensors
 from scrflow.storage.checksum import write_checksum
 from scrflow.training.head import Head
 

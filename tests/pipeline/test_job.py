@@ -46,18 +46,16 @@ def script(folder: Path, body: str, **env: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_user_error_is_one_line(tmp_path):
-    done = script(
-        tmp_path,
-        """
-        from scrflow.core.errors import ScrflowError
-        with job_frame(snakemake):
-            raise ScrflowError("a.jpg: image is missing; put it there")
-        """,
-    )
+def test_user_error_is_one_line_and_a_bug_keeps_its_traceback(tmp_path):
+    raised = "from scrflow.core.errors import ScrflowError\nwith job_frame(snakemake): raise "
+    done = script(tmp_path, f"{raised} ScrflowError('a.jpg: image is missing; put it there')")
     assert done.returncode == 1
     assert done.stderr == "[train_head tiny] error: a.jpg: image is missing; put it there\n"
     assert "image is missing" in (tmp_path / "job.log").read_text()
+    done = script(tmp_path, f"{raised} ZeroDivisionError")
+    assert done.returncode == 1
+    for text in (done.stderr, (tmp_path / "job.log").read_text()):
+        assert "Traceback" in text and "ZeroDivisionError" in text
 
 
 def test_log_ends_with_cpu_time_and_memory(tmp_path):
@@ -77,19 +75,6 @@ def test_log_ends_with_cpu_time_and_memory(tmp_path):
     found = re.search(r"CPU time ([\d.]+) s, at most (\d+) MB\n$", (tmp_path / "job.log").read_text())
     # 0.3 s and 64 MB at least; start-up took 0.5 s and 60 MB
     assert float(found[1]) > 0.3 and int(found[2]) > 64
-
-
-def test_bug_keeps_its_traceback(tmp_path):
-    done = script(
-        tmp_path,
-        """
-        with job_frame(snakemake):
-            1 / 0
-        """,
-    )
-    assert done.returncode == 1
-    for text in (done.stderr, (tmp_path / "job.log").read_text()):
-        assert "Traceback" in text and "ZeroDivisionError" in text
 
 
 def test_threads_are_set_before_numpy_and_torch(tmp_path):

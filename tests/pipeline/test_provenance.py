@@ -53,9 +53,6 @@ def test_provenance_is_none_of_a_stages_code():
     assert code_version("training.job", "pipeline.provenance") == code_version("training.job")
 
 
-# ------------------------------------------------------------------------------------------------------------- gather
-
-
 def small_result(root, photos: str = "a" * 16, overlap: float = 0.2, method: str = "m") -> dict:
     """Arguments of ``gather`` for a result of four stages."""
     r = Results(root / "results")

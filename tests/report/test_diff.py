@@ -12,6 +12,7 @@ from test_evaluate import CENTRES, CONFIG, ESTIMATES, pose, write_inputs
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
+from scrflow.config import deep_merge
 from scrflow.evaluate.metrics import evaluate
 from scrflow.scene.lists import pose_line
 from scrflow.storage.artifact import read_stamp, write_text
@@ -56,17 +57,10 @@ def copied(folder: Path, to: Path) -> Path:
     return to / METHOD
 
 
-def edited(folder: Path, **keys: object) -> None:
-    """Change what metrics.json says: a__b is key b of a."""
+def edited(folder: Path, changes: dict) -> None:
+    """Change what metrics.json says."""
     path = folder / "metrics.json"
-    metrics = json.loads(path.read_text())
-    for key, value in keys.items():
-        *parents, last = key.split("__")
-        place = metrics
-        for name in parents:
-            place = place[name]
-        place[last] = value
-    path.write_text(json.dumps(metrics))
+    path.write_text(json.dumps(deep_merge(json.loads(path.read_text()), changes)))
     write_checksum(path)
 
 
@@ -98,14 +92,14 @@ def test_the_first_stage_that_differs_is_named(first, tmp_path):
 
 def test_another_device_is_no_difference_by_itself(first, tmp_path):
     other = copied(first, tmp_path / "b")
-    edited(other, provenance__evaluation__cpu="another", provenance__evaluation__packages__torch="9.9")
-    edited(other, provenance__evaluation__commit="0" * 40, overall__ms={"total": 1.0, "pose": 1.0})
+    ran = {"cpu": "another", "packages": {"torch": "9.9"}, "commit": "0" * 40}
+    edited(other, {"provenance": {"evaluation": ran}, "overall": {"ms": {"total": 1.0, "pose": 1.0}}})
     out = diff(first, other, status=0)
     assert "equal" in out and "all the same, evaluation: cpu " in out and "-> 9.9" in out
     assert "0" * 40 not in out
     # with other poses it may be the cause
     write_text(other / "poses.txt", pose_line("day/0.png", pose([0, 0, 0])) + "\n")
-    edited(other, scrflow__inputs__poses="e" * 16)
+    edited(other, {"scrflow": {"inputs": {"poses": "e" * 16}}})
     out = diff(first, other, status=1)
     assert "config, code and data are the same" in out and "see what it ran on" in out
     assert "poses differ, but no query changes sides" in out
@@ -113,7 +107,7 @@ def test_another_device_is_no_difference_by_itself(first, tmp_path):
 
 def test_the_first_file_with_other_bytes_is_named(first, tmp_path):
     other = copied(first, tmp_path / "b")
-    edited(other, scrflow__inputs__poses="e" * 16)
+    edited(other, {"scrflow": {"inputs": {"poses": "e" * 16}}})
     # stamps are the same, contents not
     config = read_stamp(other / "head.safetensors").config
     changed = {"graph": "square/covisibility.npz", "weight": 1.0}
@@ -124,7 +118,7 @@ def test_the_first_file_with_other_bytes_is_named(first, tmp_path):
 def test_folders_of_several_results(first, tmp_path):
     other = copied(first, tmp_path / "b")
     shutil.copytree(other, other.with_name("more"))
-    edited(other, map_mb=9.0)
+    edited(other, {"map_mb": 9.0})
     for a, b, name in ((first.parent, other.parent, "more"), (first.parents[1], other.parents[1], "square/more")):
         out = diff(a, b, status=1)
         assert f"{name}: only in {b}" in out

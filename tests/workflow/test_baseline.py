@@ -6,6 +6,8 @@ import json
 
 from tiny_project import Project
 
+from scrflow.report.costs import costs_of
+
 BASELINE = {
     "description": "SIFT, small",
     "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
@@ -24,5 +26,9 @@ def test_map_poses_and_evaluation(copied: Project):
     assert metrics["training"] is None and 0.03 < metrics["map_mb"] < 0.3
     # 24 renderings, so far apart that not every query has enough in common with one
     assert metrics["conditions"]["day"]["recall"][0] >= 0.5, metrics["conditions"]
+    costs = costs_of(copied.folder / "results/tiny/match")
+    assert not costs.unknown
+    made = ("build_scene", "build_graph", "build_retrieval", "map_baseline", "localize_baseline")
+    assert {stage.rule for stage in costs.stages} == set(made)
     again = copied.planned(METRICS, "--config", "baselines={match: {localize: {iterations: 900}}}")
     assert again == {"localize_baseline": 1, "evaluate_baseline": 1}
