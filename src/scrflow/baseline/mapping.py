@@ -28,7 +28,7 @@ from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder
 from scrflow.features.retrieval import PhotoDescriber, Retriever
-from scrflow.graph.covisibility import Graph, load_graph
+from scrflow.graph.covisibility import load_graph, neighbour_pairs
 from scrflow.map.format import check_index, stage_config
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import model_of_views
@@ -185,19 +185,6 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
     inputs = {"scene": scene / "scene.json", "graph": graph, "retrieval": retrieval}
     write_map(out, result, weights, Stamp.make(KIND, config, code_of("map_baseline", config), **inputs))
     log.info("map: %.2f MB, %d points, %d observations", out.stat().st_size / 1e6, len(result.xyz), len(result.point))
-
-
-def neighbour_pairs(graph: Graph, count: int) -> list[tuple[int, int]]:
-    """Rows of mapping images to match: each with ``count`` of its neighbours, every pair once, sorted. They are chosen
-    evenly from most to least overlap: the nearest give no baseline to triangulate from, the farthest no matches."""
-    pairs = set()
-    for i in range(len(graph.names)):
-        row = slice(graph.csr.indptr[i], graph.csr.indptr[i + 1])
-        near = graph.csr.indices[row][np.argsort(-graph.csr.data[row], kind="stable")]
-        if len(near) > count:
-            near = near[np.linspace(0, len(near) - 1, count).round().astype(int)]
-        pairs.update((min(i, int(j)), max(i, int(j))) for j in near)
-    return sorted(pairs)
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,7 @@ def depths_from_maps(config: MapDepthStage, scene: Path, root: Path, shards: lis
     result = depths_of_samples(buffer, loaded, {i: files[i] for i in held}, config.maps)
     measured = torch.isin(buffer.image[buffer.view], torch.tensor(held))
     share = float(torch.isfinite(result.depth[measured]).float().mean())
-    log.info(
-        "depth known for %.1f %% of the samples: %d of %d photos have a depth image, and there %.1f %% of them",
-        100 * float(torch.isfinite(result.depth).float().mean()),
-        len(held),
-        len(files),
-        100 * share,
-    )
+    log.info("%d of %d photos have a depth image, and there %.1f %% of samples", len(held), len(files), 100 * share)
     if share < _STOP_SHARE:
         raise ScrflowError(
             f"{files[held[0]]}: this and the other depth images give {100 * share:.1f} % of the samples a depth; check "

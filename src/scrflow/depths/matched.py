@@ -20,7 +20,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import torch_generator
-from scrflow.graph.covisibility import Graph, load_graph
+from scrflow.graph.covisibility import Graph, load_graph, neighbour_pairs
 from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, read_stamp
 from scrflow.training.buffer import SAMPLE_DEPTH, Buffer, load_buffer
@@ -48,16 +48,11 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
     buffer = load_buffer(shards)
     result = triangulate_samples(buffer, load_graph(graph), config.depth, config.seed, threads)
     share = float(torch.isfinite(result.depth[buffer.plain[buffer.view]]).float().mean())
-    log.info(
-        "depth known for %.0f %% of plain samples, %.0f %% of all; median relative sigma %.4f",
-        100 * share,
-        100 * float(torch.isfinite(result.depth).float().mean()),
-        float(result.relative_sigma.nanmedian()),
-    )
+    log.info("depth known for %.0f %% of the plain samples", 100 * share)
     if share < _STOP_SHARE:
         raise ScrflowError(
-            f"{shards[0].parent}: only {100 * share:.1f} % of the samples could be triangulated; "
-            "poses and intrinsics of the mapping images do not fit together (camera-to-world? another size?)"
+            f"{shards[0].parent}: only {100 * share:.1f} % of the samples could be triangulated: poses and intrinsics "
+            "of the mapping images do not fit together; correct them (camera-to-world? of another image size?)"
         )
     if share < _WARN_SHARE:
         log.warning(
@@ -71,6 +66,8 @@ def write_sample_depth(
     out: Path, depths: SampleDepth, stage: str, config: BaseModel, shards: list[Path], **inputs: Path | str
 ) -> None:
     """HDF5 columns ``depth``, ``relative_sigma`` [N] and ``matches`` [N, M], stamped as made by ``stage``."""
+    known, sigma = torch.isfinite(depths.depth).float().mean(), depths.relative_sigma.nanmedian()
+    log.info("depth known for %.1f %% of all samples; median relative sigma %.4f", 100 * known, sigma)
     digests = {f"shard{i}": read_stamp(p, "buffer").digest for i, p in enumerate(shards)}
     with create_h5(out, Stamp.make(SAMPLE_DEPTH, config, code_of(stage, config), **inputs, **digests)) as f:
         f["depth"] = depths.depth.numpy()
@@ -85,7 +82,7 @@ def triangulate_samples(
     if tuple(graph.names) != buffer.names:
         raise ScrflowError("covisibility graph and buffer are of different mapping images; run again from the scene")
     rays = buffer.rays()
-    first, second = _match(buffer, rays, _pairs(graph, config.neighbours), config.max_epipolar_px, threads)
+    first, second = _match(buffer, rays, neighbour_pairs(graph, config.neighbours), config.max_epipolar_px, threads)
     # each match counts for both its samples
     a, b = torch.cat([first, second]), torch.cat([second, first])
     order = torch.argsort(a, stable=True)
@@ -103,18 +100,6 @@ def triangulate_samples(
     sigma = torch.where(known, relative_sigma, torch.nan)
     matches = _match_table(a[agree & known[a]], b[agree & known[a]], samples, config.matches, seed)
     return _to_augmented(buffer, rays, SampleDepth(depth, sigma, matches), config.transfer_px)
-
-
-def _pairs(graph: Graph, neighbours: int) -> list[tuple[int, int]]:
-    """Pairs of images: for each, ``neighbours`` of its neighbours, evenly spread from most to least overlap."""
-    pairs = set()
-    for i in range(graph.csr.shape[0]):
-        row = slice(graph.csr.indptr[i], graph.csr.indptr[i + 1])
-        near = graph.csr.indices[row][np.argsort(-graph.csr.data[row], kind="stable")]
-        if len(near) > neighbours:
-            near = near[np.linspace(0, len(near) - 1, neighbours).round().astype(int)]
-        pairs.update((min(i, int(j)), max(i, int(j))) for j in near)
-    return sorted(pairs)
 
 
 def _match(

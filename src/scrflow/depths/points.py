@@ -34,12 +34,7 @@ def depths_from_points(config: PointDepthStage, points: Path, shards: list[Path]
     observed = ObservedPoints.of_model(read_model(model), buffer.names, model)
     result = depths_of_samples(buffer, observed, config.points)
     share = float(torch.isfinite(result.depth).float().mean())
-    log.info(
-        "depth known for %.1f %% of the samples, by %d points; median relative sigma %.4f",
-        100 * share,
-        len(observed.xyz),
-        float(result.relative_sigma.nanmedian()),
-    )
+    log.info("%d points are observed by the mapping images", len(observed.xyz))
     if share < _STOP_SHARE:
         raise ScrflowError(
             f"{model}: only {100 * share:.2f} % of the samples lie within {config.points.radius_px} px of a 3D point; "

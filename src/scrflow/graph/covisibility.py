@@ -92,6 +92,19 @@ def load_graph(path: Path) -> Graph:
     return Graph(csr, names)
 
 
+def neighbour_pairs(graph: Graph, count: int) -> list[tuple[int, int]]:
+    """Rows of mapping images to match: each with ``count`` of its neighbours, every pair once, sorted. They are chosen
+    evenly from most to least overlap: the nearest give no baseline to triangulate from, the farthest no matches."""
+    pairs = set()
+    for i in range(len(graph.names)):
+        row = slice(graph.csr.indptr[i], graph.csr.indptr[i + 1])
+        near = graph.csr.indices[row][np.argsort(-graph.csr.data[row], kind="stable")]
+        if len(near) > count:
+            near = near[np.linspace(0, len(near) - 1, count).round().astype(int)]
+        pairs.update((min(i, int(j)), max(i, int(j))) for j in near)
+    return sorted(pairs)
+
+
 def connected_components(graph: Graph) -> list[list[str]]:
     """Image names of each connected component, the largest first (ties by name)."""
     count, label = scipy.sparse.csgraph.connected_components(graph.csr, directed=False)

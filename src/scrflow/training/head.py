@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from scrflow.config import HeadConfig
 
 
-class Pad(nn.Module):
-    """Zeros after the last channel, up to ``width``."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.width = width
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, d] -> [B, width]
-        return F.pad(x, (0, self.width - x.shape[1]))
-
-
 class ReluStack(nn.ModuleList):
     """Linear layers, each with ReLU."""
 
@@ -41,8 +30,10 @@ class ResidualBlock(nn.Module):
         self.layers = ReluStack([nn.Linear(dim_in, width), nn.Linear(width, hidden), nn.Linear(hidden, width)])
         if dim_in == width:
             self.skip: nn.Module = nn.Identity()
+        elif pad and dim_in < width:
+            self.skip = nn.ConstantPad1d((0, width - dim_in), 0.0)
         else:
-            self.skip = Pad(width) if pad and dim_in < width else nn.Linear(dim_in, width)
+            self.skip = nn.Linear(dim_in, width)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, dim_in] -> [B, width]
         return self.skip(x) + self.layers(x)

@@ -8,7 +8,7 @@ R-SCoRe's pull of y towards y0, or of both towards the known depth, in the first
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,7 +70,8 @@ def scene_coordinate_loss(
         loss = loss + coarse_term(coarse, targets, config, progress, depth_bias)
     if config.pull and progress < 0.5:
         base = coarse.detach() if base is None else base
-        loss = loss + pull_weight(progress) * pull_term(xyz_world, coarse, base, targets, config)
+        weight = 0.5 * (1 + math.cos(2 * math.pi * progress))  # from 1 to 0 over the first half of training (R-SCoRe)
+        loss = loss + weight * pull_term(xyz_world, coarse, base, targets, config)
     return loss.mean(), projection
 
 
@@ -88,20 +89,23 @@ def project(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Projecti
 def reprojection_term(
     xyz_world: Tensor, projection: Projection, targets: Targets, config: LossConfig, progress: float
 ) -> Tensor:
-    """The loss [B] of y: GLACE eq. 3."""
+    """The loss [B] of y: GLACE eq. 3, with tau tanh(e / tau) in its first line."""
     tau = bandwidth(progress, config.bandwidth_max, config.bandwidth_min)
-    loss = valid_or_distance(xyz_world, projection, targets, dynamic_tanh(projection.error_px, tau))
+    loss = valid_or_distance(xyz_world, projection, targets, tau * torch.tanh(projection.error_px / tau))
     return held_to_known_points(loss, xyz_world, targets, config, tau)
 
 
 def coarse_term(coarse: Tensor, targets: Targets, config: LossConfig, progress: float, depth_bias: float) -> Tensor:
-    """The loss [B] of y0: R-SCoRe's kernel on the depth-adjusted reprojection error."""
+    """The loss [B] of y0: R-SCoRe's kernel tau 9 u^2 / (9 u^2 + 4), bounded by tau like the tanh, of u = e / tau. The
+    depth-adjusted error e z / sqrt(z^2 + b^2) lowers those of near points, which are large in pixels."""
     projection = project(coarse, targets, config)
     tau = bandwidth(progress, config.coarse_bandwidth_max, config.coarse_bandwidth_min)
     error = projection.error_px
     if config.depth_adjusted:
-        error = depth_adjusted(error, projection.depth.clamp(min=0), depth_bias)
-    loss = valid_or_distance(coarse, projection, targets, geman_mcclure(error, tau))
+        depth = projection.depth.clamp(min=0)
+        error = error * depth / torch.sqrt(depth**2 + depth_bias**2)
+    u2 = 9 * (error / tau) ** 2
+    loss = valid_or_distance(coarse, projection, targets, tau * u2 / (u2 + 4))
     return held_to_known_points(loss, coarse, targets, config, tau)
 
 
@@ -123,27 +127,6 @@ def bandwidth(progress: float, largest: float, smallest: float) -> float:
     return math.sqrt(max(0.0, 1 - progress**2)) * largest + smallest
 
 
-def dynamic_tanh(error_px: Tensor, tau: float) -> Tensor:
-    """tau tanh(e / tau): GLACE eq. 3, first line."""
-    return tau * torch.tanh(error_px / tau)
-
-
-def geman_mcclure(error_px: Tensor, tau: float) -> Tensor:
-    """tau 9 u^2 / (9 u^2 + 4) with u = e / tau: R-SCoRe's kernel on y0; bounded by tau like the tanh."""
-    u2 = 9 * (error_px / tau) ** 2
-    return tau * u2 / (u2 + 4)
-
-
-def depth_adjusted(error_px: Tensor, depth: Tensor, bias: float) -> Tensor:
-    """e z / sqrt(z^2 + b^2): lowers the errors of near points, which are large in pixels (R-SCoRe)."""
-    return error_px * depth / torch.sqrt(depth**2 + bias**2)
-
-
-def pull_weight(progress: float) -> float:
-    """Weight of the pull: a cosine from 1 to 0 over the first half of training (R-SCoRe)."""
-    return 0.5 * (1 + math.cos(2 * math.pi * progress)) if progress < 0.5 else 0.0
-
-
 def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
     """How far [B] beyond ``margin`` coordinates are from the samples' known 3D points (R-SCoRe's public code); else
     0."""
@@ -156,27 +139,16 @@ def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
 
 
 def held_to_known_points(loss: Tensor, xyz_world: Tensor, targets: Targets, config: LossConfig, tau: float) -> Tensor:
-    """With ``known_depth``: the loss [B] of samples of known depth becomes that of the distance to their 3D point."""
+    """With ``known_depth`` the loss [B] of samples of known depth becomes tau log(1 + e / tau), whose pull never ends,
+    as known points are rarely wrong. e is the distance to the 3D point in pixels: across the ray as seen in the image,
+    along the ray in units of what one pixel of noise does to the depth."""
     if not config.known_depth:
         return loss
     known = torch.isfinite(targets.depth)
     # where() passes NaN gradients on from the branch that is not taken: give it numbers
-    filled = replace(
-        targets, depth=targets.depth.nan_to_num(1.0), relative_sigma=targets.relative_sigma.nan_to_num(1.0)
-    )
-    error = known_point_error(xyz_world, filled, config.min_depth_sigma)
-    return torch.where(known, log_loss(error, tau), loss)
-
-
-def known_point_error(xyz_world: Tensor, targets: Targets, min_sigma: float) -> Tensor:
-    """Distance [B] of scene coordinates to the known 3D points, in pixels: across the ray as seen in the image, along
-    the ray in units of what one pixel of noise does to the depth."""
+    depth, sigma = targets.depth.nan_to_num(1.0), targets.relative_sigma.nan_to_num(1.0)
     xyz_cam = targets.in_camera(xyz_world)
-    across = (xyz_cam[:, :2] / targets.depth[:, None] - targets.ray()) * targets.focal()
-    along = (xyz_cam[:, 2] / targets.depth - 1) / targets.relative_sigma.clamp(min=min_sigma)
-    return torch.sqrt(across.pow(2).sum(1) + along**2 + 1e-6)
-
-
-def log_loss(error_px: Tensor, tau: float) -> Tensor:
-    """tau log(1 + e / tau): robust, yet its pull never ends, as known points are rarely wrong."""
-    return tau * torch.log1p(error_px / tau)
+    across = (xyz_cam[:, :2] / depth[:, None] - targets.ray()) * targets.focal()
+    along = (xyz_cam[:, 2] / depth - 1) / sigma.clamp(min=config.min_depth_sigma)
+    error = torch.sqrt(across.pow(2).sum(1) + along**2 + 1e-6)
+    return torch.where(known, tau * torch.log1p(error / tau), loss)

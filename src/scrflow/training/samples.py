@@ -160,17 +160,17 @@ class Samples:
         neighbour_share: float = 0.0,
     ) -> Samples:
         """Samples of a buffer with global encodings [images, D], and the covisibility graph of the images."""
-        samples = cls(buffer, buffer.image, buffer.K.float(), buffer.cam_from_world.float(), target_depth)
-        if encoding is not None:
-            samples = replace(samples, encoding=standardised(encoding), noise=noise)
-        if neighbour_share > 0:
-            count = np.diff(graph.indptr)
-            table = np.tile(np.arange(len(count))[:, None], (1, 1 + (count.max() if len(count) else 0)))
-            filled = np.arange(table.shape[1] - 1)[None] < count[:, None]
-            table[:, 1:][filled] = graph.indices
-            neighbours, counts = torch.from_numpy(table).long(), torch.from_numpy(count + 1).long()
-            samples = replace(samples, neighbours=neighbours, neighbour_count=counts, neighbour_share=neighbour_share)
-        return samples
+        encoding = None if encoding is None else standardised(encoding)
+        samples = cls(
+            buffer, buffer.image, buffer.K.float(), buffer.cam_from_world.float(), target_depth, encoding, noise
+        )
+        if neighbour_share == 0:
+            return samples
+        count = np.diff(graph.indptr)
+        table = np.tile(np.arange(len(count))[:, None], (1, 1 + count.max()))
+        table[:, 1:][np.arange(count.max()) < count[:, None]] = graph.indices
+        neighbours, counts = torch.from_numpy(table).long(), torch.from_numpy(count + 1).long()
+        return replace(samples, neighbours=neighbours, neighbour_count=counts, neighbour_share=neighbour_share)
 
     @classmethod
     def from_arrays(

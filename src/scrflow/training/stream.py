@@ -162,15 +162,10 @@ class Stream:
 
     def _advance(self, number: int) -> None:
         began = time.perf_counter()
-        if self._next is not None and self._next[0] == number:
-            self._block = self._next[1].result()
-            self.waited_s += time.perf_counter() - began
-        else:
-            if self._next is not None:
-                self._next[1].result()
-            self._block = self._submit(number).result()
-        self._next = None
-        self._orders = {}
+        ahead = self._next is not None and self._next[0] == number
+        self._block = (self._next[1] if ahead else self._submit(number)).result()
+        self.waited_s += time.perf_counter() - began
+        self._next, self._orders = None, {}
 
     def _submit(self, number: int) -> Future[Block]:
         ready = None

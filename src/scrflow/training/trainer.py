@@ -101,7 +101,10 @@ class Trainer:
         if self.precision.backward_bf16:
             use_bf16_backward(head)
         self.parameters = flatten_parameters(head)
-        self.micro_batches = self._cut(config.batch_size // config.gpus)
+        rows = config.batch_size // config.gpus  # of each shard group
+        count = max(1, round(rows / _MICRO_BATCH_ROWS)) if self.device.type == "cpu" else 1
+        ends = [rows * i // count for i in range(count + 1)]
+        self.micro_batches = [MicroBatch(group, i, ends[i], ends[i + 1]) for group in groups for i in range(count)]
         if len(self.micro_batches) == 1:
             heads = [(head, self.parameters.grad)]
         else:
@@ -121,12 +124,6 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
-
-    def _cut(self, rows: int) -> list[MicroBatch]:
-        """The micro-batches of this process, of ``rows`` rows of each shard group."""
-        count = max(1, round(rows / _MICRO_BATCH_ROWS)) if self.device.type == "cpu" else 1
-        ends = [rows * i // count for i in range(count + 1)]
-        return [MicroBatch(group, i, ends[i], ends[i + 1]) for group in self.streams for i in range(count)]
 
     def one_step(self) -> tuple[Tensor, Tensor]:
         """Loss [] and reprojection errors [B] of this process's share of the batch; the parameters are stepped."""
@@ -191,13 +188,13 @@ class Trainer:
                     if self.step % config.log_every == 0 or last:
                         self.seconds = time.monotonic() - began
                         note = self._record(float(loss), error_px)
-                    if checkpoint is not None and self.rank == 0 and not last:
-                        # an accumulated gradient is not saved
-                        stopping = stop.is_set() and self.step % config.accumulate == 0
-                        if stopping or self.step % config.checkpoint_every == 0:
-                            self.seconds = time.monotonic() - began
-                            self.save(checkpoint, digest)
-                        if stopping:
+                    # an accumulated gradient is not saved
+                    whole = self.step % config.accumulate == 0 and not last
+                    due = stop.is_set() or self.step % config.checkpoint_every < config.accumulate
+                    if checkpoint is not None and self.rank == 0 and whole and due:
+                        self.seconds = time.monotonic() - began
+                        self.save(checkpoint, digest)
+                        if stop.is_set():
                             raise Stopped(
                                 f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which "
                                 f"is saved in {checkpoint}; the same command goes on from there"
@@ -258,9 +255,6 @@ class Trainer:
         """Continue from a checkpoint of the same digest; without one, or with another's, begin anew."""
         state = load_checkpoint(path, digest)
         if state is None:
-            return
-        if state["step"] % self.config.accumulate:
-            log.warning("%s: checkpoint within an accumulated step: training begins anew", path)
             return
         for part in _STATEFUL:
             getattr(self, part).load_state_dict(state[part])
