@@ -111,8 +111,7 @@ def _match(
     plain_view: dict[int, int] = {}
     for v in torch.nonzero(buffer.plain).flatten().tolist():
         plain_view.setdefault(int(buffer.image[v]), v)
-    missing = set(range(len(buffer.names))) - set(plain_view)
-    if missing:
+    if len(plain_view) < len(buffer.names):
         raise ScrflowError(
             "depths need a plain copy of every mapping image: set buffer.plain_copies to 1 in the encoder's config"
         )

@@ -58,9 +58,7 @@ class ObservedPoints:
         per_image = []
         for name in names:
             if name not in by_name:
-                raise ScrflowError(
-                    f"{where}: mapping image {name} is not in the model; make it from the scene's images"
-                )
+                raise ScrflowError(f"{where}: mapping image {name} is not in the model; make it of the scene's images")
             ids = [p.point3D_id for p in by_name[name].get_observation_points2D()]
             per_image.append(np.unique(np.array(ids, np.int64)))
         image = np.repeat(np.arange(len(names)), [len(ids) for ids in per_image])

@@ -46,11 +46,11 @@ def load_published(
 
 
 def read_tensors(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
-    """The named tensors of a checkpoint, under ``key`` if one is given; ScrflowError if there are none."""
+    """The tensors of a checkpoint by name, on the CPU, under ``key`` if it is given; ScrflowError if there are none."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ScrflowError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise ScrflowError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
     except Exception as error:  # torch raises many kinds for a file that is none of its own, IndexError among them
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ScrflowError(f"{path}: no checkpoint of tensors that torch can read ({reason}); delete it") from None
@@ -58,7 +58,7 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
         state = state.get(key) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         where = f"under {key!r}" if key is not None else "at its top"
-        raise ScrflowError(f"{path}: holds no named tensors {where}; it is another file than the one expected")
+        raise ScrflowError(f"{path}: holds no named tensors {where}: it is another file; delete it")
     return state
 
 
@@ -84,18 +84,12 @@ def load_strictly(
 def for_inference(network: nn.Module) -> None:
     """Change ``network`` (in evaluation mode) in place: batch norms become part of the convolutions that are registered
     right before them, and weights lie channels last. XFeat at 640 x 480 on one core: 49 ms before, 39 ms after."""
-    _fold_batch_norms(network)
+    for module in list(network.modules()):
+        for (name, child), (next_name, following) in itertools.pairwise(list(module.named_children())):
+            if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(child, following))
+                setattr(module, next_name, nn.Identity())
     network.to(memory_format=torch.channels_last)
-
-
-def _fold_batch_norms(module: nn.Module) -> None:
-    children = list(module.named_children())
-    for _, child in children:
-        _fold_batch_norms(child)
-    for (name, child), (next_name, following) in itertools.pairwise(children):
-        if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(child, following))
-            setattr(module, next_name, nn.Identity())
 
 
 def window_max(maps_HW: torch.Tensor, radius: int) -> torch.Tensor:

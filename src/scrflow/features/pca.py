@@ -72,7 +72,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     try:
         pca = Pca.fit(descriptors, config.pca.dim)
     except ValueError as error:
-        raise ScrflowError(f"{scene}: PCA: {error}; are the mapping images blank?") from None
+        raise ScrflowError(f"{scene}: PCA: {error}; lower pca.dim, or take images that are not blank") from None
     shape = pca.components.shape
     log.info("PCA: %d descriptors of %d images, %d to %d dimensions", len(descriptors), count, *shape)
     stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
@@ -80,6 +80,6 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
 
 
 def load_pca(path: Path) -> Pca:
-    """The PCA of a file that ``fit_pca`` wrote."""
+    """The projection of descriptors [N, D] to [N, d] that ``fit_pca`` wrote."""
     tensors = read_safetensors(path, "pca")
     return Pca(tensors["mean"], tensors["components"])

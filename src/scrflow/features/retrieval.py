@@ -50,7 +50,7 @@ class Retriever:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Retriever:
-        """What ``tensors()`` and ``metadata()`` gave; a missing one is a KeyError."""
+        """From what ``tensors()`` and ``metadata()`` gave; a missing one is a KeyError."""
         description = {name: tensor for name, tensor in tensors.items() if name not in _INDEX}
         names = tuple(json.loads(metadata["retrieval_names"]))
         return cls(names, tensors["codebooks"], tensors["codes"], description)
@@ -101,7 +101,7 @@ def learn_codebooks(vectors_ND: np.ndarray, parts: int, seed: int) -> torch.Tens
 
 
 def quantised(vectors_ND: torch.Tensor, codebooks_MES: torch.Tensor) -> torch.Tensor:
-    """Codes [N, M] uint8: the nearest entry of each part."""
+    """Codes [N, M] uint8 of vectors [N, dim]: the nearest entry of each part of codebooks [M, E, S]."""
     parts, _, size = codebooks_MES.shape
     vectors = _pad(vectors_ND, parts * size).view(-1, parts, size).transpose(0, 1)  # [M, N, S]
     distance = torch.cdist(vectors, codebooks_MES.float(), compute_mode="donot_use_mm_for_euclid_dist")
@@ -109,7 +109,7 @@ def quantised(vectors_ND: torch.Tensor, codebooks_MES: torch.Tensor) -> torch.Te
 
 
 def squared_distances(query_D: torch.Tensor, codes_NM: torch.Tensor, codebooks_MES: torch.Tensor) -> torch.Tensor:
-    """Asymmetric squared distances [N]: the query as it is against the quantised vectors."""
+    """Asymmetric squared distances [N]: the query [dim] as it is against the quantised vectors."""
     parts, _, size = codebooks_MES.shape
     query = _pad(query_D[None], parts * size).view(parts, 1, size)
     table = ((codebooks_MES.float() - query) ** 2).sum(2)  # [M, E]
@@ -121,19 +121,19 @@ def _pad(vectors_ND: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def learn_vocabulary(descriptors_ND: np.ndarray, clusters: int, seed: int) -> torch.Tensor:
-    """Visual words [k, D] float32 by faiss k-means, k = min(clusters, N)."""
+    """Visual words [k, D] float32 of descriptors [N, D] by faiss k-means, k = min(clusters, N)."""
     import faiss
 
     x = np.ascontiguousarray(descriptors_ND, np.float32)
-    clusters = min(clusters, len(x))
     limits = {"max_points_per_centroid": 1024, "min_points_per_centroid": 1}
-    kmeans = faiss.Kmeans(x.shape[1], clusters, niter=20, seed=seed, **limits)
+    kmeans = faiss.Kmeans(x.shape[1], min(clusters, len(x)), niter=20, seed=seed, **limits)
     kmeans.train(x)
     return torch.from_numpy(kmeans.centroids.copy())
 
 
 def aggregate(descriptors_ND: torch.Tensor, vocabulary_KD: torch.Tensor) -> torch.Tensor:
-    """VLAD [K * D] of one image, unit length: residuals summed per nearest word, each word's sum normalised."""
+    """VLAD [K * D], unit length, of one image's descriptors [N, D]: residuals summed per nearest word, each word's sum
+    normalised."""
     x = descriptors_ND.float()
     nearest = (2 * x @ vocabulary_KD.T - (vocabulary_KD**2).sum(1)).argmax(1)
     sums = torch.zeros_like(vocabulary_KD).index_add_(0, nearest, x - vocabulary_KD[nearest])
@@ -223,7 +223,7 @@ class PhotoDescriber:
         network: BuildNetwork = build_descriptor,
     ):
         """``features``: the feature, then the parts of a fusion; ``tensors``: the ``description`` of a Retriever;
-        ``shared``: an extractor whose keypoints the caller has; ``encoder`` and ``network`` build the networks."""
+        ``shared``: an extractor whose keypoints the caller has."""
         feature, *parts = features
         self._describe = build_describer(feature, tensors, parts, device, network)
         local = [part for part in features if part.extractor is not None]

@@ -155,7 +155,7 @@ def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Desc
 
 def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tuple[Path, Path]]) -> _Described:
     if len(parts) != len(r.parts):
-        raise ScrflowError(f"fusion of {', '.join(r.parts)}: {len(parts)} parts were given")
+        raise ScrflowError(f"fusion of {', '.join(r.parts)}: {len(parts)} parts were given; give the files of each")
     tensors: dict[str, torch.Tensor] = {}
     inputs: dict[str, str] = {}
     rows = []
@@ -186,8 +186,7 @@ def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarr
     """Descriptors [N, d] float32 after a whitening learnt on them; as they are without ``dim``."""
     if dim is None:
         return rows_NV, Whitening()
-    mean, matrix = learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening")))
-    whitening = Whitening(mean, matrix)
+    whitening = Whitening(*learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening"))))
     return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
 
 
@@ -221,19 +220,19 @@ def measure(
     count = len(exact)
     rows = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(count, _ROWS)).round().astype(int)))
     skipped = min(_NEIGHBOURS, count // 20)
-    order = torch.arange(count)
-    apart = (rows[:, None] - order).abs()
+    apart = (rows[:, None] - torch.arange(count)).abs()
     poses = torch.from_numpy(np.asarray(poses_N34, np.float64))
     compared = {"mapping": _agreement(exact[rows], exact, coded, apart > 0)}
     found = {"mapping": _found(exact[rows], poses[rows], coded, poses, near, apart > skipped) | {"skipped": skipped}}
     if queries:
         names = sorted(queries)
         vectors = torch.from_numpy(np.stack([queries[n] for n in names]).astype(np.float32))
-        compared["queries"] = _agreement(vectors, exact, coded)
+        every = torch.ones(len(names), count, dtype=torch.bool)
+        compared["queries"] = _agreement(vectors, exact, coded, every)
         posed = [i for i, n in enumerate(names) if n in (query_poses or {})]
         if posed:
             reference = torch.from_numpy(np.stack([query_poses[names[i]] for i in posed]))
-            found["queries"] = _found(vectors[posed], reference, coded, poses, near)
+            found["queries"] = _found(vectors[posed], reference, coded, poses, near, every[posed])
     tensors = retriever.tensors().values()
     return {
         "images": count,
@@ -254,18 +253,16 @@ def near_pairs(poses_Q34: torch.Tensor, poses_N34: torch.Tensor, near: float) ->
 
 
 def _ranked(
-    vectors: torch.Tensor, database: torch.Tensor, allowed: torch.Tensor | None, k: int
+    vectors: torch.Tensor, database: torch.Tensor, allowed: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows [Q, k] of the nearest allowed candidates, and whether there are so many [Q, k]."""
-    distance = torch.cdist(vectors, database)
-    if allowed is not None:
-        distance = distance.masked_fill(~allowed, torch.inf)
+    distance = torch.cdist(vectors, database).masked_fill(~allowed, torch.inf)
     value, index = distance.topk(min(k, len(database)), largest=False)
     return index, value.isfinite()
 
 
 def _agreement(
-    vectors: torch.Tensor, exact: torch.Tensor, coded: torch.Tensor, allowed: torch.Tensor | None = None
+    vectors: torch.Tensor, exact: torch.Tensor, coded: torch.Tensor, allowed: torch.Tensor
 ) -> dict[str, Any]:
     (a, there), (b, _) = (_ranked(vectors, database, allowed, max(_RANKS)) for database in (exact, coded))
     out: dict[str, Any] = {"count": len(vectors)}
@@ -281,11 +278,9 @@ def _found(
     coded: torch.Tensor,
     database_poses: torch.Tensor,
     near: float,
-    allowed: torch.Tensor | None = None,
+    allowed: torch.Tensor,
 ) -> dict[str, Any]:
-    good = near_pairs(poses, database_poses, near)
-    if allowed is not None:
-        good &= allowed
+    good = near_pairs(poses, database_poses, near) & allowed
     possible = good.any(1)
     index, there = _ranked(vectors, coded, allowed, max(_RANKS))
     hit = (good.gather(1, index) & there)[possible]

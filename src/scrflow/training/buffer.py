@@ -216,8 +216,8 @@ class BufferFiles(Views):
         return Buffer(**{name: getattr(self, name) for name in (*_TABLES, "names")}, **columns)
 
     def read(self, shard: int, start: int, stop: int, names: Sequence[str] = COLUMNS) -> dict[str, Tensor]:
-        """Columns of rows start..stop of a shard, on the CPU; ``view`` is among them, and ``matches`` are rows of the
-        whole buffer."""
+        """Columns of rows start..stop of a shard, as those of ``Buffer`` but for ``view`` int32, which is always among
+        them; ``matches`` are rows of the whole buffer."""
         first, rows = self.first_row[shard], {}
         for name in names:
             if name in COLUMNS:
@@ -275,5 +275,6 @@ class _Column:
 
 
 def load_buffer(shards: Sequence[Path]) -> Buffer:
-    """All shards of a scene, in memory. ScrflowError when shards are missing or of different mapping images."""
+    """All shards of a scene in memory: N samples of V views. ScrflowError when shards are missing or of different
+    mapping images."""
     return BufferFiles.open(shards).load()

@@ -91,8 +91,7 @@ def reprojection_term(
 ) -> Tensor:
     """The loss [B] of y: GLACE eq. 3, with tau tanh(e / tau) in its first line."""
     tau = bandwidth(progress, config.bandwidth_max, config.bandwidth_min)
-    loss = valid_or_distance(xyz_world, projection, targets, tau * torch.tanh(projection.error_px / tau))
-    return held_to_known_points(loss, xyz_world, targets, config, tau)
+    return sample_loss(tau * torch.tanh(projection.error_px / tau), xyz_world, projection, targets, config, tau)
 
 
 def coarse_term(coarse: Tensor, targets: Targets, config: LossConfig, progress: float, depth_bias: float) -> Tensor:
@@ -105,8 +104,7 @@ def coarse_term(coarse: Tensor, targets: Targets, config: LossConfig, progress: 
         depth = projection.depth.clamp(min=0)
         error = error * depth / torch.sqrt(depth**2 + depth_bias**2)
     u2 = 9 * (error / tau) ** 2
-    loss = valid_or_distance(coarse, projection, targets, tau * u2 / (u2 + 4))
-    return held_to_known_points(loss, coarse, targets, config, tau)
+    return sample_loss(tau * u2 / (u2 + 4), coarse, projection, targets, config, tau)
 
 
 def pull_term(xyz_world: Tensor, coarse: Tensor, base: Tensor, targets: Targets, config: LossConfig) -> Tensor:
@@ -115,11 +113,6 @@ def pull_term(xyz_world: Tensor, coarse: Tensor, base: Tensor, targets: Targets,
         pull = pull_to_depth(xyz_world, targets, config.pull_margin)
         return pull + pull_to_depth(coarse, targets, config.pull_margin) if config.coarse else pull
     return (torch.linalg.vector_norm(xyz_world - base, dim=1) - config.pull_margin).clamp(min=0)
-
-
-def valid_or_distance(xyz_world: Tensor, projection: Projection, targets: Targets, inlier_loss: Tensor) -> Tensor:
-    """``inlier_loss`` [B] for valid predictions, the L1 distance to the target on the ray for others: GLACE eq. 3."""
-    return torch.where(projection.valid, inlier_loss, (xyz_world - targets.target).abs().sum(1))
 
 
 def bandwidth(progress: float, largest: float, smallest: float) -> float:
@@ -138,10 +131,16 @@ def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
     return torch.where(known, (distance - margin).clamp(min=0), 0.0)
 
 
-def held_to_known_points(loss: Tensor, xyz_world: Tensor, targets: Targets, config: LossConfig, tau: float) -> Tensor:
-    """With ``known_depth`` the loss [B] of samples of known depth becomes tau log(1 + e / tau), whose pull never ends,
-    as known points are rarely wrong. e is the distance to the 3D point in pixels: across the ray as seen in the image,
-    along the ray in units of what one pixel of noise does to the depth."""
+def sample_loss(
+    inlier_loss: Tensor, xyz_world: Tensor, projection: Projection, targets: Targets, config: LossConfig, tau: float
+) -> Tensor:
+    """``inlier_loss`` [B] for valid predictions, the L1 distance to the target on the ray for others: GLACE eq. 3.
+
+    With ``known_depth`` the loss of samples of known depth is tau log(1 + e / tau), whose pull never ends, as known
+    points are rarely wrong. e is the distance to the 3D point in pixels: across the ray as seen in the image, along the
+    ray in units of what one pixel of noise does to the depth.
+    """
+    loss = torch.where(projection.valid, inlier_loss, (xyz_world - targets.target).abs().sum(1))
     if not config.known_depth:
         return loss
     known = torch.isfinite(targets.depth)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -30,7 +29,7 @@ class ColumnLayout:
     """Which columns of the samples are held on the training device."""
 
     dim: int
-    dtype: Literal["float16", "int8"]
+    dtype: torch.dtype  # of descriptors: float16 or int8
     depth: bool
     matches: int  # 0: none are kept
     partner: bool = False  # instead of matches: the descriptor of one of them, drawn when the row is read
@@ -39,15 +38,24 @@ class ColumnLayout:
     def of(cls, config: TrainingConfig, buffer: Buffer | BufferFiles) -> ColumnLayout:
         """The columns that the config needs; ScrflowError where the samples' depths are missing."""
         if config.needs_depth and buffer.depth is None:
-            raise ScrflowError("known_depth, pull_to and mix_share need the samples' depths, which were not given")
+            raise ScrflowError(
+                "known_depth, pull_to and mix_share need the samples' depths, which were not given; give training the "
+                "file of depths, or switch them off in the method"
+            )
         matches = buffer.match_count if config.mix_share > 0 else 0
-        return cls(buffer.dim, config.buffer_dtype, config.needs_depth, matches)
+        return cls(buffer.dim, getattr(torch, config.buffer_dtype), config.needs_depth, matches)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row, including its place in the shuffled order."""
-        descriptor = self.dim * (1 if self.dtype == "int8" else 2)
-        return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
+        return (
+            (2 if self.partner else 1) * self.dim * self.dtype.itemsize
+            + 8
+            + 4
+            + (8 if self.depth else 0)
+            + 4 * self.matches
+            + 4
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,15 +89,14 @@ class Columns:
         def new(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(capacity, *shape, dtype=dtype, device=device)
 
-        descriptor = torch.int8 if layout.dtype == "int8" else torch.float16
         return cls(
-            descriptor=new(layout.dim, dtype=descriptor),
+            descriptor=new(layout.dim, dtype=layout.dtype),
             pixel=new(2, dtype=torch.float32),
             view=new(dtype=torch.int32),
             depth=new(dtype=torch.float32) if layout.depth else None,
             relative_sigma=new(dtype=torch.float32) if layout.depth else None,
             matches=new(layout.matches, dtype=torch.int32) if layout.matches else None,
-            partner=new(layout.dim, dtype=descriptor) if layout.partner else None,
+            partner=new(layout.dim, dtype=layout.dtype) if layout.partner else None,
             scale=None if scale is None else scale.to(device),
         )
 
@@ -233,11 +240,13 @@ class Samples:
         g = csr = None
         if use.name is not None:
             if encoding is None:
-                raise ScrflowError(f"the method's global encoding {use.name} was not given to training")
+                raise ScrflowError(f"the method's global encoding {use.name} was not given to training; give its file")
             g = read_global_encoding(encoding, buffer.names)
         if use.neighbour_share > 0:
             if graph is None:
-                raise ScrflowError("global encodings of neighbours need the covisibility graph, which was not given")
+                raise ScrflowError(
+                    "global encodings of neighbours need the covisibility graph; give its file to training"
+                )
             covisible = load_graph(graph)
             if tuple(covisible.names) != buffer.names:
                 raise ScrflowError(f"{graph}: of other mapping images than the buffer; run again from the scene")

@@ -80,10 +80,6 @@ class BlockPlan:
         """Positions of a block: every chunk has the place of a full one."""
         return self.chunk_rows * self.chunks_per_block
 
-    def bytes(self, layout: ColumnLayout) -> int:
-        """Memory of the block, or of the two that take turns."""
-        return self.capacity * layout.row_bytes * (1 if self.blocks == 1 else 2)
-
     def members(self, number: int) -> np.ndarray:
         """Chunks of a block, in the order of the disk."""
         of_pass, part = divmod(number, self.blocks)
@@ -109,14 +105,14 @@ class Stream:
         plan: BlockPlan,
         buffer: Buffer | BufferFiles,
         layout: ColumnLayout,
-        batch: int,
-        known_share: float | None,
+        config: TrainingConfig,
         device: torch.device,
-        scale: Tensor | None = None,
-        held_out: Tensor | None = None,
+        scale: Tensor | None,
+        held_out: Tensor | None,
     ):
-        self.plan, self._buffer, self._batch, self._known_share = plan, buffer, batch, known_share
-        self._device, self._held_out, self.layout = device, held_out, layout
+        self.plan, self._buffer, self._known_share = plan, buffer, config.known_share
+        self._batch = config.batch_size // config.gpus
+        self._device, self._held_out, self._layout = device, held_out, layout
         halves = 1 if plan.blocks == 1 else 2
         self._halves = [Columns.empty(plan.capacity, layout, device, scale) for _ in range(halves)]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -186,7 +182,7 @@ class Stream:
 
     def _fill(self, number: int) -> Block:
         """Read the chunks of a block, copied to the device in runs of up to _READ_ROWS rows."""
-        columns, layout = self._halves[number % len(self._halves)], self.layout
+        columns, layout = self._halves[number % len(self._halves)], self._layout
         members = self.plan.members(number)
         # all chance comes from the block's number, and its rows are always read in the same order
         draw = torch_generator(self.plan.seed, "train.partner", self.plan.group, number)
@@ -232,7 +228,7 @@ class Stream:
 
     def _put(self, columns: Columns, start: int, run: list[dict[str, Tensor]], draw: torch.Generator) -> None:
         joined = {name: torch.cat([rows[name] for rows in run]) if len(run) > 1 else run[0][name] for name in run[0]}
-        if self.layout.partner:
+        if self._layout.partner:
             joined["partner"] = self._partners(joined.pop("matches"), joined["descriptor"], draw)
         if self._side is not None:
             joined = {name: values.pin_memory() for name, values in joined.items()}
@@ -294,9 +290,6 @@ def open_streams(
     if layout != layout.streamed() and any(plan.blocks > 1 for plan in planned.values()):
         layout = layout.streamed()
         planned = plans(layout)
-    scale = channel_scales(buffer) if layout.dtype == "int8" else None
+    scale = channel_scales(buffer) if layout.dtype is torch.int8 else None
     held_out = None if held_out is None else held_out.to(device)
-    return {
-        group: Stream(plan, buffer, layout, batch, config.known_share, device, scale, held_out)
-        for group, plan in planned.items()
-    }
+    return {group: Stream(plan, buffer, layout, config, device, scale, held_out) for group, plan in planned.items()}

@@ -91,7 +91,7 @@ class Trainer:
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if config.gpus % self.world:
             raise ScrflowError(
-                f"training.gpus is {config.gpus}, and {self.world} processes were started: their number must divide it"
+                f"training.gpus is {config.gpus}, and {self.world} processes were started: start as many as divide it"
             )
         held = held_out_views(samples, config, seed)
         groups = list(range(self.rank, config.gpus, self.world))
@@ -171,7 +171,11 @@ class Trainer:
         config, stop = self.config, threading.Event()
         if checkpoint is not None:
             self.resume(checkpoint, digest)
-        self._announce()
+        buffer, plan = self.samples.buffer, next(iter(self.streams.values())).plan
+        log.info(
+            "training on %d x %s, head of %.2f M parameters", self.world, self.device, self.parameters.numel() / 1e6
+        )
+        log.info("%d samples of %d images, in %d blocks a pass", buffer.rows, len(buffer.names), plan.blocks)
         self.head.train()
         torch.set_num_threads(self._operator_threads)
         began = time.monotonic() - self.seconds
@@ -214,19 +218,6 @@ class Trainer:
         for stream in self.streams.values():
             stream.close()
 
-    def _announce(self) -> None:
-        buffer, plans = self.samples.buffer, [stream.plan for stream in self.streams.values()]
-        layout = next(iter(self.streams.values())).layout
-        log.info(
-            "training on %s: %d samples of %d images, head of %.2f M parameters; %.2f GiB for the samples, %s",
-            self.device if self.world == 1 else f"{self.world} x {self.device.type}",
-            buffer.rows,
-            len(buffer.names),
-            self.parameters.numel() / 1e6,
-            sum(plan.bytes(layout) for plan in plans) / 2**30,
-            "all at once" if plans[0].blocks == 1 else f"streamed in {plans[0].blocks} blocks a pass",
-        )
-
     def _record(self, loss: float, error_px: Tensor) -> str:
         """Add an entry to the history, and return it as a note."""
         if not math.isfinite(loss):
@@ -242,9 +233,7 @@ class Trainer:
         if self.schedule.errors:
             line["held_out_error_px"] = round(self.schedule.errors[-1], 4)
         self.history.append(line)
-        return (
-            f"loss {line['loss']:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
-        )
+        return f"loss {loss:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
 
     def save(self, path: Path, digest: str) -> None:
         """Save everything that the next step depends on."""
@@ -333,7 +322,10 @@ def held_out_views(samples: Samples, config: TrainingConfig, seed: int) -> Tenso
     if config.holdout == 0:
         return None
     if not 0 < count < images:
-        raise ScrflowError(f"training.holdout {config.holdout} of {images} mapping images is {count} images")
+        raise ScrflowError(
+            f"training.holdout {config.holdout} of {images} mapping images is {count} images; set it so that it holds "
+            "out some and not all"
+        )
     order = torch.randperm(images, generator=torch_generator(seed, "train.holdout"))
     held = torch.zeros(images, dtype=torch.bool)
     held[order[:count]] = True
@@ -357,7 +349,7 @@ class HeldOut:
         generator = torch_generator(seed, "train.holdout.samples")
         some = torch.randperm(len(joined["view"]), generator=generator)[:_HELD_OUT_SAMPLES].sort().values
         scale = channel_scales(buffer) if config.buffer_dtype == "int8" else None
-        layout = ColumnLayout(buffer.dim, config.buffer_dtype, depth=False, matches=0)
+        layout = ColumnLayout(buffer.dim, getattr(torch, config.buffer_dtype), depth=False, matches=0)
         self._columns = Columns.empty(len(some), layout, device, scale)
         self._columns.put(0, {k: v[some] for k, v in joined.items()})
 

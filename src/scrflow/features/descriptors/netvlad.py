@@ -115,25 +115,19 @@ def read_mat(path: Path) -> dict[str, torch.Tensor]:
         state = {"mean": _numbers(content["net"].meta.normalization.averageImage).reshape(-1, 3)[0]}
         for i, item in enumerate(Network(1, 1).trunk):
             if isinstance(item, nn.Conv2d):
-                weight, bias = _weights(layers, i)
+                weight, bias = map(_numbers, layers[i].weights)
                 state |= {f"trunk.{i}.weight": weight.transpose(3, 2, 0, 1), f"trunk.{i}.bias": bias}
-        assignment, centres = _weights(layers, _VLAD_LAYER)
+        assignment, centres = map(_numbers, layers[_VLAD_LAYER].weights)
         state |= {"vlad.assignment": assignment, "vlad.centres": -centres}
-        weight, bias = _weights(layers, _WHITENING_LAYER)
+        weight, bias = map(_numbers, layers[_WHITENING_LAYER].weights)
         weight = weight.reshape(weight.shape[-2:] if weight.ndim == 4 else weight.shape)
         state |= {"whitening.weight": weight.T, "whitening.bias": bias.reshape(-1)}
         if assignment.ndim != 2 or weight.ndim != 2:
             raise ValueError(f"layer {_VLAD_LAYER} is {assignment.shape}, layer {_WHITENING_LAYER} {weight.shape}")
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScrflowError(f"{path}: not a NetVLAD network of the published form ({reason})") from None
+        raise ScrflowError(f"{path}: not a NetVLAD network of the published form ({reason}); delete it") from None
     return {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in state.items()}
-
-
-def _weights(layers: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays of a layer."""
-    first, second = layers[index].weights
-    return _numbers(first), _numbers(second)
 
 
 def _numbers(value: Any) -> np.ndarray:
