@@ -91,6 +91,11 @@ class Views:
     cam_from_world: Tensor  # [V, 3, 4] float64
     names: tuple[str, ...]  # of the mapping images
 
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return self.first_row[-1]
+
     def centres(self) -> Tensor:
         """Camera centres [V, 3] float64."""
         R, t = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3:]
@@ -114,11 +119,6 @@ class Buffer(Views):
     def first_row(self) -> tuple[int, int]:
         """Rows before the shard, and all rows."""
         return 0, len(self.view)
-
-    @property
-    def rows(self) -> int:
-        """Number of samples."""
-        return len(self.view)
 
     @property
     def dim(self) -> int:
@@ -193,11 +193,6 @@ class BufferFiles(Views):
         return cls(**joined, **rows, names=names or (), paths=paths, columns=tuple(columns), depth=of_depth)
 
     @property
-    def rows(self) -> int:
-        """Number of samples."""
-        return self.first_row[-1]
-
-    @property
     def dim(self) -> int:
         """Length of a descriptor."""
         return next(columns["descriptor"].shape[1] for columns in self.columns if columns)
@@ -206,14 +201,6 @@ class BufferFiles(Views):
     def match_count(self) -> int:
         """M, the places for matches of a sample."""
         return 0 if self.depth is None else self.depth["matches"].shape[1]
-
-    def load(self) -> Buffer:
-        """All samples, in memory."""
-        filled = [s for s, columns in enumerate(self.columns) if columns]
-        parts = [self.read(shard, 0, self.first_row[shard + 1] - self.first_row[shard]) for shard in filled]
-        columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
-        columns["view"] = columns["view"].long()
-        return Buffer(**{name: getattr(self, name) for name in (*_TABLES, "names")}, **columns)
 
     def read(self, shard: int, start: int, stop: int, names: Sequence[str] = COLUMNS) -> dict[str, Tensor]:
         """Columns of rows start..stop of a shard, as those of ``Buffer`` but for ``view`` int32, which is always among
@@ -277,4 +264,9 @@ class _Column:
 def load_buffer(shards: Sequence[Path]) -> Buffer:
     """All shards of a scene in memory: N samples of V views. ScrflowError when shards are missing or of different
     mapping images."""
-    return BufferFiles.open(shards).load()
+    files = BufferFiles.open(shards)
+    filled = [s for s, columns in enumerate(files.columns) if columns]
+    parts = [files.read(shard, 0, files.first_row[shard + 1] - files.first_row[shard]) for shard in filled]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
+    columns["view"] = columns["view"].long()
+    return Buffer(**{name: getattr(files, name) for name in (*_TABLES, "names")}, **columns)

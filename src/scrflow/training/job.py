@@ -154,6 +154,8 @@ def main(arguments: list[str]) -> int:
         try:
             job = TrainJob.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
-            raise ScrflowError(f"{path}: not a training job ({str(error).splitlines()[0]})") from None
+            raise ScrflowError(
+                f"{path}: not a training job ({str(error).splitlines()[0]}); give the train.json beside a head"
+            ) from None
         job.train()
     return 0

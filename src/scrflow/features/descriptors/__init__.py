@@ -33,4 +33,4 @@ def build_descriptor(name: str, options: dict[str, Any], device: str = "cpu") ->
     try:
         return descriptor(device=device, **options)
     except TypeError as error:
-        raise ScrflowError(f"descriptor {name}: options {options}: {error}") from None
+        raise ScrflowError(f"descriptor {name}: options {options}: {error}; correct them") from None

@@ -83,10 +83,10 @@ class Network(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Last feature map [B, 1280, H/32, W/32] of normalised images [B, 3, H, W]."""
-        x = _relu6_(self._bn0(self._conv_stem(x)))
+        x = self._bn0(self._conv_stem(x)).clamp_(0, 6)
         for block in self._blocks:
             x = block(x)
-        return _relu6_(self._bn1(self._conv_head(x)))
+        return self._bn1(self._conv_head(x)).clamp_(0, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Class scores [B, 1000]."""
@@ -94,7 +94,8 @@ class Network(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: expand, filter each channel, project; skipped over where shapes agree."""
+    """Inverted residual: expand, filter each channel, project; skipped over where shapes agree. ReLU6 works in place:
+    page faults of fresh maps cost 20 of 60 ms a photo."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -110,8 +111,8 @@ class _Block(nn.Module):
         self._skips = stride == 1 and channels == out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = _relu6_(self._bn0(self._expand_conv(x))) if self._expands else x
-        y = _relu6_(self._bn1(self._depthwise_conv(y)))
+        y = self._bn0(self._expand_conv(x)).clamp_(0, 6) if self._expands else x
+        y = self._bn1(self._depthwise_conv(y)).clamp_(0, 6)
         y = self._bn2(self._project_conv(y))
         return x + y if self._skips else y
 
@@ -131,11 +132,6 @@ class _SameConv(nn.Conv2d):
         if left == right and top == bottom:  # the convolution pads as it goes, without a padded copy
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
         return super().forward(F.pad(x, pads))
-
-
-def _relu6_(x: torch.Tensor) -> torch.Tensor:
-    # in place: page faults of fresh maps cost 20 of 60 ms a photo
-    return x.clamp_(0, 6)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

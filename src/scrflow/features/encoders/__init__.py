@@ -50,4 +50,4 @@ def build_encoder(config: ExtractorConfig) -> LocalEncoder:
     try:
         return encoder(config.max_keypoints, **config.options)
     except TypeError as error:
-        raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}") from None
+        raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}; correct them") from None
