@@ -26,9 +26,8 @@ _STOP_SHARE = 0.001  # of samples with a depth; redkitchen has 0.42
 
 
 def depths_from_points(config: PointDepthStage, points: Path, shards: list[Path], out: Path) -> None:
-    """Write the depths of a buffer's samples by ``points``: the scene.json of a scene with 3D points, or the
-    triangulation.json beside a model. ScrflowError when the model lacks points or an image, or hardly any sample gets a
-    depth."""
+    """Write the depths of a buffer's samples by ``points``, a scene's scene.json or the triangulation.json beside a
+    model. ScrflowError when the model lacks points or an image, or hardly any sample gets a depth."""
     model = points.parent / "mapping" if points.name == "scene.json" else points.parent
     buffer = load_buffer(shards)
     observed = ObservedPoints.of_model(read_model(model), buffer.names, model)

@@ -51,8 +51,7 @@ def standardised(encoding: torch.Tensor, per_row: bool = False) -> torch.Tensor:
 
 
 def read_global_encoding(path: Path, names: tuple[str, ...]) -> torch.Tensor:
-    """Encodings [images, D] in the order of ``names``, in Node2Vec's or hloc's layout; ScrflowError where one is
-    missing."""
+    """Encodings [images, D] float32 of ``names``, in Node2Vec's or hloc's layout; ScrflowError where one is missing."""
     kind = read_stamp(path).kind
     with open_h5(path, kind) as f:
         if "encoding" in f and "names" in f:

@@ -49,8 +49,7 @@ class Pca:
 
 
 def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
-    """Learn the PCA on an equal share of the descriptors of some mapping images: ``mean`` [D] and ``components`` [D,
-    d]."""
+    """Learn ``mean`` [D] and ``components`` [D, d] on an equal share of the descriptors of some mapping images."""
     torch.set_num_threads(threads)
     s = load_scene(scene)
     encoder = build_encoder(config.extractor)

@@ -64,8 +64,7 @@ class Retriever:
         return {"retrieval_names": json.dumps(self.names)}
 
     def search(self, descriptor: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], the nearest first, and minus their squared
-        distances."""
+        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], and minus their squared distances [k]."""
         distance = squared_distances(descriptor.to(self.codes.device), self.codes, self.codebooks)
         nearest = torch.argsort(distance, stable=True)[:k]
         return nearest, -distance[nearest]

@@ -73,13 +73,13 @@ def build_retrieval(
     part_descriptors: Sequence[Path] = (),
     part_models: Sequence[Path] = (),
 ) -> None:
-    """Describe the mapping images of a scene artifact.
+    """Describe the mapping images of a scene artifact. ScrflowError for a missing or damaged file, or one without an
+    image's descriptor.
 
     ``out`` gets the descriptors in hloc's HDF5 form (those of the queries too where they come from a file), ``model``
     the ``Retriever`` (safetensors; metadata ``keypoints``: how many local descriptors of a photo are aggregated),
-    ``quality`` how well both retrieve (JSON, see ``measure``). ``part_descriptors`` and ``part_models`` are these files
-    of the features that a fusion joins. ScrflowError for a missing or damaged file or a descriptor file that lacks an
-    image.
+    ``quality`` the result of ``measure`` (JSON). ``part_descriptors`` and ``part_models`` are such files of the
+    features that a fusion joins.
     """
     import faiss
 

@@ -38,8 +38,7 @@ def encode_view(
     max_keypoints: int,
     augmentation: Augmentation | None = None,
 ) -> EncodedView:
-    """Encode a photo at ``short_side`` px; the ``max_keypoints`` best that lie in it and can be undistorted are
-    kept."""
+    """Encode a photo at ``short_side`` px; keep the ``max_keypoints`` best that lie in it and can be undistorted."""
     a = augmentation or Augmentation()
     resized = resized_to_short_side(photo, short_side)
     camera = rescaled_camera(camera, *resized.size)

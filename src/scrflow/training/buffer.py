@@ -244,8 +244,7 @@ class _Column:
         return torch.from_numpy(values.reshape(stop - start, *self.shape[1:]))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Single rows [n] int64, in any order. The file's pages are given back, as they would count as memory of the
-        training."""
+        """Rows [n, ...] of any order. The file's pages are given back: they would count as memory of the training."""
         if self._mapped is None:
             with open(self._path, "rb") as f:
                 held = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)  # torch takes none that is read-only

@@ -121,8 +121,7 @@ def bandwidth(progress: float, largest: float, smallest: float) -> float:
 
 
 def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
-    """How far [B] beyond ``margin`` coordinates are from the samples' known 3D points (R-SCoRe's public code); else
-    0."""
+    """How far [B] beyond ``margin`` coordinates are from known 3D points (R-SCoRe's public code); 0 without a point."""
     known = torch.isfinite(targets.depth)
     depth = targets.depth.nan_to_num(1.0)[:, None]
     R, t = targets.cam_from_world[:, :, :3], targets.cam_from_world[:, :, 3]

@@ -64,8 +64,7 @@ class ColumnLayout:
         return (*COLUMNS, *depth, *(("matches",) if self.matches or self.partner else ()))
 
     def streamed(self) -> ColumnLayout:
-        """The layout of rows that come block by block, each with the descriptor of one match, as most are in other
-        blocks."""
+        """The layout of rows that come in blocks, each with the descriptor of one match: most are in other blocks."""
         return replace(self, matches=0, partner=True) if self.matches else self
 
 
@@ -113,8 +112,7 @@ class Columns:
         return self._as_float(self.descriptor[positions])
 
     def matched(self, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """Descriptors [B, d] float32 of a drawn match of each sample; the sample's own where the drawn place is
-        empty."""
+        """Descriptors [B, d] float32 of a drawn match of each sample; its own where the drawn place is empty."""
         if self.partner is not None:
             return self._as_float(self.partner[positions])
         shape = (len(positions),)
@@ -128,8 +126,7 @@ class Columns:
 
 
 def channel_scales(buffer: Buffer | BufferFiles) -> Tensor:
-    """Scales [d] of int8 descriptors: each channel's largest magnitude over 127, in evenly spread rows of the
-    buffer."""
+    """Scales [d] of int8 descriptors: each channel's largest magnitude in evenly spread rows, over 127."""
     step = max(1, math.ceil(buffer.rows / _SCALE_ROWS))
     largest = torch.full((buffer.dim,), 1e-6)
     for shard in range(len(buffer.paths)):

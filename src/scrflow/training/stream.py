@@ -123,8 +123,7 @@ class Stream:
         self.waited_s = 0.0  # of training, for the disk
 
     def at(self, step: int, last: int) -> tuple[Block, Tensor]:
-        """The block of a step and the positions [batch] int64 in it; the next block is read if step ``last`` is beyond
-        it."""
+        """The block of a step and the positions [batch] int64 in it; the next one is read if ``last`` lies beyond."""
         number, in_block = (0, step) if self.plan.steps is None else divmod(step, self.plan.steps)
         if self._block is None or self._block.number != number:
             self._advance(number)

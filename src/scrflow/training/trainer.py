@@ -399,8 +399,7 @@ class Stopped(ScrflowError):
 
 @contextlib.contextmanager
 def on_sigterm(handle: Callable[[], object]) -> Iterator[None]:
-    """Call ``handle`` on each SIGTERM instead of ending the process; in the main thread alone, which gets the
-    signals."""
+    """Call ``handle`` on each SIGTERM instead of ending the process; only in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
