@@ -45,7 +45,7 @@ class TrainJob(Strict):
     device: str | None = None
 
     def train(self) -> None:
-        """Train in this process, alone or as one of torchrun's, and write head and history."""
+        """Train in this process or as one of torchrun's; write head and history. ScrflowError for wrong inputs."""
         torch.set_num_threads(self.threads)
         kind = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(kind)

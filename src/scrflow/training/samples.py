@@ -48,14 +48,8 @@ class ColumnLayout:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row, including its place in the shuffled order."""
-        return (
-            (2 if self.partner else 1) * self.dim * self.dtype.itemsize
-            + 8
-            + 4
-            + (8 if self.depth else 0)
-            + 4 * self.matches
-            + 4
-        )
+        descriptor = self.dim * self.dtype.itemsize
+        return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
 
     @property
     def names(self) -> tuple[str, ...]:
