@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -260,12 +260,19 @@ class _Column:
         return found
 
 
+def pieces(buffer: Buffer | BufferFiles, rows: int, every: int = 1) -> Iterator[dict[str, Tensor]]:
+    """Columns, as ``read`` gives them, of every n-th run of ``rows`` rows of each shard."""
+    for shard in range(len(buffer.paths)):
+        count = buffer.first_row[shard + 1] - buffer.first_row[shard]
+        for start in range(0, count, rows * every):
+            yield buffer.read(shard, start, min(start + rows, count))
+
+
 def load_buffer(shards: Sequence[Path]) -> Buffer:
     """All shards of a scene in memory: N samples of V views. ScrflowError when shards are missing or of different
     mapping images."""
     files = BufferFiles.open(shards)
-    filled = [s for s, columns in enumerate(files.columns) if columns]
-    parts = [files.read(shard, 0, files.first_row[shard + 1] - files.first_row[shard]) for shard in filled]
+    parts = list(pieces(files, files.rows))
     columns = {name: torch.cat([part[name] for part in parts]) for name in COLUMNS}
     columns["view"] = columns["view"].long()
     return Buffer(**{name: getattr(files, name) for name in (*_TABLES, "names")}, **columns)

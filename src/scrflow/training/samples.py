@@ -18,7 +18,7 @@ from scrflow.core.kmeans import kmeans
 from scrflow.core.seeds import torch_generator
 from scrflow.features.global_encoding import read_global_encoding, standardised
 from scrflow.graph.covisibility import load_graph
-from scrflow.training.buffer import COLUMNS, Buffer, BufferFiles
+from scrflow.training.buffer import COLUMNS, Buffer, BufferFiles, pieces
 from scrflow.training.losses import Targets
 
 _SCALE_ROWS = 1 << 18  # rows that the scales of int8 are taken from
@@ -123,12 +123,8 @@ def channel_scales(buffer: Buffer | BufferFiles) -> Tensor:
     """Scales [d] of int8 descriptors: each channel's largest magnitude in evenly spread rows, over 127."""
     step = max(1, math.ceil(buffer.rows / _SCALE_ROWS))
     largest = torch.full((buffer.dim,), 1e-6)
-    for shard in range(len(buffer.paths)):
-        count = buffer.first_row[shard + 1] - buffer.first_row[shard]
-        run = min(count, 1024)  # runs of rows: single ones would be read one by one
-        for start in range(0, count, run * step or 1):
-            rows = buffer.read(shard, start, min(start + run, count))
-            largest = torch.maximum(largest, rows["descriptor"].float().abs().amax(0))
+    for rows in pieces(buffer, 1024, step):  # single rows would be read one by one
+        largest = torch.maximum(largest, rows["descriptor"].float().abs().amax(0))
     return largest / 127
 
 

@@ -24,6 +24,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, meter
 from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.storage.artifact import atomic_path
+from scrflow.training.buffer import pieces
 from scrflow.training.head import Head
 from scrflow.training.losses import project, scene_coordinate_loss
 from scrflow.training.optimizer import HeadOptimizer, flatten_parameters, precision_of, replica_of, use_bf16_backward
@@ -52,18 +53,7 @@ def train(
     ``depth_bias`` is b of R-SCoRe's depth adjustment, in the scene's unit. ``threads`` are those of torch by default.
     With ``checkpoint`` the state is saved to this file every ``checkpoint_every`` steps and on SIGTERM, and the same
     call continues from it; the end of training removes it. ScrflowError for samples that lack what the config needs,
-    and for a loss that is not finite.
-
-    ACE on arrays, from local descriptors [N, d] at pixels [N, 2] of posed views::
-
-        from scrflow import Head, Samples, train
-        from scrflow.config import HeadConfig, TrainingConfig
-
-        samples = Samples.from_arrays(descriptor, pixel, view, K, cam_from_world)
-        settings = HeadConfig(width=256, blocks=1, clusters=1, refine_blocks=0)
-        head = Head(samples.dim_in, settings, samples.cluster_centres(settings.clusters))
-        history = train(head, samples, TrainingConfig(steps=2000, batch_size=1024))
-        xyz_world = head(query_descriptors).xyz_world  # [M, 3]
+    and for a loss that is not finite. docs/api.md has an example.
     """
     trainer = Trainer(head, samples, config, seed, depth_bias, threads or torch.get_num_threads())
     poses = hashlib.sha256(samples.buffer.cam_from_world.numpy().tobytes()).hexdigest()
@@ -338,13 +328,10 @@ class HeldOut:
     def __init__(self, samples: Samples, config: TrainingConfig, seed: int, held: Tensor):
         self._samples, self._loss = samples, config.loss
         buffer, device = samples.buffer, samples.image.device
-        wanted, parts, step = held & buffer.plain, [], 1 << 16
-        for shard in range(len(buffer.paths)):
-            rows = buffer.first_row[shard + 1] - buffer.first_row[shard]
-            for start in range(0, rows, step):
-                piece = buffer.read(shard, start, min(start + step, rows))
-                mask = wanted[piece["view"].long()]
-                parts.append({k: v[mask] for k, v in piece.items()})
+        wanted, parts = held & buffer.plain, []
+        for piece in pieces(buffer, 1 << 16):
+            mask = wanted[piece["view"].long()]
+            parts.append({k: v[mask] for k, v in piece.items()})
         joined = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
         generator = torch_generator(seed, "train.holdout.samples")
         some = torch.randperm(len(joined["view"]), generator=generator)[:_HELD_OUT_SAMPLES].sort().values
