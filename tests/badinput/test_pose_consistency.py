@@ -90,26 +90,20 @@ def test_correct_poses_pass(poses, caplog):
     assert [r.levelno for r in caplog.records] == [logging.DEBUG] and "poses fit" in caplog.text
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+FOCAL_LENGTHS = {0.5: "with a focal length of half the right one: the intrinsics are of", 2.0: "twice the right one"}
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *FOCAL_LENGTHS])
 def test_a_mistake_is_named(mistake):
     views, root = _demo()
-    spoil, words = MISTAKES[mistake]
-    with pytest.raises(
-        ScrflowError, match=r"poses\.txt: poses fit \d+% of \d+ pairs of photos that match, but"
-    ) as caught:
-        check(views, root, spoil(np.stack([v.cam_from_world for v in views])))
+    right = np.stack([v.cam_from_world for v in views])
+    spoil, words = MISTAKES.get(mistake) or (lambda poses: poses, FOCAL_LENGTHS[mistake])
+    fit = r"poses\.txt: poses fit \d+% of \d+ pairs of photos that match, but"
+    with pytest.raises(ScrflowError, match=fit) as caught:
+        check(views, root, spoil(right), mistake if mistake in FOCAL_LENGTHS else 1.0)
     text = str(caught.value)
     assert re.search(words, text), text
     assert "\n" not in text and text.endswith("(or set check_poses: false)")
-
-
-@pytest.mark.parametrize(
-    "factor, words", [(0.5, "half the right one: the intrinsics are of"), (2.0, "twice the right one")]
-)
-def test_a_focal_length_of_another_size_is_named(factor, words):
-    views, root = _demo()
-    with pytest.raises(ScrflowError, match=rf"but \d+% if they are with a focal length of {words}"):
-        check(views, root, np.stack([v.cam_from_world for v in views]), factor)
 
 
 @pytest.mark.parametrize("texture", ["none", "the same everywhere"])

@@ -44,12 +44,6 @@ def test_every_term_is_known_for_every_method(method):
         assert all(counts[name] > 0 or name in ("muon_gflop", "image_s", "sampled") for name in names), rule
 
 
-def test_more_images_cost_more_to_fill_and_no_more_to_train():
-    small, large = (units(CONFIG, {"method": "rscore-cpu"}, "rscore-cpu", n, 50) for n in (1000, 2000))
-    assert large["shard_s"] == pytest.approx(2 * small["shard_s"]) and large["train_gflop"] == small["train_gflop"]
-    assert large["held_mb"] == 2 * small["held_mb"]
-
-
 @pytest.fixture
 def finished(tmp_path, monkeypatch) -> Path:
     """results/old, a scene whose evaluation took twice the CPU time and memory that plan.yaml says."""

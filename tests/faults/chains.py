@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import http.server
 import os
 import re
@@ -33,6 +32,10 @@ import numpy as np
 import yaml
 from PIL import Image
 from tiny_project import CONFIG, METHOD, REPO, SCENE, Project
+
+from scrflow.scene.colmap_model import read_model, views_of_model
+from scrflow.scene.lists import pose_line
+from scrflow.storage.artifact import sha256_file
 
 _CHUNK = 1 << 15
 _SECONDS_A_CHUNK = 0.01  # some 3 MB a second, so that there is a middle to be killed in
@@ -259,12 +262,12 @@ def _fetched(project: Project) -> Site:
     rows = ["path\tsha256\turl"]
     for path in sorted(data.glob("*.txt")):
         shutil.copy(path, site.folder)
-        rows.append(f"{path.name}\t{_sha256(path)}\t{site.url(path.name)}")
+        rows.append(f"{path.name}\t{sha256_file(path)}\t{site.url(path.name)}")
     shutil.rmtree(data)
     (project.folder / "config/scenes/downloads").mkdir()
     (project.folder / "config/scenes/downloads/fetched.tsv").write_text("\n".join(rows) + "\n")
 
-    archive = {"url": site.url("photos.zip"), "sha256": _sha256(site.folder / "photos.zip")}
+    archive = {"url": site.url("photos.zip"), "sha256": sha256_file(site.folder / "photos.zip")}
     scene: dict[str, Any] = {**SCENE, "root": "fetched", "in_project": False, "graph": "points"}
     scene["source"] = {"reader": "poselist", "poses": "poses.txt", "images": "images"}
     scene["download"] = {"files": "downloads/fetched.tsv", "archives": [archive]}
@@ -290,13 +293,8 @@ def _fetched(project: Project) -> Site:
 def _write_poses(data: Path) -> None:
     """As a list, which comes without 3D points, so that they are triangulated. A list says focal lengths alone: of half
     the queries distortion and principal point are lost, which costs them half a pixel."""
-    lines = [line for line in (data / "model/images.txt").read_text().splitlines() if line and line[0] != "#"]
-    cameras = [line.split() for line in (data / "model/cameras.txt").read_text().splitlines() if line[0] != "#"]
-    focal = {camera: params[0] for camera, _, _, _, *params in cameras}
-    poses = []
-    for line in lines:
-        _, *pose, camera, name = line.split()
-        poses.append(" ".join([name, *pose, focal[camera]]))
+    views = views_of_model(read_model(data / "model"))
+    poses = [f"{pose_line(view.name, view.cam_from_world)} {view.camera.params[0]}" for view in views]
     (data / "poses.txt").write_text("\n".join(poses) + "\n")
 
 
@@ -308,10 +306,6 @@ def _write_depth_images(data: Path) -> None:
         path = (data / "depth" / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((height // 4, width // 4), 10_000, np.uint16)).save(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 _QUICK, _MATCH = "results/fetched/quick", "results/fetched/match"

@@ -112,16 +112,20 @@ def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
 
 
 def _damage(how: str) -> Kind:
-    """A product that is there already is damaged."""
+    """A product that is there already is damaged or deleted."""
 
     def kind(lab: Lab, stage: str, rng: Random) -> Outcome:
         trial = lab.trial(stage)
         name = rng.choice(sorted(name for name, content in trial.before.items() if content))
         file = trial.folder / name
         times = file.stat()
-        file.write_bytes(damaged(file.read_bytes(), how, rng))
-        if rng.random() < 0.5:  # a disk that forgets leaves the time as it was, a copy that broke off does not
-            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if how == "product gone":
+            file.unlink()
+            trial.before.pop(name)
+        else:
+            file.write_bytes(damaged(file.read_bytes(), how, rng))
+            if rng.random() < 0.5:  # a disk that forgets leaves the time as it was, a copy that broke off does not
+                os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         done = trial.run()
         outcome = lab.survived(how, trial, done, mend=lambda d: _delete_named(d, trial))
         return replace(outcome, where=f"{name}, before {stage}")
@@ -234,17 +238,6 @@ def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
     return Outcome("two workflows", stage, "told", "another Snakemake is running here")
 
 
-def product_gone(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """Someone deletes a product."""
-    trial = lab.trial(stage)
-    name = rng.choice(sorted(trial.before))
-    (trial.folder / name).unlink()
-    trial.before.pop(name)
-    done = trial.run()
-    outcome = lab.survived("product gone", trial, done, mend=lambda d: _delete_named(d, trial))
-    return replace(outcome, where=f"{name}, before {stage}")
-
-
 KINDS: dict[str, Kind] = {
     "kill-one": _signalled("SIGKILL to one process", signal.SIGKILL, one=True),
     "kill-all": _signalled("SIGKILL to all", signal.SIGKILL),  # a power cut
@@ -260,7 +253,7 @@ KINDS: dict[str, Kind] = {
     "transfer-cut": transfer_cut,
     "other-file": other_file_served,
     "records": lost_records,
-    "gone": product_gone,
+    "gone": _damage("product gone"),
     "two-at-once": two_at_once,
 }
 # what there must be before the stage for the kind to have something to break

@@ -36,9 +36,3 @@ def test_it_is_survived(lab, kind, stage, seed):
     # of a fault that strikes an input the user is told; a signal leaves work to be gone on with
     if kind in ("full-disk", "no-permission"):
         assert outcome.result == "told" and outcome.line
-
-
-def test_what_follows_from_a_stage(lab):
-    assert lab.stages.following("write_map") == ["write_map", "localize_queries", "evaluate_poses", "choose_poses"]
-    assert "build_graph" not in lab.stages.following("fit_pca")
-    assert "train_head" in lab.stages.following("fit_pca")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import scipy.sparse
 import torch
 import yaml
 from PIL import Image
+from small_datasets import stage_of
 from untrusted_readers import KEYPOINTS, NAMES
 
 from scrflow.baseline.mapping import BaselineMap
@@ -29,8 +28,6 @@ from scrflow.config import (
     MatchFeaturesConfig,
     RetrievalConfig,
     RetrievalPart,
-    SceneStage,
-    Split,
 )
 from scrflow.features.retrieval import Retriever
 from scrflow.interop import hloc_files as hloc
@@ -53,16 +50,10 @@ _IDENTITY = " ".join(str(v) for v in np.eye(4).ravel())
 
 # reader -> its file or folder
 _FILES = {
-    **{
-        "archive": "a.zip",
-        "fetched": "fetched",
-        "graph": "graph.npz",
-        "inspect": "graph.npz",
-        "weights": "weights.pth",
-    },
+    **{"archive": "a.zip", "graph": "graph.npz", "inspect": "graph.npz", "weights": "weights.pth"},
     **{"hloc features": "features.h5", "hloc matches": "matches.h5", "hloc descriptors": "descriptors.h5"},
     **{"map": "map.safetensors", "pca": "pca.safetensors", "baseline map": "map.h5"},
-    **{name: name for name in ("scene", "colmap", "config", "papers")},
+    **{name: name for name in ("fetched", "scene", "colmap", "config", "papers")},
 }
 
 
@@ -86,10 +77,6 @@ def _archives(root: Path) -> None:
     with zipfile.ZipFile(root / "a.zip", "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("room/a.txt", b"a" * 300)
         z.writestr("room/b.txt", b"b")
-    with tarfile.open(root / "a.tar.gz", "w:gz") as t:
-        info = tarfile.TarInfo("room/a.txt")
-        info.size = 300
-        t.addfile(info, io.BytesIO(b"a" * 300))
     files = unpack(root / "a.zip", root / "fetched")
     write_list(root / "fetched", "a.zip", {p.relative_to(root / "fetched").as_posix(): d for p, d in files.items()})
 
@@ -139,9 +126,8 @@ def _retriever() -> Retriever:
     return Retriever(NAMES, torch.randn(3, 3, 2).half(), torch.zeros(3, 3, dtype=torch.uint8), described)
 
 
-def map_stage() -> MapStage:
-    """Config of the little map."""
-    return MapStage(
+def _tensors(root: Path) -> None:
+    stage = MapStage(
         extractor=SIFT,
         global_encoding=GlobalEncodingUse(name="node2vec"),
         head=HEAD,
@@ -153,10 +139,6 @@ def map_stage() -> MapStage:
         unit="m",
         seed=1,
     )
-
-
-def _tensors(root: Path) -> None:
-    stage = map_stage()
     pca = {"mean": torch.randn(128), "components": torch.randn(128, 16)}
     tensors = {f"head.{k}": v.half() for k, v in Head(24, HEAD, torch.randn(3, 3), 2.5).state_dict().items()}
     tensors |= {f"pca.{k}": v for k, v in pca.items()} | {"encoding": torch.randn(3, 8)}
@@ -193,8 +175,8 @@ def _baseline_map(root: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
-def _photos(folder: Path) -> None:
-    for name in NAMES:
+def _photos(folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 24)).save(folder / name)
 
@@ -202,7 +184,7 @@ def _photos(folder: Path) -> None:
 def _scene(root: Path) -> None:
     views = [View(name, CAMERA, pose) for name, pose in POSES.items()]
     _photos(root / "photos")
-    stage = SceneStage(source=PoseListSource(reader="poselist", poses="p.txt"), split=Split(), min_mapping_images=2, unit="m")  # fmt: skip # noqa: E501
+    stage = stage_of(PoseListSource(reader="poselist", poses="p.txt"))
     write_scene(
         root / "scene", config=stage, code="test", image_root=root / "photos", unit="m", mapping=views[:2],
         queries=[Query(NAMES[2], CAMERA, "all")], query_poses={NAMES[2]: POSES[NAMES[2]]},
@@ -282,12 +264,8 @@ def _datasets(root: Path) -> dict[str, Path]:
         "map-free": ("seq0/frame_00000.jpg", "seq1/frame_00000.jpg"),
     }
     for reader, files in texts.items():
+        _photos(root / reader, images.get(reader, NAMES))
         for name, text in files.items():
-            path = root / reader / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        for name in images.get(reader, NAMES):
-            path = root / reader / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (32, 24)).save(path)
+            (root / reader / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / reader / name).write_text(text)
     return {reader: root / reader for reader in texts}

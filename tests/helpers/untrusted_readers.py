@@ -53,10 +53,6 @@ def _archive(path: Path) -> None:
             assert not outside, f"written outside: {outside}"
 
 
-def _model(path: Path) -> None:
-    model.views_of_model(model.read_model(path))
-
-
 def _journal(path: Path) -> None:
     copy = path.with_name("copy.jsonl")
     shutil.copy(path, copy)
@@ -64,17 +60,9 @@ def _journal(path: Path) -> None:
         json.dumps(journal.done)
 
 
-def _config(path: Path) -> None:
-    Project(path)
-
-
 def _video(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         pick_frames(path, Path(folder) / "frames")
-
-
-def _kapture(root: Path) -> None:
-    read_source(KaptureSource(reader="kapture", mapping=".", queries={}), root)
 
 
 def _source(source: object) -> Callable[[Path], None]:
@@ -94,7 +82,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "pca": load_pca,
     "graph": covisibility.load_graph,
     "scene": model.load_scene,
-    "colmap": _model,
+    "colmap": lambda path: model.views_of_model(model.read_model(path)),
     "nvm": read_nvm,
     "weights": read_tensors,
     "journal": _journal,
@@ -102,10 +90,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "table": read_table,
     "download table": download.read_table,
     "fetched": lambda root: check_fetched(root, [root / "room/a.txt", root / "room/b.txt"]),
-    "config": _config,
+    "config": Project,
     "video": _video,
     "inspect": inspect_file,
-    "kapture": _kapture,
+    "kapture": _source(KaptureSource(reader="kapture", mapping=".", queries={})),
     "nerfstudio": _source(NerfstudioSource(reader="nerfstudio")),
     "pose list": _source(PoseListSource(reader="poselist", poses="poses.txt")),
     "nvm scene": _source(NvmSource(reader="nvm", model="model.nvm", images=".")),

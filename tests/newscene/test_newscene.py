@@ -196,8 +196,13 @@ def test_real_scenes(project, monkeypatch):
     assert kitchen.source.poses == "poses_sfm.txt" and kitchen.split.mapping == "mapping.txt"
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(root: Path) -> None:
+    for path in (root / "map/1.jpg", root / "map/3.jpg"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def depth_map(root: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "map/depth.png")
 
 
 def turn(root: Path) -> None:
@@ -214,41 +219,45 @@ def heic_only(root: Path) -> None:
     (root / "IMG_1.HEIC").write_bytes(b"")
 
 
-PHOTO_FAULTS = {
-    "empty": (lambda r: (shutil.rmtree(r), r.mkdir()), "photos: an empty folder; expected one of: kapture"),
-    "heic": (heic_only, r"photos: no photos and no form known in it, only \.heic"),
-    "cut": (lambda r: (cut(r / "map/1.jpg"), cut(r / "map/3.jpg")), r"2 of 12 photos cannot be used: map/1\.jpg \("),
-    "turned": (turn, r"2 of 12 photos are turned by .* \(map/1\.jpg, map/3\.jpg\): turn the pixels by scrflow"),
-    "depth": (
-        lambda r: Image.fromarray(np.zeros((4, 4), np.uint16)).save(r / "map/depth.png"),
-        r"1 images are depth maps or the like \(map/depth\.png\)",
-    ),
-}
+def shrink(root: Path) -> None:
+    Image.new("RGB", (256, 192)).save(root / "images/mapping/000.jpg")
 
 
-MODEL_FAULTS = {
-    "images missing": (
-        lambda r: [p.unlink() for p in sorted((r / "images/mapping").iterdir())[:3]],
+def lose(root: Path) -> None:
+    for path in sorted((root / "images/mapping").iterdir())[:3]:
+        path.unlink()
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+MISSING = r"sparse/0: 3 of its 10 images are not under .*images: mapping/000\.jpg, mapping/\d+\.jpg, mapping"
+RESIZED = r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, its camera 512x384"
+FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
+    ("photos", lambda r: (shutil.rmtree(r), r.mkdir()), {}, "photos: an empty folder; expected one of: kapture"),
+    ("photos", heic_only, {}, r"photos: no photos and no form known in it, only \.heic"),
+    ("photos", cut, {}, r"2 of 12 photos cannot be used: map/1\.jpg \("),
+    (
+        "photos",
+        turn,
         {},
-        r"sparse/0: 3 of its 10 images are not under .*images: mapping/000\.jpg, mapping/\d+\.jpg, mapping",
+        r"2 of 12 photos are turned by .* \(map/1\.jpg, map/3\.jpg\): turn the pixels by scrflow",
     ),
-    "resized": (
-        lambda r: Image.new("RGB", (256, 192)).save(r / "images/mapping/000.jpg"),
-        {},
-        r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, its camera 512x384",
-    ),
-    "query not there": (lambda r: (r / "q.txt").write_text("a.jpg\n"), {"queries": "q.txt"}, r"q\.txt: 1 of 1 queries"),
-    "queries and every": (lambda r: None, {"queries": "images", "every": 3}, "exclude each other"),
-    "queries elsewhere": (lambda r: None, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
-    "form": (lambda r: None, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
-    "skip missing": (lambda r: None, {"skip_missing": True}, "--skip-missing is for the form nerfstudio"),
-}
+    ("photos", depth_map, {}, r"1 images are depth maps or the like \(map/depth\.png\)"),
+    ("colmap", lose, {}, MISSING),
+    ("colmap", shrink, {}, RESIZED),
+    ("colmap", lambda r: (r / "q.txt").write_text("a.jpg\n"), {"queries": "q.txt"}, r"q\.txt: 1 of 1 queries"),
+    ("colmap", nothing, {"queries": "images", "every": 3}, "exclude each other"),
+    ("colmap", nothing, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
+    ("colmap", nothing, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
+    ("colmap", nothing, {"skip_missing": True}, "--skip-missing is for the form nerfstudio"),
+]
 
 
-@pytest.mark.parametrize("fault", [*PHOTO_FAULTS, *MODEL_FAULTS])
-def test_faults_are_one_line(photos, colmap, project, fault):
-    root = colmap if fault in MODEL_FAULTS else photos
-    breaks, options, message = MODEL_FAULTS.get(fault) or (PHOTO_FAULTS[fault][0], {}, PHOTO_FAULTS[fault][1])
+@pytest.mark.parametrize(("place", "breaks", "options", "message"), FAULTS)
+def test_faults_are_one_line(photos, colmap, project, place, breaks, options, message):
+    root = colmap if place == "colmap" else photos
     breaks(root)
     if "queries" in options:
         options = {**options, "queries": root / options["queries"]}
