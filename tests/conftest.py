@@ -18,7 +18,6 @@ _LONG = ("tests/cluster/", "tests/workflow/", "tests/faults/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones first."""
     paths = {item: item.path.relative_to(REPO).as_posix() for item in items}
     items.sort(key=lambda item: next((i for i, long in enumerate(_LONG) if paths[item].startswith(long)), len(_LONG)))
 
@@ -64,8 +63,7 @@ def copied(finished: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def wall_map(tmp_path_factory: pytest.TempPathFactory):
-    """Photos, scene and map of a painted wall (``plane_map.PlaneMap``), built once for all processes: not to be
-    changed."""
+    """A painted wall's photos, scene and map (``plane_map.PlaneMap``), built once for all processes: change nothing."""
     import plane_map
 
     own = tmp_path_factory.getbasetemp()

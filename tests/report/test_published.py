@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAPERS = load_papers(ROOT / "config/papers")
 PROJECT = Project(ROOT / "config")
 
-
 PAPER = """
 name: P
 title: t

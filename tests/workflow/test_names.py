@@ -151,14 +151,10 @@ def test_localize_and_export(named: Project, tmp_path: Path, monkeypatch: pytest
     assert not list(named.folder.rglob("pwned")) and not list(tmp_path.rglob("pwned"))
 
 
-def test_names_without_blanks_need_no_suffix():
-    assert split_name("seq/000 1 2 3") == ("seq/000", ["1", "2", "3"])
-    assert split_name("./im/1.png PINHOL 3") == ("im/1.png", ["PINHOL", "3"])
-
-
 @pytest.mark.parametrize("name", [*NAMES, *QUERIES])
 def test_lines_are_read_back(name, tmp_path):
     check_name(name, "here")
+    assert split_name("seq/000 1 2 3") == ("seq/000", ["1", "2", "3"])  # no blank in the name: it needs no suffix
     camera = pycolmap.Camera(model="OPENCV", width=640, height=480, params=[500, 500, 320, 240, 0.1, 0, 0, 0])
     for after in ([], ["1"] * 7, query_line("", camera).split()):
         path = tmp_path / "list.txt"
