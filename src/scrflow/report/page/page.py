@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from scrflow.core.progress import log
 from scrflow.report.costs import PHASES, StageCost
-from scrflow.report.page.precision import calibration, distance, failures, recall, verdict
+from scrflow.report.page.precision import (
+    COLOURS,
+    GREY,
+    INK,
+    calibration,
+    distance,
+    failures,
+    log_axis,
+    recall,
+    verdict,
+)
 from scrflow.report.page.relocalize import open_map, queries
-from scrflow.report.page.render import COLOURS, log_axis, render, text
-from scrflow.report.page.run import Run, load_run
+from scrflow.report.page.run import Run, angle, length, limit, load_run, text
 from scrflow.report.page.scene3d import covisibility, scene3d
 from scrflow.storage.artifact import write_text
 
 _HERE = Path(__file__).with_suffix("")
+_FAINT = "#e4e9ee"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_AXIS = {"gridcolor": _FAINT, "zeroline": False, "showline": True, "linecolor": GREY, "title": {"standoff": 8}}
+_STYLE = go.layout.Template(
+    layout={
+        "font": {"family": _FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"font": {"family": _FONT}, "bgcolor": "white"},
+        "legend": {"bgcolor": "rgba(255,255,255,0.8)"},
+        "margin": {"l": 64, "r": 16, "t": 12, "b": 48},
+        "xaxis": {**_AXIS, "ticks": "outside"},
+        "yaxis": _AXIS,
+    }
+)
 # column, heading, logarithmic, factor, suffix of the ticks
 _CURVES = (
     ("median_error_px", "Median reprojection error, px", True, 1.0, ""),
@@ -30,76 +58,80 @@ _CURVES = (
     ("loss", "Loss", True, 1.0, ""),
     ("lr", "Learning rate", False, 1.0, ""),
 )
-_HELD_OUT = "holdout_"  # beginning of the columns on mapping images that are not trained on
 _PHASE_COLOURS = {"scene": "#9aa5ad", "mapping": "#1b5e9b", "localization": "#d1730f"}
 _RUNS = ("training", "localization", "evaluation")
 
 
 def write_report(folder: Path, out: Path, threads: int = 1) -> None:
     """Write ``out``, the page of results/SCENE/METHOD; ScrflowError where a file of the run is missing or damaged."""
-    write_text(out, str(page(load_run(folder), threads)))
+    write_text(out, page(load_run(folder), threads))
     log.info("report: %.1f MB", Path(out).stat().st_size / 1e6)
 
 
-def page(run: Run, threads: int = 1) -> Markup:
-    """The page of a run. The map localizes the queries shown once more, and implies the points, on ``threads``."""
+def page(run: Run, threads: int = 1) -> str:
+    """HTML of a run. The map localizes the queries shown once more, and implies the points, on ``threads``."""
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(_HERE.parent), **options)
+    environment.filters |= {"angle": angle, "jpeg": _jpeg, "limit": limit, "plotly": _plotly, "say": length}
+    environment.filters["yaml"] = lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     localizer, points = open_map(run, threads)
+    sections = (verdict, failures, recall, distance, calibration, training, covisibility, timing, provenance)
     library, script = get_plotlyjs(), _HERE.with_suffix(".js").read_text(encoding="utf-8")
-    return render(
+    return environment.get_template("page.html").render(
+        {section.__name__: section(run) for section in sections},
         run=run,
-        verdict=verdict(run),
-        failures=failures(run),
         scene3d=scene3d(run, points),
         queries=queries(run, localizer, points),
-        recall=recall(run),
-        distance=distance(run),
-        calibration=calibration(run),
-        training=training(run),
-        covisibility=covisibility(run),
-        timing=timing(run),
-        provenance=provenance(run),
         style=Markup(_HERE.with_suffix(".css").read_text(encoding="utf-8")),
         library=Markup(library),
         script=Markup(script),
         # nothing but these two scripts may run, and nothing may be fetched, whatever the page holds
-        scripts=Markup(" ".join(_hash(text) for text in (library, script))),
+        scripts=Markup(" ".join(f"'sha256-{_base64(hashlib.sha256(s.encode()).digest())}'" for s in (library, script))),
     )
 
 
-def _hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _plotly(figure: go.Figure, height: int) -> Markup:
+    """A figure in the page's style, as JSON. Names in its texts must have gone through ``text``: plotly reads tags."""
+    figure.update_layout(template=_STYLE, height=height)
+    # data in a script element ends at the first "</script", whatever quotes it stands in
+    return Markup(figure.to_json().replace("<", "\\u003c"))
+
+
+def _jpeg(image: Image.Image) -> str:
+    """The picture as the address of an img."""
+    memory = io.BytesIO()
+    image.convert("RGB").save(memory, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{_base64(memory.getvalue())}"
 
 
 def training(run: Run) -> list[tuple[str, go.Figure]]:
     """Headings and curves of what the training log holds."""
-    history = run.history
-    return [
-        (heading, _curve(run, column, *style))
-        for column, heading, *style in _CURVES
-        if history is not None and column in history and history[column].notna().any()
-    ]
+    if run.history is None:
+        return []
+    history = run.history.dropna(axis="columns", how="all").set_index("step")
+    return [(heading, _curve(history, column, *style)) for column, heading, *style in _CURVES if column in history]
 
 
-def _curve(run: Run, column: str, logarithmic: bool, factor: float, suffix: str) -> go.Figure:
-    figure, drawn = go.Figure(), []
-    columns = {"training photos": column, "held-out photos": _HELD_OUT + column}
-    columns = {name: key for name, key in columns.items() if key in run.history}
-    for colour, (name, key) in zip(COLOURS, columns.items(), strict=False):
-        line = run.history[run.history[key].notna()]
-        drawn.append(factor * line[key].to_numpy(float))
-        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "showlegend": len(columns) > 1}
+def _curve(history: pd.DataFrame, column: str, logarithmic: bool, factor: float, suffix: str) -> go.Figure:
+    figure = go.Figure()
+    columns = {"training photos": column, "held-out photos": f"holdout_{column}"}
+    curves = {name: factor * history[key].dropna() for name, key in columns.items() if key in history}
+    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+        style = {"mode": "lines", "line": {"color": colour, "width": 2}, "showlegend": len(curves) > 1}
         hover = "step %{x}: %{y:.4g}<extra></extra>"
-        figure.add_scatter(x=line["step"], y=drawn[-1], name=name, hovertemplate=hover, **style)
-    values = np.concatenate(drawn)
+        figure.add_scatter(x=curve.index, y=curve, name=name, hovertemplate=hover, **style)
+    values = pd.concat(curves.values())
     values = values[values > 0]
     if logarithmic and len(values):
         figure.update_yaxes(**log_axis("", values.min() / 1.2, values.max() * 1.2))
     else:
         figure.update_yaxes(ticksuffix=suffix, rangemode="tozero")
     figure.update_xaxes(title="step", rangemode="tozero")
-    figure.update_layout(margin={"l": 56, "r": 12, "t": 8, "b": 44})
-    return figure
+    return figure.update_layout(margin={"l": 56, "r": 12, "t": 8, "b": 44})
 
 
 def timing(run: Run) -> dict[str, Any]:
@@ -141,8 +173,8 @@ def provenance(run: Run) -> dict[str, Any] | None:
     runs = [None if given[name] is None else _flat(given[name]) for name in _RUNS]
     names = dict.fromkeys(name for values in runs for name, value in (values or {}).items() if value)
     ran_on = {name: ["not known" if values is None else values.get(name, "") for values in runs] for name in names}
-    return {"digests": {name: given[name] for name in ("code", "config", "data")}, "runs": _RUNS, "ran_on": ran_on,
-            "lost": given["lost"]}  # fmt: skip
+    digests = {name: given[name] for name in ("code", "config", "data")}
+    return {"digests": digests, "runs": _RUNS, "ran_on": ran_on, "lost": given["lost"]}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +11,11 @@ import plotly.graph_objects as go
 from scipy.stats import binomtest
 
 from scrflow.evaluate.metrics import CONFIDENCE_EDGES, OVERALL, reliability
-from scrflow.report.page.render import COLOURS, GREY, INK, angle, length, limit, log_axis, text
-from scrflow.report.page.run import Run
+from scrflow.report.page.run import Run, angle, length, limit, text
 
+INK, GREY = "#1f2933", "#6b7680"
+COLOURS = ("#1b5e9b", "#d1730f", "#2a8c6e", "#8e5ea2", "#b5485d", "#5c6b73")  # of curves side by side
+_TICKS = 12  # of a logarithmic axis, about
 _DOTTED = {"color": GREY, "width": 1, "dash": "dot"}
 _LABEL = {"showarrow": False, "yanchor": "bottom", "font": {"size": 11}}
 _GROUP = 6  # queries that a median is of, at least
@@ -58,9 +59,11 @@ def failures(run: Run) -> list[str]:
     said = [f"{lost} of {len(run.queries)} queries were not localized at all."] if lost else []
     if known.empty:
         return said
-    number = _failing_threshold(run)
+    missed_by = [int((known["band"] > i).sum()) for i in range(len(run.thresholds))]
+    # the coarsest threshold that a telling share of the queries misses; the finest where there is none
+    number = max((i for i, missed in enumerate(missed_by) if missed >= _MISSES * len(known)), default=0)
+    missed = missed_by[number]
     within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
-    missed = int((known["band"] > number).sum())
     if missed == 0:
         return [*said, f"Nowhere here: all queries are {within}, the finest threshold."]
     worst = known.sort_values("badness", ascending=False, kind="stable").index[: min(missed, _NAMED)]
@@ -73,32 +76,22 @@ def failures(run: Run) -> list[str]:
             f"{turned} {'is' if turned == 1 else 'are'} turned by more than {_TURNED:.0f}°: the map took another "
             "place, or the same one from another side, for what they show."
         )
-    by_condition = {name: float((part["band"] <= number).mean()) for name, part in known.groupby("condition")}
-    if len(by_condition) > 1:
-        low, high = min(by_condition, key=by_condition.get), max(by_condition, key=by_condition.get)
-        worst, best = (f"{100 * by_condition[name]:.0f} %" for name in (low, high))
-        if by_condition[low] == by_condition[high]:
-            said.append(f"All conditions are alike: {worst} {within}.")
-        else:
-            said.append(f"Worst condition: {low}, {worst} {within}; best: {high}, {best}.")
+    right = 100 * (known["band"] <= number).groupby(known["condition"]).mean()
+    if len(right) > 1 and right.min() == right.max():
+        said.append(f"All conditions are alike: {right.min():.0f} % {within}.")
+    elif len(right) > 1:
+        low, high = right.idxmin(), right.idxmax()
+        said.append(f"Worst condition: {low}, {right[low]:.0f} % {within}; best: {high}, {right[high]:.0f} %.")
     if len(known) >= _FEW and missed >= _FEW_MISSES:
         said.append(_what_matters(known.assign(missed=known["band"] > number), run.unit, within))
     return said
 
 
-def _failing_threshold(run: Run) -> int:
-    """Number of the coarsest threshold that a telling share of queries misses; of the finest where all are within."""
-    numbers = range(len(run.thresholds))
-    return max((i for i in numbers if (run.known["band"] > i).mean() >= _MISSES), default=0)
-
-
 def _what_matters(known: pd.DataFrame, unit: str, within: str) -> str:
     """The distance to the mapping photos or the rotation against them, whichever tells misses better; or neither."""
     size = len(known) // 3
-    thirds = {}
-    for column in ("distance", "angle"):
-        order = known.sort_values(column, kind="stable")
-        thirds[column] = order[:size], order[len(order) - size :]
+    orders = {column: known.sort_values(column, kind="stable") for column in ("distance", "angle")}
+    thirds = {column: (order[:size], order[len(order) - size :]) for column, order in orders.items()}
     gaps = {column: far["missed"].mean() - near["missed"].mean() for column, (near, far) in thirds.items()}
     column = max(gaps, key=gaps.get)
     if gaps[column] < _TELLING:
@@ -114,13 +107,6 @@ def _what_matters(known: pd.DataFrame, unit: str, within: str) -> str:
         f"Of the third of the queries {how}, {far['missed'].sum()} of {size} are not {within}; of the third {other}, "
         f"{near['missed'].sum()} of {size}."
     )
-
-
-def groups(run: Run) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(condition, its queries with a reference pose): first all together, where there are several conditions."""
-    if len(run.symbols) > 1 and not run.known.empty:
-        yield OVERALL, run.known
-    yield from run.known.groupby("condition", sort=True)
 
 
 def recall(run: Run) -> tuple[go.Figure, go.Figure] | None:
@@ -143,7 +129,7 @@ def _curves(run: Run, column: str, title: str, limits: dict[float, str]) -> go.F
         low, high = min(low, np.quantile(finite, 0.02)), max(high, np.quantile(finite, 0.98))
     figure = go.Figure()
     several, colours = len(run.symbols) > 1, iter(COLOURS * len(run.symbols))
-    for condition, queries in groups(run):
+    for condition, queries in [*[(OVERALL, run.known)] * several, *run.known.groupby("condition")]:
         values = np.sort(queries[column])
         share = 100 * np.arange(1, len(values) + 1) / len(values)
         shown = np.isfinite(values)
@@ -161,12 +147,19 @@ def _curves(run: Run, column: str, title: str, limits: dict[float, str]) -> go.F
         figure.add_annotation(x=np.log10(bound), y=1.0, yref="paper", text=label, **_LABEL)
     figure.update_xaxes(**log_axis(title, low, high))
     figure.update_yaxes(range=[0, 101], ticksuffix=" %")
-    legend, margin = (
-        {"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"},
-        {"l": 56, "r": 16, "t": 24, "b": 48},
-    )
-    figure.update_layout(legend=legend, margin=margin)
-    return figure
+    legend = {"x": 0.98, "y": 0.05, "xanchor": "right", "yanchor": "bottom"}
+    return figure.update_layout(legend=legend, margin={"l": 56, "r": 16, "t": 24, "b": 48})
+
+
+def log_axis(title: str, low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis from ``low`` to ``high`` (positive) with some ticks, as plain numbers."""
+    decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    steps = next(s for s in ((1, 2, 5), (1, 3), (1,)) if len(s) * len(decades) <= _TICKS or len(s) == 1)
+    decades = decades[:: -(-len(decades) // _TICKS)]
+    values = np.sort(np.outer(10.0**decades, steps).ravel())
+    values = values[(values >= low) & (values <= high)]
+    ticks = {"tickmode": "array", "tickvals": values.tolist(), "ticktext": [f"{v:g}" for v in values]}
+    return {"type": "log", "title": title, "range": [float(np.log10(low)), float(np.log10(high))], **ticks}
 
 
 def distance(run: Run) -> dict[str, Any] | None:
@@ -187,18 +180,15 @@ def _scatter(run: Run, column: str, title: str) -> go.Figure:
     top = 3 * max([coarsest, *run.known["t_err"][run.known["localized"]]])
     known = run.known.assign(shown=run.known["t_err"].replace(np.inf, top).clip(lower=floor))
     figure = go.Figure()
-    for band in run.bands:
-        queries = known[known["name"].isin(band.queries["name"])]
-        if queries.empty:
-            continue
+    for number, queries in known.groupby("band"):
+        band = run.bands[number]
         near = zip(queries["near"], queries["distance"], queries["angle"], strict=True)
         near = [f"nearest mapping photo: {text(n)}, {length(d, run.unit)}, {a:.0f}° away" for n, d, a in near]
         marker = {"size": 9 if len(known) < 300 else 6, "color": band.colour, "line": {"color": "white", "width": 0.7}}
         marker["symbol"] = queries["condition"].map(run.symbols)
-        shown = {"mode": "markers", "marker": marker, "name": f"{band.label} ({len(queries)})"}
-        figure.add_scatter(
-            x=queries[column], y=queries["shown"], text=queries["hover"] + "<br>" + near, hoverinfo="text", **shown
-        )
+        style = {"mode": "markers", "marker": marker, "name": f"{band.label} ({len(queries)})", "hoverinfo": "text"}
+        said = queries["hover"] + "<br>" + near
+        figure.add_scatter(x=queries[column], y=queries["shown"], text=said, **style)
     _add_medians(figure, known[column].to_numpy(), known["shown"].to_numpy())
     for bound, _ in run.thresholds:
         figure.add_hline(y=bound, line=_DOTTED)
@@ -210,8 +200,7 @@ def _scatter(run: Run, column: str, title: str) -> go.Figure:
     low = min(run.thresholds[0][0] / 2, known["shown"].min()) / 1.3
     high = max(2 * coarsest, known["shown"].max()) * 1.3
     figure.update_yaxes(**log_axis(f"position error ({text(run.unit)})", low, high))
-    figure.update_layout(showlegend=False)
-    return figure
+    return figure.update_layout(showlegend=False)
 
 
 def _add_medians(figure: go.Figure, x: np.ndarray, y: np.ndarray) -> None:
@@ -267,5 +256,4 @@ def _diagram(said: np.ndarray, hits: np.ndarray, count: np.ndarray) -> go.Figure
     figure.add_scatter(x=said, y=share, error_y=bars, mode="lines+markers", **style, **hover)
     figure.update_xaxes(title="confidence", range=[-0.02, 1.02])
     figure.update_yaxes(title="share that is right (90 % interval)", range=[-0.03, 1.03])
-    figure.update_layout(showlegend=False)
-    return figure
+    return figure.update_layout(showlegend=False)

@@ -1,4 +1,4 @@
-"""The run that a page shows: everything that the workflow left of one method on one scene, read once."""
+"""The run that a page shows: all that the workflow left of one method on one scene; and its numbers in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape as text  # a name for the texts of a figure
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from scrflow.evaluate.metrics import QueryDetail, query_table, read_details
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.provenance import stages_of
 from scrflow.report.costs import Costs, costs_of
-from scrflow.report.page.render import angle, length, limit, text
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, read_json, read_stamp, require, sha256_file
@@ -79,41 +79,30 @@ class Run:
     def bands(self) -> list[Band]:
         """All bands, best first: within each threshold, beyond the coarsest, not localized, without reference pose."""
         limits = self.thresholds
-        legend = [
-            (f"within {limit(bound, self.unit)}", to_hex(_WITHIN(shade)))
-            for bound, shade in zip(limits, np.linspace(0, 1, len(limits)), strict=True)
-        ]
-        legend += [(f"beyond {limit(limits[-1], self.unit, ' or ')}", "#c0392b")]
-        legend += [("not localized", "#111111"), ("no reference pose", "#8a8f94")]
-        return [Band(*entry, self.queries[self.queries["band"] == i]) for i, entry in enumerate(legend)]
+        colours = [to_hex(colour) for colour in _WITHIN(np.linspace(0, 1, len(limits)))]
+        legend = {f"within {limit(bound, self.unit)}": colour for bound, colour in zip(limits, colours, strict=True)}
+        legend |= {f"beyond {limit(limits[-1], self.unit, ' or ')}": "#c0392b"}
+        legend |= {"not localized": "#111111", "no reference pose": "#8a8f94"}
+        return [Band(*entry, self.queries[self.queries["band"] == i]) for i, entry in enumerate(legend.items())]
 
 
 def load_run(folder: Path) -> Run:
     """The run in results/SCENE/METHOD; ScrflowError where a file is missing, damaged, or of another run."""
     folder = Path(folder)
-    metrics = read_json(require(folder / "metrics.json", "metrics"), "metrics")
+    path = require(folder / "metrics.json", "metrics")
+    metrics = read_json(path, "metrics")
     root = folder.absolute().parent
     scene = load_scene(root / "scene")
-    poses, details = folder / "poses.txt", folder / "localization.json"
-    _check_inputs(folder / "metrics.json", scene, poses, details)
+    poses, details = require(folder / "poses.txt", "poses"), folder / "localization.json"
+    digests = {"scene": scene.stamp.digest, "details": read_stamp(details, "localization").digest}
+    for name, digest in {**digests, "poses": sha256_file(poses)[:16]}.items():
+        if read_stamp(path).inputs.get(name) != digest:
+            raise ScrflowError(f"{path}: made from another {name} than the one that is here; evaluate again")
     estimates = read_poses(poses)
-    stages = stages_of(folder / "metrics.json", metrics)
+    stages = stages_of(path, metrics)
     queries = _queries(scene, estimates, read_details(details).queries, metrics)
     history, graph = _history(root, folder, metrics), _graph(root.parent, stages)
     return Run(folder, scene, metrics, queries, estimates, history, graph, stages, costs_of(folder))
-
-
-def _check_inputs(metrics: Path, scene: Scene, poses: Path, details: Path) -> None:
-    """The metrics must be of these files: a page must not mix two runs."""
-    found = {
-        "scene": scene.stamp.digest,
-        "details": read_stamp(details, "localization").digest,
-        "poses": sha256_file(require(poses, "poses"))[:16],
-    }
-    used = read_stamp(metrics).inputs
-    for name, digest in found.items():
-        if used.get(name) != digest:
-            raise ScrflowError(f"{metrics}: made from another {name} than the one that is here; evaluate again")
 
 
 def _queries(
@@ -158,9 +147,9 @@ def _nearest(scene: Scene, names: list[str]) -> pd.DataFrame:
     queries = np.stack([scene.query_poses[name] for name in names]) if names else np.empty((0, 3, 4))
     distance, row = cKDTree(camera_centre(mapping)).query(camera_centre(queries))
     trace = np.einsum("nij,nij->n", queries[:, :, :3], mapping[row][:, :, :3])
-    angle = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    turned = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
     near = [scene.mapping[i].name for i in row]
-    return pd.DataFrame({"near": near, "distance": distance, "angle": angle}, index=names)
+    return pd.DataFrame({"near": near, "distance": distance, "angle": turned}, index=names)
 
 
 def _graph(results: Path, stages: Mapping[str, Stamp | None]) -> Graph | None:
@@ -184,3 +173,24 @@ def _history(root: Path, folder: Path, metrics: Mapping[str, Any]) -> pd.DataFra
     except (ValueError, TypeError, KeyError) as error:
         raise ScrflowError(f"{path}: training log cannot be read ({error}); train again") from None
     return history.replace([math.inf, -math.inf], math.nan)
+
+
+def length(value: float, unit: str, digits: int = 2) -> str:
+    """A length in the form that is read most easily, 3.2 cm or 1.4 m, with so many significant digits."""
+    if not math.isfinite(value):
+        return "infinite"
+    scale, name = 1.0, unit
+    if unit == "m":
+        scale, name = (1.0, "m") if value >= 1 else (100.0, "cm") if value >= 0.001 else (1000.0, "mm")
+    number = f"{scale * value:.0f}" if scale * value >= 10**digits else f"{scale * value:.{digits}g}"
+    return f"{number} {name}"
+
+
+def limit(bound: tuple[float, float], unit: str, joined: str = ", ") -> str:
+    """A threshold: 25 cm, 2°."""
+    return f"{length(bound[0], unit, 6)}{joined}{bound[1]:g}°"
+
+
+def angle(value: float) -> str:
+    """An angle in degrees."""
+    return f"{value:.2g}°" if value < 10 else f"{value:.0f}°"

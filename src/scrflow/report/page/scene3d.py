@@ -12,14 +12,24 @@ from scrflow.core.geometry import camera_centre
 from scrflow.evaluate.figures import ground_plane
 from scrflow.graph.covisibility import connected_components
 from scrflow.report.page.relocalize import Points
-from scrflow.report.page.render import coordinates, segments, text
-from scrflow.report.page.run import Run
+from scrflow.report.page.run import Run, text
 
 _SHOWN_POINTS = 15_000
 _SHOWN_CAMERAS = 3_000
 _SHOWN_EDGES = 1_500
 _FEW_QUERIES = 60  # up to which marks are large
 _SHADES = ("#cfd9e2", "#8fb3d1", "#1b5e9b")  # of the weakest third of the edges shown, and so on
+
+
+def coordinates(points: np.ndarray) -> dict[str, np.ndarray]:
+    """Points [N, 2 or 3] as the arguments x, y and z of a trace."""
+    return dict(zip("xyz", points.astype(np.float32).T, strict=False))
+
+
+def segments(begin: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
+    """Lines between points [N, 2 or 3], as the arguments of one trace with gaps."""
+    lines = np.stack([begin, end, np.full_like(begin, np.nan)], 1)
+    return coordinates(lines.reshape(-1, begin.shape[1]))
 
 
 def scene3d(run: Run, points: Points) -> dict[str, Any]:
@@ -34,7 +44,10 @@ def scene3d(run: Run, points: Points) -> dict[str, Any]:
 
     figure = go.Figure()
     _add_cloud(figure, cloud, points.rgb, low, high)
-    _add_cameras(figure, cameras, mapping[:, 2, :3] @ frame.T, 0.02 * float(np.linalg.norm(high - low)))
+    step, size = -(-len(cameras) // _SHOWN_CAMERAS), 0.02 * float(np.linalg.norm(high - low))
+    lines = segments(cameras[::step], cameras[::step] + size * (mapping[:, 2, :3] @ frame.T)[::step])
+    name, line = f"{len(cameras)} mapping photos, and where they look", {"color": "#7b8794", "width": 2}
+    figure.add_scatter3d(**lines, mode="lines", name=name, line=line, hoverinfo="skip")
     _add_queries(figure, run, placed, frame, low, high)
     _set_view(figure, cameras, cloud, low, high)
     shown = f" {_SHOWN_POINTS} of them are drawn." if len(points.xyz) > _SHOWN_POINTS else ""
@@ -65,14 +78,6 @@ def _add_cloud(figure: go.Figure, cloud: np.ndarray, rgb: np.ndarray, low: np.nd
     figure.add_scatter3d(**coordinates(cloud[inside]), **style)
 
 
-def _add_cameras(figure: go.Figure, centres: np.ndarray, forward: np.ndarray, size: float) -> None:
-    step = -(-len(centres) // _SHOWN_CAMERAS)
-    begin = centres[::step]
-    name, line = f"{len(centres)} mapping photos, and where they look", {"color": "#7b8794", "width": 2}
-    lines = segments(begin, begin + size * forward[::step])
-    figure.add_scatter3d(**lines, mode="lines", name=name, line=line, hoverinfo="skip")
-
-
 def _add_queries(
     figure: go.Figure, run: Run, placed: dict[str, np.ndarray], frame: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> None:
@@ -87,7 +92,7 @@ def _add_queries(
             begin = np.stack([placed[name] for name in found])
             end = camera_centre(np.stack([run.estimates[name] for name in found])) @ frame.T
             style = {"mode": "lines", "line": {"color": band.colour, "width": 4}, "hoverinfo": "skip"}
-            lines = segments(begin, clip_lines(begin, end, low, high))
+            lines = segments(begin, _clip_lines(begin, end, low, high))
             figure.add_scatter3d(**lines, **style, legendgroup=band.label, showlegend=False)
         symbols = [run.symbols[condition] for condition in band.queries.loc[names, "condition"]]
         marker = {"size": size, "color": band.colour, "symbol": symbols, "line": {"color": "white", "width": 1}}
@@ -97,7 +102,7 @@ def _add_queries(
         figure.add_scatter3d(**at, **style, name=title, text=hover, hoverinfo="text")
 
 
-def clip_lines(begin: np.ndarray, end: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _clip_lines(begin: np.ndarray, end: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Ends [N, 3] of lines from ``begin`` (in the box) to ``end``, cut where they leave the box."""
     way = end - begin
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,5 +177,4 @@ def _graph_from_above(run: Run) -> go.Figure:
     figure.add_scatter(**coordinates(at), **style, name="mapping photo", text=hover)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x")
-    figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, legend={"x": 0, "y": 1})
-    return figure
+    return figure.update_layout(margin={"l": 0, "r": 0, "t": 0, "b": 0}, legend={"x": 0, "y": 1})
