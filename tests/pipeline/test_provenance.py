@@ -11,8 +11,8 @@ from result_folders import Results
 
 from scrflow import __version__
 from scrflow.pipeline.provenance import gather, git_state, note_run, this_run
+from scrflow.pipeline.stages import code_version
 from scrflow.storage.artifact import Stamp
-from scrflow.storage.codeversion import code_version
 
 
 @pytest.mark.gpu

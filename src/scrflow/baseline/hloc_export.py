@@ -17,9 +17,9 @@ from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
 from scrflow.interop.hloc_files import StoredFeatures, read_descriptors, write_descriptors, write_features, write_pairs
+from scrflow.pipeline.stages import code_version
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, atomic_dir, create_h5, read_safetensors, read_safetensors_metadata, require
-from scrflow.storage.codeversion import code_version
 from scrflow.storage.listfile import listed
 
 

@@ -48,7 +48,7 @@ def inspect_file(path: Path) -> RenderableType:
     """
     path = Path(path)
     if not path.exists():
-        raise ScrflowError(f"{path}: no such file or folder")
+        raise ScrflowError(f"{path}: no such file or folder; correct the path")
     if path.suffix == ".bin" and path.stem in _MODEL_FILES:
         path = path.parent
     reader = _folder if path.is_dir() else _READERS.get(path.suffix.lower())
@@ -65,7 +65,7 @@ def inspect_file(path: Path) -> RenderableType:
 
 
 def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    return sum(p.stat().st_size for p in (path, *path.rglob("*")) if p.is_file())
 
 
 def _short(text: str, limit: int) -> str:
@@ -215,14 +215,14 @@ def _text(path: Path) -> tuple[Any, ...]:
     """Poses, a query list or a list of names, told apart by the fields of the first line; other text by its head."""
     lines = [(name, *fields) for _, line in read_lines(path) for name, fields in [split_name(line)]]
     if not lines:
-        raise ScrflowError(f"{path}: nothing but empty lines and comments")
+        raise ScrflowError(f"{path}: nothing but empty lines and comments; give a file with content")
     first, numbers = lines[0], [len(line) if _NUMBERS.fullmatch(" ".join(line[1:])) else 0 for line in lines]
     names = (f"{len(lines)} names", _names(line[0] for line in lines))
     if numbers[0] == 8:
         return "poses: name qw qx qy qz tx ty tz (cam_from_world)", _pairs(names, _extent(read_poses(path).values()))
     if numbers[0] == 9:
         if set(numbers) != {9}:
-            raise ScrflowError(f"{path}: expected 'name qw qx qy qz tx ty tz f' on every line")
+            raise ScrflowError(f"{path}: not 'name qw qx qy qz tx ty tz f' on every line; correct the other lines")
         return "pose list: name qw qx qy qz tx ty tz f", _pairs(names)
     if len(first) >= 5 and first[1].isupper() and first[2].isdigit():
         cameras = _cameras(read_query_list(path).values())
@@ -234,7 +234,7 @@ def _text(path: Path) -> tuple[Any, ...]:
 
 def _picture(path: Path) -> tuple[Any, ...]:
     with Image.open(path) as image:
-        image.load()
+        image.load()  # finds damage
         return (f"{image.format} picture, {image.width} x {image.height} px, {image.mode}",)
 
 
@@ -245,7 +245,7 @@ def _folder(path: Path) -> tuple[Any, ...]:
         return _model(path)
     entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     if not entries:
-        raise ScrflowError(f"{path}: empty folder")
+        raise ScrflowError(f"{path}: empty folder; give one with files in it")
     rows = [(entry.name + "/" * entry.is_dir(), decimal(_size(entry))) for entry in entries[:ROWS]]
     return f"folder of {len(entries)}; inspect the files in it", _pairs(*rows)
 

@@ -118,7 +118,7 @@ class _Output:
 
 
 def _run_snakemake(command: Sequence[str], log: TextIO) -> tuple[int, str]:
-    """Run Snakemake, and show a bar on a terminal, elsewhere a line a finished job; its exit status and its error."""
+    """Run Snakemake; show a bar on a terminal, elsewhere a line a finished job. Its exit status and its error."""
     console, output = Console(stderr=True, highlight=False), _Output()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -145,14 +145,8 @@ def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, start_new_session=True, **output)
     try:
         yield process
         process.wait()

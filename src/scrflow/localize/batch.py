@@ -18,11 +18,11 @@ from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.localize.query import camera_of
 from scrflow.localize.router import Router
+from scrflow.pipeline.stages import code_version
 from scrflow.scene.checks import check_listable, check_unique, some
 from scrflow.scene.lists import camera_of_fields, pose_line, query_line, read_query_list
 from scrflow.scene.photo_files import list_photos
 from scrflow.storage.artifact import sha256_file, write_text
-from scrflow.storage.codeversion import code_version
 from scrflow.storage.journal import Journal, line_of
 from scrflow.storage.listfile import read_lines
 

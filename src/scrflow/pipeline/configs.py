@@ -133,13 +133,11 @@ class Configs:
         """Add the methods that a table runs beside those of config/methods. Where a run's overrides make one of them
         wrong, ``table_stage`` says so: the run may be for something else."""
         try:
-            found = variants_of(self, table)
+            self.variants |= variants_of(self, table)
         except ScrflowError as error:
             if not self._over["methods"]:
                 raise
             self.unusable[table] = error
-        else:
-            self.variants |= found
 
     def encodings_of_kind(self, kind: str) -> list[str]:
         """Names of the global encodings of a kind."""
@@ -276,7 +274,7 @@ def _check_shared(project: Configs) -> None:
     where, shared = f"{project.dir}/config.yaml", project.config
     clash = set(shared.encodings) & set(shared.retrieval)
     if clash:
-        raise ScrflowError(f"{where}: {', '.join(clash)} named in both encodings and retrieval")
+        raise ScrflowError(f"{where}: {', '.join(clash)} named in both encodings and retrieval; rename one of the two")
     describing = [name for name, f in shared.retrieval.items() if f.kind in ("vlad", "network")]
     for name, feature in shared.retrieval.items():
         _known(where, f"retrieval.{name}.encoder", feature.encoder, project.encoders)
@@ -291,7 +289,7 @@ def _check_shared(project: Configs) -> None:
 def _check_baseline(project: Configs, name: str) -> None:
     where, baseline = f"{project.dir}/baselines/{name}.yaml", project.baselines[name]
     if name in project.methods or name in RESERVED:
-        raise ScrflowError(f"{where}: a baseline may not be named like a method or one of {sorted(RESERVED)}")
+        raise ScrflowError(f"{where}: named like a method or one of {', '.join(sorted(RESERVED))}; rename the file")
     _known(where, "retrieval", baseline.retrieval, project.config.retrieval)
     try:
         module_of("local encoder", baseline.features.name)
@@ -317,7 +315,9 @@ def _check_scene(project: Configs, name: str, sources: dict[str, str]) -> None:
     where, scene = f"{project.dir}/scenes/{name}.yaml", project.scenes[name]
     first = sources.setdefault(scene.root, name)
     if scene.download != project.scenes[first].download:
-        raise ScrflowError(f"{where}: key download: differs from that of {first}, which has the same root")
+        raise ScrflowError(
+            f"{where}: key download: differs from that of {first}, which has the same root; make it equal"
+        )
     _known(where, "method", scene.method, project.methods)
     _known(where, "graph", scene.graph, project.config.graphs)
     for part in project.parts(name):
@@ -332,24 +332,28 @@ def _check_scene(project: Configs, name: str, sources: dict[str, str]) -> None:
     if not project.runs(name, scene.method):
         project.depth_maps(name, scene.method)
     if name in project.methods or name in project.baselines or name in RESERVED:
-        raise ScrflowError(f"{where}: a scene may not be named like a method or one of {sorted(RESERVED)}")
+        raise ScrflowError(f"{where}: named like a method or one of {', '.join(sorted(RESERVED))}; rename the file")
 
 
 def check_method(project: Configs, where: str, name: str, method: MethodConfig) -> None:
     """ScrflowError where a method, or a row of a table, refers to nothing or asks for what cannot be."""
     if name in RESERVED:
-        raise ScrflowError(f"{where}: a method may not be named like one of {', '.join(sorted(RESERVED))}")
+        raise ScrflowError(f"{where}: named like one of {', '.join(sorted(RESERVED))}; rename it")
     _known(where, "encoder", method.encoder, project.encoders)
     _known(where, "retrieval", method.retrieval, project.config.retrieval)
     encodings = {**project.config.encodings, **project.config.retrieval}
     _known(where, "global_encoding.name", method.global_encoding.name, encodings)
     own = project.own_feature(method)
     if own is not None and own != method.retrieval:
-        raise ScrflowError(f"{where}: key retrieval: {method.retrieval!r}, but the global encoding needs {own!r}")
+        raise ScrflowError(
+            f"{where}: key retrieval: {method.retrieval!r}, but the global encoding needs {own!r}: set it"
+        )
     if own is not None and method.localize.hypotheses != 1:
         count = method.localize.hypotheses
         raise ScrflowError(f"{where}: key localize.hypotheses: {count}, but a query has one encoding, {own!r}: set 1")
     images_lend = method.global_encoding.name is not None and own is None
     for key in ("merge", "retrieval_dim", "pq_bytes"):
         if getattr(method.map, key) is not None and not images_lend:
-            raise ScrflowError(f"{where}: key map.{key}: of methods whose encodings are mapping images' alone")
+            raise ScrflowError(
+                f"{where}: key map.{key}: of methods whose encodings are mapping images' alone; remove it"
+            )

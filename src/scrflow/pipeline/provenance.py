@@ -227,18 +227,13 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     """Commit of the checkout ``root``, and whether the sources are as committed; None if git does not know."""
     if not (root / ".git").exists():
         return None, None
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", *_SOURCES)
-    return commit, None if changes is None else not changes
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    # without optional locks, which would disturb another git in this checkout
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    git = ["git", "--no-optional-locks", "-C", str(root)]  # an optional lock would disturb another git in this checkout
+    run = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL, text=True, timeout=60)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        commit = run([*git, "rev-parse", "HEAD"]).strip()
+        return commit, not run([*git, "status", "--porcelain", "--", *_SOURCES])
+    except (OSError, subprocess.SubprocessError):
+        return None, None
 
 
 def note_run(history: Path, ran: dict[str, Any]) -> None:

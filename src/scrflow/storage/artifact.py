@@ -227,11 +227,10 @@ def write_safetensors(
     """Torch tensors plus string metadata plus the stamp."""
     from safetensors.torch import save_file
 
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata = {**(metadata or {}), STAMP_KEY: stamp.to_json(), checksum.KEY: checksum.EMPTY}
     with atomic_path(path) as temporary:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(
-            tensors, temporary, metadata={**(metadata or {}), STAMP_KEY: stamp.to_json(), checksum.KEY: checksum.EMPTY}
-        )
+        save_file(tensors, temporary, metadata=metadata)
         _sort_safetensors_metadata(temporary)
         write_checksum(temporary)
 
@@ -274,7 +273,7 @@ def read_stamp(path: Path, kind: str | None = None, whole: bool = True) -> Stamp
             raise ValueError("it has no stamp")
     stamp = Stamp.from_json(text, path)
     if kind is not None and stamp.kind != kind:
-        raise ScrflowError(f"{path}: expected a {kind}, found a {stamp.kind}")
+        raise ScrflowError(f"{path}: expected a {kind}, found a {stamp.kind}; give the right file")
     return stamp
 
 
