@@ -106,12 +106,8 @@ def vsfm_error(r: float, focal: float, width: int, height: int) -> float:
     ("r", "model", "limit"),
     [
         (0.02, "RADIAL", 0.001),
-        (-0.02, "RADIAL", 0.001),
-        (0.1, "RADIAL", 0.06),
         (-0.1, "RADIAL", 0.07),
         (0.2, "FULL_OPENCV", 0.001),
-        (-0.2, "FULL_OPENCV", 0.001),
-        (0.3, "FULL_OPENCV", 0.001),
         (-0.3, "FULL_OPENCV", 0.006),
     ],
 )
