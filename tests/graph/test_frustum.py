@@ -115,7 +115,6 @@ def test_chunks_change_no_byte(monkeypatch):
     views = streets(130)
     expected = frustum_graph(views, 200, (0.1, 50.0), 0.2, rng())
     monkeypatch.setattr("scrflow.graph.frustum._PROJECTIONS_AT_ONCE", 600)
-    monkeypatch.setattr("scrflow.graph.frustum._CELLS_AT_ONCE", 700)
     monkeypatch.setattr("scrflow.graph.frustum._BLOCK", 7)
     assert_same(frustum_graph(views, 200, (0.1, 50.0), 0.2, rng()), expected)
 

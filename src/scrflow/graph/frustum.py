@@ -6,7 +6,7 @@ The rays, not the optical axes, decide whether two photos show the same surface.
 
 Bounds. Let a be the share of i's samples that j sees, b that of j's samples that i sees, and t the threshold of
 their harmonic mean h(a, b), which grows with both. With upper bounds A >= a and B >= b, a pair with h(A, B) < t has no
-edge. Three rounds of bounds follow, each on the pairs that the round before leaves:
+edge. Two rounds of bounds follow, the second on the pairs that the first leaves:
 
 1. Distance. Let d be the distance of the two centres, e the direction from i to j, and r v a sample of i seen from its
    centre (v of unit length, r <= R). In the triangle of both centres and the sample, with c = e.v and p = r / d < 1,
@@ -25,9 +25,6 @@ edge. Three rounds of bounds follow, each on the pairs that the round before lea
    apart than their reaches are skipped whole.
 2. Balls. Some sample of i must lie inside j's pyramid, and the reverse: the ball around each bounded frustum against
    the five planes of the other's pyramid; then h(A, B) of this pair's own e and d.
-3. Cells. The frustum is cut into 60 cells, each in a ball, with the number of samples in it. A cell counts nothing
-   when its ball is behind a plane of j, and otherwise at most with the weight at the ball's middle, plus half the
-   angles by which the two rays can turn within the ball (the weight's slope is at most 1/2).
 
 The pairs that are left are computed exactly, so the result equals that of all pairs bit by bit; b is not computed where
 h(a, B) < t.
@@ -48,8 +45,7 @@ from scrflow.scene.colmap_model import View
 
 _PROJECTIONS_AT_ONCE = 1 << 13  # 64 KB temporaries stay in the cache and on the heap: 4 times as fast as 1 << 20
 _BLOCK = 64  # images that are processed together
-_CELLS_AT_ONCE = 1 << 14  # cell-plane distances, times 5: temporaries stay in the cache
-_ACROSS = (1, 1, 2, 2, 3, 3, 4, 4)  # cells across (and down) of each slab of depth, near to far: of similar size
+_BLOCKS_AT_ONCE = 128  # 64 x 8 192 pairs
 # Rounding of a bound, relative and absolute: far above the last digits of float64, far below what decides
 _SLACK = 1e-9
 
@@ -97,16 +93,8 @@ class Frusta:
 
     def world_samples(self, i: int) -> np.ndarray:
         """[samples, 3]: the samples of image i in the world."""
-        points = _in_camera(self.unit_samples(i, i + 1)[0], self.K[i], *self.sizes[i], self.depth_range)
+        points = _points(self, slice(i, i + 1), self.unit_samples(i, i + 1))[0]
         return (points - self.poses[i, :, 3]) @ self.poses[i, :, :3]  # R^T (x - t), row by row
-
-
-def _in_camera(
-    unit_S3: np.ndarray, K: np.ndarray, width: float, height: float, depth_range: tuple[float, float]
-) -> np.ndarray:
-    depth = depth_range[0] + unit_S3[:, 2] * (depth_range[1] - depth_range[0])
-    pixels = np.column_stack([unit_S3[:, 0] * width, unit_S3[:, 1] * height, np.ones(len(unit_S3))])
-    return (pixels @ np.linalg.inv(K).T) * depth[:, None]
 
 
 def harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -154,21 +142,20 @@ def frustum_graph(
 
     Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
     ``parts`` [N] have no edge. Memory grows with the images and the edges. One thread: two were no faster. ``counted``
-    receives how many pairs there were in blocks within reach (near), after the balls (candidates), after the cells
-    (computed), and how many edges.
+    receives how many pairs there were in blocks within reach (near) and after the balls (computed), and how many edges.
     """
     frusta = Frusta.of(views, samples, depth_range, rng)
     search = _Search(frusta, min_overlap, parts)
     rows, columns, values = [], [], []
-    counts = np.zeros(4, np.int64)
-    for number in track(range(search.blocks), "frustum overlap"):
+    counts = np.zeros(3, np.int64)
+    for number in track(range(len(search.blocks)), "frustum overlap"):
         i, j, overlap, left = search.edges_of_block(number)
         rows.append(i)
         columns.append(j)
         values.append(overlap)
         counts += left
     if counted is not None:
-        counted.update(zip(("near", "candidates", "computed", "edges"), counts.tolist(), strict=True))
+        counted.update(zip(("near", "computed", "edges"), counts.tolist(), strict=True))
     i, j, overlap = np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
     n = len(frusta)
     half = scipy.sparse.csr_array((overlap, (i, j)), shape=(n, n))
@@ -184,40 +171,27 @@ class _Search:
         self.frusta, self.threshold, self.parts = frusta, threshold, parts
         # rounding of a position, where world coordinates are large
         self._grain = 1e-12 * (1 + np.abs(frusta.poses[:, :, 3]).max())
-        self._cells = _CellBalls(frusta, self._grain)
         self._statistics()
         self._planes()
         self._reach = self._reaches()
         order = cKDTree(frusta.centres, leafsize=_BLOCK).indices.astype(np.int64)
-        self._blocks = [order[at : at + _BLOCK] for at in range(0, len(order), _BLOCK)]
-        self._middles = np.stack([frusta.centres[b].mean(0) for b in self._blocks])
-        self._radii = np.array(
-            [
-                np.linalg.norm(frusta.centres[b] - m, axis=1).max()
-                for b, m in zip(self._blocks, self._middles, strict=True)
-            ]
-        )
-        self._block_reach = np.array([self._reach[b].max() for b in self._blocks])
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks of up to 64 images."""
-        return len(self._blocks)
+        self.blocks = [order[at : at + _BLOCK] for at in range(0, len(order), _BLOCK)]
+        self._middles = np.stack([frusta.centres[b].mean(0) for b in self.blocks])
+        spread = (frusta.centres[b] - m for b, m in zip(self.blocks, self._middles, strict=True))
+        self._radii = np.array([np.linalg.norm(offsets, axis=1).max() for offsets in spread])
+        self._block_reach = np.array([self._reach[b].max() for b in self.blocks])
 
     def _statistics(self) -> None:
-        """m, q, M, mean of r v, the largest r, and the samples in each cell, for every image."""
+        """m, q, M, mean of r v, and the largest r, for every image."""
         f, n = self.frusta, len(self.frusta)
         self._m, self._n = np.empty((n, 3)), np.empty((n, 3))
         self._q, self._M = np.empty(n), np.empty((n, 3, 3))
-        self._counts = np.empty((n, self._cells.count), np.float32)
         corners = _points(f, slice(None), _CORNERS)  # [N, 8, 3]
         self._farthest = np.linalg.norm(corners, axis=2).max(1)
         self._corners = corners
         for begin in range(0, n, _BLOCK):
             block = slice(begin, min(begin + _BLOCK, n))
-            unit = f.unit_samples(block.start, block.stop)
-            self._counts[block] = self._cells.histogram(unit)
-            points = _points(f, block, unit)
+            points = _points(f, block, f.unit_samples(block.start, block.stop))
             r = np.linalg.norm(points, axis=2)
             v = np.divide(points, r[..., None], out=np.zeros_like(points), where=r[..., None] > 0)
             R = f.poses[block, :, :3]
@@ -275,36 +249,30 @@ class _Search:
         return np.where(never, np.inf, high)
 
     def edges_of_block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Edges i, j, overlap of block ``number`` with itself and later blocks; pairs left by each round [4]."""
-        i, j, near = self._candidates(number)
-        candidates = len(i)
-        forth = self._cell_bounds(i, j)
-        keep = self._reaches_threshold(forth, np.ones(len(i)))
-        i, j, forth = i[keep], j[keep], forth[keep]
-        back = self._cell_bounds(j, i)
-        keep = self._reaches_threshold(forth, back)
-        i, j, back = i[keep], j[keep], back[keep]
+        """Edges i, j, overlap of block ``number`` with itself and later blocks; pairs left by each round [3]."""
+        i, j, back, near = self._candidates(number)
         computed = len(i)
         a = self._shares(i, j)
         keep = self._reaches_threshold(a, back)
         i, j, a = i[keep], j[keep], a[keep]
         overlap = harmonic_mean(a, self._shares(j, i))
         keep = (overlap >= self.threshold) & (overlap > 0)
-        return i[keep], j[keep], overlap[keep], np.array([near, candidates, computed, keep.sum()])
+        return i[keep], j[keep], overlap[keep], np.array([near, computed, keep.sum()])
 
     def _reaches_threshold(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a > 0) & (b > 0) & (harmonic_mean(a, b) >= self.threshold * (1 - _SLACK))
 
-    def _candidates(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Pairs i, j that rounds 1 and 2 leave, and how many there were in blocks within reach."""
-        mine = self._blocks[number]
+    def _candidates(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Pairs i, j that both rounds leave, their bounds B, and how many pairs there were in blocks within reach."""
+        mine = self.blocks[number]
         apart = np.linalg.norm(self._middles - self._middles[number], axis=1)
         reach = np.maximum(self._block_reach, self._block_reach[number])
         close = apart * (1 - _SLACK) <= self._radii + self._radii[number] + reach
         near = 0
         rows, columns = [], []
-        for at in _runs(np.flatnonzero(close[number:]) + number):
-            others = np.concatenate([self._blocks[b] for b in at])
+        later = np.flatnonzero(close[number:]) + number
+        for at in np.split(later, range(_BLOCKS_AT_ONCE, len(later), _BLOCKS_AT_ONCE)):
+            others = np.concatenate([self.blocks[b] for b in at])
             near += len(mine) * len(others)
             meets = self._meets(mine, others)
             if at[0] == number:  # the block with itself: each pair once
@@ -317,8 +285,9 @@ class _Search:
         if self.parts is not None:
             same = self.parts[i] == self.parts[j]
             i, j = i[same], j[same]
-        keep = self._reaches_threshold(self._far_bound(i, j), self._far_bound(j, i))
-        return i[keep], j[keep], near
+        back = self._far_bound(j, i)
+        keep = self._reaches_threshold(self._far_bound(i, j), back)
+        return i[keep], j[keep], back[keep], near
 
     def _meets(self, mine: np.ndarray, others: np.ndarray) -> np.ndarray:
         """[mine, others] bool: the ball of each against the pyramid of the other."""
@@ -342,32 +311,6 @@ class _Search:
         bound[far] = (1 - np.einsum("pi,pi->p", e, self._m[i_far])) / 2 + _k(self._farthest[i_far] / d) * across / 2 / d
         return np.minimum(bound + _SLACK, 1.0)
 
-    def _cell_bounds(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """[P]: upper bounds of round 3 for the share of i's samples that j sees."""
-        out = np.empty(len(i))
-        chunk = max(1, _CELLS_AT_ONCE // self._cells.count)
-        for at in range(0, len(i), chunk):
-            out[at : at + chunk] = self._cell_bound(i[at : at + chunk], j[at : at + chunk])
-        return out
-
-    def _cell_bound(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        f, (middle, radius, turn_i) = self.frusta, self._cells.of(i)
-        # the balls' middles as seen from i's centre and from j's, in the axes of the world
-        from_i = middle @ f.poses[i, :, :3]  # [P, G, 3]
-        from_j = from_i + (f.centres[i] - f.centres[j])[:, None]
-        margin = (from_j @ np.swapaxes(self._normals[j], 1, 2)).min(2)  # the pyramid's planes go through j's centre
-        p, g = np.nonzero((margin >= -radius) & (self._counts[i] > 0))  # [V]: the balls that j may see something of
-        from_i, from_j, radius, turn_i = from_i[p, g], from_j[p, g], radius[p, g], turn_i[p, g]
-        length_i, length_j = (np.sqrt(np.einsum("vi,vi->v", x, x)) for x in (from_i, from_j))
-        outside = length_j > radius  # otherwise j stands in the ball and the weight can be anything
-        cosine = np.divide(
-            np.einsum("vi,vi->v", from_i, from_j), length_i * length_j, out=np.ones(len(p)), where=outside
-        )
-        turn_j = np.arcsin(np.divide(radius, length_j, out=np.ones(len(p)), where=outside))
-        weight = np.where(outside, np.minimum(1, (1 + cosine + turn_i + turn_j) / 2), 1.0)
-        share = np.bincount(p, weight * self._counts[i[p], g], len(i)) / f.samples
-        return np.minimum(share * (1 + _SLACK), 1.0)
-
     def _shares(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Share [P] of i's samples that j sees, for pairs i, j; the samples of each i are made once."""
         out = np.empty(len(i))
@@ -377,49 +320,6 @@ class _Search:
                 source = int(i[pairs[0]])
                 out[pairs] = visible_shares(self.frusta, self.frusta.world_samples(source), source, j[pairs])
         return out
-
-
-class _CellBalls:
-    """The cells of every camera's frustum as balls in its frame; images with the same camera share them."""
-
-    def __init__(self, frusta: Frusta, grain: float):
-        boxes = []
-        slabs = len(_ACROSS)
-        for k, across in enumerate(_ACROSS):
-            x, y = np.meshgrid(np.arange(across), np.arange(across), indexing="ij")
-            low = np.stack([x.ravel() / across, y.ravel() / across, np.full(across**2, k / slabs)], 1)
-            boxes.append(low[:, None] + _CORNERS * [1 / across, 1 / across, 1 / slabs])
-        corners = np.concatenate(boxes)  # [G, 8, 3] in 0..1
-        self.count = len(corners)
-        self._first = np.cumsum([0, *(across**2 for across in _ACROSS)])
-        key = np.concatenate([frusta.K.reshape(-1, 9), frusta.sizes], 1)
-        _, first, self._camera = np.unique(key, axis=0, return_index=True, return_inverse=True)
-        self._middle = np.empty((len(first), self.count, 3))
-        self._radius = np.empty((len(first), self.count))
-        for at in range(0, len(first), _BLOCK):
-            rows = first[at : at + _BLOCK]
-            points = _points(frusta, rows, corners.reshape(-1, 3)).reshape(len(rows), self.count, 8, 3)
-            middle = points.mean(2)
-            self._middle[at : at + _BLOCK] = middle
-            radius = np.linalg.norm(points - middle[:, :, None], axis=3).max(2)
-            self._radius[at : at + _BLOCK] = radius * (1 + _SLACK) + grain
-        distance = np.linalg.norm(self._middle, axis=2)
-        # a ball around the centre itself can turn its ray anywhere
-        self._turn = np.where(distance > self._radius, np.arcsin(np.minimum(1, self._radius / distance)), np.pi)
-
-    def of(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Middles [P, G, 3], radii [P, G] and the largest turn of a ray from the centre within each ball [P, G]."""
-        camera = self._camera[i]
-        return self._middle[camera], self._radius[camera], self._turn[camera]
-
-    def histogram(self, unit_BS3: np.ndarray) -> np.ndarray:
-        """[B, G]: samples of each image in each cell."""
-        slab = np.minimum((unit_BS3[..., 2] * len(_ACROSS)).astype(np.int64), len(_ACROSS) - 1)
-        across = np.array(_ACROSS)[slab]
-        x, y = (np.minimum((unit_BS3[..., k] * across).astype(np.int64), across - 1) for k in (0, 1))
-        cell = self._first[slab] + x * across + y
-        images = np.arange(len(unit_BS3))[:, None] * self.count
-        return np.bincount((images + cell).ravel(), minlength=len(unit_BS3) * self.count).reshape(-1, self.count)
 
 
 _CORNERS = np.array([(x, y, z) for z in (0, 1) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))], float)  # near, then far
@@ -436,8 +336,3 @@ def _points(frusta: Frusta, images: slice | np.ndarray, unit: np.ndarray) -> np.
 
 def _k(x: np.ndarray) -> np.ndarray:
     return (1 - x / 2) / (1 - x) ** 2
-
-
-def _runs(blocks: np.ndarray) -> list[np.ndarray]:
-    """Block numbers in runs of up to 128: 64 x 8 192 pairs are looked at together."""
-    return np.split(blocks, range(128, len(blocks), 128))
