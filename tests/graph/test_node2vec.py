@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse
@@ -16,7 +17,7 @@ from scenes import write_graph
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph import node2vec
-from scrflow.graph.node2vec import PYTHON_VARIABLE, embed, load_encodings, node_vectors, reference_python
+from scrflow.graph.node2vec import PYTHON_VARIABLE, embed, node_vectors, reference_python
 from scrflow.graph.node2vec.quality import (
     balanced_average_precision,
     held_out_average_precision,
@@ -80,7 +81,7 @@ def test_second_order_transitions_are_exact(p, q):
     expected = np.array([1.0 / p, 0, 2.0, 1.0 / q, 3.0 / q, 0])
     expected /= expected.sum()
     np.testing.assert_allclose(np.bincount(x.numpy(), minlength=6) / count, expected, atol=0.005)
-    first = walker._first_order(v, generator())
+    first = walker.walk(v, 2, generator())[:, 1]
     np.testing.assert_allclose(np.bincount(first.numpy(), minlength=6) / count, dense[1] / dense[1].sum(), atol=0.005)
 
 
@@ -119,7 +120,8 @@ def test_stage(tmp_path):
         embed(stage(), graph, tmp_path / f"{name}.h5", tmp_path / f"{name}.json", 1)
     for suffix in ("h5", "json"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
-    encoding, names = load_encodings(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        encoding, names = file["encoding"][:], tuple(file["names"].asstr()[:])
     assert encoding.shape == (32, 32) and encoding.dtype == np.float32 and np.isfinite(encoding).all()
     assert names[5] == "a/005.png"
     metrics = read_json(tmp_path / "a.json", node2vec.METRICS_KIND)

@@ -77,7 +77,7 @@ class MatchLocalizer:
         pairs, pair = np.unique(np.stack([keypoint, point], 1), axis=0, return_inverse=True)
         clock.lap("match")
         pairs_px, pairs_xyz = pixels[pairs[:, 0]], map_.xyz[pairs[:, 1]].astype(np.float64)
-        found = estimate_pose(pairs_px, pairs_xyz, K, config.pose, config.threshold_px, self._seed)
+        found = estimate_pose(pairs_px, pairs_xyz, K, config, config.threshold_px, self._seed)
         clock.lap("pose")
         error = np.full(len(pairs), np.inf)
         if found is not None:
@@ -92,10 +92,11 @@ class MatchLocalizer:
         votes = np.bincount(image[inside[pair.ravel()]], minlength=1)
         hypothesis = map_.names[int(votes.argmax()) if votes.any() else rows[0]]
         count = int(inliers.sum())
-        if found is None or count < config.min_inliers:
+        pose, reason = None if found is None else found.cam_from_world, None
+        if pose is None or count < config.min_inliers:
             reason = f"{count} inliers of {len(pairs)} matches, {config.min_inliers} are needed"
-            return Localization(None, np.zeros(len(pixels), bool), hypothesis, xyz, view, clock.laps(), reason)
-        return Localization(found.cam_from_world, inliers, hypothesis, xyz, view, clock.laps())
+            pose, inliers = None, np.zeros(len(pixels), bool)
+        return Localization(pose, inliers, hypothesis, xyz, view, clock.laps(), reason)
 
 
 def _pinhole_pixels(

@@ -52,20 +52,19 @@ class UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, none of them made by a tag, no key twice. ScrflowError for anything else."""
     if not path.is_file():
-        raise ScrflowError(f"{path}: no such config file")
+        raise ScrflowError(f"{path}: no such config file; check the name, or write it")
     try:
         # a subclass of SafeLoader: builds plain values alone
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
-        raise ScrflowError(f"{path}: cannot be read as text ({error})") from None
-    except yaml.YAMLError as error:
-        raise ScrflowError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of PyYAML: 2020-99-99, ever deeper lists
-        raise ScrflowError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ScrflowError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from None
+    # of PyYAML: ValueError for 2020-99-99, RecursionError for ever deeper lists
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ScrflowError(f"{path}: not YAML: {' '.join(str(error).split())[:500]}; correct it there") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ScrflowError(f"{path}: expected keys and values, found {type(values).__name__}")
+        raise ScrflowError(f"{path}: expected keys and values, found {type(values).__name__}; write lines 'key: value'")
     return values
 
 

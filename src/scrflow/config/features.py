@@ -64,7 +64,7 @@ class RetrievalConfig(Strict):
     encoder: str | None = Field(None, description="vlad: the encoder config whose features are aggregated")
     clusters: int = Field(64, ge=1)
     keypoints: int = Field(1024, ge=16, description="per image (vlad)")
-    network: str | None = Field(None, description="network: its name, see scrflow/descriptors")
+    network: str | None = Field(None, description="network: its name, see scrflow/features/descriptors")
     options: dict[str, Any] = Field(default_factory=dict, description="network: options of the class itself")
     parts: tuple[str, ...] = Field((), description="fusion: features of config.yaml (kinds vlad, network)")
     weights: tuple[float, ...] = Field((), description="fusion: factor of each part; equal when not given")

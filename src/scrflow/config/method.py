@@ -10,7 +10,7 @@ from scrflow.config.base import CommercialUse, Strict
 
 
 class ExtractorConfig(Strict):
-    """A frozen local extractor; ``name`` picks the class, see scrflow/encoders."""
+    """A frozen local extractor; ``name`` picks the class, see scrflow/features/encoders."""
 
     name: str
     short_side: int = Field(480, ge=64, description="px; photos are resized to it, cameras with them")
@@ -259,7 +259,7 @@ class MethodConfig(Strict):
 
 
 class MatchFeaturesConfig(Strict):
-    """Local features of mapping photos and queries; ``name`` picks the extractor, see scrflow/encoders."""
+    """Local features of mapping photos and queries; ``name`` picks the extractor, see scrflow/features/encoders."""
 
     name: str
     max_keypoints: int = Field(4096, ge=16)
@@ -303,18 +303,6 @@ class MatchLocalizeConfig(Strict):
     iterations: int = Field(1000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
     refine_px: float | None = Field(1.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
-
-    @property
-    def pose(self) -> LocalizeConfig:
-        """As scrflow.localize.pose takes it."""
-        return LocalizeConfig(
-            hypotheses=1,
-            threshold_px=self.threshold_px,
-            iterations=self.iterations,
-            min_inliers=self.min_inliers,
-            refine_px=self.refine_px,
-            halving=None,
-        )
 
 
 class BaselineConfig(Strict):

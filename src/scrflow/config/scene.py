@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import (
@@ -155,14 +154,9 @@ class DepthMaps(Strict):
     @field_validator("pattern")
     @classmethod
     def _known_fields(cls, pattern: str) -> str:
-        try:
-            fields = [(name, spec, how) for _, name, spec, how in Formatter().parse(pattern) if name is not None]
-        except ValueError:
-            fields = [("", "", "")]
-        # no attributes of them, and no widths of 10^9 blanks
-        if any(name not in ("folder", "stem", "base") or spec or how for name, spec, how in fields):
-            raise ValueError("knows {folder}, {stem} and {base}")
-        one, other = (pattern.format(folder="a", stem=name, base=name) for name in ("b", "c"))
+        one, other = (_filled(pattern, "a", name, name) for name in ("b", "c"))
+        if set("{}") & set(one):
+            raise ValueError("knows {folder}, {stem} and {base}; remove other braces")
         if one == other:
             raise ValueError("must hold {stem} or {base}: every photo has a depth image of its own")
         parts = pattern.split("/")
@@ -180,7 +174,11 @@ class DepthMaps(Strict):
         """File of the depth image of a photo, relative to the scene's root."""
         folder, _, name = photo.rpartition("/")
         base = name.rpartition(".")[0] or name
-        return self.pattern.format(folder=folder or ".", stem=name.split(".")[0], base=base)
+        return _filled(self.pattern, folder or ".", name.split(".")[0], base)
+
+
+def _filled(pattern: str, folder: str, stem: str, base: str) -> str:
+    return pattern.replace("{folder}", folder).replace("{stem}", stem).replace("{base}", base)
 
 
 class SceneConfig(Strict):

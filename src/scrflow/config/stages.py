@@ -69,9 +69,14 @@ class ClustersStage(Strict):
     seed: int
 
 
-class RetrievalStage(Strict):
+class RetrievalPart(Strict):
+    """A retrieval feature that another one is joined from."""
+
     retrieval: RetrievalConfig
     extractor: ExtractorConfig | None
+
+
+class RetrievalStage(RetrievalPart):
     near: float = Field(gt=0, description="scene units; a retrieved image within it counts as found, in the measures")
     seed: int
 
@@ -109,13 +114,6 @@ class TrainStage(Strict):
     depth_bias: float
     target_depth: float
     seed: int
-
-
-class RetrievalPart(Strict):
-    """A retrieval feature that another one is joined from."""
-
-    retrieval: RetrievalConfig
-    extractor: ExtractorConfig | None
 
 
 class MapStage(Strict):

@@ -26,7 +26,6 @@ from scrflow.storage.untrusted import read_arrays
 
 KIND = "covisibility"
 _ROWS_AT_ONCE = 1 << 10  # images whose shared points are counted together
-_NAMED = 5  # pieces in a warning
 
 log = logging.getLogger("scrflow")
 
@@ -122,11 +121,8 @@ def report_components(graph: Graph) -> None:
     alone = [part[0] for part in parts if len(part) == 1]
     pieces = [part for part in parts if len(part) > 1]
     if len(pieces) > 1:
-        listed = "; ".join(f"{len(p)} images ({some(p)})" for p in pieces[:_NAMED])
-        rest = f"; and {len(pieces) - _NAMED} smaller" if len(pieces) > _NAMED else ""
-        log.warning(
-            "covisibility: the graph is in %d pieces without an edge between them: %s%s", len(pieces), listed, rest
-        )
+        listed = some([f"{len(piece)} images ({some(piece)})" for piece in pieces])
+        log.warning("covisibility: the graph is in %d pieces without an edge between them: %s", len(pieces), listed)
     if alone:
         log.warning("covisibility: %d image(s) see nothing that another sees: %s", len(alone), some(alone))
 

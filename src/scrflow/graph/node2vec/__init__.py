@@ -25,7 +25,7 @@ from scrflow.graph.covisibility import load_graph
 from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 from scrflow.graph.node2vec.skipgram import Walker, count_pairs, train, train_sampled
 from scrflow.pipeline.stages import code_of
-from scrflow.storage.artifact import Stamp, create_h5, open_h5, write_json
+from scrflow.storage.artifact import Stamp, create_h5, write_json
 
 KIND = "global-encoding"
 METRICS_KIND = "node2vec-metrics"
@@ -73,11 +73,8 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
     }
     write_json(metrics, values, stamp)
     precision = values["average_precision"]
-    log.info(
-        "node2vec: average precision %s (held-out edges %s), mean distance of neighbours %s, of others %s",
-        *(_text(values[k]) for k in (
-            "average_precision", "held_out_average_precision", "neighbour_distance", "other_distance")),
-    )  # fmt: skip
+    shown = (f"{key.replace('_', ' ')} {value:.3f}" for key, value in values.items() if isinstance(value, float))
+    log.info("node2vec: %s", ", ".join(shown))
     if precision is None:
         log.info("node2vec: every image sees every other, so separation cannot be measured")
     elif precision < c.min_average_precision:
@@ -89,12 +86,6 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
     with create_h5(out, Stamp.make(KIND, config, stamp.code, graph=Path(graph))) as f:
         f.create_dataset("encoding", data=encoding)
         f.create_dataset("names", data=np.array([n.encode() for n in loaded.names]))
-
-
-def load_encodings(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """``encoding`` [images, dim] float32 and the image names of an artifact written by ``embed``."""
-    with open_h5(path, KIND) as f:
-        return f["encoding"][:], tuple(n.decode() for n in f["names"][:])
 
 
 def node_vectors(
@@ -165,10 +156,6 @@ def _device(wanted: str, large: bool) -> str:
     if wanted == "auto":
         return "cuda" if large and torch.cuda.is_available() else "cpu"
     return wanted
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:

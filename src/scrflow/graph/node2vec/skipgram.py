@@ -83,14 +83,11 @@ class Walker:
         path = start.new_empty((length, len(start)))
         path[0] = start
         if length > 1:
-            path[1] = self._first_order(start, generator)
+            u = torch.rand(len(start), dtype=torch.float64, device=start.device, generator=generator)
+            path[1] = self._propose(start, u)
         for step in range(2, length):
             path[step] = self._second_order(path[step - 2], path[step - 1], generator)
         return path.T
-
-    def _first_order(self, v: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        u = torch.rand(len(v), dtype=torch.float64, device=v.device, generator=generator)
-        return self._propose(v, u)
 
     def _propose(self, v: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         at = self._cumulative[self._begin[v]] + u * self._total[v]
@@ -146,9 +143,9 @@ def count_pairs(
     return scipy.sparse.csr_array(total + total.T)
 
 
-def noise_distribution(counts: scipy.sparse.csr_array) -> np.ndarray:
+def noise_distribution(counts_N: np.ndarray) -> np.ndarray:
     """P [N], the unigram distribution to the power 3/4."""
-    p = np.asarray(counts.sum(1), np.float64).ravel() ** 0.75
+    p = counts_N**0.75
     return p / p.sum()
 
 
@@ -181,13 +178,12 @@ def train(
     table = (torch.randn((n, dim), generator=generator) * START).to(device)
     gradient, mean, square = (torch.zeros_like(table) for _ in range(3))
     steps = torch.zeros(())
-    noise = torch.from_numpy(noise_distribution(counts)).float().to(device)
+    noise = torch.from_numpy(noise_distribution(np.asarray(counts.sum(1), np.float64))).float().to(device)
     batches = _batches(n, generator)
-    dense = _dense(counts, np.arange(n), device) if n <= _BATCH else None
     with meter("node2vec", iterations) as step:
         for _ in range(iterations):
             nodes = next(batches)
-            c = dense[nodes] if dense is not None else _dense(counts, nodes.numpy(), device)
+            c = torch.from_numpy(counts[nodes.numpy()].toarray()).to(device)
             sums = c.sum(1, keepdim=True)
             scale = 1 / sums.sum().clamp(min=1e-6)
             centre = table[nodes.to(device)]
@@ -200,10 +196,6 @@ def train(
             adam([table], [gradient], [mean], [square], [], [steps], lr=LEARNING_RATE, **_ADAM)
             step(f"loss {float(loss * scale):.4f}")
     return table.cpu().numpy()
-
-
-def _dense(counts: scipy.sparse.csr_array, rows: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    return torch.from_numpy(counts[rows].toarray().astype(np.float32)).to(device)
 
 
 def _batches(n: int, generator: torch.Generator):
@@ -284,8 +276,7 @@ def _noise_distribution(walker: Walker, length: int, mass: torch.Tensor, generat
     for chunk in starts.split(_WALKS * _STEPS_AT_ONCE):
         path = walker.walk(chunk, length, generator).cpu().numpy()
         counts += np.bincount(path.ravel(), np.tile(mass.cpu().numpy(), len(path)), walker.nodes)
-    p = counts**0.75
-    return torch.from_numpy(p / p.sum())
+    return torch.from_numpy(noise_distribution(counts))
 
 
 def _paths(
