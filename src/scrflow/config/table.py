@@ -33,7 +33,7 @@ class TableRow(Strict):
         if not (self.method or self.small or self.baseline or self.published):
             raise ValueError("a row needs a method, a baseline, or a published row")
         if (self.over or self.small_over) and not (self.method or self.small):
-            raise ValueError("over without a method")
+            raise ValueError("over changes keys of a method: name the method")
         return self
 
     def method_of(self, small: bool) -> str | None:
@@ -106,13 +106,13 @@ class TableConfig(Strict):
         for kind, names in (("rows", ids), ("claims", [claim.id for claim in self.claims])):
             for name in names:
                 if names.count(name) > 1:
-                    raise ValueError(f"{kind}: {name} twice")
+                    raise ValueError(f"{kind}: {name} twice; give each an id of its own")
         for claim in self.claims:
             for name in (claim.better, claim.worse):
                 if name not in ids:
                     raise ValueError(f"claims.{claim.id}: no row {name!r}; there are {', '.join(ids)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one twice")
+            raise ValueError("seeds: one twice; name each once")
         return self
 
 

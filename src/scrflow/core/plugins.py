@@ -28,7 +28,7 @@ def plugins(kind: str) -> dict[str, Path]:
 
 
 def module_of(kind: str, name: str) -> str:
-    """The module of the one of that name, relative to the package; ScrflowError listing the known names."""
+    """The module of the one of that name, relative to the package; ScrflowError that lists the known names."""
     found = plugins(kind).get(name)
     if found is None:
         raise ScrflowError(f"no {kind} {name!r}; there are {', '.join(plugins(kind))}")
@@ -36,7 +36,7 @@ def module_of(kind: str, name: str) -> str:
 
 
 def load(kind: str, name: str) -> Any:
-    """The module of the one of that name, imported; ScrflowError listing the known names."""
+    """The module of the one of that name, imported."""
     return importlib.import_module(f"scrflow.{module_of(kind, name)}")
 
 

@@ -56,7 +56,9 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
         csr = frustum_graph(loaded.mapping, g.samples, config.depth_range, g.min_overlap, rng, parts)
     else:
         if model is None:
-            raise ScrflowError("key graphs: kind points needs a COLMAP model with 3D points, and none was given")
+            raise ScrflowError(
+                "key graphs: kind points needs a COLMAP model with 3D points, and none was given; use kind frustum"
+            )
         csr = shared_points(Path(model), names, config.graph.min_points, parts)
         inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
     csr.eliminate_zeros()
@@ -149,7 +151,9 @@ def shared_points(
             points = np.fromiter((p.point3D_id for p in image.get_observation_points2D()), np.int64)
             observed[row[image.name]] = np.searchsorted(ids, np.unique(points))
     if not any(map(len, observed)):
-        raise ScrflowError(f"{model}: none of the scene's {len(names)} mapping images observes a point of this model")
+        raise ScrflowError(
+            f"{model}: observed by none of the scene's {len(names)} mapping images; give their own model"
+        )
     begin = np.cumsum([0, *map(len, observed)])
     columns = np.concatenate(observed)
     sees = scipy.sparse.csr_array(

@@ -54,8 +54,8 @@ _SLACK = 1e-9
 class Frusta:
     """Views as arrays, with what their random samples are drawn from.
 
-    A frustum is that of the pinhole matrix and the image's bounds: lens distortion moves its edge by a few pixels, and
-    is left out here (and only here). Pixels are uniform over the image, depth (z) is uniform in ``depth_range``.
+    Lens distortion moves a frustum's edge by a few pixels and is left out here (and only here). Pixels are uniform over
+    the image, depth (z) is uniform in ``depth_range``.
     """
 
     poses: np.ndarray  # [N, 3, 4] cam_from_world

@@ -10,23 +10,16 @@ _EDGES_AT_ONCE = 1 << 14
 
 
 def normalised(vectors_ND: np.ndarray) -> np.ndarray:
-    """Vectors [N, D] centred and divided by their mean length (float32).
-
-    The mean length becomes 1, the scale of unit-length features, which is what the head expects beside descriptors of
-    unit length; one factor for all rows keeps the ratios of distances, which normalising each row would not.
-    """
+    """Vectors [N, D] (float32) centred and divided by their mean length, as the head expects beside descriptors of unit
+    length. One factor for all rows keeps the ratios of distances."""
     centred = vectors_ND - vectors_ND.mean(0, dtype=np.float64)
     length = float(np.linalg.norm(centred, axis=1).mean())
     return (centred / (length or 1.0)).astype(np.float32)
 
 
 def balanced_average_precision(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Average precision with both classes weighted to one half, so that chance is 0.5 whatever the density.
-
-    ``scores`` [M], larger for positive; ``positive`` [M] bool. Covisibility graphs of small scenes are nearly complete
-    (redkitchen: 87 % of all pairs), where plain average precision is high for any embedding. Equal scores count as one
-    step. None when a class is empty.
-    """
+    """Average precision of ``scores`` [M], larger for ``positive`` [M] bool, with both classes weighted to one half;
+    None when a class is empty. So chance is 0.5 in nearly complete graphs too (redkitchen has 87 % of all pairs)."""
     positive = np.asarray(positive, bool)
     if not positive.any() or positive.all():
         return None
@@ -42,11 +35,8 @@ def balanced_average_precision(scores: np.ndarray, positive: np.ndarray) -> floa
 def separation(
     vectors_ND: np.ndarray, graph: scipy.sparse.csr_array, rng: np.random.Generator
 ) -> dict[str, float | None]:
-    """Link prediction on the graph itself: an edge is predicted where two vectors are near.
-
-    ``average_precision`` (balanced), and the mean distance of neighbours and of others. Nodes without an edge do not
-    count. Values are None where there are no such pairs.
-    """
+    """Balanced ``average_precision`` of predicting an edge of the graph where two vectors are near, and mean distances
+    of neighbours and of others; None where there are no such pairs. Nodes without an edge do not count."""
     distance, linked = _pairs(vectors_ND, graph, rng)
     return {
         "average_precision": balanced_average_precision(-distance, linked),
@@ -80,10 +70,8 @@ def hold_out_edges(
 def held_out_average_precision(
     vectors_ND: np.ndarray, graph: scipy.sparse.csr_array, edges: np.ndarray, rng: np.random.Generator
 ) -> float | None:
-    """Balanced average precision of held-out ``edges`` [E, 2] against pairs that are no edge of the whole ``graph``.
-
-    ``vectors_ND`` were learnt without the edges. None when either class is empty.
-    """
+    """Balanced average precision of held-out ``edges`` [E, 2], without which ``vectors_ND`` were learnt, against pairs
+    that are no edge of the whole ``graph``; None when either class is empty."""
     distance, linked = _pairs(vectors_ND, graph, rng)
     parts = np.split(edges, range(_EDGES_AT_ONCE, len(edges), _EDGES_AT_ONCE))
     links = -np.concatenate([np.linalg.norm(vectors_ND[p[:, 0]] - vectors_ND[p[:, 1]], axis=1) for p in parts])
