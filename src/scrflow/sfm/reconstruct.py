@@ -27,7 +27,6 @@ from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
-from scrflow.sfm.triangulate import point_counts
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 
 log = logging.getLogger("scrflow")
@@ -87,7 +86,10 @@ def summary(model: pycolmap.Reconstruction, names: list[str]) -> dict:
         "registered": len(registered),
         "not_registered": [n for n in names if n not in registered],
         "cameras": len({model.image(i).camera_id for i in model.reg_image_ids()}),
-        **point_counts(model),
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
         "median_depth": round(median_depth(model), 6),
     }
 

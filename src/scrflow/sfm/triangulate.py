@@ -97,7 +97,10 @@ def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[s
         "images": model.num_reg_images(),
         "pairs": pairs,
         "verified_pairs": verified,
-        **point_counts(model),
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
     }
     log.info(
         "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "
@@ -105,16 +108,6 @@ def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[s
         report,
     )
     return report
-
-
-def point_counts(model: pycolmap.Reconstruction) -> dict[str, int | float]:
-    """Number and quality of a model's 3D points."""
-    return {
-        "points": model.num_points3D(),
-        "observations": model.compute_num_observations(),
-        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
-        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
-    }
 
 
 def pose_pairs(views: tuple[View, ...], count: int, allowed: np.ndarray | None = None) -> list[tuple[str, str]]:
