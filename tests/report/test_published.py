@@ -46,7 +46,7 @@ def test_a_paper(tmp_path):
     [
         ("      B: [~2, 3.5]", "      A: [~2, 3.5]", "key 'A' is there twice"),
         ("unit: cm", "unit: furlong", "columns.x.unit: input should be '%'"),
-        ("[~2, 3.5]", "[~2]", "row 'B' has 1 cells for 2 columns; empty ones are null"),
+        ("[~2, 3.5]", "[~2]", "row 'B' has 1 cells for 2 columns; write null for empty ones"),
         ("3.5", "103.5", "row 'B', column 'y': 103.5 %"),
         ("3.5", "-3.5", "rows.B.1.value: input should be greater than or equal to 0"),
         ("3.5", "3.5/4", "'3.5/4' is no number; a rough one is written ~200, an empty cell null"),
@@ -68,7 +68,7 @@ def test_tables_cite_what_there_is_in_units_that_compare(name):
     """Every scene, metric, row and column that a table names for its published numbers exists, and in one unit."""
     table, published = PROJECT.tables[name], PROJECT.tables[name].published
     units = {"recall": "%", "map_mb": "MB", "median_t": "cm", "median_r": "deg", "mapping_min": "min"}
-    columns = PAPERS.table(published.paper, published.table).columns
+    columns = PAPERS.table(published.paper, published.table)[1].columns
     rows = [row.published for row in table.rows if row.published]
     assert rows and len(rows) == len(set(rows))
     for key, by_metric in published.columns.items():

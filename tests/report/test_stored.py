@@ -114,7 +114,7 @@ def test_times_are_compared_only_on_request(tmp_path):
     ("old", "new", "told"),
     [
         ("table,set", "tabel,set", "no column table"),
-        ("60,", "sixty,", "line 2: mean is 'sixty'"),
+        ("60,", "sixty,", "line 2: column mean: Input should be a valid number"),
         ("\nt,demo,b", "\nt,demo,a", "line 3: a second cell a / s / all / recall@0"),
         (",1,1,50,", ",1,1,", "line 2"),
     ],

@@ -109,6 +109,7 @@ def evaluate(
 
     table = query_table(loaded, estimates, said.queries)
     folder = Path(out_metrics).resolve().parent
+    conditions = [(str(name), part) for name, part in table.groupby("condition") if name != OVERALL]
     metrics = {
         "scene": folder.parent.name,
         "method": folder.name,
@@ -117,11 +118,7 @@ def evaluate(
         "thresholds": [list(t) for t in config.thresholds],
         "reference": _reference_note(loaded),
         "overall": summarize(table, said.queries, config.thresholds),
-        "conditions": {
-            str(condition): summarize(part, said.queries, config.thresholds)
-            for condition, part in table.groupby("condition", sort=True)
-            if condition != OVERALL
-        },
+        "conditions": {name: summarize(part, said.queries, config.thresholds) for name, part in conditions},
         "confidence": _confidence(table, config.thresholds[0]),
         "map_mb": require(map_path, "map").stat().st_size / 1e6,
         "training": None if training is None else _training(training),
@@ -174,10 +171,8 @@ def summarize(
     recall = None
     if len(known):
         recall = [float(((known["t_err"] < t) & (known["r_err"] < r)).mean()) for t, r in thresholds]
-    parts: dict[str, list[float]] = {}
-    for name in table["name"]:
-        for part, ms in details[name].ms.items():
-            parts.setdefault(part, []).append(ms)
+    # a part that some queries never reach (no pose without matches) counts zero for them: parts add up to the total
+    ms = pd.DataFrame([details[name].ms for name in table["name"]]).sum() / len(table)
     return {
         "queries": len(table),
         "with_reference": len(known),
@@ -186,8 +181,7 @@ def summarize(
         "median_t_err": _median(known["t_err"]),
         "median_r_err": _median(known["r_err"]),
         "median_inliers": _median(table["inliers"]),
-        # a part that some queries never reach (no pose without matches) counts zero for them: parts add up to the total
-        "ms": {part: float(np.sum(values)) / len(table) for part, values in parts.items()},
+        "ms": ms.to_dict(),
     }
 
 

@@ -69,13 +69,12 @@ class PaperTableConfig(Strict):
         for row, cells in self.rows.items():
             if len(cells) != len(self.columns):
                 fault = f"{len(cells)} cells for {len(self.columns)} columns"
-                raise ValueError(f"row {row!r} has {fault}; empty ones are null")
+                raise ValueError(f"row {row!r} has {fault}; write null for empty ones")
             for (name, column), cell in zip(self.columns.items(), cells, strict=True):
                 if column.unit == "%" and cell is not None and cell.value > 100:
-                    raise ValueError(f"row {row!r}, column {name!r}: {cell.value} %")
-        strangers = [row for row in self.notes if row not in self.rows]
-        if strangers:
-            raise ValueError(f"notes of {', '.join(strangers)}: no such row")
+                    raise ValueError(f"row {row!r}, column {name!r}: {cell.value} %; write at most 100")
+        if strangers := self.notes.keys() - self.rows:
+            raise ValueError(f"notes of {', '.join(sorted(strangers))}: no such row; name one of rows")
         return self
 
 
@@ -99,34 +98,30 @@ class Papers:
     folder: Path
     papers: dict[str, PaperConfig]
 
-    def paper(self, paper: str) -> PaperConfig:
-        """ScrflowError listing the known ones if there is none."""
-        return self._known(self.papers, paper, f"{self.folder}: no paper")
-
-    def table(self, paper: str, table: str) -> PaperTableConfig:
-        """ScrflowError listing the paper's tables if there is none."""
-        return self._known(self.paper(paper).tables, table, f"{self.folder / paper}.yaml: no table")
+    def table(self, paper: str, table: str) -> tuple[PaperConfig, PaperTableConfig]:
+        """A table and its paper; ScrflowError listing the known papers or tables if there is none."""
+        config = _known(self.papers, paper, f"{self.folder}: no paper")
+        return config, _known(config.tables, table, f"{self.folder / paper}.yaml: no table")
 
     def value(self, paper: str, table: str, row: str, column: str) -> Published | None:
         """The number, None for an empty cell; ScrflowError naming the known papers, tables, rows or columns."""
-        config = self.table(paper, table)
+        of, config = self.table(paper, table)
         where = f"{self.folder / paper}.yaml: table {table}: no"
-        cells = self._known(config.rows, row, f"{where} row")
-        unit = self._known(config.columns, column, f"{where} column").unit
+        cells = _known(config.rows, row, f"{where} row")
+        unit = _known(config.columns, column, f"{where} column").unit
         cell = cells[list(config.columns).index(column)]
-        source = f"{self.papers[paper].name} {config.name}"
-        return None if cell is None else Published(cell.value, unit, source, cell.printed)
+        return None if cell is None else Published(cell.value, unit, f"{of.name} {config.name}", cell.printed)
 
-    @staticmethod
-    def _known(options: dict[str, Any], name: str, complaint: str) -> Any:
-        if name not in options:
-            raise ScrflowError(f"{complaint} {name!r}; there are {', '.join(options) or 'none'}")
-        return options[name]
+
+def _known(options: dict[str, Any], name: str, complaint: str) -> Any:
+    if name not in options:
+        raise ScrflowError(f"{complaint} {name!r}; name one of {', '.join(options) or '(none)'}")
+    return options[name]
 
 
 def load_papers(folder: Path) -> Papers:
     """Every ``NAME.yaml`` of ``folder``, checked; ScrflowError naming file and key."""
     if not folder.is_dir():
-        raise ScrflowError(f"{folder}: no such folder of published numbers")
+        raise ScrflowError(f"{folder}: no such folder of published numbers; restore config/papers")
     files = sorted(folder.glob("*.yaml"))
     return Papers(folder, {path.stem: validate(PaperConfig, read_yaml(path), path) for path in files})

@@ -27,28 +27,23 @@ _FILES = {
     },
 }
 _NAMES_SHOWN = 5
-_PLAIN_WIDTH = 200
-_MIN_WIDTH = 112
 
 
 def terminal() -> Console:
     """Standard output: colours and rules on a terminal, plain columns otherwise."""
     console = Console(highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(highlight=False, width=_PLAIN_WIDTH, color_system=None, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, width=200, color_system=None, emoji=False)
 
 
 def print_summary(folders: list[Path]) -> None:
     """Print the metrics of ``folders`` (results/SCENE/METHOD); ScrflowError where one has no metrics.json."""
     console = terminal()
-    if console.width < _MIN_WIDTH:
-        # a line that the terminal wraps can be read, a column cut to dots cannot
-        console = Console(highlight=False, width=_MIN_WIDTH)
+    # a line that the terminal wraps can be read, a column cut to dots cannot
+    console.width = max(console.width, 112)
     runs = [(Path(folder), read_json(Path(folder) / "metrics.json", "metrics")) for folder in folders]
     for _, group in groupby(runs, lambda run: (run[1]["scene"], run[1]["thresholds"])):
         members = list(group)
-        console.print(_table(members, None if not console.is_terminal else SIMPLE_HEAD))
+        console.print(_table(members, SIMPLE_HEAD if console.is_terminal else None))
         for folder, metrics in members:
             _print_notes(console, folder, metrics)
 
@@ -70,19 +65,17 @@ def _table(runs: list[tuple[Path, dict[str, Any]]], box: Any) -> Table:
         method, size = metrics["method"], f"{metrics['map_mb']:.2f} MB"
         times = [_minutes(mapping_seconds(folder)), _minutes((metrics["training"] or {}).get("seconds"))]
         for condition, group in groups.items():
-            recall = ["-"] * len(first["thresholds"])
-            if group["recall"] is not None:
-                recall = [f"{100 * share:.1f} %" for share in group["recall"]]
+            recall = [f"{100 * share:.1f} %" for share in group["recall"] or ()] or ["-"] * len(first["thresholds"])
             median, ms = _medians(group, metrics["unit"]), f"{group['ms']['total']:.0f} ms"
-            queries, localized = f"{group['queries']} {condition}", str(group["localized"])
-            table.add_row(method, queries, localized, *recall, median, size, ms, *times)
+            queries = f"{group['queries']} {condition}"
+            table.add_row(method, queries, str(group["localized"]), *recall, median, size, ms, *times)
             method, size, times = "", "", ["", ""]
     return table
 
 
 def _print_notes(console: Console, folder: Path, metrics: dict[str, Any]) -> None:
     if metrics["overall"]["with_reference"] < metrics["overall"]["queries"]:
-        console.print(f"{metrics['reference']}", soft_wrap=True)
+        console.print(metrics["reference"], soft_wrap=True)
     missed = metrics["queries_without_pose"]
     if missed:
         shown = [f"{name} ({reason})" for name, reason in list(missed.items())[:_NAMES_SHOWN]]

@@ -1,4 +1,4 @@
-"""The table stage: what finished runs measured beside what was published, as Markdown, CSV and LaTeX.
+"""Tables: what finished runs measured beside what was published, as Markdown, CSV and LaTeX; and the CSV read again.
 
 The text has a line a row, and a column a scene, condition and metric; the CSV has a line a cell. A claim compares two
 rows query by query: a query's score is the share of the scene's thresholds that its pose is within, and the difference
@@ -7,15 +7,20 @@ of the mean scores has an interval by bootstrap over queries and seeds, the same
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
 from scrflow.config.table import Claim, TableConfig, TableRow, TableRun, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
@@ -23,13 +28,12 @@ from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.metrics import OVERALL
 from scrflow.report.costs import mapping_seconds
 from scrflow.report.published import Papers, Published, load_papers
+from scrflow.report.summary import terminal
 from scrflow.storage.artifact import read_json, require, write_text
 
 MEAN = "mean"  # in place of a scene: over all of them
-FIELDS = (
-    *("table", "set", "row", "label", "scene", "condition", "metric", "unit", "mean", "spread", "min", "max", "n"),
-    *("seeds", "queries", "published", "published_unit", "source"),
-)
+TIMES = ("mapping_min", "training_min", "query_ms")  # they depend on the machine's load: compared only on request
+_DIGITS = 1e-5  # the CSV has six of each number
 _OF_QUERIES = ("recall", "median")  # metrics that conditions have
 _HEADERS = {
     "median_t": "median position",
@@ -80,10 +84,6 @@ class Cell:
     def column(self) -> tuple[str, str, str]:
         return self.scene, self.condition, self.metric
 
-    @property
-    def shown(self) -> bool:
-        return bool(self.values) or self.published is not None
-
 
 def write_table(
     config: TableStage, results: Path, papers: Path, out_markdown: Path, out_csv: Path, out_latex: Path
@@ -113,8 +113,8 @@ def collect(config: TableStage, results: Path, papers: Papers | None) -> list[Ce
     for row in config.table.rows:
         of_row = []
         for scene in config.scenes:
-            runs = [run for run in config.runs if (run.row, run.scene) == (row.id, scene.name)]
-            of_row += _of_scene(config, results, row, scene, {run: read[run] for run in runs})
+            runs = {run: found for run, found in read.items() if (run.row, run.scene) == (row.id, scene.name)}
+            of_row += _of_scene(config, results, row, scene, runs)
         if config.table.mean and len(config.scenes) > 1:
             of_row += _means(config, of_row)
         cells += [replace(cell, published=_published(cell, config, row, papers)) for cell in of_row]
@@ -144,8 +144,7 @@ def _of_scene(
                     queries = group["with_reference"] if of_queries else None
             unit = scene.unit if name == "median_t" else _UNITS.get(name, "min")
             seeds = tuple(run.seed for run in values)
-            names = (row.id, row.label, scene.name, condition, metric, unit)
-            yield Cell(*names, tuple(values.values()), seeds, queries)
+            yield Cell(row.id, row.label, scene.name, condition, metric, unit, tuple(values.values()), seeds, queries)
 
 
 def _value(metric: str, metrics: dict[str, Any], group: dict[str, Any], folder: Path) -> float | None:
@@ -195,8 +194,51 @@ def _published(cell: Cell, config: TableStage, row: TableRow, papers: Papers | N
     return None
 
 
+def _number(text: Any) -> Any:
+    return None if text == "" else text
+
+
+Number = Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(_number)]
+Key = tuple[str, str, str, str]  # row, scene, condition, metric
+
+
+class Line(BaseModel):
+    """A line of the CSV, which is a cell. Empty: not measured, not published, or only one seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    table: str
+    set: str
+    row: str
+    label: str
+    scene: str
+    condition: str
+    metric: str
+    unit: str
+    mean: Number  # infinite: no pose for half of the queries
+    spread: Number  # standard deviation over the seeds
+    min: Number = None
+    max: Number = None
+    n: int = Field(ge=0)
+    seeds: str = ""
+    queries: Annotated[int | None, BeforeValidator(_number)] = None  # of one seed
+    published: str = ""
+    published_unit: str = ""
+    source: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.row, self.scene, self.condition, self.metric
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {self.spread:.3g}"
+        return f"{self.mean:.6g}{spread} {self.unit} (n {self.n})"
+
+
+FIELDS = tuple(Line.model_fields)
+
+
 def to_csv(name: str, set_name: str | None, cells: list[Cell]) -> str:
-    """Tidy CSV: a line a cell, FIELDS; empty where nothing was measured, published, or only one seed ran."""
+    """Tidy CSV: a Line a cell."""
     lines = [
         {
             "table": name,
@@ -250,7 +292,7 @@ def tabular(header: list[str], lines: list[list[str]], comments: list[str]) -> s
 
 def escape_latex(text: str) -> str:
     """Text as LaTeX prints it."""
-    return "".join(_LATEX.get(c, c) for c in text)
+    return text.translate(str.maketrans(_LATEX))
 
 
 def format_value(metric: str, value: float, unit: str, spread: float | None = None) -> str:
@@ -266,7 +308,7 @@ def format_value(metric: str, value: float, unit: str, spread: float | None = No
 
 def _grid(config: TableStage, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
     """Header and lines; rows and columns without any number are left out."""
-    at = {(c.row, c.column): c for c in cells if c.shown}
+    at = {(c.row, c.column): c for c in cells if c.values or c.published is not None}
     columns = [column for column in dict.fromkeys(c.column for c in cells) if any(column == key[1] for key in at)]
     rows = [row for row in config.table.rows if any(row.id == key[0] for key in at)]
     header = ["", *(_header(config, *column) for column in columns)]
@@ -437,16 +479,163 @@ def _cited(claim: Claim, papers: Papers | None) -> str:
     for cell in claim.published:
         found = papers.value(cell.paper, cell.table, cell.row, cell.column)
         value = "no number" if found is None else f"{found.value:g} {found.unit}"
-        name = papers.paper(cell.paper).name
-        said.append(f"{cell.row}, {cell.column}: {value} ({name} {papers.table(cell.paper, cell.table).name})")
+        source = " ".join(of.name for of in papers.table(cell.paper, cell.table))
+        said.append(f"{cell.row}, {cell.column}: {value} ({source})")
     return f"The paper's numbers: {'; '.join(said)}." if said else ""
 
 
 def _as_published(paper_name: str, table_name: str, papers: Papers) -> str:
     """The paper's own table, as the registry has it."""
-    paper, table = papers.paper(paper_name), papers.table(paper_name, table_name)
+    paper, table = papers.table(paper_name, table_name)
     arxiv = f", arXiv {paper.arxiv}" if paper.arxiv else ""
     header = ["", *(f"{name}, {column.unit}" for name, column in table.columns.items())]
     lines = [[row, *("" if c is None else c.printed for c in cells)] for row, cells in table.rows.items()]
     about = f"{paper.name} {table.name} ({paper.venue}{arxiv}). {table.about}"
     return f"## As published\n\n{about}\n\n{pipe_table(header, lines)}\n"
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table's CSV."""
+
+    path: Path
+    title: str  # NAME or NAME@SET
+    cells: dict[Key, Line]
+
+
+def read_table(path: Path) -> StoredTable:
+    """ScrflowError naming file and line where it is not a table of ``scrflow``."""
+    cells: dict[Key, Line] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            reader = csv.DictReader(f, restkey="more values than columns")
+            required = [name for name, field in Line.model_fields.items() if field.is_required()]
+            missing = [name for name in required if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ScrflowError(f"{path}: no column {', '.join(missing)}; give a results/tables/NAME.csv")
+            for values in reader:
+                cell = Line.model_validate(values)
+                if cell.key in cells or (cell.mean is not None and cell.n == 0):
+                    what = "a second cell" if cell.key in cells else "a mean over no runs in cell"
+                    where = f"{path}, line {reader.line_num}"
+                    raise ScrflowError(f"{where}: {what} {' / '.join(cell.key)}; write the table anew")
+                cells[cell.key] = cell
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"column {first['loc'][0]}: {first['msg']}, found {first['input']!r:.40}"
+        raise ScrflowError(f"{path}, line {reader.line_num}: {what}; write the table anew") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScrflowError(f"{path}: cannot be read ({error}); give a results/tables/NAME.csv") from None
+    if not cells:
+        raise ScrflowError(f"{path}: no cells; write the table anew")
+    titles = {f"{cell.table}@{cell.set}" if cell.set else cell.table for cell in cells.values()}
+    return StoredTable(Path(path), ", ".join(sorted(titles)), cells)
+
+
+def print_table(table: StoredTable) -> None:
+    """Print a block a scene, a line a row, the published number in brackets."""
+    console = terminal()
+    for scene in dict.fromkeys(cell.scene for cell in table.cells.values()):
+        cells = [cell for cell in table.cells.values() if cell.scene == scene]
+        columns = list(dict.fromkeys((cell.condition, cell.metric, cell.unit) for cell in cells))
+        title = escape(f"{table.title}: {scene}")
+        shown = Table("", title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for condition, metric, unit in columns:
+            of = "" if condition == "all" else f"{condition} "
+            shown.add_column(escape(f"{of}{metric} {unit}".rstrip()), justify="right")
+        for row in dict.fromkeys(cell.row for cell in cells):
+            by_column = {(cell.condition, cell.metric, cell.unit): cell for cell in cells if cell.row == row}
+            label = next(iter(by_column.values())).label
+            shown.add_row(escape(label), *(escape(_shown(by_column.get(column))) for column in columns))
+        console.print(shown)
+    console.print("mean ± standard deviation over n seeds; [published number]", markup=False)
+
+
+def _shown(cell: Line | None) -> str:
+    """``63.3 ± 3.1 (n 3) [65.0 %]``."""
+    if cell is None:
+        return ""
+    mean = "-" if cell.mean is None else f"{cell.mean:.4g}"
+    spread = "" if cell.spread is None else f" ± {cell.spread:.2g} (n {cell.n})"
+    return f"{mean}{spread}" + (f" [{f'{cell.published} {cell.published_unit}'.strip()}]" if cell.published else "")
+
+
+def parse_tolerances(given: list[str]) -> dict[str, float]:
+    """``METRIC=VALUE`` each, in the metric's unit; METRIC without ``@I`` stands for all of them."""
+    found = {}
+    for text in given:
+        metric, _, value = text.partition("=")
+        try:
+            found[metric] = float(value)
+        except ValueError:
+            found[metric] = math.nan
+        if not metric or not found[metric] >= 0:
+            raise ScrflowError(f"--tolerance {text}: expected METRIC=VALUE, e.g. median_t=0.005")
+    return found
+
+
+def print_check(new: StoredTable, stored: StoredTable, tolerances: Mapping[str, float]) -> bool:
+    """Print how ``new`` differs from ``stored``; whether every cell that ``stored`` measured agrees.
+
+    Two means agree when |a - b| <= 2 sqrt(sd_a^2 / n_a + sd_b^2 / n_b), twice the standard error of their difference.
+    A side with one seed borrows the other's spread; with one seed on both sides there is none. A recall moves in steps
+    of one query, so two that are no more than a step apart agree. Times are compared only where ``tolerances``, the
+    least differences that count, name them. ScrflowError where they name a metric that neither table has.
+    """
+    known = {cell.metric for table in (new, stored) for cell in table.cells.values()}
+    for name in tolerances:
+        if name not in known | {metric.partition("@")[0] for metric in known}:
+            raise ScrflowError(f"--tolerance {name}: no such metric; there are {', '.join(sorted(known))}")
+    measured = {key: cell for key, cell in stored.cells.items() if cell.mean is not None}
+    left_out = {c.metric for c in measured.values() if c.metric in TIMES and _tolerance(c.metric, tolerances) is None}
+    compared = {key: cell for key, cell in measured.items() if cell.metric not in left_out}
+    differences = {key: _difference(new, key, cell, stored, tolerances) for key, cell in compared.items()}
+    outside = {key: text for key, text in differences.items() if text}
+    for key, text in outside.items():
+        print(f"{' / '.join(key)}: {text}")
+    for key, cell in new.cells.items():
+        if cell.mean is not None and key not in measured:
+            print(f"{' / '.join(key)}: measured, not in {stored.path}")
+    if left_out:
+        print(f"not compared: {', '.join(sorted(left_out))} (--tolerance METRIC=VALUE compares them)")
+    print(f"{new.path}: {len(compared) - len(outside)} of {len(compared)} cells as in {stored.path}")
+    return not outside
+
+
+def _tolerance(metric: str, tolerances: Mapping[str, float]) -> float | None:
+    return tolerances.get(metric, tolerances.get(metric.partition("@")[0]))
+
+
+def _difference(new: StoredTable, key: Key, old: Line, stored: StoredTable, tolerances: Mapping[str, float]) -> str:
+    """What is wrong with the new cell; empty where it agrees with ``old``."""
+    cell = new.cells.get(key)
+    if cell is None or cell.mean is None:
+        return f"missing; stored {old}"
+    if cell.unit != old.unit:
+        return f"in {cell.unit}; stored in {old.unit}"
+    if not (math.isfinite(cell.mean) and math.isfinite(old.mean)):
+        return "" if cell.mean == old.mean else f"{cell}; stored {old}"
+    floor = _tolerance(cell.metric, tolerances)
+    if floor is None:
+        floor = max(_one_query(new, cell), _one_query(stored, old))
+    spreads = [s for s in (cell.spread, old.spread) if s is not None]
+    band = 0.0  # twice the standard error of the difference
+    if spreads:
+        band = 2 * math.sqrt(spreads[0] ** 2 / cell.n + spreads[-1] ** 2 / old.n)
+    allowed, apart = max(band, floor), abs(cell.mean - old.mean)
+    if apart <= allowed + _DIGITS * max(abs(cell.mean), abs(old.mean)):
+        return ""
+    return f"{cell}; stored {old}; apart by {apart:.3g}, allowed {allowed:.3g}"
+
+
+def _one_query(table: StoredTable, cell: Line) -> float:
+    """By how much one query moves a recall; 0 for other metrics, and where the file does not say how many queries there
+    are. In a mean over scenes a query of the smallest scene moves most."""
+    if not cell.metric.startswith("recall"):
+        return 0.0
+    whole = 100.0 if cell.unit == "%" else 1.0
+    if cell.scene != MEAN:
+        return whole / cell.queries if cell.queries else 0.0
+    same = (cell.row, cell.condition, cell.metric)
+    scenes = [c.queries for c in table.cells.values() if c is not cell and (c.row, c.condition, c.metric) == same]
+    return whole / (len(scenes) * min(scenes)) if scenes and all(scenes) else 0.0
