@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from bad import half
 from PIL import Image
+from small_datasets import pose_text, stage_of
 
-from scrflow.config import SceneStage, Split
-from scrflow.core.geometry import quaternion_from_rotation
+from scrflow.config import Split
 from scrflow.scene.readers.poselist import PoseListSource
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,14 +55,9 @@ def bomb(width: int, height: int) -> bytes:
     return bytes(whole)
 
 
-def _frames() -> list[Image.Image]:
-    first = picture()
-    return [first, first.rotate(90), first.rotate(180)]
-
-
 def _animated(form: str, **options) -> bytes:
-    first, *rest = _frames()
-    return saved(first, format=form, save_all=True, append_images=rest, **options)
+    first = picture()
+    return saved(first, format=form, save_all=True, append_images=[first.rotate(90), first.rotate(180)], **options)
 
 
 def _half_clear() -> bytes:
@@ -80,16 +76,16 @@ def _grey(mode: str) -> Image.Image:
     return picture().convert(mode)
 
 
-def _grey_16() -> np.ndarray:
-    return np.asarray(_grey("L")).astype(np.uint16) * 257
+def _grey_16(form: str) -> bytes:
+    return saved(Image.fromarray(np.asarray(_grey("L")).astype(np.uint16) * 257), format=form)
 
 
 # name of the kind -> (file name, bytes, what it must look like, largest mean difference in grey levels). Lossless
 # formats have 0; measured: CMYK in JPEG 1.2, progressive JPEG 2.1, palette 2.6
 UNUSUAL: dict[str, tuple[str, Callable[[], bytes], Callable[[], Image.Image], float]] = {
     "grey with alpha": ("a.png", lambda: saved(_grey("LA"), format="PNG"), lambda: _grey("L"), 0),
-    "16-bit grey PNG": ("a.png", lambda: saved(Image.fromarray(_grey_16()), format="PNG"), lambda: _grey("L"), 0),
-    "16-bit grey TIFF": ("a.tif", lambda: saved(Image.fromarray(_grey_16()), format="TIFF"), lambda: _grey("L"), 0),
+    "16-bit grey PNG": ("a.png", lambda: _grey_16("PNG"), lambda: _grey("L"), 0),
+    "16-bit grey TIFF": ("a.tif", lambda: _grey_16("TIFF"), lambda: _grey("L"), 0),
     "16-bit RGB PNG": ("a.png", lambda: png_of_16_bits(np.uint16(257) * np.asarray(picture()), 2), picture, 0),
     "CMYK JPEG": ("a.jpg", lambda: saved(picture().convert("CMYK"), format="JPEG", quality=95), picture, 3),
     "palette": ("a.png", lambda: saved(picture().quantize(256), format="PNG"), picture, 5),
@@ -104,10 +100,10 @@ _CUT = r"image is damaged or truncated \(.+\); replace it"
 # name of the kind -> (file name, bytes, the error after the file's name)
 REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zero bytes": ("a.jpg", lambda: b"", r"image is empty \(0 bytes\); replace it"),
-    "JPEG cut in half": ("a.jpg", lambda: _half(saved(picture(), format="JPEG")), _CUT),
-    "PNG cut in half": ("a.png", lambda: _half(saved(picture(), format="PNG")), _CUT),
-    "TIFF cut in half": ("a.tif", lambda: _half(saved(picture(), format="TIFF", compression="tiff_lzw")), _CUT),
-    "WebP cut in half": ("a.webp", lambda: _half(saved(picture(), format="WEBP")), _CUT),
+    "JPEG cut in half": ("a.jpg", lambda: half(saved(picture(), format="JPEG")), _CUT),
+    "PNG cut in half": ("a.png", lambda: half(saved(picture(), format="PNG")), _CUT),
+    "TIFF cut in half": ("a.tif", lambda: half(saved(picture(), format="TIFF", compression="tiff_lzw")), _CUT),
+    "WebP cut in half": ("a.webp", lambda: half(saved(picture(), format="WEBP")), _CUT),
     "HTML named .jpg": ("a.jpg", lambda: b"<!doctype html><title>404</title>", r".+\(not an image\); replace it"),
     "animated GIF": ("a.png", lambda: _animated("GIF"), r"image is animated \(3 frames\), expected a photo"),
     "animated WebP": ("a.webp", lambda: _animated("WEBP", lossless=True), r"image is animated \(3 frames\)"),
@@ -126,10 +122,6 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }
 
 
-def _half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
 # ----------------------------------------------------------------------------------------------------------- no files
 
 NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -141,12 +133,7 @@ NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 # ------------------------------------------------------------------------------------------------------------- a scene
 
-STAGE = SceneStage(
-    source=PoseListSource(reader="poselist", poses="poses.txt", images="images"),
-    split=Split(every=4),
-    min_mapping_images=3,
-    unit="m",
-)
+STAGE = stage_of(PoseListSource(reader="poselist", poses="poses.txt", images="images"), Split(every=4))
 
 
 def pose_of(i: int) -> np.ndarray:
@@ -156,21 +143,10 @@ def pose_of(i: int) -> np.ndarray:
     return np.column_stack([R, -R @ [0.2 * i, 0.03 * i, 0]])
 
 
-def pose_text(name: str, pose: np.ndarray, focal: float = 130.0) -> str:
-    numbers = (*quaternion_from_rotation(pose[:, :3]), *pose[:, 3], focal)
-    return " ".join([name, *(repr(float(n)) for n in numbers)]) + "\n"
-
-
 def dataset(root: Path, count: int = 6) -> Path:
     """``count`` photos 0.jpg ... (the same picture, a pixel brighter each) and poses.txt with their focal lengths."""
     (root / "images").mkdir(parents=True)
     for i in range(count):
         picture().point(lambda v, i=i: min(255, v + i)).save(root / f"images/{i}.jpg")
-    (root / "poses.txt").write_text("".join(pose_text(f"{i}.jpg", pose_of(i)) for i in range(count)))
+    (root / "poses.txt").write_text("".join(pose_text(f"{i}.jpg", pose_of(i), 130.0) for i in range(count)))
     return root
-
-
-def rename_in_list(root: Path, old: str, new: str) -> None:
-    text = (root / "poses.txt").read_text()
-    assert f"{old} " in text
-    (root / "poses.txt").write_text(text.replace(f"{old} ", f"{new} "))

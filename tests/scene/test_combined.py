@@ -1,13 +1,14 @@
 """Rooms combined into one scene: where they come to lie, what must agree, and that no edge leads through a wall."""
 
 import json
-import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_datasets import built, stage_of
 
-from scrflow.config import CovisibilityStage, GraphConfig, SceneStage, Split
+from scrflow.config import CovisibilityStage, GraphConfig, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.graph.covisibility import build_graph, load_graph
@@ -19,18 +20,11 @@ from scrflow.sfm.triangulate import pose_pairs
 from scrflow.storage.checksum import write_checksum
 
 REPO = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SCRFLOW_DATA", REPO / "../shared/data"))
 
 
-def combined(*scenes: str, unit: str = "m", **keys) -> SceneStage:
-    source = CombinedSource(reader="combined", scenes=scenes, **keys)
-    return SceneStage(source=source, split=Split(), min_mapping_images=3, unit=unit)
-
-
-def build_combined(tmp_path: Path, parts: dict[str, Path], unit: str = "m", **keys):
-    out = tmp_path / "combined"
-    build_scene(combined(*parts, unit=unit, **keys), Path("."), out, None, list(parts.values()))
-    return load_scene(out)
+def build_combined(tmp_path: Path, parts: dict[str, Path], **keys):
+    stage = stage_of(CombinedSource(reader="combined", scenes=tuple(parts), **keys))
+    return built(stage, Path("."), tmp_path / "combined", None, [part for part in parts.values() if part])
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +41,8 @@ def rooms(tmp_path_factory) -> dict[str, Path]:
         (root / "model").symlink_to(REPO / "demo/model")
         (root / "mapping.txt").write_text("\n".join(lines[number:30:3]) + "\n")
         (root / "queries.txt").write_text(f"day/{number:03d}.jpg\n")
-        config = SceneStage(
-            source=ColmapSource(reader="colmap"),
-            split=Split(mapping="mapping.txt", queries={"day": "queries.txt"}),
-            min_mapping_images=3,
-            unit="m",
-        )
-        build_scene(config, root, folder / name / "scene")
+        split = Split(mapping="mapping.txt", queries={"day": "queries.txt"})
+        build_scene(stage_of(ColmapSource(reader="colmap"), split), root, folder / name / "scene")
         parts[name] = folder / name / "scene"
     return parts
 
@@ -134,10 +123,7 @@ def test_triangulation_pairs_stay_in_a_room(rooms, tmp_path):
 
 def with_unit(scene: Path, out: Path, unit: str) -> Path:
     info = json.loads((scene / "scene.json").read_text())
-    for file in scene.rglob("*"):
-        if file.is_file():
-            (out / file.relative_to(scene)).parent.mkdir(parents=True, exist_ok=True)
-            (out / file.relative_to(scene)).write_bytes(file.read_bytes())
+    shutil.copytree(scene, out)
     (out / "scene.json").write_text(json.dumps(info | {"unit": unit}))
     write_checksum(out / "scene.json")
     return out
@@ -156,6 +142,6 @@ def test_a_photo_in_two_rooms_and_a_missing_part_are_told(rooms, tmp_path):
     with pytest.raises(ScrflowError, match=r"photos/hall/images/mapping/.*\.jpg: image of both hall and again"):
         build_combined(tmp_path, twice)
     with pytest.raises(ScrflowError, match="no scene artifact of attic given"):
-        build_scene(combined("hall", "attic"), Path("."), tmp_path / "x", None, [rooms["hall"]])
+        build_combined(tmp_path, {"hall": rooms["hall"], "attic": None})
     with pytest.raises(ScrflowError, match=r"scene is missing"):
         build_combined(tmp_path, {"hall": rooms["hall"], "attic": tmp_path / "attic/scene"})

@@ -9,6 +9,7 @@ import pytest
 from exif_photos import APPLE, F35, FOCAL, HEIGHT, SMALLER, WIDTH, real_photo, with_exif, write_colmap
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
+from small_datasets import built, stage_of
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
@@ -39,12 +40,7 @@ CAMERAS = {
     "35mm portrait": ((600, 800), {F35: 26}, 26 / 43.27 * 1000, "exif focal 35mm"),
     "35mm goes first": ((768, 512), {**SMALLER, F35: 28}, 28 / 43.27 * math.hypot(768, 512), "exif focal 35mm"),
     "sensor, photo made smaller": ((768, 512), SMALLER, 50 / 36 * 768, "exif focal + sensor"),
-    "sensor known by name": (
-        (768, 512),
-        {FOCAL: IFDRational(424, 100), **APPLE},
-        4.24 / 4.89 * 768,
-        "exif focal + sensor",
-    ),
+    "sensor by name": ((768, 512), {FOCAL: IFDRational(424, 100), **APPLE}, 4.24 / 4.89 * 768, "exif focal + sensor"),
     "cropped": ((600, 600), {F35: 28, WIDTH: 3072, HEIGHT: 2048}, FOCAL_FACTOR * 600, "guess"),
     "no sensor": ((768, 512), {FOCAL: IFDRational(50)}, FOCAL_FACTOR * 768, "guess"),
     "absurd": ((768, 512), {F35: 60000}, FOCAL_FACTOR * 768, "guess"),
@@ -72,11 +68,9 @@ def test_query_intrinsics_from_exif_or_an_error(colmap, photo, tmp_path):
     source = ColmapSource(reader="colmap", model="sparse/0", images="images")
 
     def stage(listed: str, **split) -> SceneStage:
-        split = Split(queries={"all": listed}, **split)
-        return SceneStage(source=source, split=split, min_mapping_images=3, unit="m")
+        return stage_of(source, Split(queries={"all": listed}, **split))
 
-    build_scene(stage("one.txt"), colmap, tmp_path / "scene")
-    (query,) = load_scene(tmp_path / "scene").queries
+    (query,) = built(stage("one.txt"), colmap, tmp_path / "scene").queries
     focal = 28 / 43.27 * math.hypot(600, 400)
     np.testing.assert_allclose(query.camera.params, [focal, 300, 200], rtol=1e-3)
     assert query.camera.model.name == "SIMPLE_PINHOLE" and query.name == "q/known.jpg"
@@ -84,13 +78,12 @@ def test_query_intrinsics_from_exif_or_an_error(colmap, photo, tmp_path):
     with pytest.raises(ScrflowError, match=message):
         build_scene(stage("both.txt"), colmap, tmp_path / "scene")
     assert len(load_scene(tmp_path / "scene").queries) == 1  # the earlier artifact is untouched
-    build_scene(stage("both.txt", guess_cameras=True), colmap, tmp_path / "scene")
-    cameras = {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
+    scene = built(stage("both.txt", guess_cameras=True), colmap, tmp_path / "scene")
+    cameras = {q.name: q.camera for q in scene.queries}
     assert cameras["q/unknown.jpg"].params[0] == pytest.approx(FOCAL_FACTOR * 600)
     given = query_line("q/unknown.jpg", camera_from_exif(known, "PINHOLE")[0])
     (colmap / "both.txt").write_text(f"q/known.jpg\n{given}\n")
-    build_scene(stage("both.txt"), colmap, tmp_path / "scene")
-    cameras = {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
+    cameras = {q.name: q.camera for q in built(stage("both.txt"), colmap, tmp_path / "scene").queries}
     assert cameras["q/unknown.jpg"].model.name == "PINHOLE"
 
 
@@ -107,10 +100,8 @@ def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
     (colmap / "all.txt").write_text("x/exif.jpg\nx/alike.jpg\nx/other.jpg\n")
 
     def queries(listed: str, **split) -> dict[str, pycolmap.Camera]:
-        split = Split(queries={"all": listed}, **split)
-        stage = SceneStage(source=source, split=split, min_mapping_images=3, unit="unit")
-        build_scene(stage, colmap, tmp_path / "scene", sfm)
-        return {q.name: q.camera for q in load_scene(tmp_path / "scene").queries}
+        stage = stage_of(source, Split(queries={"all": listed}, **split), "unit")
+        return {q.name: q.camera for q in built(stage, colmap, tmp_path / "scene", sfm).queries}
 
     found = queries("known.txt")
     assert found["x/exif.jpg"].params[0] == pytest.approx(28 / 43.27 * math.hypot(600, 400), rel=1e-3)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from small_datasets import built, stage_of
 
-from scrflow.config import SceneStage, Split
+from scrflow.config import Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.pipeline.project import Project
@@ -31,16 +32,13 @@ def base(tmp_path_factory) -> Path:
     for out, source, step in (("mapping", "mapping", 4), ("day", "queries_day", 14), ("night", "queries_night", 10)):
         lines = (REPO / f"demo/{source}.txt").read_text().splitlines()
         (root / f"{out}.txt").write_text("\n".join(lines[::step]) + "\n")
-    config = SceneStage(source=ColmapSource(reader="colmap"), split=SPLIT, min_mapping_images=3, unit="m")
-    build_scene(config, root, root / "scene")
+    build_scene(stage_of(ColmapSource(reader="colmap"), SPLIT), root, root / "scene")
     return root / "scene"
 
 
 def region(base: Path, out: Path, **keys):
-    source = RegionSource(reader="region", scene="base", **keys)
-    config = SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
-    build_scene(config, Path("."), out, None, [base])
-    return load_scene(out)
+    stage = stage_of(RegionSource(reader="region", scene="base", **keys))
+    return built(stage, Path("."), out, None, [base])
 
 
 def centres(views) -> np.ndarray:
@@ -95,10 +93,9 @@ def test_what_cannot_be_cut_is_told(base, tmp_path):
     with pytest.raises(ScrflowError, match="2 mapping images, expected at least 3"):
         region(base, tmp_path / "x", regions=15, region=1)
     assert not (tmp_path / "x").exists()
-    source = RegionSource(reader="region", scene="base", regions=2, region=1)
-    config = SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
+    stage = stage_of(RegionSource(reader="region", scene="base", regions=2, region=1))
     with pytest.raises(ScrflowError, match="no scene artifact of base given"):
-        build_scene(config, Path("."), tmp_path / "x")
+        build_scene(stage, Path("."), tmp_path / "x")
     with pytest.raises(ValueError, match="region 3 of 2"):
         RegionSource(reader="region", scene="base", regions=2, region=3)
 
