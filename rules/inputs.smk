@@ -17,7 +17,7 @@ def scene_sources(wildcards):
 def downloaded(scene):
     """The marker of a scene's download, before and after it: files that come with it would be other inputs then."""
     root = project.scene(scene).root
-    return [local(f"resources/{root}.downloaded")] if project.scene_root(scene) == Path("resources") / root else []
+    return [local(f"resources/{root}.downloaded")] if project.is_downloaded(scene) else []
 
 
 def download_table(wildcards):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_project import METHOD, REPO, Project
 from typer.testing import CliRunner
 
@@ -19,8 +20,11 @@ COMMAND = "from scrflow.cli.app import main; main()"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """Its method needs few stages: no graph and no retrieval."""
+    """Its method needs few stages: no graph and no retrieval. The photos lie outside of the project and of data_root."""
     made = Project(tmp_path_factory.mktemp("run") / "project")
+    elsewhere = tmp_path_factory.mktemp("my photos") / "tiny"
+    (made.folder / "data").rename(elsewhere)
+    made.edit("config/scenes/tiny.yaml", "root: data\nin_project: true", f"root: {elsewhere}")
     made.edit("config/config.yaml", "buffer_shards: 2", "buffer_shards: 1")
     few = {**METHOD, "global_encoding": {}, "localize": {**METHOD["localize"], "hypotheses": 1}}
     few["training"] = {**METHOD["training"], "steps": 20}
@@ -49,12 +53,17 @@ def test_run_goes_from_photos_to_the_report_and_goes_on(project):
     assert again.returncode == 0 and again.stdout == done.stdout
     assert "Nothing to be done" in (project.folder / "results/tiny/logs/run.log").read_text()
 
-    project.edit("data/mapping.txt", "mapping/000.jpg", "mapping/nothing.jpg")
+    root = Path(yaml.safe_load(project.read("config/scenes/tiny.yaml"))["root"])
+    project.edit(root / "mapping.txt", "mapping/000.jpg", "mapping/nothing.jpg")
     failed = run(project, "tiny")
     assert failed.returncode == 1 and failed.stdout == ""
     error = failed.stderr.splitlines()[-1]
     assert error.startswith("error: build_scene tiny: ") and "nothing.jpg" in error
     assert error.endswith("(full log: results/tiny/logs/run.log)")
+
+    root.rename(root.with_name("moved"))
+    gone = run(project, "tiny")
+    assert gone.returncode == 1 and f"{root}: no such folder of the scene" in gone.stderr.splitlines()[-1]
 
 
 def test_mistakes_name_what_there_is(monkeypatch, tmp_path):

@@ -212,15 +212,21 @@ class Configs:
         return getattr(encoding, "graph", None)
 
     def data_root(self) -> Path:
-        return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root))
+        return Path(os.environ.get("SCRFLOW_DATA", self.config.data_root)).expanduser()
 
     def scene_root(self, name: str) -> Path:
-        """Folder of the scene's photos: in the project, under data_root when there, else resources/ (downloaded)."""
+        """Folder of the scene's photos: in the project, under data_root (or absolute) when there, else resources/
+        (downloaded)."""
+        return Path("resources", self.scene(name).root) if self.is_downloaded(name) else self._own_root(name)
+
+    def is_downloaded(self, name: str) -> bool:
+        """Whether the workflow downloads the scene: its config names a source, and its own folder is not there."""
+        return self.scene(name).download is not None and not self._own_root(name).is_dir()
+
+    def _own_root(self, name: str) -> Path:
         scene = self.scene(name)
-        if scene.in_project:
-            return Path(scene.root)
-        local = self.data_root() / scene.root
-        return local if local.is_dir() or scene.download is None else Path("resources") / scene.root
+        root = Path(scene.root).expanduser()
+        return root if scene.in_project else self.data_root() / root  # an absolute root stays as it is
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The scenes whose artifacts a combined scene, or a region of another, is made of."""
