@@ -20,6 +20,11 @@ from PIL import Image, UnidentifiedImageError
 
 from scrflow.core.errors import ScrflowError
 
+with contextlib.suppress(ImportError):  # not in the environment of hloc
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
 if TYPE_CHECKING:  # the evaluation reads photos too, without loading torch
     import torch
 
@@ -94,6 +99,8 @@ def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]
             "remove its name from the lists"
         ) from None
     except UnidentifiedImageError:
+        if Path(path).suffix.lower() in (".heic", ".heif") and ".heic" not in Image.registered_extensions():
+            raise ScrflowError(f"{path}: image is HEIC; pip install pillow-heif, or convert it to JPEG") from None
         raise ScrflowError(f"{path}: image is damaged or truncated (not an image); {_REPLACE}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

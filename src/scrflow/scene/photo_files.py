@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,12 +41,11 @@ def list_photos(folder: Path) -> list[str]:
     """Names of the photos under ``folder``, relative to it, sorted; ScrflowError where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ScrflowError(f"{folder}: no such folder of photos; put them there, or correct key source.images")
-    found = [
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    ]
+        raise ScrflowError(
+            f"{folder}: no such folder of photos; put it back (is its disk mounted?), or correct keys root and "
+            "source.images of the scene"
+        )
+    found = [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES]
     broken = sorted(p for p in found if p.is_symlink() and not p.exists())
     if broken:
         raise ScrflowError(
@@ -56,6 +56,18 @@ def list_photos(folder: Path) -> list[str]:
     if not names:
         raise ScrflowError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))}); put them there")
     return names
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files under ``folder``, without hidden ones, also of linked folders, each folder once."""
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        if (real := os.path.realpath(here)) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def every_nth(names: list[str], n: int) -> tuple[list[str], list[str]]:
@@ -181,8 +193,8 @@ class Turned:
 
 
 def upright(folder: Path, out: Path) -> Turned:
-    """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, byte for
-    byte otherwise. The other tags stay.
+    """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, HEIC as
+    JPEG, byte for byte otherwise. The other tags stay.
 
     PNG, TIFF, WebP and BMP lose nothing. JPEG is coded again with its own quantisation tables and chroma sampling (over
     50 dB); of several pictures in a JPEG (MPO) the first stays. ScrflowError for a damaged photo or a used ``out``.
@@ -192,24 +204,48 @@ def upright(folder: Path, out: Path) -> Turned:
         raise ScrflowError(f"{out}: already exists; remove it or name another folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise ScrflowError(f"{out}: lies in {folder}, so its copies would be photos of it too; name a folder elsewhere")
-    names, turned = list_photos(folder), []
+    return gather({name: folder / name for name in list_photos(folder)}, out, link=False)
+
+
+def gather(photos: Mapping[str, Path], out: Path, link: bool = True) -> Turned:
+    """As ``upright``, of the photos (new name -> file); with ``link`` those that need no change are links."""
+    turned = []
     with atomic_dir(out) as temporary:
-        for name in track(names, "turning photos"):
-            target = temporary / name
+        for name, source in track(photos.items(), "turning photos", len(photos)):
+            target = temporary / upright_name(name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if _copy(folder / name, target):
+            if needs_copy(source):
+                _turn(source, target)
                 turned.append(name)
-    return Turned(tuple(turned), len(names) - len(turned))
+            elif link:
+                target.symlink_to(source.resolve())
+            else:
+                shutil.copyfile(source, target)
+    return Turned(tuple(turned), len(photos) - len(turned))
 
 
-def _copy(source: Path, target: Path) -> bool:
-    """Copy the photo, turned upright; whether it was turned."""
+def is_heic(name: str | Path) -> bool:
+    return str(name).lower().endswith((".heic", ".heif"))
+
+
+def upright_name(name: str) -> str:
+    """Of the photo's upright copy: ``a.HEIC`` becomes ``a.HEIC.jpg``, as there may be an ``a.jpg`` too."""
+    return f"{name}.jpg" if is_heic(name) else name
+
+
+def needs_copy(path: Path) -> bool:
+    """Whether EXIF turns the photo, or COLMAP cannot read it."""
+    if is_heic(path):
+        return True
+    with opened(path) as image:
+        return read_exif(image).orientation != 1
+
+
+def _turn(source: Path, target: Path) -> None:
+    """Write the photo turned upright, HEIC as JPEG."""
     try:
         with opened(source) as image:
             orientation = read_exif(image).orientation
-            if orientation == 1:
-                shutil.copyfile(source, target)
-                return False
             turned = ImageOps.exif_transpose(image)
             how = _like(image, orientation)
             exif = turned.getexif()
@@ -218,15 +254,17 @@ def _copy(source: Path, target: Path) -> bool:
                 for a, b in _SWAPPED:
                     if a in tags and b in tags:
                         tags[a], tags[b] = tags[b], tags[a]
-            turned.save(target, "JPEG" if image.format in _JPEG else image.format, exif=exif.tobytes(), **how)
+            form = "JPEG" if image.format in (*_JPEG, "HEIF") else image.format
+            turned.save(target, form, exif=exif.tobytes(), **how)
     except (OSError, ValueError, struct.error) as error:
         raise ScrflowError(f"{source}: image is damaged, or cannot be written ({error}); replace it") from None
-    return True
 
 
 def _like(image: Image.Image, orientation: int) -> dict:
     """Options that write the image as it was written before."""
     keep = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
+    if image.format == "HEIF":
+        return {**keep, "quality": 95}
     if image.format == "WEBP":
         return {**keep, "lossless": True}
     if image.format not in _JPEG:

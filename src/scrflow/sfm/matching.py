@@ -31,7 +31,7 @@ log = logging.getLogger("scrflow")
 
 PAIRS_A_STEP = 64  # COLMAP keeps the search trees of the photos of one step in memory
 _IMAGES_A_STEP = 4
-_UNREAD = ("WEBP", "GIF")
+_UNREAD = ("WEBP", "GIF", "HEIF")
 _TABLES = ("matches", "two_view_geometries")
 CLUSTERS = 64
 _LEARN_ON = 50_000  # descriptors; some 800 a cluster, beyond which the centroids hardly move
@@ -70,7 +70,7 @@ def check_readable(image_root: Path, names: Sequence[str]) -> None:
         if form in _UNREAD:
             raise ScrflowError(
                 f"{image_root / name}: COLMAP does not read {form}, and structure from motion and triangulation need "
-                "its SIFT; save the photos as JPEG or PNG"
+                f"its SIFT; convert the photos to JPEG (HEIC: scrflow upright {image_root} OUT)"
             )
 
 

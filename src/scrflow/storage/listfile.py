@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif"})
 _HERE = "./"
 
 

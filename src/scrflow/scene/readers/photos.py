@@ -14,7 +14,7 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
-from scrflow.scene.photo_files import camera_from_exif, list_photos
+from scrflow.scene.photo_files import camera_from_exif, files_below, list_photos
 from scrflow.scene.readers import Collection
 from scrflow.storage.artifact import read_json, read_stamp
 
@@ -29,7 +29,7 @@ class PhotosSource(Source):
     queries_in_sfm: bool = Field(True, description="query photos are registered too and get SfM poses as reference")
 
     def files(self, root: Path) -> list[Path]:
-        return sorted(p for p in (root / self.images).rglob("*") if not p.name.startswith("."))
+        return sorted(files_below(root / self.images))
 
     def has_points(self, root: Path) -> bool:
         return True  # structure from motion makes them
