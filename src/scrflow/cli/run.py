@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -16,17 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
 
 _OWN_CORES = ("-c", "--cores", "-j", "--jobs", "--profile", "--workflow-profile", "-e", "--executor")
+_SAYS_NOTHING = frozenset({"images", "photos", "rgb", "input", "frames", "transforms", "poses", "dcim", "sparse", "0"})
 _DRY = ("-n", "--dry-run", "--dryrun")
 
 
 def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequence[str]) -> None:
     """Make poses and report of the scene by the method (default: the scene's), and print the summary.
 
-    ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method, outside a project's folder,
-    and, with the failing job's error and the path of the log, when Snakemake fails.
+    ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method and, with the failing job's
+    error and the path of the log, when Snakemake fails.
     """
     folder, targets = targets_of(scene, method)
     command = [sys.executable, "-m", "snakemake", *targets]
@@ -46,17 +49,60 @@ def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequ
         from scrflow.report.summary import print_summary
 
         print_summary([folder])
-    print(f"report: {folder / 'report.html'}")
+    print(f"report: {(folder / 'report.html').absolute()}")
+
+
+def enter_project() -> None:
+    """Change to the project's folder: the one that this folder is in, else the one that scrflow is installed from."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
+        if all((folder / name).exists() for name in ("Snakefile", "config/config.yaml", "config/methods")):
+            if folder != here:
+                print(f"project: {folder}", file=sys.stderr)
+                os.chdir(folder)
+            return
+    raise ScrflowError(f"{here}: no Snakefile and config here; change to the folder of the scrflow project")
+
+
+def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool = False) -> str:
+    """The scene of that name; else that of the photos at ``path``, whose config is written where there is none."""
+    project = Project("config")
+    if given in project.scenes or not path.exists():
+        if os.sep in given and given not in project.scenes:
+            raise ScrflowError(f"{path}: no such file or folder; correct the path")
+        if queries or outdoor:
+            raise ScrflowError(f"{given}: a scene of config/scenes; change its config instead of giving options")
+        return given
+    from scrflow.newscene import NewScene, new_scene
+    from scrflow.newscene.draft import written_for
+
+    name = _slug(path)
+    taken = {*project.methods, *project.baselines, *RESERVED}
+    for number in itertools.count(2):
+        known = project.scenes.get(name)
+        if known is None and name not in taken:
+            new_scene(NewScene(name=name, path=path, queries=queries, outdoor=outdoor), Path("config"))
+            return name
+        if known is not None and written_for(Path("config/scenes", f"{name}.yaml")) == path:
+            print(f"scene {name}: goes on with config/scenes/{name}.yaml", file=sys.stderr)
+            return name
+        name = f"{_slug(path)}-{number}"
+
+
+def _slug(path: Path) -> str:
+    """A scene's name from a path: that of the folder, or of the one above it where it says nothing (``images``)."""
+    named = path.with_suffix("") if path.is_file() else path
+    while named.name.lower() in _SAYS_NOTHING and named.parent.name:
+        named = named.parent
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", named.name).strip("-._") or "scene"
 
 
 def targets_of(scene: str, method: str | None) -> tuple[Path, list[str]]:
     """The folder results/SCENE/METHOD, and the files that Snakemake is asked for: the report, which needs all else, and
     the scene's poses where the method is its default one.
 
-    ScrflowError for an unknown scene or method, and outside a project's folder.
+    ScrflowError for an unknown scene or method.
     """
-    if not (Path("Snakefile").is_file() and Path("config/config.yaml").is_file()):
-        raise ScrflowError(f"{Path.cwd()}: no Snakefile and config here; change to the folder of the scrflow project")
     project = Project("config")
     default = project.scene(scene).method
     known = [*project.methods, *project.baselines]

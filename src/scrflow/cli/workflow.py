@@ -13,27 +13,43 @@ from scrflow.core.errors import exit_on_error
 
 
 def run(
-    scene: Annotated[str, typer.Argument(metavar="SCENE", help="A scene of config/scenes, e.g. demo.")],
+    scene: Annotated[
+        str, typer.Argument(metavar="SCENE_OR_PATH", help="A scene of config/scenes; or what new-scene takes.")
+    ],
     snakemake: Annotated[
         list[str] | None, typer.Argument(metavar="-- SNAKEMAKE_ARGS", help="Passed on to Snakemake.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method or baseline; default: the scene's.")] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Default: all of this machine.")] = None,
+    queries: Annotated[list[Path] | None, typer.Option(help="Of a PATH: as new-scene has it.")] = None,
+    outdoor: Annotated[bool, typer.Option("--outdoor", help="Of a PATH: as new-scene has it.")] = False,
 ) -> None:
-    """Run the workflow of a scene, from photos to poses.
+    """Run the workflow of a scene, or of your photos: from photos to poses.
+
+    PATH may lie anywhere: photos, a video, a model or dataset with poses. The first run writes config/scenes/NAME.yaml,
+    NAME being the folder's (scrflow new-scene has more options).
 
     Shows the progress, and ends with the summary. Run it again to go on after a stop. Everything lands in
     results/SCENE; the full log is results/SCENE/logs/run.log.
 
     Example: scrflow run demo
 
+    Example: scrflow run ~/photos/yard --outdoor
+
+    Example: scrflow run ~/videos/kitchen.mp4
+
+    Example: scrflow run ~/models/office/transforms.json --queries ~/models/office/queries.txt
+
     Example: scrflow run redkitchen --method ace-cpu --cores 4
 
     Example: scrflow run yard -- --config seed=3 --rerun-triggers mtime
     """
-    from scrflow.cli.run import run_scene
+    from scrflow.cli.run import enter_project, run_scene, scene_of
 
-    run_scene(scene, method, cores, snakemake or [])
+    path = Path(scene).expanduser().absolute()
+    queries = [query.expanduser().absolute() for query in queries or ()]
+    enter_project()
+    run_scene(scene_of(scene, path, queries, outdoor), method, cores, snakemake or [])
 
 
 def plan(
@@ -63,7 +79,10 @@ def plan(
 def new_scene(
     name: Annotated[str, typer.Argument(help="Name of the scene: results/NAME.")],
     path: Annotated[Path, typer.Argument(help="A folder of photos, a model with its images, a video, a dataset.")],
-    queries: Annotated[Path | None, typer.Option(help="List of query photos, or the folder they are in.")] = None,
+    queries: Annotated[
+        list[Path] | None,
+        typer.Option(help="List of query photos, or the folder they are in; may be repeated, each a condition."),
+    ] = None,
     every: Annotated[int | None, typer.Option(min=2, help="Instead of a list: every n-th image is a query.")] = None,
     outdoor: Annotated[bool, typer.Option("--outdoor", help="Depths and thresholds for outdoors, not rooms.")] = False,
     unit: Annotated[str | None, typer.Option(help="Unit of length of given poses, e.g. m.")] = None,
@@ -78,7 +97,9 @@ def new_scene(
     method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, rscore-cpu without.")] = None,
     licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
     description: Annotated[str | None, typer.Option(help="A line on the place.")] = None,
-    images: Annotated[Path | None, typer.Option(help="For a video's frames (default: DATA_ROOT/NAME/images).")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="For a video's frames, or upright copies (default: resources/NAME/images).")
+    ] = None,
     max_frames: Annotated[int, typer.Option(min=3, help="Most frames to take of a video.")] = 300,
     out: Annotated[Path | None, typer.Option(help="Folder of NAME.yaml (default: CONFIG/scenes).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a config that is there.")] = False,
@@ -91,7 +112,10 @@ def new_scene(
     Cambridge and Map-free layouts, pose lists, bare photos (poses by SfM) and videos (frames are picked first).
 
     Example: scrflow new-scene yard ~/photos/yard --outdoor
+
+    Example: scrflow new-scene hall ~/photos/map --queries ~/photos/day --queries ~/photos/night
     """
+    from scrflow.cli.run import enter_project
     from scrflow.newscene import NewScene
     from scrflow.newscene import new_scene as command
 
@@ -99,7 +123,7 @@ def new_scene(
         name=name,
         path=path,
         form=form,
-        queries=queries,
+        queries=queries or (),
         every=every,
         outdoor=outdoor,
         unit=unit,
@@ -110,7 +134,12 @@ def new_scene(
         licence=licence,
         description=description,
     )
-    command(options, config, out, images, max_frames, force, dry_run)
+    out, images = (p and p.expanduser().absolute() for p in (out, images))
+    if config == Path("config"):
+        enter_project()
+    written = command(options, config, out, images, max_frames, force, dry_run)
+    if written.is_file() and written.parent.resolve() == (config / "scenes").resolve():
+        print(f"next: look at it, then scrflow run {name}")
 
 
 def validate(config: ConfigDir = Path("config")) -> None:

@@ -86,12 +86,16 @@ def localize_photos(
 
 
 def photos_of(images: tuple[Path, ...]) -> dict[str, Path]:
-    """Name to path: the name of a photo is its path as given; in a folder, its path within the folder. ScrflowError for
-    a path that does not exist, a folder without photos, and two photos of one name."""
+    """Name to path: the name of a photo is its path as given; in a folder, its path within the folder, with the folder
+    as given where several have equal names. ScrflowError for a path that does not exist, a folder without photos, and
+    two photos of one name."""
     found: list[tuple[str, Path]] = []
+    inside = {path: list_photos(path) for path in images if path.is_dir()}
+    several = [name for names in inside.values() for name in names]
+    equal = len(set(several)) < len(several)  # day/1.jpg, night/1.jpg: then the folders are named too
     for path in images:
-        if path.is_dir():
-            found += [(name, path / name) for name in list_photos(path)]
+        if path in inside:
+            found += [((path / name).as_posix() if equal else name, path / name) for name in inside[path]]
         else:
             found.append((path.as_posix(), _existing(path, "image")))
     check_unique([name for name, _ in found], "IMAGES")

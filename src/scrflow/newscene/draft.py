@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +20,18 @@ import yaml
 from scrflow.config import SceneConfig
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
+from scrflow.newscene.gather import folders_to_gather, gathered
 from scrflow.newscene.survey import Findings, NewScene, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
+from scrflow.scene.photo_files import files_below
 from scrflow.storage.artifact import write_text
+from scrflow.storage.listfile import read_text
 
+WRITTEN_BY = "# Written by: "
 _VIEWS = 200  # images whose points tell the depths
 _FEW = 20  # mapping photos
-_UNREAD = frozenset({".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
+_UNREAD = frozenset({".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +48,16 @@ class Draft:
 def new_scene(
     options: NewScene,
     config_dir: Path,
-    out: Path | None,
-    images: Path | None,
-    max_frames: int,
-    force: bool,
-    dry_run: bool,
-) -> None:
+    out: Path | None = None,
+    images: Path | None = None,
+    max_frames: int = 300,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Path:
     """Write OUT/NAME.yaml (OUT: the config's scenes) and print what was found; with ``dry_run`` only print.
 
-    The frames of a video go to ``images``, or NAME/images under data_root. ScrflowError as in ``draft_scene``.
+    The frames of a video, and photos that COLMAP cannot take as they are, go to ``images``, or resources/NAME/images
+    in the project. ScrflowError as in ``draft_scene``. Returns the path of the config.
     """
     import torch
     from rich.console import Console
@@ -64,22 +71,33 @@ def new_scene(
     _check_free(path, force or dry_run)
     console = Console(soft_wrap=True)
     found = chosen_form(options)
-    if images is not None and found.form != "video":
+    if images is not None and found.form not in ("video", "photos"):
         raise ScrflowError(
             f"{options.path}: --images is for the frames of a video, this is of form {found.form}; leave it out"
         )
+    folder = Path(os.path.abspath(images or Path("resources", options.name, "images")))
+    made = None
     if found.form == "video":
-        folder = images or project.data_root() / options.name / "images"
         if dry_run:
             console.print(f"{found.root}: a video; up to {max_frames} frames would go to {folder}", markup=False)
-            return
+            return path
         from scrflow.newscene.video import PickOptions, pick_frames
 
         picked = pick_frames(found.root, folder, PickOptions(max_frames=max_frames))
         console.print(f"{len(picked.names)} of {picked.decoded} frames of {found.root} in {folder}", markup=False)
         inside = folder.name == "images"
-        options = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
-    draft = draft_scene(options, project, torch.cuda.is_available())
+        made = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
+    elif found.form == "photos" and (folders := folders_to_gather(options, found)):
+        if dry_run:
+            console.print(f"upright JPEGs of {', '.join(map(str, folders))} would go to {folder}", markup=False)
+            return path
+        made = gathered(options, found, folders, folder)
+    try:
+        draft = draft_scene(made or options, project, torch.cuda.is_available(), command_of(options))
+    except BaseException:
+        if made is not None and not dry_run:  # or the next try would find it there
+            shutil.rmtree(folder)
+        raise
     table = Table("what", "found")
     for what, row in draft.rows:
         table.add_row(what, escape(row))
@@ -88,7 +106,7 @@ def new_scene(
         console.print(f"- {escape(line)}", highlight=False, soft_wrap=False)
     if dry_run:
         console.print(draft.text, markup=False, highlight=False)
-        return
+        return path
     files = [*draft.lists, (path, draft.text)]
     for file, _ in files:
         _check_free(file, force)
@@ -100,23 +118,39 @@ def new_scene(
                 f"{file}: cannot be written ({error.strerror}); correct its permissions or choose another --out"
             ) from None
         console.print(f"written: {file}", markup=False)
-    run = f"snakemake --cores all results/{options.name}/poses.txt"
-    there = path.parent.resolve() == scenes.resolve()
-    console.print(f"next: look at it, {f'then {run}' if there else f'and put it into {scenes}'}", markup=False)
+    return path
 
 
-def draft_scene(options: NewScene, project: Project, gpu: bool) -> Draft:
-    """Look at ``options.path`` and propose a config. Nothing is written.
+def command_of(options: NewScene) -> str:
+    """The command that wrote a config, which is its first line: ``scrflow run PATH`` finds the config by it."""
+    given = options.model_dump(exclude={"name", "path", "licence", "description"}, exclude_defaults=True)
+    words = ["scrflow", "new-scene", options.name, str(options.path)]
+    for key, value in given.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
+    return shlex.join(words)
+
+
+def written_for(config: Path) -> Path | None:
+    """The PATH that a scene's config was written for; None for one that new-scene did not write."""
+    first = read_text(config).partition("\n")[0]
+    words = shlex.split(first.removeprefix(WRITTEN_BY)) if first.startswith(WRITTEN_BY) else []
+    return Path(words[3]) if len(words) > 3 else None
+
+
+def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | None = None) -> Draft:
+    """Look at ``options.path`` and propose a config, which says that ``command`` wrote it. Nothing is written.
 
     ScrflowError, one line, for all that would stop the run.
     """
     _check_scene_name(options.name, project)
-    findings = survey(options, chosen_form(options))
+    findings = survey(options, chosen_form(options), Path(os.path.abspath(project.dir / "scenes")))
     method = options.method or ("rscore" if gpu else "rscore-cpu")
     project.method(method)  # ScrflowError where there is none
     unit = options.unit or findings.found.unit
     scale = _scale(findings.collection.model, unit == "m" or findings.bare, options.outdoor)
-    text = _yaml(findings, options, unit, scale, method, *_portable_root(findings.found.root, project))
+    root = _portable_root(findings.found.root, project)
+    text = _yaml(findings, options, unit, scale, method, *root, command or command_of(options))
     config = validate(SceneConfig, yaml.safe_load(text), project.dir / "scenes" / f"{options.name}.yaml")
     rows = (*_rows(findings, unit, scale), ("method", method))
     return Draft(text, config, rows, tuple(_missing(findings, unit, scale)), findings.queries.lists)
@@ -200,7 +234,14 @@ def _median_depth(model: pycolmap.Reconstruction) -> float | None:
 
 
 def _yaml(
-    findings: Findings, options: NewScene, unit: str, scale: _Scale, method: str, root: str, in_project: bool
+    findings: Findings,
+    options: NewScene,
+    unit: str,
+    scale: _Scale,
+    method: str,
+    root: str,
+    in_project: bool,
+    command: str,
 ) -> str:
     """The scene's config with comments."""
     found, split = findings.found, findings.queries.split
@@ -233,7 +274,8 @@ def _yaml(
             "not under data_root: this path holds only on this machine" if here_alone else "under data_root"
         )
     lines = [
-        f"# Written by scrflow new-scene. {found.form}: {found.evidence}.",
+        f"{WRITTEN_BY}{command}",
+        f"# {found.form}: {found.evidence}.",
         "# Check what has a comment; every key is explained in workflow/schemas/scene.schema.json.",
     ]
     for line in yaml.dump(config, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=1 << 20).splitlines():
@@ -304,9 +346,9 @@ def _missing(findings: Findings, unit: str, scale: _Scale) -> Iterator[str]:
     if blind and not findings.bare:
         yield f"Reference poses of {blind} queries: the run ends with poses.txt, without errors of them."
     folder = findings.collection.image_root
-    unread = Counter(p.suffix.lower() for p in folder.rglob("*") if p.suffix.lower() in _UNREAD)
+    unread = Counter(p.suffix.lower() for p in files_below(folder) if p.suffix.lower() in _UNREAD)
     if unread:
-        yield f"Photos of other forms: {', '.join(f'{n} {s}' for s, n in unread.items())}. Convert them to JPEG."
+        yield f"Photos that are left out: {', '.join(f'{n} {s}' for s, n in unread.items())}. Convert them to JPEG."
     mapping = len(photos) - len(queries.names)
     if mapping < _FEW:
         yield f"Photos: {mapping} to map are few."

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pycolmap
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from scrflow.config import SceneConfig, Strict
 from scrflow.config.base import validate
@@ -35,7 +37,7 @@ class NewScene(Strict):
     name: str
     path: Path
     form: str | None = None
-    queries: Path | None = None
+    queries: tuple[Path, ...] = ()
     every: int | None = Field(None, ge=2)
     outdoor: bool = False
     unit: str | None = None
@@ -45,6 +47,13 @@ class NewScene(Strict):
     method: str | None = None
     licence: str = "of the owner of the photos"
     description: str | None = None
+
+    @field_validator("path", "queries", mode="before")
+    @classmethod
+    def _absolute(cls, value: Any, info: ValidationInfo) -> Any:
+        paths = [value] if isinstance(value, str | Path) else value or ()
+        paths = tuple(Path(os.path.abspath(Path(path).expanduser())) for path in paths)
+        return paths[0] if info.field_name == "path" else paths
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,9 @@ class Findings:
         return self.found.source["reader"] == "photos"
 
 
-def survey(options: NewScene, found: Found) -> Findings:
-    """Look at the images of a form. ScrflowError, one line, for all that would stop the run."""
+def survey(options: NewScene, found: Found, spare: Path) -> Findings:
+    """Look at the images of a form. ScrflowError, one line, for all that would stop the run. Lists to write go to the
+    folder ``spare`` where the scene's own is read-only."""
     if found.form == "video":
         raise ScrflowError(f"{found.root}: a video has no photos yet; pick frames first (scrflow pick-frames)")
     if options.skip_missing:
@@ -100,7 +110,7 @@ def survey(options: NewScene, found: Found) -> Findings:
             )
         found = replace(found, source={**found.source, "skip_missing": True})
     collection = _collection(found)
-    queries = _queries(options, found, collection)
+    queries = _queries(options, found, collection, spare)
     photos = _inspect(collection.image_root, sorted({*(i.name for i in collection.images), *queries.names}))
     _check_photos(photos, collection)
     several = None
@@ -149,16 +159,13 @@ def _collection(found: Found) -> Collection:
     return collection
 
 
-def _queries(options: NewScene, found: Found, collection: Collection) -> Queries:
+def _queries(options: NewScene, found: Found, collection: Collection, spare: Path) -> Queries:
     """The queries given; else those that the layout fixes; else lists beside the scene; else every eighth image."""
     root, images = found.root, collection.image_root
-    if options.queries is not None and options.every is not None:
+    if options.queries and options.every is not None:
         raise ScrflowError("--queries and --every exclude each other; give one")
-    if options.queries is not None:
-        given = Path(os.path.abspath(options.queries))
-        if given.is_dir():
-            return _queries_in(given, options, found, collection)
-        return _listed_queries({"all": given}, options, found, collection)
+    if options.queries:
+        return _given_queries(options, found, collection, root if os.access(root, os.W_OK) else spare)
     if options.every is None:
         if collection.split is not None:
             queries = collection.split[1]
@@ -175,26 +182,47 @@ def _queries(options: NewScene, found: Found, collection: Collection) -> Queries
     return Queries({"every": every}, tuple(names), f"{len(names)}: one of every {every} images", missing=(missing,))
 
 
-def _queries_in(folder: Path, options: NewScene, found: Found, collection: Collection) -> Queries:
-    """The photos of a folder, which a new list names."""
-    images = collection.image_root
-    if not folder.is_relative_to(images):
-        raise ScrflowError(f"{folder}: query photos belong under {images}, which names are relative to; move them")
-    names = [(folder / name).relative_to(images).as_posix() for name in list_photos(folder)]
-    path = found.root / f"{options.name}-queries.txt"
-    missing = _missing_cameras(names, options, collection, folder)
-    text = "".join(f"{listed(name)}\n" for name in names)
-    split = _split_of(options, found.root, {"all": path})
-    return Queries(split, tuple(names), f"{len(names)}, in {folder}", ((path, text),), missing)
+def _given_queries(options: NewScene, found: Found, collection: Collection, lists_in: Path) -> Queries:
+    """Those of the lists and folders given, each a condition where there are several. New lists name the photos of
+    folders."""
+    images, several = collection.image_root, len(options.queries) > 1
+    lists: dict[str, Path] = {}
+    folders: dict[Path, Path] = {}  # list to write -> folder
+    for given in options.queries:
+        condition, path = given.stem, given
+        if given.is_dir():
+            if not given.is_relative_to(images):
+                raise ScrflowError(
+                    f"{given}: query photos belong under {images}, which names are relative to; move them"
+                )
+            condition = given.relative_to(images).as_posix().replace("/", "-")
+            path = lists_in / f"{options.name}-queries{f'-{condition}' if several else ''}.txt"
+            folders[path] = given
+        if condition in lists:
+            raise ScrflowError(f"{given}: a second --queries named {condition}; rename one of the two")
+        lists[condition if several else "all"] = path
+    return _listed_queries(lists, options, found, collection, folders)
 
 
-def _listed_queries(lists: dict[str, Path], options: NewScene, found: Found, collection: Collection) -> Queries:
-    """The queries of lists, by condition."""
+def _listed_queries(
+    lists: dict[str, Path],
+    options: NewScene,
+    found: Found,
+    collection: Collection,
+    folders: Mapping[Path, Path] = MappingProxyType({}),
+) -> Queries:
+    """The queries of lists, by condition; ``folders`` are those that lists to write are of."""
     images = collection.image_root
     names: list[str] = []
+    texts: list[tuple[Path, str]] = []
     missing: tuple[str, ...] = ()
     for path in lists.values():
-        cameras = read_query_list(path)
+        where = folders.get(path, path)
+        if path in folders:
+            cameras = dict.fromkeys((where / name).relative_to(images).as_posix() for name in list_photos(where))
+            texts.append((path, "".join(f"{listed(name)}\n" for name in cameras)))
+        else:
+            cameras = read_query_list(path)
         gone = [name for name in cameras if not (images / name).is_file()]
         if gone:
             raise ScrflowError(
@@ -203,9 +231,9 @@ def _listed_queries(lists: dict[str, Path], options: NewScene, found: Found, col
             )
         names += cameras
         unknown = [name for name, camera in cameras.items() if camera is None]
-        missing += _missing_cameras(unknown, options, collection, path)
-    told = f"{len(names)}, listed in {', '.join(p.name for p in lists.values())}"
-    return Queries(_split_of(options, found.root, lists), tuple(names), told, missing=missing)
+        missing += _missing_cameras(unknown, options, collection, where)
+    told = f"{len(names)}, of {', '.join(str(folders.get(path, path.name)) for path in lists.values())}"
+    return Queries(_split_of(options, found.root, lists), tuple(names), told, tuple(texts), missing)
 
 
 def _split_of(options: NewScene, root: Path, lists: dict[str, Path]) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Photos that structure from motion cannot take where they lie: put into one folder of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scrflow.core.errors import ScrflowError
+from scrflow.newscene.forms import Found
+from scrflow.newscene.survey import NewScene
+from scrflow.scene.lists import query_line, read_query_list
+from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
+from scrflow.storage.artifact import write_text
+from scrflow.storage.listfile import listed
+
+
+def folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
+    """Folder of photos -> subfolder of a new one that they have to be put into; empty where they can stay.
+
+    They cannot where EXIF turns one, where one is HEIC, and where a folder of queries lies outside of the photos'.
+    """
+    images = found.root / found.source["images"]
+    elsewhere = [q for q in options.queries if q.is_dir() and not q.is_relative_to(images)]
+    if not elsewhere and not any(needs_copy(images / name) for name in list_photos(images)):
+        return {}
+    folders = {images: "mapping" if elsewhere else ""}
+    for folder in elsewhere:
+        free = (f"{folder.name}{end}" for end in ("", *(f"-{n}" for n in range(2, len(elsewhere) + 2))))
+        folders[folder] = next(name for name in free if name not in folders.values())
+    return folders
+
+
+def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Path) -> NewScene:
+    """Put upright JPEGs of the photos, and links to those that are it already, into the new folder ``out``; the options
+    with it in place of PATH. Lists of queries, given or beside the photos, are written again beside ``out``."""
+    if out.exists():
+        raise ScrflowError(f"{out}: already exists; remove it, or choose another name of the scene")
+    gather({_joined(sub, name): folder / name for folder, sub in folders.items() for name in list_photos(folder)}, out)
+    images = next(iter(folders))
+    beside = [] if options.queries or options.every else sorted(found.root.glob("queries*.txt"))
+    mapping = [p for p in (found.root / "mapping.txt",) if beside and p.is_file()]
+    for path in (*(q for q in options.queries if q.is_file()), *beside, *mapping):
+        lines = {_joined(folders[images], upright_name(n)): camera for n, camera in read_query_list(path).items()}
+        text = "".join(f"{listed(n) if c is None else query_line(n, c)}\n" for n, c in lines.items())
+        write_text(out.parent / path.name, text)
+
+    def moved(query: Path) -> Path:
+        if query.is_file():
+            return out.parent / query.name
+        return out / (folders[query] if query in folders else Path(folders[images]) / query.relative_to(images))
+
+    queries = tuple(map(moved, options.queries))
+    return options.model_copy(update={"path": out.parent, "form": "photos", "queries": queries})
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
