@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,16 @@ from tiny_project import METHOD, REPO, Project
 from typer.testing import CliRunner
 
 from scrflow.cli.app import GROUPS, HIDDEN, app, name_of
-from scrflow.cli.run import _Output, run_scene
+from scrflow.cli.run import _Output, enter_project, run_scene, scene_of
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.project import Project as Loaded
 
 COMMAND = "from scrflow.cli.app import main; main()"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """Its method needs few stages: no graph and no retrieval. The photos lie outside of the project and of data_root."""
+    """Its method needs few stages: no graph and no retrieval. The photos lie outside of the project."""
     made = Project(tmp_path_factory.mktemp("run") / "project")
     elsewhere = tmp_path_factory.mktemp("my photos") / "tiny"
     (made.folder / "data").rename(elsewhere)
@@ -45,7 +47,9 @@ def test_run_goes_from_photos_to_the_report_and_goes_on(project):
     done = run(project, "tiny", "--cores", "2")
     assert done.returncode == 0, done.stderr
     assert "1/9 tiny: reading the scene" in done.stderr and "9/9 " in done.stderr
-    assert "localized" in done.stdout and done.stdout.endswith("report: results/tiny/quick/report.html\n")
+    assert "localized" in done.stdout and done.stdout.endswith(
+        f"report: {project.folder}/results/tiny/quick/report.html\n"
+    )
     assert (project.folder / "results/tiny/quick/report.html").is_file()
     assert (project.folder / "results/tiny/poses.txt").is_file()
 
@@ -72,9 +76,33 @@ def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
         run_scene("nowhere", None, None, [])
     with pytest.raises(ScrflowError, match=r"no method 'best' .*there are .*rscore-cpu.*sift-matching"):
         run_scene("demo", "best", None, [])
+    with pytest.raises(ScrflowError, match=r"/yard: no such file or folder; correct the path"):
+        scene_of("/yard", Path("/yard"))
+    with pytest.raises(ScrflowError, match=r"demo: a scene of config/scenes; change its config instead"):
+        scene_of("demo", Path("demo"), outdoor=True)
+
+
+def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
+    """From a folder outside of the project: paths are those of that folder, and its name is the scene's."""
+    project = tmp_path / "project"
+    shutil.copytree(REPO / "config", project / "config", ignore=shutil.ignore_patterns("scenes", "tables"))
+    (project / "config/scenes").mkdir()
+    (project / "Snakefile").touch()
+    for name in ("My yard", "other/My yard", "rscore-cpu"):
+        shutil.copytree(REPO / "demo/images/day", tmp_path / name / "images")
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(project / "config")
+    enter_project()
+    assert Path.cwd() == project
+    names = {"My-yard": "My yard", "My-yard-2": "other/My yard/images", "rscore-cpu-2": "rscore-cpu"}
+    for _ in range(2):
+        for name, path in names.items():
+            assert scene_of(path, tmp_path / path, outdoor=True) == name
+    scenes = Loaded("config").scenes
+    assert sorted(scenes) == sorted(names) and scenes["My-yard-2"].depth_range[1] == 50
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ScrflowError, match=r"no Snakefile and config here; change to the folder"):
-        run_scene("demo", None, None, [])
+    enter_project()
+    assert Path.cwd() == REPO  # that scrflow is installed from
 
 
 def read(text: str) -> tuple[_Output, list[str]]:

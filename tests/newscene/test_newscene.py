@@ -136,6 +136,38 @@ def test_bare_photos(photos, project, tmp_path, monkeypatch):
     assert config.root == "photos" and config.in_project
 
 
+def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, project, tmp_path, monkeypatch):
+    """HEIC, photos that EXIF turns, folders behind links, and two folders of queries with equal base names."""
+    there = tmp_path / "other disk"
+    for day in ("day", "night"):
+        with_exif(photo, there / day / "1.jpg", (600, 400), **{F35: 28})
+    (photos / "map/linked").symlink_to(there, target_is_directory=True)
+    (photos / "map/linked/back").symlink_to(photos, target_is_directory=True)
+    with Image.open(photos / "map/1.jpg") as image:
+        image.save(photos / "map/3.HEIC", quality=95)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(photos / "map/1.jpg", exif=exif.tobytes())
+    config = tmp_path / "config"
+    shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes", "tables"))
+    (config / "scenes").mkdir()
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    arguments = ["new-scene", "yard", "photos/map", "--queries", "other disk/day", "--queries", str(there / "night")]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.stdout
+    scene, root = Project(config).scene("yard"), tmp_path / "resources/yard"
+    assert scene.in_project and scene.root == "resources/yard" and scene.source.images == "images"
+    assert {c: (root / f).read_text() for c, f in scene.split.queries.items()} == {
+        "day": "day/1.jpg\n",
+        "night": "night/1.jpg\n",
+    }
+    with Image.open(root / "images/mapping/1.jpg") as turned, Image.open(root / "images/mapping/3.HEIC.jpg") as jpeg:
+        assert turned.size == (384, 512) and jpeg.size == (512, 384) and jpeg.format == "JPEG"
+    assert (root / "images/mapping/5.jpg").readlink() == photos / "map/5.jpg"
+    assert (root / "images/mapping/linked/day/1.jpg").is_file()
+
+
 def test_several_cameras_are_noticed(photos, photo, project):
     for i in range(3):
         with_exif(photo, photos / f"map/zoomed{i}.jpg", (512, 384), **{F35: 70})
@@ -213,10 +245,10 @@ def turn(root: Path) -> None:
             image.save(root / "map" / name, exif=exif.tobytes())
 
 
-def heic_only(root: Path) -> None:
+def raw_only(root: Path) -> None:
     shutil.rmtree(root)
     root.mkdir()
-    (root / "IMG_1.HEIC").write_bytes(b"")
+    (root / "IMG_1.CR2").write_bytes(b"")
 
 
 def shrink(root: Path) -> None:
@@ -236,7 +268,7 @@ MISSING = r"sparse/0: 3 of its 10 images are not under .*images: mapping/000\.jp
 RESIZED = r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, its camera 512x384"
 FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
     ("photos", lambda r: (shutil.rmtree(r), r.mkdir()), {}, "photos: an empty folder; expected one of: kapture"),
-    ("photos", heic_only, {}, r"photos: no photos and no form known in it, only \.heic"),
+    ("photos", raw_only, {}, r"photos: no photos and no form known in it, only \.cr2"),
     ("photos", cut, {}, r"2 of 12 photos cannot be used: map/1\.jpg \("),
     (
         "photos",
@@ -282,13 +314,13 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     dry = run.invoke(app, [*arguments, "--dry-run"], catch_exceptions=False)
     assert "reader: photos" in dry.stdout and not list((config / "scenes").iterdir())
     done = run.invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0 and "snakemake --cores all results/yard/poses.txt" in done.stdout, done.stdout
+    assert done.exit_code == 0 and "next: look at it, then scrflow run yard" in done.stdout, done.stdout
     text = (config / "scenes/yard.yaml").read_text()
     assert text in dry.stdout and text.count("#") >= 6
     project = Project(config)
     scene = project.scene("yard")
     assert scene == SceneConfig.model_validate(yaml.safe_load(text)) and scene.licence == "ours: all of it # really"
-    assert project.scene_root("yard") == photos  # data_root / absolute
+    assert project.scene_root("yard") == photos and text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
     assert scene.split.queries == {"all": "yard-queries.txt"} and (photos / "yard-queries.txt").is_file()
     (config / "scenes/yard.yaml").write_text(text + "citation: mine\n")
     with pytest.raises(ScrflowError, match=r"yard\.yaml: already exists; --force"):

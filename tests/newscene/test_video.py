@@ -157,13 +157,14 @@ def test_from_a_video_to_a_scene(walk, tmp_path, monkeypatch):
     repo = Path(__file__).resolve().parents[2] / "config"
     for file in [repo / "config.yaml", *repo.glob("encoders/*.yaml"), *repo.glob("methods/*.yaml")]:
         (config / file.relative_to(repo)).write_text(file.read_text())
-    monkeypatch.setenv("SCRFLOW_DATA", str(tmp_path / "data"))
-    arguments = ["new-scene", "kitchen", str(walk[0]), "--config", str(config), "--every", "5"]
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    arguments = ["new-scene", "kitchen", str(walk[0]), "--every", "5"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0 and "frames of" in done.stdout, done.stdout
     project = Project(config, {"scenes": {"kitchen": {"sfm": {"max_features": 1024, "max_image_size": 640}}}})
     root = project.scene_root("kitchen")
-    assert root == tmp_path / "data/kitchen" and project.scene("kitchen").source.images == "images"
+    assert root == Path("resources/kitchen") and project.scene("kitchen").source.images == "images"
     run_sfm(project.sfm_stage("kitchen"), root, tmp_path / "sfm", 2)
     report = read_json(tmp_path / "sfm/sfm.json", "sfm")
     assert report["registered"] >= 0.9 * report["images"] and report["cameras"] == 1
