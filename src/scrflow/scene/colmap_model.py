@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import mmap
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ import numpy as np
 import pycolmap
 
 from scrflow.core.errors import ScrflowError, full_disk_error
+from scrflow.scene.lists import camera_of_fields, check_focal, finite_numbers
 from scrflow.storage.artifact import folder_digest, read_json
 from scrflow.storage.checksum import what_to_delete
+from scrflow.storage.listfile import read_lines, read_text
 
 MODEL_DIGEST = "model"  # the key of folder_digest in what a stage writes beside a COLMAP model
 WRITTEN = {"sfm.json": "sfm", "triangulation.json": "triangulation"}  # file -> kind
@@ -35,34 +39,39 @@ class View:
 
 
 def read_model(folder: Path) -> pycolmap.Reconstruction:
-    """A COLMAP model (bin or text); ScrflowError when a file is missing or damaged."""
+    """A COLMAP model (bin or text), with or without points3D; ScrflowError when a file is missing or damaged."""
     folder = Path(folder)
     _check_own_model(folder)  # first: for a stage's own model the error names the folder to delete
-    for suffix in (".bin", ".txt"):
-        names = [f"{n}{suffix}" for n in ("cameras", "images", "points3D")]
-        if (folder / names[0]).is_file():
-            break
-    else:
-        raise ScrflowError(f"{folder}: no COLMAP model; put cameras, images and points3D (.bin or .txt) there")
-    for name in names:
-        if not (folder / name).is_file():
-            raise ScrflowError(f"{folder / name}: file of the COLMAP model is missing; copy it there")
+    suffix = next((s for s in (".bin", ".txt") if (folder / f"cameras{s}").is_file()), None)
+    if suffix is None:
+        raise ScrflowError(f"{folder}: no COLMAP model; put cameras and images (.bin or .txt) there")
+    if not (folder / f"images{suffix}").is_file():
+        raise ScrflowError(f"{folder / f'images{suffix}'}: file of the COLMAP model is missing; copy it there")
     if suffix == ".bin":
         for path, fault in _faults(folder):
             raise ScrflowError(f"{path}: damaged: {fault}; copy the COLMAP model again")
-    model = pycolmap.Reconstruction()
-    try:
-        (model.read_binary if suffix == ".bin" else model.read_text)(str(folder))
+    model, names = pycolmap.Reconstruction(), {}
+    with tempfile.TemporaryDirectory(prefix="scrflow-model-") as temporary:
+        at = folder
         if suffix == ".txt":
-            _complete_names(model, folder / "images.txt")
-    except Exception as error:  # pycolmap raises RuntimeError, ValueError or IndexError
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise ScrflowError(f"{folder}: COLMAP model cannot be read ({message}); copy or build it again") from None
+            at, names = Path(temporary), _plain_text(folder, Path(temporary))
+        elif not (folder / "points3D.bin").is_file():
+            at = Path(temporary)
+            _without_points(folder, at)
+        try:
+            (model.read_binary if suffix == ".bin" else model.read_text)(str(at))
+            for image_id, name in names.items():
+                model.image(image_id).name = name
+        except Exception as error:  # pycolmap raises RuntimeError, ValueError or IndexError
+            message = " ".join(str(error).replace(temporary, str(folder)).split()) or type(error).__name__
+            raise ScrflowError(f"{folder}: COLMAP model cannot be read ({message}); copy or build it again") from None
     for image_id, image in model.images.items():
         try:
             image.name  # noqa: B018 - pycolmap decodes it now
         except UnicodeDecodeError:
             raise ScrflowError(f"{folder}: name of image {image_id} is not UTF-8; rename it") from None
+    for camera_id, camera in model.cameras.items():
+        check_focal(camera, f"{folder}: camera {camera_id}")
     return model
 
 
@@ -77,18 +86,97 @@ def _check_own_model(folder: Path) -> None:
             )
 
 
-def _complete_names(model: pycolmap.Reconstruction, images_txt: Path) -> None:
-    """Give images their whole names: pycolmap reads the names in a text model up to the first blank."""
-    before = 9  # IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME
-    with open(images_txt, encoding="utf-8-sig") as lines:
-        for line in lines:
-            fields = line.strip().split(None, before)
-            if not fields or fields[0].startswith("#"):
-                continue
-            image_id = int(fields[0])
-            if len(fields) > before and model.exists_image(image_id) and model.image(image_id).name != fields[before]:
-                model.image(image_id).name = fields[before]
-            next(lines, None)  # its points, which may be an empty line
+_CAMERA_FORM = "CAMERA_ID MODEL WIDTH HEIGHT PARAMS..."
+_IMAGE_FORM = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
+_POINT_FORM = "POINT3D_ID X Y Z R G B ERROR IMAGE_ID POINT2D_IDX ..."
+
+
+def _plain_text(folder: Path, out: Path) -> dict[int, str]:
+    """Write a text model to ``out`` as pycolmap reads it, and give the images' names by their ids.
+
+    pycolmap wants a second line after each image, no byte-order mark, and names without blanks. ScrflowError naming the
+    line that is wrong.
+    """
+    path, cameras = folder / "cameras.txt", {}
+    for number, line in read_lines(path):
+        where, fields = f"{path}: line {number}", line.split()
+        if len(fields) < 5:
+            raise _bad_line(where, _CAMERA_FORM, line)
+        camera_id = _whole(fields[0], where, _CAMERA_FORM, line)
+        if camera_id in cameras:
+            raise ScrflowError(f"{where}: camera {camera_id} is listed twice; remove one line")
+        camera = camera_of_fields(fields[1:], where)
+        cameras[camera_id] = f"{camera_id} {camera.model.name} {camera.width} {camera.height} {' '.join(fields[4:])}"
+    (out / "cameras.txt").write_text("\n".join([*cameras.values(), ""]), encoding="utf-8")
+
+    points = []
+    path = folder / "points3D.txt"
+    for number, line in read_lines(path) if path.is_file() else ():
+        length = len(line.split())
+        if length < 8 or length % 2:
+            raise _bad_line(f"{path}: line {number}", _POINT_FORM, line)
+        points.append(line)
+    (out / "points3D.txt").write_text("\n".join([*points, ""]), encoding="utf-8")
+
+    path, names, rows = folder / "images.txt", {}, []
+    text = [(n, line.strip()) for n, line in enumerate(read_text(path).split("\n"), start=1)]
+    lines = [(n, line) for n, line in text if not line.startswith("#")]
+    after_image = False
+    for number, line in lines:
+        if after_image and (not line or _is_points(line)):
+            rows[-1] = line if points else ""  # without 3D points COLMAP cannot take their ids
+            after_image = False
+            continue
+        if not line:
+            continue
+        where, fields = f"{path}: line {number}", line.split(None, 9)
+        if len(fields) < 10 or finite_numbers(fields[1:8]) is None:
+            raise _bad_line(where, _IMAGE_FORM, line)
+        image_id, camera_id = (_whole(fields[i], where, _IMAGE_FORM, line) for i in (0, 8))
+        if image_id in names:
+            raise ScrflowError(f"{where}: image {image_id} is listed twice; remove one")
+        if camera_id not in cameras:
+            raise ScrflowError(f"{where}: camera {camera_id} is not in cameras.txt; correct the line, or add the camera")
+        names[image_id] = fields[9]
+        rows += [" ".join((str(image_id), *fields[1:8], str(camera_id), fields[9].split()[0])), ""]
+        after_image = True
+    (out / "images.txt").write_text("\n".join([*rows, ""]), encoding="utf-8")
+    for name in ("rigs.txt", "frames.txt"):
+        if (folder / name).is_file():
+            kept = [line for _, line in read_lines(folder / name)]
+            (out / name).write_text("\n".join([*kept, ""]), encoding="utf-8")
+    return names
+
+
+def _is_points(line: str) -> bool:
+    """Whether a line is of X Y POINT3D_ID and so on. The line of an image has a name, or ten numbers."""
+    fields = line.split()
+    return len(fields) % 3 == 0 and finite_numbers(fields[:10]) is not None
+
+
+def _whole(field: str, where: str, form: str, line: str) -> int:
+    if not field.removesuffix(".0").isdecimal() or len(field) > 12:
+        raise _bad_line(where, form, line)
+    return int(field.removesuffix(".0"))
+
+
+def _bad_line(where: str, form: str, line: str) -> ScrflowError:
+    return ScrflowError(f"{where}: expected {form!r}, found {line[:80]!r}; correct the line")
+
+
+def _without_points(folder: Path, out: Path) -> None:
+    """Write a binary model without points3D to ``out``: its images without measurements, as they name 3D points."""
+    for name in ("cameras.bin", "rigs.bin", "frames.bin"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    (out / "points3D.bin").write_bytes(_COUNT.pack(0))
+    with open(folder / "images.bin", "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        images, at = data[: _COUNT.size], _COUNT.size
+        while at < len(data):
+            named = data.find(b"\0", at + _IMAGE.size) + 1
+            images += data[at:named] + _COUNT.pack(0)
+            at = _after_image(data, at)
+    (out / "images.bin").write_bytes(images)
 
 
 def views_of_model(model: pycolmap.Reconstruction) -> tuple[View, ...]:

@@ -123,21 +123,32 @@ def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
     """The camera of ``MODEL width height params...``; ScrflowError beginning with ``where``."""
     if len(fields) < 4:
         raise ScrflowError(f"{where}: expected 'name' or 'name MODEL width height params...'; correct the line")
-    model = pycolmap.CameraModelId.__members__.get(fields[0])
-    if model is None or fields[0] == "INVALID":
+    model = pycolmap.CameraModelId.__members__.get(fields[0].upper())
+    if model is None or fields[0].upper() == "INVALID":
         raise ScrflowError(f"{where}: no COLMAP camera model {fields[0]!r}; use PINHOLE, SIMPLE_RADIAL, OPENCV ...")
     try:
-        width, height = int(fields[1]), int(fields[2])
-        params = [float(p) for p in fields[3:]]
+        width, height, *params = (float(f) for f in fields[1:])
     except ValueError as error:
         raise ScrflowError(f"{where}: {str(error)[:200]}; correct the line") from None
-    width, height = checked_size(width, height, where)
-    camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
+    size = checked_size(width, height, where)
+    if size != (width, height):
+        raise ScrflowError(f"{where}: size {width:g}x{height:g} is not of whole pixels; correct the line")
+    camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=params)
+    check_focal(camera, where)
     if not camera.verify_params():
         raise ScrflowError(
-            f"{where}: {fields[0]} takes parameters {camera.params_info}, found {len(params)} numbers; correct the line"
+            f"{where}: {model.name} takes parameters {camera.params_info}, found {len(params)} numbers; correct the line"
         )
     return camera
+
+
+def check_focal(camera: pycolmap.Camera, where: str) -> None:
+    """ScrflowError for a camera model that has no focal length (panoramas)."""
+    if not len(camera.focal_length_idxs()):
+        raise ScrflowError(
+            f"{where}: camera model {camera.model.name} has no focal length, so it is not supported; cut the panoramas "
+            "into perspective photos (COLMAP's example panorama_sfm.py) and give those"
+        )
 
 
 def centred_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:

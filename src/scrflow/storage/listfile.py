@@ -7,6 +7,7 @@ and no camera model does. A name that begins with #, as comments do, is written 
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -22,10 +23,12 @@ def has_suffix(name: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte-order mark and with ``\\n`` for every line end; ScrflowError for one that is
-    missing or not UTF-8."""
+    """The text of a file in UTF-8, or UTF-16 with its byte-order mark (PowerShell), without the mark and with ``\\n``
+    for every line end; ScrflowError for one that is missing or of another encoding."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        data = Path(path).read_bytes()
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise ScrflowError(f"{path}: no such file; put it there, or correct its path in the config") from None
     except (ValueError, OSError) as error:

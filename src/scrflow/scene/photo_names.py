@@ -1,0 +1,103 @@
+"""Which photo a list means: names as other systems, folders and machines write them."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scrflow.core.errors import ScrflowError
+from scrflow.storage.listfile import has_suffix
+
+PHOTO_FOLDERS = ("images", "input", "rgb", "color", "photos", "frames")  # usual names of a scene's folder of photos
+_MOST = 500_000  # files of a folder that are looked through
+_PREFERRED = (".png", ".jpg", ".jpeg")  # of photos that differ by their suffix alone
+
+
+class PhotoNames:
+    """Photos that a list can name: those under a folder, or some names relative to one.
+
+    A name is taken as it is where such a photo exists. Otherwise backslashes, upper case, Unicode forms, another or no
+    suffix, ``..`` and folders of another machine are seen through: the photo is meant whose path agrees with the listed
+    one from its end, where one of the two is used up (but for one usual folder such as ``images/``).
+    """
+
+    def __init__(self, photos: Path | Iterable[str]) -> None:
+        self._folder = photos if isinstance(photos, Path) else None
+        self._names = frozenset() if isinstance(photos, Path) else frozenset(photos)
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def find(self, listed: str, where: object) -> str | None:
+        """The photo's name relative to the folder; None where there is none. ScrflowError, beginning with ``where``,
+        for a name that fits several photos."""
+        name = posixpath.normpath(listed.strip().replace("\\", "/"))
+        if self._folder is not None and name.startswith("/"):
+            name = name.removeprefix(f"{self._folder.as_posix().rstrip('/')}/")
+        for exact in (listed, name):
+            if self._has(exact):
+                return exact
+        mine = _key(name)
+        best: tuple = ()
+        found: list[str] = []
+        for photo in self._index().get(mine[-1], ()):
+            other = _key(photo)
+            agree = len(os.path.commonprefix([mine[::-1], other[::-1]]))
+            usual = agree == len(other) - 1 and other[0] in PHOTO_FOLDERS
+            if agree not in (len(mine), len(other)) and not usual:
+                continue
+            suffix = posixpath.splitext(photo)[1].lower()
+            same = posixpath.splitext(name)[1].lower() == suffix
+            rank = (agree, same, photo.endswith(name), suffix in _PREFERRED, -len(suffix))
+            if rank[:2] > best[:2] or not found:
+                best, found = rank, [photo]
+            elif rank[:2] == best[:2]:
+                if posixpath.dirname(photo) != posixpath.dirname(found[0]):
+                    found.append(photo)
+                elif rank > best:
+                    best, found[0] = rank, photo
+        if len(found) > 1:
+            raise ScrflowError(f"{where}: {listed} fits several photos ({', '.join(found[:3])}); name the folder too")
+        return found[0] if found else None
+
+    def _has(self, name: str) -> bool:
+        if self._folder is None:
+            return name in self._names
+        if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
+            return False
+        path = self._folder / name
+        return os.path.lexists(path) and not path.is_dir()
+
+    def _index(self) -> dict[str, list[str]]:
+        if self._by_stem is None:
+            self._by_stem = {}
+            for name in sorted(self._names if self._folder is None else _photos_under(self._folder)):
+                self._by_stem.setdefault(_key(name)[-1], []).append(name)
+        return self._by_stem
+
+
+def _key(name: str) -> list[str]:
+    """The parts of a path that names are compared by: without drive, ``..``, case and the photo's suffix."""
+    parts = [p for p in unicodedata.normalize("NFC", name).lower().split("/") if p not in ("", ".", "..")]
+    if len(parts) > 1 and parts[0].endswith(":"):
+        parts = parts[1:]
+    last = parts[-1] if parts else ""
+    return [*parts[:-1], last.rpartition(".")[0] if has_suffix(last) else last]
+
+
+def _photos_under(folder: Path) -> Iterator[str]:
+    """Names of the photos under a folder; links to folders are followed, hidden folders are not."""
+    seen: set[str] = set()
+    count = 0
+    for at, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(at)
+        if real in seen or count > _MOST:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        count += len(files)
+        for file in files:
+            if has_suffix(file) and not file.startswith("."):
+                yield Path(os.path.relpath(os.path.join(at, file), folder)).as_posix()
