@@ -21,7 +21,7 @@ description: mapping photos of the demo with a TUM trajectory
 licence: Apache-2.0
 root: demo
 in_project: true
-source: {reader: tum, camera: PINHOLE 512 384 400 400 256 192}
+source: {reader: named-trajectory, camera: PINHOLE 512 384 400 400 256 192}
 split: {every: 8}
 depth_range: [0.1, 50]
 depth_bias: 3
@@ -46,7 +46,7 @@ def test_the_encoder_and_the_reader_of_the_page(tmp_path: Path):
                 (tmp_path / path).write_text(block, encoding="utf-8")
                 written.append(Path(path).name)
         prose = after
-    assert written == ["patches.py", "patches.yaml", "tum.py"]
+    assert written == ["patches.py", "patches.yaml", "named_trajectory.py"]
 
     (tmp_path / "config/scenes/tum.yaml").write_text(SCENE, encoding="utf-8")
     views = {v.name: v for v in views_of_model(read_model(REPO / "demo/model")) if v.name.startswith("mapping/")}

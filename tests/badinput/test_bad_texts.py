@@ -54,7 +54,7 @@ DATASETS = [
     Bad("nerfstudio: brackets", "nerfstudio", instead("nerfstudio", FRAMES, BRACKETS), "not JSON"),
     Bad("nerfstudio: frames are a number", "nerfstudio", transforms(frames=3), "no list 'frames'"),
     Bad("nerfstudio: a matrix of words", "nerfstudio", transforms(frame={"transform_matrix": "no"}), "transform_m"),
-    Bad("nerfstudio: a name is a list", "nerfstudio", transforms(frame={"file_path": ["a"]}), "have no image"),
+    Bad("nerfstudio: a name is a list", "nerfstudio", transforms(frame={"file_path": ["a"]}), "have no file"),
     Bad("nerfstudio: zero byte in a name", "nerfstudio", transforms(frame={"file_path": "a\0b"}), "nerfstudio"),
     *(
         Bad(f"{reader}: {new[:20]}", reader, replaced(reader, old, new, name), says)

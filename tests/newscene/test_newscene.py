@@ -267,7 +267,7 @@ def nothing(root: Path) -> None:
 MISSING = r"sparse/0: 3 of its 10 images are not under .*images: mapping/000\.jpg, mapping/\d+\.jpg, mapping"
 RESIZED = r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, its camera 512x384"
 FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
-    ("photos", lambda r: (shutil.rmtree(r), r.mkdir()), {}, "photos: an empty folder; expected one of: kapture"),
+    ("photos", lambda r: (shutil.rmtree(r), r.mkdir()), {}, "photos: an empty folder; give photos, a video"),
     ("photos", raw_only, {}, r"photos: no photos and no form known in it, only \.cr2"),
     ("photos", cut, {}, r"2 of 12 photos cannot be used: map/1\.jpg \("),
     (
@@ -283,7 +283,6 @@ FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
     ("colmap", nothing, {"queries": "images", "every": 3}, "exclude each other"),
     ("colmap", nothing, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
     ("colmap", nothing, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
-    ("colmap", nothing, {"skip_missing": True}, "--skip-missing is for the form nerfstudio"),
 ]
 
 

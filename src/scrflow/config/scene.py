@@ -24,6 +24,7 @@ class Source(Strict):
 
     part_of_a_scene: ClassVar[bool] = False  # whether poses stay in the frame of the scene that it is a part of
     reader: str
+    skip_missing: bool = Field(False, description="leave out listed photos whose file is absent (fox lists 17)")
 
     def files(self, root: Path) -> list[Path]:
         """What makes another scene when it changes. Photos are known by their checksums in scene.json."""

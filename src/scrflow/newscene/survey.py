@@ -19,12 +19,12 @@ from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
-from scrflow.newscene.forms import Found, detect
+from scrflow.newscene.forms import detect
 from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import Exif, camera_from_exif, every_nth, list_photos, read_exif
-from scrflow.scene.readers import Collection, read_source
+from scrflow.scene.readers import Collection, Found, read_source
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.storage.listfile import listed
 
@@ -104,10 +104,6 @@ def survey(options: NewScene, found: Found, spare: Path) -> Findings:
     if found.form == "video":
         raise ScrflowError(f"{found.root}: a video has no photos yet; pick frames first (scrflow pick-frames)")
     if options.skip_missing:
-        if found.form != "nerfstudio":
-            raise ScrflowError(
-                f"{options.path}: --skip-missing is for the form nerfstudio, this is {found.form}; leave it out"
-            )
         found = replace(found, source={**found.source, "skip_missing": True})
     collection = _collection(found)
     queries = _queries(options, found, collection, spare)
@@ -154,7 +150,8 @@ def _collection(found: Found) -> Collection:
     if gone:
         raise ScrflowError(
             f"{collection.where}: {len(gone)} of its {len(collection.images)} images are not under "
-            f"{collection.image_root}: {some(gone)}; put them there, or let PATH be the folder that has both"
+            f"{collection.image_root}: {some(gone)}; put them there, let PATH be the folder that has both, or give "
+            "--skip-missing"
         )
     return collection
 

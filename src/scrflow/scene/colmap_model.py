@@ -136,7 +136,9 @@ def _plain_text(folder: Path, out: Path) -> dict[int, str]:
         if image_id in names:
             raise ScrflowError(f"{where}: image {image_id} is listed twice; remove one")
         if camera_id not in cameras:
-            raise ScrflowError(f"{where}: camera {camera_id} is not in cameras.txt; correct the line, or add the camera")
+            raise ScrflowError(
+                f"{where}: camera {camera_id} is not in cameras.txt; correct the line, or add the camera"
+            )
         names[image_id] = fields[9]
         rows += [" ".join((str(image_id), *fields[1:8], str(camera_id), fields[9].split()[0])), ""]
         after_image = True

@@ -136,9 +136,8 @@ def camera_of_fields(fields: list[str], where: str) -> pycolmap.Camera:
     camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=params)
     check_focal(camera, where)
     if not camera.verify_params():
-        raise ScrflowError(
-            f"{where}: {model.name} takes parameters {camera.params_info}, found {len(params)} numbers; correct the line"
-        )
+        takes = f"{model.name} takes parameters {camera.params_info}"
+        raise ScrflowError(f"{where}: {takes}, found {len(params)} numbers; correct the line")
     return camera
 
 

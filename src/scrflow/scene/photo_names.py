@@ -6,6 +6,7 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
@@ -35,7 +36,7 @@ class PhotoNames:
         name = posixpath.normpath(listed.strip().replace("\\", "/"))
         if self._folder is not None and name.startswith("/"):
             name = name.removeprefix(f"{self._folder.as_posix().rstrip('/')}/")
-        for exact in (listed, name):
+        for exact in dict.fromkeys((posixpath.normpath(listed), name)):
             if self._has(exact):
                 return exact
         mine = _key(name)
@@ -43,7 +44,7 @@ class PhotoNames:
         found: list[str] = []
         for photo in self._index().get(mine[-1], ()):
             other = _key(photo)
-            agree = len(os.path.commonprefix([mine[::-1], other[::-1]]))
+            agree = _common_end(mine, other)
             usual = agree == len(other) - 1 and other[0] in PHOTO_FOLDERS
             if agree not in (len(mine), len(other)) and not usual:
                 continue
@@ -67,7 +68,7 @@ class PhotoNames:
         if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
             return False
         path = self._folder / name
-        return os.path.lexists(path) and not path.is_dir()
+        return os.path.lexists(path) and (has_suffix(name) or not path.is_dir())
 
     def _index(self) -> dict[str, list[str]]:
         if self._by_stem is None:
@@ -75,6 +76,11 @@ class PhotoNames:
             for name in sorted(self._names if self._folder is None else _photos_under(self._folder)):
                 self._by_stem.setdefault(_key(name)[-1], []).append(name)
         return self._by_stem
+
+
+def _common_end(a: list[str], b: list[str]) -> int:
+    """How many parts are equal, from the end."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(a), reversed(b), strict=False)))
 
 
 def _key(name: str) -> list[str]:

@@ -1,20 +1,24 @@
 """Readers: one module a dataset form.
 
-A new form is one module here, named as the ``reader`` of its scenes: the model ``SOURCE`` of their keys, and
-``read(source, root, sfm_model) -> Collection``.
+A new form is one module here, named as the ``reader`` of its scenes: the model ``SOURCE`` of their keys,
+``read(source, root, sfm_model) -> Collection``, and, for ``scrflow new-scene``, ``detect(path) -> Found | None``.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pycolmap
 
 from scrflow.config import Source
-from scrflow.core.plugins import load
+from scrflow.core.plugins import load, plugins
 from scrflow.scene.colmap_model import View
+
+log = logging.getLogger("scrflow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,29 @@ class Collection:
     sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of the file that its pose was made from
 
 
+# A dataset's own layout, a model or pose file, lines of which each could be of something else, photos alone
+LAYOUT, MODEL, LINES, BARE = 3, 2, 1, 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A form that a path has: ``root`` of the scene, and ``source`` as in the scene's config."""
+
+    form: str
+    root: Path
+    source: dict[str, Any]
+    evidence: str
+    unit: str  # m where the form is metric by definition, else unit
+    rank: int = LAYOUT  # the more specific form is taken
+
+
+def detect_forms(path: Path) -> list[Found]:
+    """All forms that fit ``path``, the most specific first; of equal ones in the order of the readers' names."""
+    detectors = [getattr(load("reader", name), "detect", None) for name in plugins("reader")]
+    found = [detector(path) for detector in detectors if detector is not None]
+    return sorted((f for f in found if f is not None), key=lambda f: -f.rank)
+
+
 def read_source(
     source: Source, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
 ) -> Collection:
@@ -43,4 +70,10 @@ def read_source(
     ``parts`` are the scene artifacts (name -> folder) that the readers ``combined`` and ``region`` take.
     """
     read = load("reader", source.reader).read
-    return read(source, root, sfm_model, **({"parts": parts} if parts else {}))
+    found = read(source, root, sfm_model, **({"parts": parts} if parts else {}))
+    gone = {i.name for i in found.images if source.skip_missing and not (found.image_root / i.name).is_file()}
+    if not gone:
+        return found
+    log.warning("%s: %d of %d photos have no file; they are left out", found.where, len(gone), len(found.images))
+    split = found.split and tuple(tuple(name for name in names if name not in gone) for names in found.split)
+    return replace(found, images=tuple(i for i in found.images if i.name not in gone), split=split)

@@ -22,6 +22,7 @@ from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
 from scrflow.scene.readers import Collection
+from scrflow.scene.readers.detection import by_files
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
 
@@ -49,6 +50,7 @@ SOURCE = CambridgeSource
 log = logging.getLogger("scrflow")
 MODEL = "reconstruction.nvm"
 LISTS = ("dataset_train.txt", "dataset_test.txt")  # mapping, queries
+detect = by_files("Cambridge Landmarks", "cambridge", *LISTS, MODEL)
 _HEADER_LINES = 3
 _FAR = 10_000.0
 # list and model print the same pose with 6 digits and more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +11,16 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.scene.checks import check_unique
 from scrflow.scene.colmap_model import read_model, views_of_model
-from scrflow.scene.readers import Collection
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers.detection import LOOKED_AT, has, model_and_images, walk
 
 
 class ColmapSource(Source):
     """A COLMAP model (bin or text) with an image folder."""
 
     reader: Literal["colmap"]
-    model: str = Field("model", description="folder with cameras, images, points3D (.bin or .txt), relative to root")
+    model: str = Field("model", description="folder with cameras, images and, if there are, points3D (.bin or .txt)")
     images: str = Field("images", description="folder that the model's image names are relative to")
 
     def files(self, root: Path) -> list[Path]:
@@ -29,12 +32,26 @@ class ColmapSource(Source):
         if (model / "points3D.bin").is_file():
             return (model / "points3D.bin").stat().st_size > 8  # the number of points
         if not (model / "points3D.txt").is_file():
-            return True  # still to be downloaded
-        with open(model / "points3D.txt", encoding="utf-8") as f:
+            return not has(model, "cameras.*")  # still to be downloaded
+        with open(model / "points3D.txt", encoding="utf-8-sig") as f:
             return any(line.strip() and not line.startswith("#") for line in f)
 
 
 SOURCE = ColmapSource
+
+
+def detect(path: Path) -> Found | None:
+    def is_model(folder: Path) -> bool:
+        return any(has(folder, f"cameras{end}", f"images{end}") for end in (".bin", ".txt"))
+
+    models = [folder for folder in (path, *walk(path)) if folder.is_dir() and is_model(folder)]
+    if not models:
+        return None
+    model = max(models, key=lambda m: max(p.stat().st_size for p in m.glob("images.*")))
+    names = [image.name for image in islice(read_model(model).images.values(), LOOKED_AT)]
+    others = f"; the largest of {len(models)} models" if len(models) > 1 else ""
+    root, keys = model_and_images(path, model, names)
+    return Found("COLMAP", root, {"reader": "colmap", **keys}, f"model in {keys['model']}{others}", "unit", MODEL)
 
 
 def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Collection:
@@ -44,6 +61,10 @@ def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Col
     """
     folder = root / source.model
     model = read_model(folder)
+    photos = PhotoNames(root / source.images)
+    for image_id in model.reg_image_ids():
+        image = model.image(image_id)
+        image.name = photos.find(image.name, folder) or image.name
     views = views_of_model(model)
     check_unique((v.name for v in views), str(folder))
     return Collection(folder, root / source.images, views, model=model)

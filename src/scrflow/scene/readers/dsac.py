@@ -19,7 +19,8 @@ from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import centred_camera, read_array
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import Collection, Found
+from scrflow.scene.readers.detection import has
 
 
 class DsacSource(Source):
@@ -37,15 +38,22 @@ class DsacSource(Source):
 SOURCE = DsacSource
 
 
+def detect(path: Path) -> Found | None:
+    folders = [f"train/{kind}" for kind in ("rgb", "poses", "calibration")] + ["test/rgb", "test/calibration"]
+    return Found("DSAC*", path, {"reader": "dsac"}, ", ".join(folders), "m") if has(path, *folders) else None
+
+
 def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """Both splits; names are like ``train/rgb/0001.png``."""
-    splits = [_read_split(root, folder) for folder in (source.mapping, source.queries)]
+    """Both splits; names are like ``train/rgb/0001.png``. Queries may have no folder of poses: these are withheld."""
+    withheld = not (root / source.queries / "poses").is_dir()
+    splits = [_read_split(root, source.mapping), _read_split(root, source.queries, posed=not withheld)]
     mapping, queries = (tuple(image.name for image in images) for images in splits)
     return Collection(root, root, tuple(splits[0] + splits[1]), split=(mapping, queries))
 
 
-def _read_split(root: Path, split: str) -> list[View]:
-    photos, poses, calibrations = (_files(root / split / kind) for kind in ("rgb", "poses", "calibration"))
+def _read_split(root: Path, split: str, posed: bool = True) -> list[View]:
+    photos, calibrations = (_files(root / split / kind) for kind in ("rgb", "calibration"))
+    poses = _files(root / split / "poses") if posed else photos
     for kind, files in (("poses", poses), ("calibration", calibrations)):
         if len(files) != len(photos):
             raise ScrflowError(
@@ -56,9 +64,8 @@ def _read_split(root: Path, split: str) -> list[View]:
         for other in (pose, calibration):
             if _stem(photo) != _stem(other):
                 raise ScrflowError(f"{other}: does not belong to {photo.name}; name files alike")
-        world_from_cam = checked_pose(read_array(pose, (4, 4)), str(pose))
-        name = photo.relative_to(root).as_posix()
-        out.append(View(name, _camera(calibration, photo), invert_pose(world_from_cam)))
+        cam_from_world = invert_pose(checked_pose(read_array(pose, (4, 4)), str(pose))) if posed else None
+        out.append(View(photo.relative_to(root).as_posix(), _camera(calibration, photo), cam_from_world))
     return out
 
 

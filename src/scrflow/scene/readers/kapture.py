@@ -20,7 +20,8 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers, read_table
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import Collection, Found
+from scrflow.scene.readers.detection import has
 from scrflow.storage.listfile import read_text
 
 
@@ -42,6 +43,19 @@ class KaptureSource(Source):
 
 
 SOURCE = KaptureSource
+
+
+def detect(path: Path) -> Found | None:
+    files = ("sensors/sensors.txt", "sensors/records_camera.txt")
+    if has(path, *files):
+        return Found("kapture", path, {"reader": "kapture", "mapping": ".", "queries": {}}, files[0], "m")
+    if not has(path / "mapping", *files):
+        return None
+    others = [p.name for p in sorted(path.iterdir()) if p.name != "mapping" and has(p, *files)]
+    queries = {"all": others[0]} if len(others) == 1 else {name: name for name in others}
+    source = {"reader": "kapture", "mapping": "mapping", "queries": queries}
+    return Found("kapture", path, source, f"kapture folders mapping, {', '.join(others) or 'and no other'}", "m")
+
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits
@@ -139,7 +153,6 @@ def _read_cameras(path: Path) -> dict[str, pycolmap.Camera | None]:
             continue
         if name in cameras:
             raise ScrflowError(f"{where}: sensor {name!r} is listed twice; remove one line")
-        params[1:3] = [re.sub(r"\.0*$", "", size) for size in params[1:3]]  # 1920.0 is a size, too
         cameras[name] = None if params[:1] == ["UNKNOWN_CAMERA"] else camera_of_fields(params, where)
     if not cameras:
         raise ScrflowError(f"{path}: no sensor of type 'camera'; expected 'sensor_id, name, camera, MODEL, w, h...'")

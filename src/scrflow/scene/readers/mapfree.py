@@ -18,6 +18,7 @@ from scrflow.scene.checks import checked_size
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import pose_of_numbers, read_numbers
 from scrflow.scene.readers import Collection
+from scrflow.scene.readers.detection import by_files
 
 
 class MapFreeSource(Source):
@@ -36,6 +37,7 @@ class MapFreeSource(Source):
 
 
 SOURCE = MapFreeSource
+detect = by_files("Map-free", "mapfree", "intrinsics.txt", "poses.txt", "seq0", "seq1")
 
 
 def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -1,4 +1,4 @@
-"""nerfstudio / instant-ngp ``transforms.json``.
+"""nerfstudio, instant-ngp and Blender: ``transforms.json``, or one file a split (``transforms_train.json`` and so on).
 
 Poses there are camera-to-world with OpenGL axes (x right, y up, z backward). Intrinsics come from COLMAP unchanged, as
 does the principal point's origin. ``applied_transform`` and ``applied_scale`` are no part of a pose.
@@ -19,22 +19,28 @@ from pydantic import Field
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
-from scrflow.core.images import image_size
-from scrflow.scene.checks import check_name, checked_pose, checked_size, some
-from scrflow.scene.colmap_model import View
+from scrflow.scene.checks import checked_pose, checked_size
 from scrflow.scene.lists import read_json_text
-from scrflow.scene.readers import Collection
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers.detection import files_like, json_of, photo_names, root_of
+from scrflow.scene.readers.posed import OPENCV_FROM_OPENGL, Posed, collect
+
+SPLITS = ("train", "test", "val")
 
 
 class NerfstudioSource(Source):
-    """nerfstudio / instant-ngp ``transforms.json``: camera-to-world, OpenGL axes."""
+    """nerfstudio / instant-ngp / Blender ``transforms.json``: camera-to-world, OpenGL axes."""
 
     reader: Literal["nerfstudio"]
-    transforms: str = "transforms.json"
-    skip_missing: bool = Field(False, description="leave out listed frames whose image file is absent (fox lists 17)")
+    transforms: str = Field("transforms.json", description="{split} in it stands for train, test and val, a file each")
+
+    def paths(self, root: Path) -> dict[str, Path]:
+        """The file a split, or the only file."""
+        return {split: root / self.transforms.replace("{split}", split) for split in SPLITS}
 
     def files(self, root: Path) -> list[Path]:
-        return [root / self.transforms]
+        return list(dict.fromkeys(self.paths(root).values()))
 
 
 SOURCE = NerfstudioSource
@@ -43,48 +49,98 @@ _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
 _PERSPECTIVE = (*_PINHOLE, "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _LARGEST = 1e12  # of an intrinsic
-_OPENCV_FROM_OPENGL = np.array([1.0, -1.0, -1.0])
+
+
+def detect(path: Path) -> Found | None:
+    found = []
+    for file in files_like(path, "*.json"):
+        values = json_of(file)
+        frames = values.get("frames") if isinstance(values, dict) else None
+        if isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames):
+            found.append((file, [f["file_path"] for f in frames if isinstance(f, dict) and "file_path" in f]))
+        elif file == path / "transforms.json":
+            found.append((file, []))  # its fault is the reader's to tell
+    if not found:
+        return None
+    names = {file.name: file for file, _ in found}
+    file, listed = next((f for f in found if f[0].name == "transforms.json"), found[0])
+    root = root_of(path, file, photo_names(listed))
+    transforms = file.relative_to(root).as_posix()
+    others = [name for name in names if name != file.name]
+    if path.is_dir() and file.name in (split_files := {f"transforms_{split}.json" for split in SPLITS}):
+        transforms = transforms.removesuffix(file.name) + "transforms_{split}.json"
+        others = [name for name in others if name not in split_files]
+    also = f" (also {', '.join(others)}: name the file to take it)" if others else ""
+    source = {"reader": "nerfstudio", "transforms": transforms}
+    return Found("nerfstudio", root, source, f"{transforms} with {len(listed)} frames{also}", "unit", MODEL)
 
 
 def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All frames; names are the frames' ``file_path``, relative to the folder of the json file."""
-    path = root / source.transforms
-    values = read_json_text(path)
-    frames = values.get("frames") if isinstance(values, dict) else None
-    if not isinstance(frames, list) or not frames:
-        raise ScrflowError(f"{path}: no list 'frames' in it; add it, or write the file again")
+    """All frames. Names are relative to the folder of the json file where all photos are under it, else to root.
 
-    images, missing = [], []
-    for number, frame in enumerate(frames):
-        if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
-            raise ScrflowError(
-                f"{path}: frame {number} lacks file_path or transform_matrix; add it, or remove the frame"
-            )
-        name = posixpath.normpath(str(frame["file_path"]).replace("\\", "/"))
-        check_name(name, f"{path}: frame {number}")
-        # Blender-style lists omit the suffix
-        name = next((n for s in ("", ".png", ".jpg", ".jpeg", ".JPG") if (path.parent / (n := name + s)).is_file()), "")
-        if not name:
-            missing.append(str(frame["file_path"]))
-            continue
-        where = f"{path}: frame {name}"
-        try:
-            matrix = np.array(frame["transform_matrix"], np.float64)
-        except (ValueError, TypeError):
-            raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers; correct it") from None
-        world_from_cam = checked_pose(matrix, where)
-        world_from_cam[:, :3] *= _OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
-        camera = _camera({**values, **frame}, path.parent / name, where)
-        images.append(View(name, camera, invert_pose(world_from_cam)))
-    if missing:
-        told = f"{len(missing)} of {len(frames)} frames have no image ({some(missing)})"
-        if not source.skip_missing:
-            raise ScrflowError(f"{path}: {told}; put the images there or set source.skip_missing: true")
-        log.warning("%s: %s; they are left out", path, told)
-    return Collection(path, path.parent, tuple(images))
+    The split is that of the files or of the keys ``train_filenames`` and so on; without ``test``, ``val`` are queries.
+    """
+    paths = source.paths(root)
+    by_file = len(set(paths.values())) > 1
+    if by_file:
+        paths = {split: path for split, path in paths.items() if path.is_file()} or {"train": paths["train"]}
+    photos: list[Posed] = []
+    lists: dict[str, list[str]] = {}
+    path = next(iter(paths.values()))
+    for split, file in paths.items() if by_file else [("", path)]:
+        values = read_json_text(file)
+        frames = values.get("frames") if isinstance(values, dict) else None
+        if not isinstance(frames, list) or not frames:
+            raise ScrflowError(f"{file}: no list 'frames' in it; add it, or write the file again")
+        photos += [_posed(values, frame, f"{file}: frame {number}") for number, frame in enumerate(frames)]
+        if by_file:
+            lists[split] = [str(frame["file_path"]) for frame in frames]
+        else:
+            keys = {split: values.get(f"{split}_filenames") for split in SPLITS}
+            lists = {split: photo_names(names) for split, names in keys.items() if isinstance(names, list)}
+    folder = path.parent
+    here = PhotoNames(folder)
+    if not any(here.find(photo.listed, photo.where) for photo in photos):
+        folder = root
+    found = collect(path, folder, photos, source.skip_missing)
+    return Collection(path, folder, found.images, split=_split(lists, found, path))
 
 
-def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
+def _split(
+    lists: dict[str, list[str]], found: Collection, path: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """(mapping, queries) as the lists state them; None where they leave no query or nothing to map."""
+    names, photos = [image.name for image in found.images], PhotoNames(found.image_root)
+    of = {s: {photos.find(name, path) for name in listed} & set(names) for s, listed in lists.items()}
+    asked = "test" if of.get("test") else "val"
+    queries = of.get(asked, set())
+    mapping = (of["train"] if of.get("train") else set(names)) - queries
+    unused = len(names) - len(mapping) - len(queries)
+    if unused and mapping and queries:
+        log.info("%s: %d images are neither of train nor of %s; they are left out", path, unused, asked)
+    return (
+        (tuple(n for n in names if n in mapping), tuple(n for n in names if n in queries))
+        if queries and mapping
+        else None
+    )
+
+
+def _posed(values: dict[str, Any], frame: Any, where: str) -> Posed:
+    if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
+        raise ScrflowError(f"{where} lacks file_path or transform_matrix; add it, or remove the frame")
+    name = posixpath.normpath(str(frame["file_path"]).replace("\\", "/"))
+    where = f"{where.rpartition(' ')[0]} {name}"
+    try:
+        matrix = np.array(frame["transform_matrix"], np.float64)
+    except (ValueError, TypeError):
+        raise ScrflowError(f"{where}: transform_matrix is not a 4x4 of numbers; correct it") from None
+    world_from_cam = checked_pose(matrix, where)
+    world_from_cam[:, :3] *= OPENCV_FROM_OPENGL  # flips the y and z axes of the camera, columns of the matrix
+    both = {**values, **frame}
+    return Posed(name, invert_pose(world_from_cam), lambda size: _camera(both, size, where), where)
+
+
+def _camera(values: dict[str, Any], size: tuple[int, int], where: str) -> pycolmap.Camera:
     """The camera of one frame; ``values`` are the file's with the frame's own on top."""
 
     def number(key: str, default: float | None = None) -> float:
@@ -97,7 +153,7 @@ def _camera(values: dict[str, Any], image: Path, where: str) -> pycolmap.Camera:
     if "w" in values and "h" in values:
         width, height = checked_size(number("w"), number("h"), where)
     else:
-        width, height = image_size(image)
+        width, height = size
     if "fl_x" in values:
         fx = number("fl_x")
     elif "camera_angle_x" in values:

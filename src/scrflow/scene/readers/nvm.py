@@ -33,7 +33,8 @@ from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import centred_camera, finite_numbers, read_query_list
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers.detection import files_like, first_lines, model_and_images
 
 
 class NvmSource(Source):
@@ -60,6 +61,17 @@ MAX_FIT_PX = 0.1
 _MAX_MEDIAN_PX = 4.0  # a bundle-adjusted model has about one; poses, cameras and points of different models hundreds
 _SAMPLED = 20_000
 _FIT_SAMPLES = 400
+
+
+def detect(path: Path) -> Found | None:
+    files = files_like(path, "*.nvm")
+    if not files:
+        return None
+    model = max(files, key=lambda p: p.stat().st_size)
+    rows = [line.rsplit(None, 10) for line in first_lines(model)]
+    names = [row[0].replace('"', " ") for row in rows[1:] if len(row) == 11]
+    root, keys = model_and_images(path if path.is_dir() else path.parent, model, names)
+    return Found("NVM", root, {"reader": "nvm", **keys}, model.name, "unit", MODEL)
 
 
 def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -15,7 +15,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, files_below, list_photos
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import BARE, Collection, Found
 from scrflow.storage.artifact import read_json, read_stamp
 
 
@@ -37,6 +37,17 @@ class PhotosSource(Source):
 
 SOURCE = PhotosSource
 log = logging.getLogger("scrflow")
+
+
+def detect(path: Path) -> Found | None:
+    try:
+        names = list_photos(path)
+    except ScrflowError:
+        return None
+    below = {name.partition("/")[0] for name in names}
+    folder = below.pop() if len(below) == 1 else "."
+    source = {"reader": "photos", "images": folder if (path / folder).is_dir() else "."}
+    return Found("photos", path, source, f"{len(names)} photos, no poses", "unit", BARE)
 
 
 def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Collection:

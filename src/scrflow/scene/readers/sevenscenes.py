@@ -26,7 +26,8 @@ from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import centred_camera, read_array
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import Collection, Found
+from scrflow.scene.readers.detection import has
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
 
@@ -92,6 +93,16 @@ COLOUR_FROM_DEPTH = np.array(
         [7.8819942130445332e-03, 8.1718328771890631e-03, 9.9993554558014031e-01, 2.0318321729487039e-03],
     ]
 )
+
+
+def detect(path: Path) -> Found | None:
+    files = ("TrainSplit.txt", "TestSplit.txt", "seq-*/*.pose.txt")
+    if not has(path, *files):
+        return None
+    lists = SevenScenesSource(reader="sevenscenes", folder=path.name, poses="sfm").pose_lists(path)
+    poses = "sfm" if all(p.is_file() for p in lists) else "dslam"
+    source = {"reader": "sevenscenes", "folder": path.name, "poses": poses}
+    return Found("7-Scenes", path, source, ", ".join(files), "m")
 
 
 def read(source: SevenScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -18,7 +18,8 @@ from pydantic import Field
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.lists import finite_numbers
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import Collection, Found
+from scrflow.scene.readers.detection import has
 from scrflow.scene.readers.sevenscenes import RoomSource, posed_frames, read_frame_pose
 from scrflow.storage.listfile import read_lines
 
@@ -43,6 +44,12 @@ SOURCE = TwelveScenesSource
 
 _SEQUENCE = re.compile(r"sequence(\d{1,9})\s+\[frames=(\d{1,9})\]\s+\[start=(\d{1,9})\s*;\s*end=(\d{1,9})\]")
 _FRAME = re.compile(r"frame-(\d{1,9})\.color\.jpg")
+
+
+def detect(path: Path) -> Found | None:
+    files = ("info.txt", "split.txt", "data/*.pose.txt")
+    source = {"reader": "twelvescenes", "folder": f"{path.parent.name}/{path.name}", "poses": "dslam"}
+    return Found("12-Scenes", path.parent, source, ", ".join(files), "m") if has(path, *files) else None
 
 
 def read(source: TwelveScenesSource, root: Path, sfm_model: Path | None = None) -> Collection:

@@ -1,0 +1,126 @@
+"""A JSON file a photo, as apps on ARKit write: raw exports of Polycam (``keyframes/``) and 3D Scanner App
+(``frame_00000.json``), and those of their kind.
+
+Polycam: ``t_00`` to ``t_23``, ``fx fy cx cy width height``; corrected cameras go with corrected images. Others: a 4x4
+matrix (``cameraPoseARFrame``, ``transform`` ...) and a 3x3 matrix ``intrinsics``, flat or nested, by rows or, as Swift
+has them, by columns. Poses are camera-to-world in metres with OpenGL axes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pycolmap
+from pydantic import Field
+
+from scrflow.config import Source
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import invert_pose
+from scrflow.scene.checks import checked_pose, checked_size
+from scrflow.scene.lists import read_json_text
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers.detection import json_of, walk
+from scrflow.scene.readers.posed import OPENCV_FROM_OPENGL, Posed, collect
+
+
+class ArkitSource(Source):
+    """A JSON file a photo (Polycam's raw export, 3D Scanner App, ARKit): camera-to-world, OpenGL axes, metres."""
+
+    reader: Literal["arkit"]
+    cameras: str = Field(".", description="folder of the JSON files, relative to root")
+    images: str = Field(".", description="folder of the photos, which are named like them, relative to root")
+
+    def files(self, root: Path) -> list[Path]:
+        return sorted((root / self.cameras).glob("*.json"))
+
+
+SOURCE = ArkitSource
+_POLYCAM = [[f"t_{row}{column}" for column in range(4)] for row in range(3)]
+_POSES = ("cameraPoseARFrame", "transform", "cameraTransform", "camera_transform", "transform_matrix", "pose", "c2w")
+_INTRINSICS = ("intrinsics", "cameraIntrinsics", "camera_intrinsics", "K")
+_LOOKED_AT = 3  # JSON files of a folder
+
+
+def detect(path: Path) -> Found | None:
+    for folder in (path, *(p for p in walk(path) if p.is_dir())) if path.is_dir() else ():
+        files = sorted(folder.glob("*.json"))
+        if not any(isinstance(v := json_of(file), dict) and _matrix(v) is not None for file in files[:_LOOKED_AT]):
+            continue
+        corrected = folder.with_name("corrected_cameras")
+        if folder.name == "cameras" and corrected.is_dir() and folder.with_name("corrected_images").is_dir():
+            folder = corrected
+        images = folder.with_name(folder.name.replace("cameras", "images")) if "cameras" in folder.name else folder
+        posed = [file for file in files if PhotoNames(images).find(file.stem, file)]
+        if not posed:
+            continue
+        source = {"reader": "arkit", "cameras": folder.relative_to(path).as_posix()}
+        source["images"] = images.relative_to(path).as_posix()
+        form = "Polycam" if folder.parent.name == "keyframes" else "ARKit"
+        return Found(form, path, source, f"{len(posed)} photos with a JSON file of each", "m", MODEL)
+    return None
+
+
+def read(source: ArkitSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """The photos whose JSON file has a pose; other JSON files (info.json) are passed by."""
+    folder, images = root / source.cameras, root / source.images
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ScrflowError(f"{folder}: no JSON files in it; correct key source.cameras")
+    names, photos = PhotoNames(images), []
+    for file in files:
+        values = read_json_text(file)
+        matrix = _matrix(values) if isinstance(values, dict) else None
+        if matrix is None or names.find(file.stem, file) is None:  # 3D Scanner App keeps poses of more frames
+            continue
+        world_from_cam = checked_pose(matrix, str(file))
+        world_from_cam[:, :3] *= OPENCV_FROM_OPENGL
+        photos.append(Posed(file.stem, invert_pose(world_from_cam), _Camera(values, str(file)), str(file)))
+    if not photos:
+        raise ScrflowError(f"{folder}: no JSON file has a pose and a photo under {images}; correct keys of source")
+    return collect(folder, images, photos, source.skip_missing)
+
+
+def _matrix(values: dict[str, Any]) -> np.ndarray | None:
+    """world_from_cam [4, 4], with OpenGL axes; None where there is none."""
+    try:
+        if all(key in values for row in _POLYCAM for key in row):
+            return np.array([*([values[key] for key in row] for row in _POLYCAM), [0, 0, 0, 1]], np.float64)
+        found = next((values[key] for key in _POSES if key in values), None)
+        matrix = np.array(found, np.float64).reshape(4, 4)
+    except (ValueError, TypeError):
+        return None
+    by_columns = not matrix[:3, 3].any() and matrix[3, :3].any()
+    return matrix.T if by_columns else matrix
+
+
+class _Camera:
+    """The camera of a photo of any size: intrinsics are scaled from the size that they are told for."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self._values, self._where = values, where
+
+    def __call__(self, size: tuple[int, int]) -> pycolmap.Camera:
+        values = self._values
+        try:
+            if "fx" in values:
+                fx, fy, cx, cy = (float(values[key]) for key in ("fx", "fy", "cx", "cy"))
+            else:
+                K = np.array(next(values[key] for key in _INTRINSICS if key in values), np.float64).reshape(3, 3)
+                K = K.T if K[2, 0] or K[2, 1] else K
+                fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+            told = (float(values.get("width", size[0])), float(values.get("height", size[1])))
+        except (ValueError, TypeError, KeyError, StopIteration):
+            raise ScrflowError(f"{self._where}: no intrinsics (fx fy cx cy, or a 3x3 matrix); add them") from None
+        width, height = checked_size(*told, self._where)
+        if abs(size[0] * height - size[1] * width) > max(width, height):
+            raise ScrflowError(
+                f"{self._where}: its camera is {width}x{height}, the photo {size[0]}x{size[1]}; take the "
+                "photos of the export"
+            )
+        sx, sy = size[0] / width, size[1] / height
+        return pycolmap.Camera(
+            model="PINHOLE", width=size[0], height=size[1], params=[fx * sx, fy * sy, cx * sx, cy * sy]
+        )

@@ -1,0 +1,132 @@
+"""TUM RGB-D: ``rgb.txt`` (``time file``) and ``groundtruth.txt`` (``time tx ty tz qx qy qz qw``, camera-to-world, m).
+
+A photo takes the pose of its time: between two poses it is interpolated. The form has no file of intrinsics, so
+``camera.txt`` (``PINHOLE width height fx fy cx cy``) or key ``camera`` gives them; those of TUM's own three cameras are
+known by ``freiburg1``, ``2`` or ``3`` in the folder's name. Poses are taken as those of the colour camera.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pycolmap
+from pydantic import Field
+from scipy.spatial.transform import Rotation, Slerp
+
+from scrflow.config import Source
+from scrflow.core.errors import ScrflowError
+from scrflow.scene.checks import checked_quaternion
+from scrflow.scene.lists import camera_of_fields, finite_numbers
+from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers.detection import first_lines, numbers_only
+from scrflow.scene.readers.posed import Posed, collect, rigid
+from scrflow.storage.listfile import has_suffix, read_lines
+
+
+class TumSource(Source):
+    """TUM RGB-D: rgb.txt, groundtruth.txt (or another trajectory), poses found by time."""
+
+    reader: Literal["tum"]
+    trajectory: str = Field("groundtruth.txt", description="lines 'time tx ty tz qx qy qz qw', camera-to-world")
+    photos: str = Field("rgb.txt", description="lines 'time file'")
+    camera: str | None = Field(None, description="'MODEL width height params...'; else camera.txt tells it")
+
+    def files(self, root: Path) -> list[Path]:
+        return [root / name for name in (self.trajectory, self.photos, _CAMERA)]
+
+
+SOURCE = TumSource
+_CAMERA = "camera.txt"
+_FORM = "time tx ty tz qx qy qz qw"
+_NEAR, _GAP = 0.02, 0.2  # s: from the nearest pose at an end, and between the two that are interpolated
+# cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats; there the centre of the first pixel is (0, 0)
+_TUM = {
+    "1": (517.3, 516.5, 318.6, 255.3, 0.2624, -0.9531, -0.0054, 0.0026, 1.1633),
+    "2": (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
+    "3": (535.4, 539.2, 320.1, 247.6, 0, 0, 0, 0, 0),
+}
+NEEDS_CAMERA = f"write its camera into {_CAMERA} beside it, as 'PINHOLE width height fx fy cx cy', and run again"
+
+
+def detect(path: Path) -> Found | None:
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "rgb.txt").is_file() or not (folder / "groundtruth.txt").is_file():
+        return None
+    if not _is_trajectory(folder / "groundtruth.txt") or _camera(TumSource(reader="tum"), folder) is None:
+        return None
+    told = "rgb.txt and groundtruth.txt, poses found by time"
+    return Found("TUM RGB-D", folder, {"reader": "tum"}, told, "m", MODEL)
+
+
+def _is_trajectory(file: Path) -> bool:
+    rows = [line.split() for line in first_lines(file)]
+    return bool(rows) and all(numbers_only(row, 8) for row in rows)
+
+
+def read(source: TumSource, root: Path, sfm_model: Path | None = None) -> Collection:
+    """The photos of the list; those whose time has no pose are left out."""
+    path, photos = root / source.trajectory, root / source.photos
+    camera = _camera(source, root)
+    if camera is None:
+        raise ScrflowError(f"{path}: nothing tells the intrinsics; {NEEDS_CAMERA}")
+    times, rows = _trajectory(path)
+    listed = []
+    for number, line in read_lines(photos):
+        time, _, name = line.partition(" ")
+        value = finite_numbers([time])
+        if value is None or not has_suffix(name.strip()):
+            raise ScrflowError(f"{photos}: line {number}: expected 'time file', found {line[:80]!r}; correct the line")
+        where = f"{photos}: line {number}"
+        listed.append(Posed(name.strip(), _pose_at(value[0], times, rows), lambda size: camera, where))
+    return collect(path, root, listed, source.skip_missing)
+
+
+def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Times [N], strictly rising, and the other seven numbers [N, 7]."""
+    rows = []
+    for number, line in read_lines(path):
+        values = finite_numbers(line.replace(",", " ").split())
+        if values is None or len(values) != 8:
+            raise ScrflowError(f"{path}: line {number}: expected '{_FORM}', found {line[:80]!r}; correct the line")
+        values[4:] = checked_quaternion(values[4:], f"{path}: line {number}")
+        rows.append(values)
+    if not rows:
+        raise ScrflowError(f"{path}: no pose in it; give it lines '{_FORM}'")
+    table = np.stack(rows)
+    _, first = np.unique(table[:, 0], return_index=True)
+    return table[first, 0], table[first, 1:]
+
+
+def _pose_at(time: float, times: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+    """cam_from_world [3, 4] at a time; None where no pose is near."""
+    after = int(np.searchsorted(times, time))
+    before = after - 1
+    if after < len(times) and times[after] == time:
+        centre, turn = rows[after, :3], Rotation.from_quat(rows[after, 3:])
+    elif before >= 0 and after < len(times) and times[after] - times[before] <= _GAP:
+        share = (time - times[before]) / (times[after] - times[before])
+        centre = (1 - share) * rows[before, :3] + share * rows[after, :3]
+        turn = Slerp([0, 1], Rotation.from_quat(rows[[before, after], 3:]))(share)
+    else:
+        near = min((i for i in (before, after) if 0 <= i < len(times)), key=lambda i: abs(times[i] - time))
+        if abs(times[near] - time) > _NEAR:
+            return None
+        centre, turn = rows[near, :3], Rotation.from_quat(rows[near, 3:])
+    return rigid(turn.as_matrix().T, centre)
+
+
+def _camera(source: TumSource, root: Path) -> pycolmap.Camera | None:
+    if source.camera is not None:
+        return camera_of_fields(source.camera.split(), "source.camera")
+    if (root / _CAMERA).is_file():
+        line = next(iter(read_lines(root / _CAMERA)), (1, ""))[1]
+        return camera_of_fields(line.split(), f"{root / _CAMERA}")
+    known = re.search(r"freiburg([123])", root.name)
+    if known is None:
+        return None
+    fx, fy, cx, cy, *distortion = _TUM[known[1]]
+    params = [fx, fy, cx + 0.5, cy + 0.5, *distortion, 0, 0, 0]
+    return pycolmap.Camera(model="FULL_OPENCV", width=640, height=480, params=params)
