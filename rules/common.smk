@@ -55,6 +55,7 @@ wildcard_constraints:
     table=one_of(project.tables),
     set_name=one_of(project.set_names()),
     encoder=one_of(project.encoders),
+    tracks=one_of(project.config.tracks),
     encoding=one_of(project.config.encodings),
     feature=one_of(project.config.retrieval),
     configuration=r"[\w-]+",

@@ -105,8 +105,19 @@ def encoding_graph(wildcards):
 
 
 def trained(name):
-    """A file that training writes; variants that differ in localization alone share a head."""
-    return lambda wildcards: f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}"
+    """A file that training writes, for methods with a head; variants that differ in localization alone share it."""
+
+    def resolve(wildcards):
+        has_head = project.method(wildcards.method).head is not None
+        return f"results/{wildcards.scene}/{project.head_of(wildcards.method)}/{name}" if has_head else []
+
+    return resolve
+
+
+def method_tracks(wildcards):
+    """The tracks that a method's landmarks are chosen from."""
+    landmarks = project.method(wildcards.method).landmarks
+    return f"results/{wildcards.scene}/tracks/{landmarks.tracks}.h5" if landmarks is not None else []
 
 
 def method_graph(wildcards):
@@ -166,7 +177,8 @@ def global_encoding(wildcards):
 
 
 def method_pca(wildcards):
-    return f"results/{wildcards.scene}/local/{project.method(wildcards.method).encoder}/pca.safetensors"
+    encoder = project.method(wildcards.method).encoder
+    return f"results/{wildcards.scene}/local/{encoder}/pca.safetensors" if encoder else []
 
 
 def method_retrieval(wildcards):

@@ -39,6 +39,7 @@ rule write_map:
         encoding=global_encoding,
         retrieval=method_retrieval,
         graph=merging_graph,
+        tracks=method_tracks,
     output:
         map="results/{scene}/{method}/map.safetensors",
     log:

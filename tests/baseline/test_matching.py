@@ -14,7 +14,6 @@ from scenes import write_graph
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
 from scrflow.baseline.mapping import build_map, load_map
-from scrflow.baseline.matching import Nearest, PhotoFeatures, photo_features
 from scrflow.config import (
     BaselineLocalizeStage,
     BaselineMapStage,
@@ -30,6 +29,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.core.images import read_rgb
 from scrflow.features.encoders import build_encoder
+from scrflow.features.matching import Nearest, PhotoFeatures, photo_features
 from scrflow.features.retrieval_index import build_retrieval
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import load_scene

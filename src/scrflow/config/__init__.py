@@ -26,6 +26,8 @@ from scrflow.config.method import (
     GlobalEncodingUse,
     HalvingConfig,
     HeadConfig,
+    LandmarkLocalizeConfig,
+    LandmarksConfig,
     LocalizeConfig,
     LossConfig,
     MapConfig,
@@ -34,6 +36,7 @@ from scrflow.config.method import (
     MatchLocalizeConfig,
     MethodConfig,
     PcaConfig,
+    TracksConfig,
     TrainingConfig,
 )
 from scrflow.config.scene import Archive, DepthMaps, Download, SceneConfig, SfmConfig, Source, Split
@@ -45,6 +48,7 @@ from scrflow.config.stages import (
     CovisibilityStage,
     EvaluateStage,
     HlocExportStage,
+    LandmarksPart,
     LocalizeStage,
     MapDepthStage,
     MapStage,
@@ -57,6 +61,7 @@ from scrflow.config.stages import (
     SceneStage,
     SfmStage,
     SubmissionStage,
+    TracksStage,
     TrainStage,
     TriangulateStage,
 )

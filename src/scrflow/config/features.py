@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from scrflow.config.base import Strict
+from scrflow.config.method import TracksConfig
 from scrflow.config.table import ToyConfig
 
 
@@ -137,6 +138,7 @@ class GlobalConfig(Strict):
     )
     encodings: dict[str, EncodingConfig] = Field(default_factory=lambda: {"node2vec": Node2VecConfig()})
     retrieval: dict[str, RetrievalConfig] = Field(default_factory=dict)
+    tracks: dict[str, TracksConfig] = Field(default_factory=dict)
     sample_depth: SampleDepthConfig = SampleDepthConfig()
     point_depth: PointDepthConfig = PointDepthConfig()
     hloc: HlocConfig = HlocConfig()

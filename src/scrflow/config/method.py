@@ -203,6 +203,61 @@ class HalvingConfig(Strict):
     evidence: int = Field(16, ge=0, description="with fewer inliers of the best, judge all again on more keypoints")
 
 
+class MatchFeaturesConfig(Strict):
+    """Local features of mapping photos and queries; ``name`` picks the extractor, see scrflow/encoders."""
+
+    name: str
+    max_keypoints: int = Field(4096, ge=16)
+    max_size: int = Field(1600, ge=64, description="px of the long side; larger photos are reduced, others stay")
+    descriptors: Literal["uint8", "fp16"] = Field("fp16", description="uint8: for vectors without negative numbers")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the extractor's class")
+
+    @property
+    def extractor(self) -> ExtractorConfig:
+        """The extractor as scrflow.features.encoders takes it."""
+        return ExtractorConfig(name=self.name, max_keypoints=self.max_keypoints, options=self.options)
+
+
+class TracksConfig(Strict):
+    """Tracks of keypoints: features of mapping photos, matched and triangulated on the known poses. Pixels are those of
+    the photo as its features are found."""
+
+    features: MatchFeaturesConfig
+    neighbours: int = Field(10, ge=2, description="mapping images that each is matched with, of all overlaps")
+    max_ratio: float | None = Field(0.9, gt=0, le=1, description="of the angles to nearest and second nearest")
+    max_epipolar_px: float = Field(4.0, gt=0)
+    max_error_px: float = Field(4.0, gt=0, description="of an observation of a point")
+    min_angle_deg: float = Field(1.0, ge=0, description="between the rays of a point")
+
+
+class LandmarksConfig(Strict):
+    """Landmarks of a map: how many are chosen from the tracks, and how they are kept."""
+
+    tracks: str = Field("sift", description="named in config.yaml")
+    count: int | None = Field(8000, ge=16, description="landmarks at most; null: as many as ``size`` holds")
+    size: ByteSize | None = Field(None, description="of the map's part; in place of count")
+    dim: int = Field(32, ge=2, description="descriptors are projected to")
+    code_bytes: int = Field(16, ge=1, le=64, description="of a descriptor, product-quantised")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> LandmarksConfig:
+        if (self.count is None) == (self.size is None):
+            raise ValueError("give either count or size: set the other to null")
+        return self
+
+
+class LandmarkLocalizeConfig(Strict):
+    """Pose of a query from its matches with landmarks. Pixels are those of the photo as its features are found."""
+
+    max_ratio: float = Field(0.9, gt=0, le=1, description="of the angles to nearest and second nearest landmark")
+    threshold_px: float = Field(8.0, gt=0)
+    iterations: int = Field(2000, ge=10)
+    min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
+    refine_px: float | None = Field(1.0, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    hypotheses: int = Field(3, ge=0, description="poses of the head that are tried, where the map has a head")
+    radius_px: float = Field(60.0, gt=0, description="how far from a keypoint a landmark may project by such a pose")
+
+
 class LocalizeConfig(Strict):
     """Pose of a query."""
 
@@ -213,6 +268,7 @@ class LocalizeConfig(Strict):
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
     refine_px: float | None = Field(None, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
     halving: HalvingConfig | None = Field(HalvingConfig(), description="null: estimate the pose of each in full")
+    landmarks: LandmarkLocalizeConfig | None = Field(None, description="of maps with landmarks; null: the defaults")
 
 
 class MapConfig(Strict):
@@ -234,18 +290,29 @@ class MapConfig(Strict):
 
 
 class MethodConfig(Strict):
-    """A method: encoder, global encoding, head, training, localization."""
+    """A method: a head with its encoder, global encoding and training, landmarks, or both; map and localization."""
 
     extends: str | None = None
     description: str
-    encoder: str
+    encoder: str | None = Field(None, description="of the head")
     retrieval: str | None = Field(None, description="of config.yaml; needed with a global encoding")
     global_encoding: GlobalEncodingUse = GlobalEncodingUse()
-    head: HeadConfig = HeadConfig()
+    head: HeadConfig | None = Field(HeadConfig(), description="null: landmarks alone")
+    landmarks: LandmarksConfig | None = Field(None, description="alone, or to refine the head's poses")
     training: TrainingConfig = TrainingConfig()
     map: MapConfig = MapConfig()
     localize: LocalizeConfig = LocalizeConfig()
     seed: int | None = Field(None, description="of training and localization; null: that of config.yaml")
+
+    @model_validator(mode="after")
+    def _whole(self) -> MethodConfig:
+        if self.head is None and self.landmarks is None:
+            raise ValueError("head and landmarks are both null: a map needs one of them")
+        if (self.head is None) != (self.encoder is None):
+            raise ValueError("encoder: a head needs one, and landmarks alone have none (their features: tracks)")
+        if self.head is None and self.global_encoding.name is not None:
+            raise ValueError("global_encoding: of no use without a head; set its name to null")
+        return self
 
     @model_validator(mode="after")
     def _retrieval_with_global(self) -> MethodConfig:
@@ -256,21 +323,6 @@ class MethodConfig(Strict):
         if self.global_encoding.name is None and self.localize.hypotheses != 1:
             raise ValueError("localize.hypotheses must be 1 without a global encoding")
         return self
-
-
-class MatchFeaturesConfig(Strict):
-    """Local features of mapping photos and queries; ``name`` picks the extractor, see scrflow/features/encoders."""
-
-    name: str
-    max_keypoints: int = Field(4096, ge=16)
-    max_size: int = Field(1600, ge=64, description="px of the long side; larger photos are reduced, others stay")
-    descriptors: Literal["uint8", "fp16"] = Field("fp16", description="uint8: for vectors without negative numbers")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the extractor's class")
-
-    @property
-    def extractor(self) -> ExtractorConfig:
-        """The extractor as scrflow.features.encoders takes it."""
-        return ExtractorConfig(name=self.name, max_keypoints=self.max_keypoints, options=self.options)
 
 
 class MatcherConfig(Strict):

@@ -20,12 +20,14 @@ from scrflow.config.method import (
     ExtractorConfig,
     GlobalEncodingUse,
     HeadConfig,
+    LandmarksConfig,
     LocalizeConfig,
     MapConfig,
     MatcherConfig,
     MatchFeaturesConfig,
     MatchLocalizeConfig,
     PcaConfig,
+    TracksConfig,
     TrainingConfig,
 )
 from scrflow.config.scene import AnySource, DepthMaps, SfmConfig, Split
@@ -116,12 +118,25 @@ class TrainStage(Strict):
     seed: int
 
 
+class TracksStage(Strict):
+    tracks: TracksConfig
+    seed: int
+
+
+class LandmarksPart(Strict):
+    """The landmarks of a map, and the features by which queries are matched with them."""
+
+    features: MatchFeaturesConfig
+    landmarks: LandmarksConfig
+
+
 class MapStage(Strict):
     """What a map file says of itself: how photos are encoded, how the map is kept, and how to localize with it."""
 
-    extractor: ExtractorConfig
+    extractor: ExtractorConfig | None = Field(description="of the head")
     global_encoding: GlobalEncodingUse
-    head: HeadConfig
+    head: HeadConfig | None
+    landmarks: LandmarksPart | None = None
     retrieval: RetrievalConfig | None
     retrieval_extractor: ExtractorConfig | None
     retrieval_parts: tuple[RetrievalPart, ...] = ()

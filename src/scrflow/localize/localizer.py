@@ -1,9 +1,10 @@
-"""A map that localizes photos: retrieval, k hypotheses, the head, PoseLib, and the pose with the most inliers."""
+"""A map that localizes photos: by its head (retrieval, k hypotheses, PoseLib, the pose with the most inliers), by its
+landmarks, or by landmarks that begin from the head's poses."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pycolmap
 import torch
 from PIL import Image
 
-from scrflow.config import ExtractorConfig, LocalizeConfig, LocalizeStage
+from scrflow.config import ExtractorConfig, LandmarkLocalizeConfig, LocalizeConfig, LocalizeStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
@@ -21,6 +22,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.confidence import confidence_of
+from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization, localize_scene
@@ -49,8 +51,9 @@ def localize_queries(
 class QueryFeatures:
     """What the networks of a map compute from a photo, before the head."""
 
-    keypoints: EncodedView  # all that the encoder found
+    keypoints: EncodedView | None  # all that the head's encoder found; None for a map without a head
     descriptor: torch.Tensor | None  # [dim], the map's retrieval feature; None for a map without one
+    landmarks: EncodedView | None = None  # the keypoints that are matched with landmarks; None for a map without them
 
 
 class Networks:
@@ -110,13 +113,20 @@ class Localizer:
                 "the map holds no encodings of mapping images to try: localize.hypotheses must be 1 (config/methods)"
             )
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._head = map_.head.to(self._device)
+        self._head = None if map_.head is None else map_.head.to(self._device)
         networks, extractor = networks or Networks(), map_.config.extractor
+        self._landmarks = self._encoder = self._describe = None
         with expecting(map_.weights, "the map"):
+            if map_.landmarks is not None:
+                part = map_.config.landmarks
+                encoder = networks.encoder(part.features.extractor)
+                matching = self._config.landmarks or LandmarkLocalizeConfig()
+                self._landmarks = LandmarkMatcher(map_.landmarks, part, matching, encoder)
+            if self._head is None:
+                return
             # one extraction serves head and retrieval if they share the extractor
             wanted = max(self._config.max_keypoints, map_.retrieval_keypoints)
             self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}))
-            self._describe = None
             if map_.retriever is not None:
                 features, tensors = retrieval_features(map_.config), map_.retriever.description
                 self._describe = PhotoDescriber(
@@ -170,15 +180,21 @@ class Localizer:
     ) -> QueryFeatures:
         """The first half of ``localize``; ``like`` holds the same photo's keypoints, from a map that
         ``shares_keypoints`` with this one."""
+        clock = clock or Clock()
+        landmarks = None if self._landmarks is None else self._landmarks.view(photo, camera)
+        clock.lap("encode")
+        if self._head is None:
+            return QueryFeatures(None, None, landmarks)
         view = self._encoded(photo, camera) if like is None else like.keypoints
-        if clock is not None:
-            clock.lap("encode")
+        clock.lap("encode")
         if descriptor is None and self._describe is not None:
             descriptor = self._describe(photo, camera, view)
-        return QueryFeatures(view, descriptor)
+        return QueryFeatures(view, descriptor, landmarks)
 
     def shares_keypoints(self, other: Localizer) -> bool:
         """Whether both maps find the same keypoints in a photo: they share the encoder and encode at one size."""
+        if self._encoder is None or other._encoder is None:
+            return False
         side, its = (m.map.config.extractor.short_side for m in (self, other))
         return self._encoder is other._encoder and side == its
 
@@ -192,7 +208,25 @@ class Localizer:
     def localize_features(self, features: QueryFeatures, clock: Clock | None = None) -> Localization:
         """The second half of ``localize``. ``confidence`` is the probability that the pose is within the map's finest
         threshold (scrflow.localize.confidence)."""
-        config, clock = self._config, clock or Clock()
+        clock = clock or Clock()
+        found = None if self._head is None else self._by_head(features, clock)
+        if self._landmarks is not None:
+            starts = [] if found is None or found.cam_from_world is None else [found.cam_from_world]
+            refined = self._landmarks.localize(features.landmarks, self._seed, starts)
+            clock.lap("landmarks")
+            if found is None or refined.cam_from_world is not None:
+                hypothesis = None if found is None else found.hypothesis
+                found = replace(refined, hypothesis=hypothesis)
+        confidence, within = None, self.map.config.thresholds
+        if within:
+            view, limit = found.view, self._config.threshold_px
+            confidence = confidence_of(
+                view.pixels, found.xyz_world, found.inliers, view.K, found.cam_from_world, limit, within[0]
+            )
+        return replace(found, ms=clock.laps(), confidence=confidence)
+
+    def _by_head(self, features: QueryFeatures, clock: Clock) -> Localization:
+        config = self._config
         view = self._best_keypoints(features.keypoints)
         rows, encodings = self._encodings(features.descriptor)
         clock.lap("retrieve")
@@ -208,10 +242,7 @@ class Localizer:
             reason = f"{found} inliers, {config.min_inliers} are needed"
             if estimate is not None and found >= config.min_inliers:
                 pose, inliers, reason = estimate.cam_from_world, estimate.inliers, None
-        confidence, within = None, self.map.config.thresholds
-        if within:
-            confidence = confidence_of(view.pixels, xyz, inliers, view.K, pose, config.threshold_px, within[0])
-        return Localization(pose, inliers, hypothesis, xyz, view, clock.laps(), reason, confidence)
+        return Localization(pose, inliers, hypothesis, xyz, view, {}, reason)
 
     @torch.inference_mode()
     def scene_coordinates(

@@ -22,7 +22,20 @@ from scrflow.features.global_encoding import read_centres, read_global_encoding,
 from scrflow.features.pca import Pca, load_pca
 from scrflow.features.retrieval import PhotoDescriber, Retriever, decoded
 from scrflow.graph.covisibility import load_graph
-from scrflow.map.format import BOOKS, CODES, MAP_FORMAT, Tensors, check, pack, read_map, retrieval_features, unpack
+from scrflow.landmarks.codes import Landmarks, decode, encode
+from scrflow.landmarks.tracks import load_tracks
+from scrflow.map.format import (
+    BOOKS,
+    CODES,
+    LANDMARK,
+    MAP_FORMAT,
+    Tensors,
+    check,
+    pack,
+    read_map,
+    retrieval_features,
+    unpack,
+)
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
@@ -36,54 +49,67 @@ class Map:
 
     config: MapStage
     names: tuple[str, ...]  # mapping images, in the order of the rows; of merged ones only those kept
-    head: Head
-    pca: Pca
+    head: Head | None  # None: landmarks alone
+    pca: Pca | None  # of the head's descriptors
     encoding: torch.Tensor | None  # [images, D]
     retriever: Retriever | None
     retrieval_keypoints: int  # how many local descriptors of a photo its retrieval feature aggregates
     centres: torch.Tensor | None = None  # [K, D]: cluster centres; a query's encoding is one of them
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that made it
+    landmarks: Landmarks | None = None
 
 
 def write_map(
     config: MapStage,
     scene: Path,
-    head: Path,
-    pca: Path,
-    encoding: Path | None,
-    retrieval: Path | None,
     out: Path,
+    head: Path | None = None,
+    pca: Path | None = None,
+    encoding: Path | None = None,
+    retrieval: Path | None = None,
     graph: Path | None = None,
+    tracks: Path | None = None,
 ) -> None:
     """Gather the parts of a map into one file, reduced as ``config.map`` says (``graph`` only for ``map.merge``).
     ScrflowError if they are of different mapping images or do not fit together."""
     names = tuple(v.name for v in load_scene(scene).mapping)
-    inputs: dict[str, Path] = {"scene": scene / "scene.json", "head": head, "pca": pca}
-    optional = {"encoding": encoding, "retrieval": retrieval, "graph": graph}
-    inputs |= {name: path for name, path in optional.items() if path is not None}
-    tensors = _gathered(config, names, head, pca, encoding, retrieval)
-    overlap = None
+    inputs: dict[str, Path] = {"scene": scene / "scene.json"}
+    optional = {"head": head, "pca": pca, "encoding": encoding, "retrieval": retrieval, "graph": graph}
+    inputs |= {name: path for name, path in {**optional, "tracks": tracks}.items() if path is not None}
+    tensors = _gathered(config, names, head, pca, encoding, retrieval) if config.head is not None else {}
+    overlap, kept = None, names
     if graph is not None:
         loaded = load_graph(graph)
         if loaded.names != names:
             raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
         overlap = loaded.csr
-    tensors, kept = shrink(config, tensors, names, overlap)
-    tensors = pack(tensors, config.map)
+    if config.head is not None:
+        tensors, kept = shrink(config, tensors, names, overlap)
+        tensors = pack(tensors, config.map)
+    if config.landmarks is not None:
+        tensors |= {LANDMARK + k: v for k, v in _landmarks(config, names, tracks).items()}
     try:
         check(config, unpack(tensors), len(kept))
     except ValueError as error:
         raise ScrflowError(
-            f"{head}: does not fit the other parts of the map: {error}; delete what is not of {scene}, run again"
+            f"{head or tracks}: does not fit the other parts of the map: {error}; delete what is not of {scene}, run "
+            "again"
         ) from None
     metadata = {
         "format": str(MAP_FORMAT),
         "names": json.dumps(kept, ensure_ascii=False, separators=(",", ":")),
-        "output_unit": read_safetensors_metadata(head)["output_unit"],
+        "output_unit": "1.0" if head is None else read_safetensors_metadata(head)["output_unit"],
         "weights": json.dumps(_weights(config, tensors), sort_keys=True),
     }
     write_safetensors(out, tensors, Stamp.make("map", config, code_of("write_map", config), **inputs), metadata)
     log.info("map: %.2f MB", out.stat().st_size / 1e6)
+
+
+def _landmarks(config: MapStage, names: tuple[str, ...], tracks: Path) -> Tensors:
+    found = load_tracks(tracks)
+    if found.names != names:
+        raise ScrflowError(f"{tracks}: of other mapping images than the scene; delete it and run again")
+    return encode(found, config.landmarks.landmarks, config.seed)
 
 
 def load_map(path: Path) -> Map:
@@ -93,6 +119,9 @@ def load_map(path: Path) -> Map:
     def part(prefix: str) -> Tensors:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
+    landmarks = None if config.landmarks is None else decode(part(LANDMARK))
+    if config.head is None:
+        return Map(config, names, None, None, None, None, 0, None, weights, landmarks)
     state = part("head.")
     head = Head(state["input.layers.0.weight"].shape[1], config.head, state["decoder.centres"], unit)
     head.load_state_dict(state, strict=True)
@@ -106,7 +135,7 @@ def load_map(path: Path) -> Map:
     keypoints = max((f.retrieval.keypoints for f in retrieval_features(config) if f.extractor is not None), default=0)
     projection = Pca(tensors["pca.mean"], tensors["pca.components"])
     encoding, centres = tensors.get("encoding"), tensors.get("centres")
-    return Map(config, names, head.eval(), projection, encoding, retriever, keypoints, centres, weights)
+    return Map(config, names, head.eval(), projection, encoding, retriever, keypoints, centres, weights, landmarks)
 
 
 def _gathered(
@@ -134,7 +163,10 @@ def _weights(config: MapStage, tensors: Tensors) -> dict[str, str]:
     """Published weights of the networks that a query needs, name to SHA-256: recorded while the networks are built."""
     features = retrieval_features(config)
     with located() as found:
-        build_encoder(config.extractor)
+        if config.landmarks is not None:
+            build_encoder(config.landmarks.features.extractor)
+        if config.extractor is not None:
+            build_encoder(config.extractor)
         if features:
             described = {k.removeprefix("retrieval."): v for k, v in tensors.items() if k.startswith("retrieval.")}
             PhotoDescriber(features, described, shared=config.extractor)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scrflow.config import MapConfig, MapStage, RetrievalConfig, RetrievalPart
 from scrflow.core.errors import ScrflowError
+from scrflow.landmarks import codes as landmark_codes
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
 from scrflow.training.head import Head
 
@@ -27,9 +28,11 @@ MAP_FORMAT = 1
 SCALE = ".scale"  # of NAME, int8: NAME.scale [rows] float32, and row i is NAME[i] * scale[i]
 BOOKS = "retrieval.codebooks"
 CODES = "retrieval.codes"
+LANDMARK = "landmark."  # tensors of scrflow.landmarks.codes, in their own types
 # limits of numbers in a map's config, by the last part of the key, in addition to the config's own
 _BOUNDS = {
     "short_side": (1, 8192),
+    "max_size": (1, 8192),
     "max_side": (1, 8192),
     "size": (1, 8192),
     "upscale": (0.01, 8),
@@ -111,6 +114,9 @@ def unpack(stored: Mapping[str, Tensor]) -> Tensors:
     without its tensor or of another length, or numbers that are not finite."""
     out: Tensors = {}
     for name, tensor in stored.items():
+        if name.startswith(LANDMARK):
+            out[name] = tensor
+            continue
         if name.endswith(SCALE):
             whole = stored.get(name.removesuffix(SCALE))
             if whole is None or whole.dtype is not torch.int8:
@@ -216,13 +222,22 @@ def check(config: MapStage, tensors: Tensors, images: int) -> None:
     """Compare the tensors with the config: names, shapes that fit together, ``images`` rows. ValueError names the
     first that does not fit."""
     left = dict(tensors)
+    if config.landmarks is not None:
+        found = {name: left.pop(name) for name in list(left) if name.startswith(LANDMARK)}
+        landmark_codes.check({name.removeprefix(LANDMARK): tensor for name, tensor in found.items()}, images)
+    if config.head is not None:
+        _check_head(config, left, images)
+    if left:
+        raise ValueError(f"tensor {_listed(sorted(left))} is not known")
+
+
+def _check_head(config: MapStage, left: Tensors, images: int) -> None:
+    """Remove the tensors of a head and of what it needs."""
     local = _pca(left)
     encoding = _encodings(config, left, images)
     described = _retrieval(config, left, images)
     own = described if config.own_encoding and not config.clustered else encoding
     _head(config, left, None if own is None else local + own)
-    if left:
-        raise ValueError(f"tensor {_listed(sorted(left))} is not known")
 
 
 def _take(left: Tensors, name: str, *shape: int | None) -> tuple[int, ...]:
@@ -323,7 +338,7 @@ def part_of(name: str) -> str:
     name = name.removesuffix(SCALE)
     if name in (BOOKS, CODES):
         return "retrieval index"
-    parts = {"head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}
+    parts = {"landmark": "landmarks", "head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}
     return {**parts, "retrieval": "retrieval describer"}.get(name.partition(".")[0], "unknown")
 
 

@@ -13,7 +13,7 @@ from scrflow.config.method import BaselineConfig, EncoderConfig, MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.table import TableConfig, TableRow
 from scrflow.core.errors import ScrflowError
-from scrflow.core.plugins import module_of
+from scrflow.core.plugins import module_of, plugins
 
 # folders of config/, each file of which is one of the kind
 KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
@@ -251,7 +251,9 @@ class Configs:
 
 
 # folders beside the methods' under results/SCENE
-RESERVED = frozenset({"scene", "sfm", "triangulated", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"})
+RESERVED = frozenset(
+    {"scene", "sfm", "triangulated", "tracks", "encodings", "retrieval", "hloc", "local", "logs", "benchmarks"}
+)
 
 
 def _known(where: str, key: str, value: str | None, options: Any) -> None:
@@ -281,6 +283,8 @@ def _check_shared(project: Configs) -> None:
     clash = set(shared.encodings) & set(shared.retrieval)
     if clash:
         raise ScrflowError(f"{where}: {', '.join(clash)} named in both encodings and retrieval; rename one of the two")
+    for name, tracks in shared.tracks.items():
+        _known(where, f"tracks.{name}.features.name", tracks.features.name, plugins("local encoder"))
     describing = [name for name, f in shared.retrieval.items() if f.kind in ("vlad", "network")]
     for name, feature in shared.retrieval.items():
         _known(where, f"retrieval.{name}.encoder", feature.encoder, project.encoders)
@@ -346,6 +350,8 @@ def check_method(project: Configs, where: str, name: str, method: MethodConfig) 
     if name in RESERVED:
         raise ScrflowError(f"{where}: named like one of {', '.join(sorted(RESERVED))}; rename it")
     _known(where, "encoder", method.encoder, project.encoders)
+    if method.landmarks is not None:
+        _known(where, "landmarks.tracks", method.landmarks.tracks, project.config.tracks)
     _known(where, "retrieval", method.retrieval, project.config.retrieval)
     encodings = {**project.config.encodings, **project.config.retrieval}
     _known(where, "global_encoding.name", method.global_encoding.name, encodings)

@@ -86,18 +86,27 @@ class Project(Configs):
     def map_depth_stage(self, scene: str) -> stages.MapDepthStage:
         return stages.MapDepthStage(maps=self.depth_maps(scene))
 
+    def tracks_stage(self, tracks: str) -> stages.TracksStage:
+        return stages.TracksStage(tracks=self.config.tracks[tracks], seed=self.config.seed)
+
     def train_stage(self, scene: str, method: str) -> stages.TrainStage:
         return self._made(stages.TrainStage, self.method(method), self.scene(scene), seed=self.seed_of(method))
 
     def map_stage(self, scene: str, method: str) -> stages.MapStage:
         m = self.method(method)
         described = self._retrieval_part(m.retrieval) if m.retrieval else None
+        landmarks = None
+        if m.landmarks is not None:
+            features = self.config.tracks[m.landmarks.tracks].features
+            landmarks = stages.LandmarksPart(features=features, landmarks=m.landmarks)
         return self._made(
             stages.MapStage,
-            *(self.encoders[m.encoder], m, self.scene(scene)),
+            *(m, self.scene(scene)),
+            extractor=self.encoders[m.encoder].extractor if m.encoder else None,
+            landmarks=landmarks,
             retrieval=described and described.retrieval,
             retrieval_extractor=described and described.extractor,
-            retrieval_parts=self._parts_of(m.retrieval),
+            retrieval_parts=self._parts_of(m.retrieval) if m.retrieval else (),
             own_encoding=self.own_feature(m) is not None,
             clustered=m.global_encoding.name in self.encodings_of_kind("clusters"),
             restrictions=self.restrictions(scene, method),
@@ -182,7 +191,11 @@ class Project(Configs):
             found.append(Restriction(what=f"scene {scene}", licence=s.licence, commercial_use=s.commercial_use))
         if method is not None:
             m = self.method(method)
-            found += self.encoder_restrictions(m.encoder)
+            found += self.encoder_restrictions(m.encoder) if m.encoder is not None else []
+            if m.landmarks is not None:
+                extractor = self.config.tracks[m.landmarks.tracks].features.name
+                same = [name for name, e in self.encoders.items() if e.extractor.name == extractor]
+                found += [r for name in same[:1] for r in self.encoder_restrictions(name)]
             found += self.feature_restrictions(m.retrieval) if m.retrieval is not None else []
         return tuple(dict.fromkeys(found))
 

@@ -269,6 +269,13 @@ STAGES = {
     "read_depth_maps": Stage(
         "depths.maps:depths_from_maps", "map_depth", "scene/ maps shards", _files(_LOCAL, depth="depth-maps.h5")
     ),
+    "build_tracks": Stage(
+        "landmarks.tracks:build_tracks",
+        "tracks",
+        "scene/ graph",
+        _files(_SCENE, tracks="tracks/{tracks}.h5"),
+        code="tracks",
+    ),
     # methods
     "train_head": Stage(
         "training.job:train_head",
@@ -277,7 +284,10 @@ STAGES = {
         _files(_METHOD, head="head.safetensors", history="train.jsonl"),
     ),
     "write_map": Stage(
-        "map.file:write_map", "map", "scene/ head pca encoding retrieval graph", _files(_METHOD, map="map.safetensors")
+        "map.file:write_map",
+        "map",
+        "scene/ head pca encoding retrieval graph tracks",
+        _files(_METHOD, map="map.safetensors"),
     ),
     "localize_queries": Stage(
         "localize.localizer:localize_queries", "localize", "scene/ map_path descriptors", _files(_METHOD, **_LOCALIZED)

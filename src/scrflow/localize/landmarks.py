@@ -1,0 +1,97 @@
+"""Pose of a photo by matching its keypoints with a map's landmarks: all of them at once, and those that a pose projects
+near a keypoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pycolmap
+import torch
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from scrflow.config import LandmarkLocalizeConfig, LandmarksPart
+from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, project, rays_from_pixels, rescaled_camera
+from scrflow.features.encoders import LocalEncoder
+from scrflow.features.matching import Nearest, PhotoFeatures, photo_features, reduction
+from scrflow.features.views import EncodedView
+from scrflow.landmarks.codes import Landmarks
+from scrflow.localize.pose import PoseEstimate, estimate_pose
+from scrflow.localize.result import Localization
+
+_LAST_PX = 6.0  # radius of the last matching, by a pose of landmarks
+
+
+class LandmarkMatcher:
+    """Landmarks of a map, ready to be matched with photos."""
+
+    def __init__(
+        self, landmarks: Landmarks, part: LandmarksPart, config: LandmarkLocalizeConfig, encoder: LocalEncoder
+    ):
+        self._landmarks, self._features, self._config, self._encoder = landmarks, part.features, config, encoder
+        self._nearest = Nearest(config.max_ratio, None)
+
+    def view(self, photo: Image.Image, camera: pycolmap.Camera) -> EncodedView:
+        """Undistorted keypoints of a photo, in the pinhole image of its reduced size, and their projected
+        descriptors."""
+        features: PhotoFeatures = photo_features(photo, self._encoder, self._features)
+        scale = reduction(photo.size, self._features)
+        K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
+        pixels = pinhole_pixels(rays_from_pixels(camera, features.pixels), K)
+        usable = np.isfinite(pixels).all(1)  # in some corners a lens's distortion has no inverse
+        return EncodedView(pixels[usable], self._landmarks.projected(features.only(usable).unit_descriptors()), K, 0.0)
+
+    def localize(self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = ()) -> Localization:
+        """Pose of a photo from its ``view``: that with the most inliers of matches with all landmarks, and of local
+        matches by each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a match."""
+        matches = self._nearest.rows(view.descriptors, self._landmarks.descriptors)
+        tried = [matches, *(self._near(view, start, self._config.radius_px) for start in starts)]
+        best, found = max(
+            ((m, self._pose(view, m, seed)) for m in tried), key=lambda mf: 0 if mf[1] is None else mf[1].inliers.sum()
+        )
+        if found is not None:
+            again = self._near(view, found.cam_from_world, _LAST_PX)
+            refined = self._pose(view, again, seed)
+            if refined is not None and refined.inliers.sum() >= found.inliers.sum():
+                best, found = again, refined
+        return self._result(view, best, found)
+
+    def _pose(self, view: EncodedView, matches: np.ndarray, seed: int) -> PoseEstimate | None:
+        if len(matches) < 4:
+            return None
+        pixels, xyz = view.pixels[matches[:, 0]], self._landmarks.xyz[matches[:, 1]]
+        return estimate_pose(pixels, xyz, view.K, self._config, self._config.threshold_px, seed)
+
+    def _near(self, view: EncodedView, pose: np.ndarray, radius_px: float) -> np.ndarray:
+        """Matches [M, 2] of keypoints with landmarks that ``pose`` projects within ``radius_px`` of them: mutually the
+        most similar."""
+        none = np.zeros((0, 2), np.int64)
+        pixels, depth = project(self._landmarks.xyz, view.K, pose)
+        size = 2 * view.K[:2, 2] + radius_px
+        shown = np.flatnonzero((depth > 0) & (pixels > -radius_px).all(1) & (pixels < size).all(1))
+        if not len(shown) or not len(view.pixels):
+            return none
+        near = cKDTree(view.pixels).sparse_distance_matrix(cKDTree(pixels[shown]), radius_px, output_type="ndarray")
+        if not len(near):
+            return none
+        similarity = (view.descriptors @ self._landmarks.descriptors[torch.from_numpy(shown)].T).numpy()
+        value = similarity[near["i"], near["j"]]
+        order = np.argsort(-value, kind="stable")
+        i, j = near["i"][order], near["j"][order]
+        first_i, first_j = (np.zeros(len(order), bool) for _ in range(2))
+        first_i[np.unique(i, return_index=True)[1]] = True
+        first_j[np.unique(j, return_index=True)[1]] = True
+        mutual = first_i & first_j
+        return np.stack([i[mutual], shown[j[mutual]]], 1)
+
+    def _result(self, view: EncodedView, matches: np.ndarray, found: PoseEstimate | None) -> Localization:
+        count = len(view.pixels)
+        xyz, inliers = np.full((count, 3), np.nan), np.zeros(count, bool)
+        xyz[matches[:, 0]] = self._landmarks.xyz[matches[:, 1]]
+        agreeing = 0 if found is None else int(found.inliers.sum())
+        pose, reason = None, f"{agreeing} inliers of {len(matches)} matches, {self._config.min_inliers} are needed"
+        if found is not None and agreeing >= self._config.min_inliers:
+            pose, reason = found.cam_from_world, None
+            inliers[matches[found.inliers, 0]] = True
+        return Localization(pose, inliers, None, xyz, view, {}, reason)
