@@ -253,7 +253,7 @@ class LandmarkLocalizeConfig(Strict):
     threshold_px: float = Field(8.0, gt=0)
     iterations: int = Field(2000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(1.0, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    refine_px: float | None = Field(0.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
     hypotheses: int = Field(3, ge=0, description="poses of the head that are tried, where the map has a head")
     radius_px: float = Field(60.0, gt=0, description="how far from a keypoint a landmark may project by such a pose")
 

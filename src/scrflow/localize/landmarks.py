@@ -20,7 +20,7 @@ from scrflow.landmarks.codes import Landmarks
 from scrflow.localize.pose import PoseEstimate, estimate_pose
 from scrflow.localize.result import Localization
 
-_LAST_PX = 6.0  # radius of the last matching, by a pose of landmarks
+_LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
 
 
 class LandmarkMatcher:
@@ -56,6 +56,13 @@ class LandmarkMatcher:
             if refined is not None and refined.inliers.sum() >= found.inliers.sum():
                 best, found = again, refined
         return self._result(view, best, found)
+
+    def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
+        """Keypoints of a photo that match a landmark, and the landmarks [N, 3]."""
+        view = self.view(photo, camera)
+        matches = self._nearest.rows(view.descriptors, self._landmarks.descriptors)
+        matched = EncodedView(view.pixels[matches[:, 0]], view.descriptors[matches[:, 0]], view.K, view.roll)
+        return matched, self._landmarks.xyz[matches[:, 1]]
 
     def _pose(self, view: EncodedView, matches: np.ndarray, seed: int) -> PoseEstimate | None:
         if len(matches) < 4:

@@ -248,8 +248,10 @@ class Localizer:
     def scene_coordinates(
         self, photo: Image.Image, camera: pycolmap.Camera, name: str
     ) -> tuple[EncodedView, np.ndarray]:
-        """Keypoints of the mapping photo ``name`` and their scene coordinates [N, 3], under the photo's own encoding,
-        or that of the image retrieved first if the map does not hold its own."""
+        """Keypoints of the mapping photo ``name`` and their scene coordinates [N, 3]: by the head under the photo's own
+        encoding, or that of the image retrieved first if the map does not hold its own; without a head by landmarks."""
+        if self._head is None:
+            return self._landmarks.scene_coordinates(photo, camera)
         found = self._encoded(photo, camera)
         if self.map.encoding is not None and name in self.map.names:
             encodings = self.map.encoding[[self.map.names.index(name)]]

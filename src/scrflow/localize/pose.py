@@ -17,7 +17,7 @@ import numpy as np
 import poselib
 import torch
 
-from scrflow.config import HalvingConfig, LocalizeConfig, MatchLocalizeConfig
+from scrflow.config import HalvingConfig, LandmarkLocalizeConfig, LocalizeConfig, MatchLocalizeConfig
 from scrflow.core.geometry import reprojection_error
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head
@@ -38,7 +38,7 @@ def estimate_pose(
     pixels_N2: np.ndarray,
     xyz_world_N3: np.ndarray,
     K: np.ndarray,
-    config: LocalizeConfig | MatchLocalizeConfig,
+    config: LocalizeConfig | MatchLocalizeConfig | LandmarkLocalizeConfig,
     threshold_px: float,
     seed: int,
     before: poselib.CameraPose | None = None,

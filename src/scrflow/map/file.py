@@ -62,11 +62,11 @@ class Map:
 def write_map(
     config: MapStage,
     scene: Path,
+    head: Path | None,
+    pca: Path | None,
+    encoding: Path | None,
+    retrieval: Path | None,
     out: Path,
-    head: Path | None = None,
-    pca: Path | None = None,
-    encoding: Path | None = None,
-    retrieval: Path | None = None,
     graph: Path | None = None,
     tracks: Path | None = None,
 ) -> None:
