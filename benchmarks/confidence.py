@@ -89,7 +89,7 @@ def collect(
         cases += rendered_cases(rendered) if scene == "demo" else []
         records: dict[str, list[Any]] = {}
         for case in track(cases, f"{scene} {method}"):
-            result = localizer.localize(case.photo, case.camera)
+            result = localizer.localize_photo(case.photo, case.camera)
             pose, truth, view = result.cam_from_world, case.cam_from_world, result.view
             values = {
                 "kind": case.kind,

@@ -76,8 +76,10 @@ def compare(scene: Scene, queries: list[Query], map_: Map, hypotheses: list[int]
         for halving in (True, False) if count > 1 else (False,):
             localizer = build(map_, count, halving, device)
             with one_thread_each():
-                localizer.localize(photos[queries[0].name], queries[0].camera)  # nothing is made ready in the timing
-                results = [localizer.localize(photos[q.name], q.camera) for q in queries]
+                localizer.localize_photo(
+                    photos[queries[0].name], queries[0].camera
+                )  # nothing is made ready in the timing
+                results = [localizer.localize_photo(photos[q.name], q.camera) for q in queries]
             ms = [np.mean([r.ms.get(part, 0.0) for r in results]) for part in PARTS]
             totals[halving] = ms[-1]
             cells = accuracy(scene, queries, [r.cam_from_world for r in results], thresholds)
@@ -91,7 +93,7 @@ def rates(scene: Scene, queries: list[Query], map_: Map, threads: list[int], rep
     localizer = build(map_, map_.config.localize.hypotheses, True, device)
 
     def one(query: Query) -> Localization:
-        return localizer.localize(read_rgb(scene.image_path(query.name)), query.camera)
+        return localizer.localize_photo(read_rgb(scene.image_path(query.name)), query.camera)
 
     print("| threads | queries | clock, s | queries/s | processor, s a query | of one thread | peak memory, MB |")
     print("|---|---|---|---|---|---|---|")

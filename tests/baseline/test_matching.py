@@ -180,9 +180,9 @@ def test_threads_change_nothing(wall, tmp_path):
 def test_a_photo_of_something_else_has_no_pose(wall):
     m = load_map(wall[0] / "sift-matching/map.h5")
     noise = np.random.default_rng(1).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    found = MatchLocalizer(m, LOCALIZE, 1).localize(plane_map.Image.fromarray(noise), plane_map.CAMERA)
+    found = MatchLocalizer(m, LOCALIZE, 1).localize_photo(plane_map.Image.fromarray(noise), plane_map.CAMERA)
     assert found.cam_from_world is None and not found.inliers.any() and "12 are needed" in found.reason
-    black = MatchLocalizer(m, LOCALIZE, 1).localize(plane_map.Image.new("RGB", (320, 240)), plane_map.CAMERA)
+    black = MatchLocalizer(m, LOCALIZE, 1).localize_photo(plane_map.Image.new("RGB", (320, 240)), plane_map.CAMERA)
     assert black.cam_from_world is None and len(black.inliers) == 0
 
 
@@ -206,6 +206,6 @@ def test_a_map_matched_by_lightglue(wall, tmp_path):
     assert m.pixels.shape == (len(m.point), 2) and m.sizes.tolist() == [[320, 240]] * 12
     localizer = MatchLocalizer(m, LOCALIZE.model_copy(update={"retrieved": 2}), 1)
     query = scene.queries[0]
-    found = localizer.localize(read_rgb(scene.image_path(query.name)), query.camera)
+    found = localizer.localize_photo(read_rgb(scene.image_path(query.name)), query.camera)
     t, r = pose_error(found.cam_from_world, queries[query.name])
     assert t < 0.01 and r < 0.4, (t, r)

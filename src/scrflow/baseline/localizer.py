@@ -52,7 +52,7 @@ class MatchLocalizer:
             self._describe = PhotoDescriber((c.retrieval, *c.retrieval_parts), map_.retriever.description)
 
     @torch.inference_mode()
-    def localize(
+    def localize_photo(
         self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
     ) -> Localization:
         """Pose of a photo taken by ``camera``; ``descriptor`` [dim] if the retrieval feature comes from a file. Scene

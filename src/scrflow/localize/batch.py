@@ -39,7 +39,9 @@ class Outcome:
     posed: int  # have a line in OUT
     unsure: int  # have a pose with less than min_confidence
     lost: tuple[str, ...]  # could not be localized
-    broken: tuple[str, ...]  # could not be read, or have no known camera
+    broken: tuple[str, ...]  # could not be read, or are not of their camera
+    estimated: int  # photos with a pose whose focal length was unknown, and is estimated
+    turned: int  # photos with a pose that are stored sideways or upside down
 
 
 def localize_photos(
@@ -105,9 +107,9 @@ def photos_of(images: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def cameras_of(camera: str | None, names: list[str]) -> dict[str, str | None]:
-    """``MODEL WIDTH HEIGHT PARAMS...`` of every photo; None: EXIF. ``camera`` is that of all photos, or a file: lines
-    ``NAME MODEL ...`` (hloc's list; a name alone: EXIF), one line ``MODEL ...``, or COLMAP's cameras.txt with one
-    camera. ScrflowError for a camera that cannot be read, or a photo that a list leaves out."""
+    """``MODEL WIDTH HEIGHT PARAMS...`` of every photo; None: EXIF, else estimated. ``camera`` is of all photos, or a
+    file: lines ``NAME MODEL ...`` (hloc's list; a name alone: EXIF), one line ``MODEL ...``, or COLMAP's cameras.txt
+    with one camera. ScrflowError for a camera that cannot be read, or a photo that a list leaves out."""
     if camera is None:
         return dict.fromkeys(names)
     path = Path(camera)
@@ -176,12 +178,17 @@ def _write_poses(map_: Path, out: Path, least: float | None, records: list[dict[
     write_text(out, "".join(f"{pose_line(r['name'], r['pose'], _DIGITS)}\n" for r in sure))
     broken = tuple(r["name"] for r in records if "error" in r)
     lost = tuple(r["name"] for r in records if "error" not in r and r["pose"] is None)
-    return Outcome(len(records), len(sure), len(posed) - len(sure), lost, broken)
+    estimated, turned = (sum(key in r for r in sure) for key in ("focal_spread", "turned"))
+    return Outcome(len(records), len(sure), len(posed) - len(sure), lost, broken, estimated, turned)
 
 
 def summary_of(outcome: Outcome, out: Path) -> str:
     """One line."""
     parts = [f"{outcome.posed} of {outcome.photos} photos have a pose: {out}"]
+    if outcome.estimated:
+        parts.append(f"focal length of {outcome.estimated} estimated (the .jsonl has it; --camera tells it better)")
+    if outcome.turned:
+        parts.append(f"{outcome.turned} stored sideways or upside down (turned in the .jsonl)")
     if outcome.unsure:
         parts.append(f"{outcome.unsure} under --min-confidence, perhaps of another place (the .jsonl has their poses)")
     if outcome.lost:

@@ -21,6 +21,7 @@ from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
+from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import confidence_of
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
@@ -156,7 +157,8 @@ class Localizer:
         """The Localization of one photo taken by ``camera`` (at the photo's full size; the forms of both:
         scrflow.localize.query.query_photo), or a list of them for a list, which takes one camera or as many.
         ``descriptor`` [dim], the photo's global descriptor, is needed if the map's retrieval feature comes from a file.
-        ScrflowError for an image or a camera that cannot be used."""
+        Several attempts are made where the focal length is unknown or the photo may be stored sideways
+        (scrflow.localize.attempts). ScrflowError for an image or a camera that cannot be used."""
         if isinstance(image, list):
             cameras = camera if isinstance(camera, list) else [camera] * len(image)
             descriptors = [None] * len(image) if descriptor is None else descriptor
@@ -165,9 +167,18 @@ class Localizer:
                     f"{len(image)} images, {len(cameras)} cameras, {len(descriptors)} descriptors; give as many of each"
                 )
             return [self.localize(*query) for query in zip(image, cameras, descriptors, strict=True)]
-        photo, found = query_photo(image, camera)
+
+        def attempt(photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, None]:
+            return self.localize_photo(photo, camera, descriptor), None
+
+        return localized(attempt, *query_photo(image, camera), turns=descriptor is None)[0]
+
+    def localize_photo(
+        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
+    ) -> Localization:
+        """The result of one attempt on a photo whose pixels are those of ``camera``."""
         clock = Clock()
-        return self.localize_features(self.features(photo, found, None, descriptor, clock), clock)
+        return self.localize_features(self.features(photo, camera, None, descriptor, clock), clock)
 
     @torch.inference_mode()
     def features(

@@ -1,4 +1,4 @@
-"""The forms of a query: a path, a picture or an array, with a camera object, its numbers, or EXIF."""
+"""The forms of a query: a path, a picture or an array, with a camera object, its numbers, EXIF, or none."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 _HOW = "'MODEL WIDTH HEIGHT PARAMS...' as COLMAP has it, e.g. 'PINHOLE 640 480 525 525 320 240'"
 
 
-def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Image, pycolmap.Camera]:
-    """The photo in RGB, upright, and the camera of its pixels; ScrflowError for an image or a camera that cannot be
-    used.
+def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Image, pycolmap.Camera | None]:
+    """The photo in RGB, upright, and the camera of its pixels, None where nothing tells its focal length. ScrflowError
+    for an image or a camera that cannot be used.
 
     ``image``: a path, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a dict of model, width,
-    height, params; a tuple or string of these in this order; None for a path: from EXIF (SIMPLE_PINHOLE). If EXIF asks
-    viewers to turn the photo, the camera must be of the turned photo, and show it by its size.
+    height, params; a tuple or string of these in this order; None: from the EXIF of a path (SIMPLE_PINHOLE). If
+    EXIF asks viewers to turn the photo, the camera must be of the turned photo, and show it by its size.
     """
     name = str(image) if isinstance(image, str | Path) else "image"
     photo = _opened(image, name)  # converted to RGB, it still has its EXIF
     orientation = read_exif(photo).orientation
     if camera is None:
-        if name == "image":
-            raise ScrflowError(f"{name}: a picture in memory has no focal length; give its camera: {_HOW}")
-        return ImageOps.exif_transpose(photo), _exif_camera(Path(name), photo, orientation)
+        found = _exif_camera(Path(image), photo, orientation) if isinstance(image, str | Path) else None
+        return ImageOps.exif_transpose(photo), found
     given = camera_of(camera, name)
     width, height = photo.size
     if orientation == 1:
@@ -95,10 +94,10 @@ def _opened(image: ImageLike, name: str) -> Image.Image:
         return rgb(photo, name)
 
 
-def _exif_camera(path: Path, photo: Image.Image, orientation: int) -> pycolmap.Camera:
+def _exif_camera(path: Path, photo: Image.Image, orientation: int) -> pycolmap.Camera | None:
     camera, source = camera_from_exif(path, "SIMPLE_PINHOLE")
     if source == "guess":
-        raise ScrflowError(f"{path}: EXIF has no focal length; give the camera: --camera {_HOW}")
+        return None
     if orientation in _QUARTER_TURNS:
         turned = (photo.height, photo.width)
         camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", camera.mean_focal_length(), *turned)

@@ -22,7 +22,7 @@ from scrflow.core.progress import log, track
 from scrflow.features.views import EncodedView
 from scrflow.pipeline.provenance import RAN, this_run
 from scrflow.scene.checks import some
-from scrflow.scene.lists import pose_line
+from scrflow.scene.lists import pose_line, query_line
 from scrflow.scene.model import Query, load_scene
 from scrflow.storage.artifact import Stamp, open_h5, sha256_file, write_json, write_text
 from scrflow.storage.journal import Journal
@@ -44,9 +44,15 @@ class Localization:
     ms: dict[str, float]
     reason: str | None = None  # why there is no pose
     confidence: float | None = None  # see scrflow.localize.confidence
+    camera: pycolmap.Camera | None = None  # with the focal length that was estimated, if it was unknown
+    focal_spread: float | None = None  # standard deviation of its logarithm; None: it is only a guess
+    turned: int = 0  # degrees clockwise that the photo had to be turned to be localized
 
     def facts(self) -> dict[str, Any]:
         """The result in numbers, for JSON; without the pose."""
+        estimated = {} if self.camera is None else {"camera": query_line("", self.camera).strip()}
+        if self.focal_spread is not None:
+            estimated["focal_spread"] = round(self.focal_spread, 4)
         return {
             "inliers": int(self.inliers.sum()),
             "keypoints": len(self.inliers),
@@ -54,6 +60,8 @@ class Localization:
             "confidence": None if self.confidence is None else round(self.confidence, 4),
             "ms": self.ms,
             "reason": self.reason,
+            **estimated,
+            **({"turned": self.turned} if self.turned else {}),
         }
 
     def photo_pixels(self, camera: pycolmap.Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +74,7 @@ class Localization:
 class AnyLocalizer(Protocol):
     """Localizes single photos: a Localizer or a MatchLocalizer."""
 
-    def localize(
+    def localize_photo(
         self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
     ) -> Localization: ...
 
@@ -122,7 +130,7 @@ def localize_scene(
         began = time.perf_counter()
         photo = s.photo(query.name)
         read_ms = 1000 * (time.perf_counter() - began)
-        found = localizer.localize(photo, query.camera, given.get(query.name))
+        found = localizer.localize_photo(photo, query.camera, given.get(query.name))
         if found.cam_from_world is not None:
             overlays[query.name] = _overlay(found, query.camera)
         return query.name, _record(query.name, found, read_ms)

@@ -16,6 +16,7 @@ import pycolmap
 from PIL import Image
 
 from scrflow.core.errors import ScrflowError
+from scrflow.localize.attempts import localized
 from scrflow.localize.localizer import Localizer, Networks, QueryFeatures
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization
@@ -71,11 +72,16 @@ class Router:
 
     def localize(self, image: ImageLike, camera: CameraLike | None = None) -> Routed:
         """The pose of one photo; see ``Localizer.localize`` for the forms of ``image`` and ``camera``."""
+        found, routed = localized(self._attempt, *query_photo(image, camera))
+        return replace(routed, found=found)
+
+    def _attempt(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, Routed]:
         (first, only), *others = self.maps.items()
         if not others:
-            return Routed(only.localize(image, camera), first, {}, (first,))
+            found = only.localize_photo(photo, camera)
+            return found, Routed(found, first, {}, (first,))
         clock = Clock()
-        features = self.features(*query_photo(image, camera))
+        features = self.features(photo, camera)
         scores = {name: float(m.similarity(features[name], 1)[0]) for name, m in self.maps.items()}
         order = sorted(scores, key=lambda name: -scores[name])[: self._tried]
         clock.lap("route")
@@ -83,7 +89,8 @@ class Router:
         clock.lap("localize")
         # of equal poses, that of the more similar map: it comes first
         best = max(order, key=lambda name: (found[name].cam_from_world is not None, int(found[name].inliers.sum())))
-        return Routed(replace(found[best], ms=clock.laps()), best, scores, tuple(order))
+        chosen = replace(found[best], ms=clock.laps())
+        return chosen, Routed(chosen, best, scores, tuple(order))
 
 
 def _check_alike(maps: Mapping[str, Map]) -> None:

@@ -95,7 +95,7 @@ def _pictures(run: Run, localizer: AnyLocalizer, points: Points, row: dict[str, 
     camera = next(q.camera for q in run.scene.queries if q.name == name)
     photo = run.scene.photo(name)
     with one_thread_each():
-        found = localizer.localize(photo, camera, _descriptor(run, name))
+        found = localizer.localize_photo(photo, camera, _descriptor(run, name))
     marks, marked = None, "no pose: too few keypoints agree"
     if found.cam_from_world is not None:
         marks = Reprojection(*found.photo_pixels(camera), found.inliers)

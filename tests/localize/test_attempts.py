@@ -1,0 +1,106 @@
+"""Photos without a focal length, and photos stored sideways."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import plane_map
+import pycolmap
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from scrflow import Localizer
+from scrflow.cli.app import app
+from scrflow.core.geometry import pose_error
+from scrflow.features.views import EncodedView, roll_rotation
+from scrflow.localize.attempts import localized, turned_camera
+from scrflow.localize.focal import estimated_focal, guessed_camera
+from scrflow.localize.result import Localization
+from scrflow.scene.lists import read_poses
+
+MODELS = ["SIMPLE_PINHOLE", "SIMPLE_RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "FOV", "DIVISION", "EUCM"]
+
+
+def result(focal: float, depths: tuple[float, float], size=(640, 480)) -> Localization:
+    """800 keypoints, every third wrong, of a camera that was taken for one with the usual focal length."""
+    rng = np.random.default_rng(3)
+    K = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
+    pixels, depth = rng.uniform((0, 0), size, (800, 2)), rng.uniform(*depths, (800, 1))
+    xyz = np.concatenate([(pixels - K[:2, 2]) / focal, np.ones((800, 1))], 1) * depth + rng.normal(
+        0, 5 / focal, (800, 3)
+    )
+    xyz[::3] += rng.normal(0, 1, (267, 3))
+    guess = guessed_camera(size).mean_focal_length()
+    pose = np.column_stack([np.eye(3), [0, 0, np.mean(depths) * (guess / focal - 1)]])
+    wrong = np.diag([guess, guess, 1.0])
+    wrong[:2, 2] = K[:2, 2]
+    return Localization(pose, np.ones(800, bool), None, xyz, EncodedView(pixels, None, wrong, 0.0), {})
+
+
+@pytest.mark.parametrize("focal", [320, 530, 1500])
+def test_focal_length_of_a_scene_with_depth(focal):
+    found = estimated_focal(result(focal, (1.5, 6)), guessed_camera((640, 480)))
+    assert found.px == pytest.approx(focal, rel=0.03) and found.spread < 0.05
+
+
+def test_on_a_flat_wall_the_usual_focal_length_counts_and_the_spread_tells():
+    found = estimated_focal(result(530, (3, 3.0001)), guessed_camera((640, 480)))
+    assert found.px == pytest.approx(608, rel=0.2) and found.spread > 0.15
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("quarters", [1, 2, 3, 4])
+def test_camera_of_a_turned_photo(model, quarters):
+    camera = pycolmap.Camera.create_from_model_name(0, model, 500, 640, 480)
+    values = dict(zip(camera.params_info.split(", "), camera.params, strict=True))
+    values |= {
+        k: v for k, v in {"fy": 510, "cx": 310, "cy": 250, "k1": 0.1, "p1": 0.02, "p2": -0.01}.items() if k in values
+    }
+    camera.params = list(values.values())
+    turned = turned_camera(camera, quarters)
+    rays = np.random.default_rng(1).uniform(-0.4, 0.4, (20, 2))
+    x, y = camera.img_from_cam(np.column_stack([rays, np.ones(20)])).T
+    width, height = 640, 480
+    for _ in range(quarters):
+        x, y, width, height = height - y, x, height, width
+    seen = turned.img_from_cam(np.column_stack([rays @ roll_rotation(quarters * np.pi / 2)[:2, :2].T, np.ones(20)]))
+    assert (turned.width, turned.height) == (width, height) and np.allclose(seen, np.stack([x, y], 1))
+
+
+def test_a_lens_model_without_symmetry_is_not_turned():
+    camera = pycolmap.Camera.create_from_model_name(0, "THIN_PRISM_FISHEYE", 500, 640, 480)
+    assert turned_camera(camera, 1) is None
+
+
+@pytest.mark.parametrize(
+    "camera", [None, pycolmap.Camera(model="PINHOLE", width=240, height=320, params=[280, 280, 120, 160])]
+)
+def test_a_sideways_photo(wall_map, camera):
+    localizer = Localizer.open(wall_map.map)
+
+    def attempt(photo, camera):
+        """As with an encoder that, unlike SIFT, does not recognise what is turned."""
+        found = localizer.localize_photo(photo, camera)
+        return (found if photo.size == (320, 240) else replace(found, confidence=0.01)), photo.size
+
+    photo = Image.open(wall_map.photos / "query/00.png").convert("RGB")
+    upright = localizer.localize_photo(photo, plane_map.CAMERA)
+    found, size = localized(attempt, photo.transpose(Image.Transpose.ROTATE_90), camera)
+    assert found.facts()["turned"] == 90 and size == (320, 240)
+    t, r = pose_error(roll_rotation(np.pi / 2) @ found.cam_from_world, upright.cam_from_world)
+    assert t < (1e-6 if camera else 0.3) and r < (1e-5 if camera else 5)
+    keypoints, reprojected = found.photo_pixels(camera or found.camera)
+    assert (keypoints.max(0) < (240, 320)).all()
+    assert np.median(np.linalg.norm(keypoints - reprojected, axis=1)[found.inliers]) < 10
+
+
+def test_photos_without_a_focal_length_on_the_command_line(wall_map, tmp_path):
+    out = tmp_path / "poses.txt"
+    photo = wall_map.photos / "query/00.png"
+    done = CliRunner().invoke(app, ["localize", *map(str, (wall_map.map, photo, "--out", out))])
+    assert done.exit_code == 0 and "1 of 1 photos have a pose" in done.output
+    assert "focal length of 1 estimated" in done.output
+    record = json.loads((tmp_path / "poses.jsonl").read_text().splitlines()[1])
+    assert record["camera"].startswith("SIMPLE_PINHOLE 320 240") and record["focal_spread"] > 0
+    assert pose_error(read_poses(out)[str(photo)], wall_map.queries["query/00.png"])[0] < 0.4
