@@ -11,7 +11,7 @@ from scrflow.cli import maps, results, workflow
 from scrflow.core.errors import exit_on_error
 
 GROUPS = {
-    "Run": (workflow.run, workflow.new_scene, workflow.validate, workflow.plan),
+    "Run": (workflow.run, workflow.new_scene, workflow.check, workflow.validate, workflow.plan),
     "Use a map": (maps.localize, maps.export),
     "Look at results": (results.summary, results.inspect, results.diff),
 }

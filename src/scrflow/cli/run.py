@@ -89,6 +89,16 @@ def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool
         name = f"{_slug(path)}-{number}"
 
 
+def print_check(scene: str, path: Path, config: Path) -> bool:
+    """Print how good the photos of a scene, or those at ``path``, are; whether there is advice."""
+    from scrflow.newscene.capture import judge
+    from scrflow.newscene.draft import print_findings
+
+    found = judge(scene, path, Project(config))
+    print_findings(Console(soft_wrap=True), found.rows, found.advice)
+    return bool(found.advice)
+
+
 def _slug(path: Path) -> str:
     """A scene's name from a path: that of the folder, or of the one above it where it says nothing (``images``)."""
     named = path.with_suffix("") if path.is_file() else path

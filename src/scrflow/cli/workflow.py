@@ -142,6 +142,28 @@ def new_scene(
         print(f"next: look at it, then scrflow run {name}")
 
 
+def check(
+    scene: Annotated[str, typer.Argument(metavar="SCENE_OR_PATH", help="A scene of config/scenes, or photos.")],
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Say whether the photos are good enough: blur, darkness, overlap, parallax.
+
+    Takes a minute at most. Where SfM of the scene is done, says of its model too which photos it left out and whether
+    the others hang together. Exit status 1 with advice on what to take again.
+
+    Example: scrflow check ~/photos/yard
+
+    Example: scrflow check yard
+    """
+    from scrflow.cli.run import enter_project, print_check
+
+    path = Path(scene).expanduser().absolute()
+    if config == Path("config"):
+        enter_project()
+    if print_check(scene, path, config):
+        raise typer.Exit(1)
+
+
 def validate(config: ConfigDir = Path("config")) -> None:
     """Check the whole config; list scenes, photos and licences.
 

@@ -8,10 +8,10 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pycolmap
@@ -20,6 +20,7 @@ import yaml
 from scrflow.config import SceneConfig
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
+from scrflow.newscene.capture import FEW, Capture, look_at
 from scrflow.newscene.gather import folders_to_gather, gathered
 from scrflow.newscene.survey import Findings, NewScene, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
@@ -28,9 +29,11 @@ from scrflow.scene.photo_files import files_below
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import read_text
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 WRITTEN_BY = "# Written by: "
 _VIEWS = 200  # images whose points tell the depths
-_FEW = 20  # mapping photos
 _UNREAD = frozenset({".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
 
 
@@ -43,6 +46,7 @@ class Draft:
     rows: tuple[tuple[str, str], ...]  # what was found
     missing: tuple[str, ...]  # what was not, and what is done about it
     lists: tuple[tuple[Path, str], ...]  # list files to write with it
+    bare: tuple[Path, tuple[str, ...]] | None = None  # photos that SfM has to pose: their folder, their names
 
 
 def new_scene(
@@ -61,8 +65,6 @@ def new_scene(
     """
     import torch
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     project = Project(config_dir)
     _check_scene_name(options.name, project)
@@ -98,12 +100,8 @@ def new_scene(
         if made is not None and not dry_run:  # or the next try would find it there
             shutil.rmtree(folder)
         raise
-    table = Table("what", "found")
-    for what, row in draft.rows:
-        table.add_row(what, escape(row))
-    console.print(table, soft_wrap=False)
-    for line in draft.missing:
-        console.print(f"- {escape(line)}", highlight=False, soft_wrap=False)
+    capture = look_at(*draft.bare) if draft.bare else Capture()
+    print_findings(console, (*draft.rows, *capture.rows), (*draft.missing, *capture.advice))
     if dry_run:
         console.print(draft.text, markup=False, highlight=False)
         return path
@@ -119,6 +117,19 @@ def new_scene(
             ) from None
         console.print(f"written: {file}", markup=False)
     return path
+
+
+def print_findings(console: Console, rows: Iterable[tuple[str, str]], advice: Iterable[str]) -> None:
+    """A table of what was found, and lines on what to do about it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("what", "found")
+    for what, row in rows:
+        table.add_row(what, escape(row))
+    console.print(table, soft_wrap=False)
+    for line in advice:
+        console.print(f"- {escape(line)}", highlight=False, soft_wrap=False)
 
 
 def command_of(options: NewScene) -> str:
@@ -153,7 +164,9 @@ def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | N
     text = _yaml(findings, options, unit, scale, method, *root, command or command_of(options))
     config = validate(SceneConfig, yaml.safe_load(text), project.dir / "scenes" / f"{options.name}.yaml")
     rows = (*_rows(findings, unit, scale), ("method", method))
-    return Draft(text, config, rows, tuple(_missing(findings, unit, scale)), findings.queries.lists)
+    names = tuple(image.name for image in findings.collection.images)
+    bare = (findings.collection.image_root, names) if findings.bare else None
+    return Draft(text, config, rows, tuple(_missing(findings, unit, scale)), findings.queries.lists, bare)
 
 
 def _check_free(file: Path, force: bool) -> None:
@@ -350,7 +363,7 @@ def _missing(findings: Findings, unit: str, scale: _Scale) -> Iterator[str]:
     if unread:
         yield f"Photos that are left out: {', '.join(f'{n} {s}' for s, n in unread.items())}. Convert them to JPEG."
     mapping = len(photos) - len(queries.names)
-    if mapping < _FEW:
-        yield f"Photos: {mapping} to map are few."
+    if mapping < FEW:
+        yield f"Photos: {mapping} to map are few; rooms take {FEW} to 200. Add photos from further places."
     if scale.note:
         yield scale.note

@@ -27,10 +27,13 @@ from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
+from scrflow.sfm.parallax import LEAST_PARALLAX, rotation_residuals
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 
 log = logging.getLogger("scrflow")
 
+DATABASE = "database.db"
+_PAIRS_JUDGED = 200  # by parallax, where SfM fails
 PRINCIPAL_POINT_FROM = 10  # registered images a camera
 MAX_PRINCIPAL_SHIFT = 0.05  # of width or height
 
@@ -53,7 +56,7 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
         work = temporary / "work"
         work.mkdir()
         model = _reconstruct(config, folder, names, work, threads)
-        _check_registered(model, names, config.sfm, folder)
+        _check_registered(model, names, config.sfm, folder, work / DATABASE)
         model = refine_principal_points(model)
         if config.sfm.median_depth is not None:
             scale = config.sfm.median_depth / median_depth(model)
@@ -175,7 +178,7 @@ def _check_one_size(folder: Path, names: list[str]) -> None:
 def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, threads: int) -> pycolmap.Reconstruction:
     """The largest component; ``work`` is a folder for the database and the mapper's own output."""
     quiet_pycolmap()
-    database = work / "database.db"
+    database = work / DATABASE
     sfm, source = config.sfm, config.source
     check_readable(folder, names)
     with colmap(database, f"{database}: cameras of the photos") as process:
@@ -200,6 +203,7 @@ def _reconstruct(config: SfmStage, folder: Path, names: list[str], work: Path, t
         match_pairs(database, pairs, threads, config.seed, verify=True)
     models = _map(sfm, config.seed, database, folder, work / "models", len(names))
     if not models:
+        _check_parallax(database, folder)
         raise ScrflowError(
             f"{folder}: no two photos could be registered; they need overlap, texture and parallax "
             f"({len(pairs)} pairs matched; key sfm.max_features, sfm.mapper)"
@@ -236,10 +240,35 @@ def _map(
     return [found[k] for k in sorted(found)]
 
 
-def _check_registered(model: pycolmap.Reconstruction, names: list[str], sfm: SfmConfig, folder: Path) -> None:
+def _check_parallax(database: Path, folder: Path) -> None:
+    """ScrflowError where the camera only turned between most photos that match."""
+    with pycolmap.Database.open(database) as db:
+        geometries = list(zip(*db.read_two_view_geometries(), strict=True))
+        pairs = []
+        for pair_id, geometry in geometries[:: -(-len(geometries) // _PAIRS_JUDGED) or 1]:
+            points = []
+            ids = pycolmap.pair_id_to_image_pair(pair_id)
+            for image_id, rows in zip(ids, np.asarray(geometry.inlier_matches).T, strict=True):
+                camera = db.read_camera(db.read_image(image_id).camera_id)
+                size = np.array([camera.width, camera.height])
+                points.append((db.read_keypoints(image_id)[rows, :2] - size / 2) / size.max())
+            pairs.append(tuple(points))
+    turned = rotation_residuals(pairs) < LEAST_PARALLAX
+    if len(turned) and turned.mean() > 0.5:
+        raise ScrflowError(
+            f"{folder}: the camera only turned, so there is no parallax to measure depths by: a rotation explains the "
+            f"matches of {turned.sum()} of {len(turned)} pairs of photos within {100 * LEAST_PARALLAX:g} % of the image; "
+            "walk sideways between photos"
+        )
+
+
+def _check_registered(
+    model: pycolmap.Reconstruction, names: list[str], sfm: SfmConfig, folder: Path, database: Path
+) -> None:
     registered = {model.image(i).name for i in model.reg_image_ids()}
     missing = [n for n in names if n not in registered]
     if len(registered) < sfm.min_registered * len(names):
+        _check_parallax(database, folder)
         raise ScrflowError(
             f"{folder}: SfM registered {len(registered)} of {len(names)} photos, expected {sfm.min_registered:.0%} "
             f"(key sfm.min_registered); not registered: {some(missing, 20)}; add photos between them, leave them out, "

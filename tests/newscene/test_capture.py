@@ -1,0 +1,99 @@
+"""Is a capture good enough: blur, darkness, overlap and parallax of the demo's photos (rendered) and of views that a
+turn on the spot makes."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exif_photos import DATA, DEMO
+from PIL import Image, ImageEnhance, ImageFilter
+from scipy.ndimage import map_coordinates
+from small_datasets import stage_of
+from typer.testing import CliRunner
+
+from scrflow.cli.app import app
+from scrflow.config import SfmConfig, SfmStage, Split
+from scrflow.core.errors import ScrflowError
+from scrflow.newscene.capture import after_sfm, look_at
+from scrflow.scene.colmap_model import read_model
+from scrflow.scene.photo_files import list_photos
+from scrflow.scene.readers.photos import PhotosSource
+from scrflow.sfm.reconstruct import run_sfm
+
+NAMES = [f"{i:03d}.jpg" for i in range(0, 24)]
+
+
+@pytest.fixture
+def walk(tmp_path) -> Path:
+    folder = tmp_path / "walk"
+    folder.mkdir()
+    for name in NAMES:
+        shutil.copy(DEMO / "images/mapping" / name, folder)
+    return folder
+
+
+def turn_on_the_spot(folder: Path, count: int = 9) -> Path:
+    """Views [320x240] of one photo that rotation alone makes."""
+    folder.mkdir()
+    with Image.open(DEMO / "images/mapping/000.jpg") as image:
+        photo = np.asarray(image.convert("L"), float)
+    height, width = photo.shape
+    whole = np.array([[450, 0, width / 2], [0, 450, height / 2], [0, 0, 1.0]])
+    view = np.array([[330, 0, 120], [0, 330, 90], [0, 0, 1.0]])
+    u, v = np.meshgrid(np.arange(240) + 0.5, np.arange(180) + 0.5)
+    for k in range(count):
+        y = math.radians(-10 + 20 * k / (count - 1))
+        R = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
+        p = whole @ R @ np.linalg.inv(view) @ np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
+        grey = map_coordinates(photo, [p[1] / p[2] - 0.5, p[0] / p[2] - 0.5], order=1).reshape(180, 240)
+        Image.fromarray(grey.round().astype(np.uint8)).resize((640, 480)).save(folder / f"p{k}.jpg", quality=95)
+    return folder
+
+
+def test_a_good_walk_has_no_advice(walk):
+    found = look_at(walk, NAMES)
+    rows = dict(found.rows)
+    assert found.advice == () and rows["overlap"].endswith("all connected")
+    assert rows["sharpness"].startswith("0 of 24 photos") and rows["parallax"].startswith("24 of 24 photos")
+
+
+def test_blur_darkness_and_sets_that_share_nothing_are_named(walk):
+    for name, change in {
+        "003.jpg": lambda i: i.filter(ImageFilter.GaussianBlur(3)),
+        "005.jpg": lambda i: ImageEnhance.Brightness(i).enhance(0.1),
+    }.items():
+        with Image.open(walk / name) as image:
+            change(image).save(walk / name)
+    for k, photo in enumerate(sorted(turn_on_the_spot(walk.parent / "other").iterdir())[:3]):
+        with Image.open(photo) as image:  # upside down: nothing of the walk looks so
+            image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(walk / f"z{k}.jpg")
+    advice = look_at(walk, list_photos(walk)).advice
+    assert advice[0].startswith("Blur: 1 of 27 photos (003.jpg).")
+    assert advice[1].startswith("Darkness: 1 of 27 photos (005.jpg).")
+    assert advice[2].startswith("Overlap: the photos fall into") and "z0.jpg" in advice[2]
+
+
+def test_a_turn_on_the_spot_is_told_before_sfm_and_by_it(tmp_path):
+    folder = turn_on_the_spot(tmp_path / "pan")
+    done = CliRunner().invoke(app, ["check", str(folder)], catch_exceptions=False)
+    assert done.exit_code == 1 and "Parallax: the camera only turned between 9 of 9 photos" in " ".join(
+        done.stdout.split()
+    )
+    source = PhotosSource(reader="photos", images="pan")
+    stage = SfmStage(source=source, split=Split(), sfm=SfmConfig(max_features=1024), seed=1)
+    with pytest.raises(ScrflowError, match=r"pan: the camera only turned, so there is no parallax .* walk sideways"):
+        run_sfm(stage, tmp_path, tmp_path / "sfm", 2)
+
+
+def test_a_model_is_judged_by_the_points_that_photos_share(tmp_path):
+    """South Building's photos, of the model in the project's data, or nothing."""
+    model = DATA / "southbuilding/model"
+    if not model.is_dir():
+        pytest.skip("real photos are not at hand")
+    found = read_model(model)
+    names = sorted(found.image(i).name for i in found.reg_image_ids())
+    told = after_sfm(found, [*names, "lost.jpg"])
+    assert dict(told.rows)["registered by SfM"] == f"{len(names)} of {len(names) + 1}"
+    assert told.advice[0].startswith("Not registered: lost.jpg.")
