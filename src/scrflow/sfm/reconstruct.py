@@ -256,8 +256,8 @@ def _check_parallax(database: Path, folder: Path) -> None:
     turned = rotation_residuals(pairs) < LEAST_PARALLAX
     if len(turned) and turned.mean() > 0.5:
         raise ScrflowError(
-            f"{folder}: the camera only turned, so there is no parallax to measure depths by: a rotation explains the "
-            f"matches of {turned.sum()} of {len(turned)} pairs of photos within {100 * LEAST_PARALLAX:g} % of the image; "
+            f"{folder}: the camera only turned, so there is no parallax to measure depths by: a rotation explains "
+            f"the matches of {turned.sum()} of {len(turned)} pairs within {100 * LEAST_PARALLAX:g} % of the image; "
             "walk sideways between photos"
         )
 
