@@ -30,6 +30,9 @@ libraries of others too:
 
 - `av` (PyAV, for videos alone) contains FFmpeg (LGPL version 3 or later), linked to libx264 and libx265 (GPL version 2
   or later, or commercial). Check this before you redistribute the package.
+- `pillow-heif` (for HEIC photos alone) contains libheif and libde265 (LGPL version 3) and libx265 (GPL version 2): its
+  wheels are GPL version 2 as a whole. Check this before you redistribute the package.
+- `opencv-python-headless` (for landmarks' SIFT) contains FFmpeg (LGPL version 2.1), which scrflow does not call.
 - `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's licences; the CPU builds bring
   none.
 """
