@@ -114,7 +114,7 @@ TWICE = pose_lines({DAY[0]: DAY[0], DAY[1]: DAY[0].rsplit("/", 1)[1]})
     [
         (None, r"pgt\.txt: no such file"),
         (OTHER, r"pgt\.txt: none of its 1 names is a query"),
-        (TWICE, r"pgt\.txt: .* fits several queries or is there twice"),
+        (TWICE, r"pgt\.txt: .* is there twice, also as"),
     ],
 )
 def test_query_poses_faults(v10, tmp_path, text, message):

@@ -354,6 +354,7 @@ def _missing(findings: Findings, unit: str, scale: _Scale) -> Iterator[str]:
     elif unit != "m":
         known = "" if scale.median else ", nor 3D points that would tell depths"
         yield f"Scale: this form has no unit{known}. If it is metres: --unit m. Else check depth_range."
+    yield from findings.passed_over
     yield from queries.missing
     blind = len(set(queries.names) - _posed(findings))
     if blind and not findings.bare:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.readers import BARE, Found, detect_forms
-from scrflow.scene.readers.detection import walk
+from scrflow.scene.readers.detection import first_lines, json_of, numbers_only, walk
+from scrflow.scene.readers.tum import NEEDS_CAMERA
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
 
@@ -26,6 +28,64 @@ def detect(path: Path) -> list[Found]:
     what = f"no photos and no form known in it, only {', '.join(suffixes[:8])}" if suffixes else "an empty folder"
     what = "a file of no known form" if path.is_file() else what
     raise ScrflowError(f"{path}: {what}; give photos, a video, or a dataset of a form that docs/datasets.md lists")
+
+
+_BINARY = frozenset({".bag", ".db3", ".mcap", ".nvm", ".sfm", ".log"})  # ROS bags, VisualSFM, Meshroom, Redwood
+_KEYS = ("frames", "poses", "extrinsics", "shots", "trajectory", "cameras")  # of JSON files with poses
+_GROUP = 3  # files of a folder with one suffix that are named one by one
+
+
+def passed_over(path: Path, found: Found, source: Source) -> tuple[str, ...]:
+    """A line for each file under ``path`` that looks like poses and that ``source`` does not read."""
+    folder = Path(os.path.abspath(path))
+    folder = folder if folder.is_dir() else folder.parent
+    used = {os.path.realpath(p) for p in source.files(found.root)}
+    groups: dict[str, list[tuple[Path, str]]] = {}
+    for file in walk(folder):
+        if file.is_file() and os.path.realpath(file) not in used and (what := _poses_in(file)):
+            groups.setdefault(f"{file.parent.relative_to(folder) / '*'}{file.suffix}", []).append((file, what))
+    lines = []
+    for pattern, files in groups.items():
+        what, fix = files[0][1], "name the file, or give --form, to take it"
+        if what == _BY_TIME:
+            fix = f"to use it, have rgb.txt with lines 'time file' there, and {NEEDS_CAMERA}"
+        names = [f.relative_to(folder).as_posix() for f, _ in files]
+        names = names if len(files) <= _GROUP else [f"{pattern} ({len(files)} files)"]
+        lines.append(f"Poses passed over: {', '.join(names)} ({what}); {fix}.")
+    return tuple(lines)
+
+
+_BY_TIME = "a trajectory by time"
+
+
+def _poses_in(file: Path) -> str | None:
+    """What poses a file seems to have, by its name, its keys or its first lines; None for any other file."""
+    suffix, name = file.suffix.lower(), file.name.lower()
+    if (
+        suffix in _BINARY
+        or name in ("images.bin", "images.txt", "poses_bounds.npy")
+        or ("pose" in name and suffix == ".npy")
+    ):
+        return "a model or recording"
+    if suffix == ".json" and not (file.with_suffix(".png").exists() or file.with_suffix(".jpg").exists()):
+        values = json_of(file)
+        values = values[0] if isinstance(values, list) and values else values
+        keys = [key for key in _KEYS if isinstance(values, dict) and key in values]
+        return f"JSON with {', '.join(keys)}" if keys else None
+    if suffix == ".xml":
+        return "XML with cameras" if any("<camera" in line for line in first_lines(file)) else None
+    if suffix not in (".txt", ".csv", ".tum", ".kitti"):
+        return None
+    rows = [line.replace(",", " ").split() for line in first_lines(file)]
+    if suffix == ".csv" or not numbers_only(rows[0] if rows else [], len(rows[0]) if rows else 0):
+        rows = [row[1:] for row in rows[1:]]  # after a header, or after names
+    if not rows:
+        return None
+    if all(numbers_only(row, 8) for row in rows):
+        return _BY_TIME
+    if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in name:
+        return "a pose"
+    return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16) for row in rows) else None
 
 
 def _video(path: Path) -> Found | None:

@@ -14,16 +14,17 @@ from typing import Any
 import pycolmap
 from pydantic import Field, ValidationInfo, field_validator
 
-from scrflow.config import SceneConfig, Strict
+from scrflow.config import SceneConfig, Source, Strict
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
-from scrflow.newscene.forms import detect
+from scrflow.newscene.forms import detect, passed_over
+from scrflow.newscene.splits import in_query_folders, stated_lists
 from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import Exif, camera_from_exif, every_nth, list_photos, read_exif
+from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.scene.readers import Collection, Found, read_source
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.storage.listfile import listed
@@ -91,6 +92,7 @@ class Findings:
     photos: list[Photo]
     queries: Queries
     several_cameras: str | None  # why bare photos are not of one camera
+    passed_over: tuple[str, ...]  # what looks like poses and is not read
 
     @property
     def bare(self) -> bool:
@@ -116,7 +118,7 @@ def survey(options: NewScene, found: Found, spare: Path) -> Findings:
             raise ScrflowError(f"{options.path}: {several}, which one camera cannot have; leave out --single-camera")
         single = several is None if options.single_camera is None else options.single_camera
         found = replace(found, source={**found.source, "single_camera": single})
-    return Findings(found, collection, photos, queries, several)
+    return Findings(found, collection, photos, queries, several, passed_over(options.path, found, _source(found)))
 
 
 def chosen_form(options: NewScene) -> Found:
@@ -131,10 +133,14 @@ def chosen_form(options: NewScene) -> Found:
     )
 
 
+def _source(found: Found) -> Source:
+    minimal = {"description": "", "licence": "", "root": "", "method": "", "source": found.source}
+    return validate(SceneConfig, minimal, found.root).source
+
+
 def _collection(found: Found) -> Collection:
     """What the reader of the form finds; of bare photos only the names (their cameras come from SfM)."""
-    minimal = {"description": "", "licence": "", "root": "", "method": "", "source": found.source}
-    source = validate(SceneConfig, minimal, found.root).source
+    source = _source(found)
     if isinstance(source, PhotosSource):
         folder = found.root / source.images
         unknown = pycolmap.Camera(model="SIMPLE_PINHOLE", width=0, height=0, params=[1, 0, 0])
@@ -167,12 +173,16 @@ def _queries(options: NewScene, found: Found, collection: Collection, spare: Pat
         if collection.split is not None:
             queries = collection.split[1]
             return Queries({}, tuple(queries), f"{len(queries)}, given by the layout")
-        # queries.txt, queries_night.txt ...
-        lists = {p.stem.removeprefix("queries").strip("_-") or "all": p for p in sorted(root.glob("queries*.txt"))}
-        if lists and all((images / name).is_file() for path in lists.values() for name in read_query_list(path)):
+        lists, mapping = stated_lists(root, PhotoNames(images))
+        if lists:
             queries = _listed_queries(lists, options, found, collection)
-            mapping = {"mapping": "mapping.txt"} if (root / "mapping.txt").is_file() else {}
-            return replace(queries, split={**mapping, **queries.split})
+            return replace(queries, split={**({"mapping": mapping.name} if mapping else {}), **queries.split})
+        names = in_query_folders([image.name for image in collection.images])
+        if names:
+            path = (root if os.access(root, os.W_OK) else spare) / f"{options.name}-queries.txt"
+            text = "".join(f"{listed(name)}\n" for name in names)
+            told = f"{len(names)}, in the folder {Path(names[0]).parent}"
+            return Queries(_split_of(options, root, {"all": path}), tuple(names), told, ((path, text),))
     every = options.every or 8
     _, names = every_nth([image.name for image in collection.images], every)
     missing = f"Queries: none given, so one of every {every} images is one. Others: --queries LIST."
@@ -219,7 +229,7 @@ def _listed_queries(
             cameras = dict.fromkeys((where / name).relative_to(images).as_posix() for name in list_photos(where))
             texts.append((path, "".join(f"{listed(name)}\n" for name in cameras)))
         else:
-            cameras = read_query_list(path)
+            cameras = read_photo_list(path, PhotoNames(images))
         gone = [name for name in cameras if not (images / name).is_file()]
         if gone:
             raise ScrflowError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from scrflow.scene.checks import (
     some,
 )
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_poses, read_query_list
+from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
+from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, read_source
 from scrflow.storage.fetch import check_fetched
@@ -122,10 +122,11 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
         mapping, names = found.split
         return list(mapping), [Query(name, images[name].camera, found.conditions.get(name, "all")) for name in names]
 
+    photos = PhotoNames(found.image_root)
     queries: dict[str, Query] = {}
     for condition, listed in split.queries.items():
         path = root / listed
-        cameras = read_query_list(path)
+        cameras = read_photo_list(path, photos)
         unknown = [name for name, camera in cameras.items() if camera is None and name not in images]
         cameras |= query_cameras(found.image_root, unknown, str(path), split.guess_cameras)
         for name, camera in cameras.items():
@@ -135,7 +136,7 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
     if split.mapping is None:
         return [name for name in images if name not in queries], list(queries.values())
     path = root / split.mapping
-    mapping = list(read_query_list(path))
+    mapping = list(read_photo_list(path, photos))
     for name in mapping:
         if name in images:
             continue
@@ -147,22 +148,17 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
 
 def _given_poses(path: Path, queries: list[str]) -> dict[str, np.ndarray]:
     """Reference poses [3, 4] of the queries that a list names, with or without their folders."""
-    given = read_poses(path)
-    by_base: dict[str, list[str]] = {}
-    for name in queries:
-        by_base.setdefault(posixpath.basename(name), []).append(name)
+    given, names = read_poses(path), PhotoNames(queries)
     out: dict[str, np.ndarray] = {}
     unknown = []
-    for name, pose in given.items():
-        same = [name] if name in queries else by_base.get(name, [])
-        if len(same) > 1 or (same and same[0] in out):
-            raise ScrflowError(
-                f"{path}: {name} fits several queries or is there twice ({some(same)}); name the folder too"
-            )
-        if same:
-            out[same[0]] = pose
+    for listed, pose in given.items():
+        name = names.find(listed, path)
+        if name is None:
+            unknown.append(listed)
+        elif name in out:
+            raise ScrflowError(f"{path}: {name} is there twice, also as {listed}; remove one line")
         else:
-            unknown.append(name)
+            out[name] = pose
     if not out:
         raise ScrflowError(f"{path}: none of its {len(given)} names is a query; correct key split.query_poses")
     if unknown:

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
+import pycolmap
+
 from scrflow.core.errors import ScrflowError
+from scrflow.scene.lists import read_query_list
 from scrflow.storage.listfile import has_suffix
 
 PHOTO_FOLDERS = ("images", "input", "rgb", "color", "photos", "frames")  # usual names of a scene's folder of photos
@@ -37,7 +40,7 @@ class PhotoNames:
         if self._folder is not None and name.startswith("/"):
             name = name.removeprefix(f"{self._folder.as_posix().rstrip('/')}/")
         for exact in dict.fromkeys((posixpath.normpath(listed), name)):
-            if self._has(exact):
+            if self.has(exact):
                 return exact
         mine = _key(name)
         best: tuple = ()
@@ -62,7 +65,8 @@ class PhotoNames:
             raise ScrflowError(f"{where}: {listed} fits several photos ({', '.join(found[:3])}); name the folder too")
         return found[0] if found else None
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether a photo has exactly this name."""
         if self._folder is None:
             return name in self._names
         if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
@@ -76,6 +80,18 @@ class PhotoNames:
             for name in sorted(self._names if self._folder is None else _photos_under(self._folder)):
                 self._by_stem.setdefault(_key(name)[-1], []).append(name)
         return self._by_stem
+
+
+def read_photo_list(path: Path, names: PhotoNames) -> dict[str, pycolmap.Camera | None]:
+    """The photos of a list file with the cameras that it gives (``lists.read_query_list``); what is no photo keeps the
+    name that the list gives."""
+    out: dict[str, pycolmap.Camera | None] = {}
+    for listed, camera in read_query_list(path).items():
+        name = names.find(listed, path) or listed
+        if name in out:
+            raise ScrflowError(f"{path}: {name} is listed twice, also as {listed}; remove one line")
+        out[name] = camera
+    return out
 
 
 def _common_end(a: list[str], b: list[str]) -> int:

@@ -23,8 +23,8 @@ from scrflow.core.progress import meter
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import check_images, check_name, check_unique, some
 from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
-from scrflow.scene.lists import read_query_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
+from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
 from scrflow.sfm.parallax import LEAST_PARALLAX, rotation_residuals
@@ -148,10 +148,11 @@ def photos_to_register(source: Source, split: Split, root: Path) -> list[str]:
         return names if source.queries_in_sfm else mapping
     if split.mapping is None and not split.queries:
         return names
-    queries = [name for listed in split.queries.values() for name in read_query_list(root / listed)]
+    photos = PhotoNames(names)
+    queries = [name for listed in split.queries.values() for name in read_photo_list(root / listed, photos)]
     check_unique(queries, f"{root}: lists of split.queries")
     if split.mapping is not None:
-        mapping = list(read_query_list(root / split.mapping))
+        mapping = list(read_photo_list(root / split.mapping, photos))
     else:
         mapping = [name for name in names if name not in set(queries)]
     wanted = sorted({*mapping, *queries} if source.queries_in_sfm else mapping)

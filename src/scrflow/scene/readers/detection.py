@@ -84,12 +84,14 @@ def image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     """The folder that most of the names are relative to; ``near`` goes before what is elsewhere under ``path``."""
     usual = [folder / name for folder in near for name in PHOTO_FOLDERS]
     folders = [f for f in dict.fromkeys([*usual, *near, path, *walk(path)]) if f.is_dir()]
-    folder = max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
-    if any((folder / name).is_file() for name in names):
-        return folder
-    found = {f: sum(PhotoNames(f).find(name, f) is not None for name in names) for f in near}
-    best = max(found, key=lambda f: found[f])
-    return best if found[best] else folder
+    exact = {folder: sum((folder / name).is_file() for name in names) for folder in folders}
+    best = max(folders, key=lambda folder: exact[folder])
+    if exact[best] == len(names):
+        return best
+    photos = {folder: PhotoNames(folder) for folder in folders if folder in (*usual, *near)}
+    found = {folder: sum(p.find(name, folder) is not None for name in names) for folder, p in photos.items()}
+    most = max(found, key=lambda folder: found[folder], default=best)
+    return most if found.get(most, 0) > exact[best] else best
 
 
 def model_and_images(path: Path, model: Path, names: list[str]) -> tuple[Path, dict[str, str]]:

@@ -1,0 +1,241 @@
+"""Forms of poses that people have, from any system: scrflow new-scene finds them, and the scene has the known poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import room_forms as forms
+from room_forms import COUNT, Room, room
+from small_datasets import built
+
+from scrflow.config import SceneStage
+from scrflow.core.errors import ScrflowError
+from scrflow.newscene import NewScene, draft_scene
+from scrflow.newscene.draft import Draft
+from scrflow.pipeline.project import Project
+from scrflow.scene import Scene
+from scrflow.scene.lists import camera_of_fields
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.storage.listfile import read_text
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def project() -> Project:
+    return Project(REPO / "config")
+
+
+@pytest.fixture
+def kitchen(tmp_path) -> Room:
+    return room(tmp_path / "room")
+
+
+def draft(project: Project, path: Path, **options) -> Draft:
+    return draft_scene(NewScene(name="place", path=path, **options), project, gpu=False)
+
+
+def scene_of(found: Draft, tmp_path: Path) -> Scene:
+    """The scene of a drafted config, with the lists that new-scene would write."""
+    for path, text in found.lists:
+        path.write_text(text, encoding="utf-8")
+    config = found.config
+    stage = SceneStage(
+        source=config.source, split=config.split, unit=config.unit, min_mapping_images=3, check_poses=False
+    )
+    return built(stage, Path(config.root), tmp_path / "scene")
+
+
+def check_values(scene: Scene, kitchen: Room, tolerance: float = 1e-6) -> None:
+    """Poses and cameras are the known ones, and no photo is missing."""
+    views = [*scene.mapping, *(v for v in scene.query_views() if v.cam_from_world is not None)]
+    for view in views:
+        i = kitchen.photos[scene.image_path(view.name).resolve()]
+        np.testing.assert_allclose(view.cam_from_world, kitchen.poses[i], atol=tolerance, err_msg=view.name)
+        K = view.camera.calibration_matrix()
+        np.testing.assert_allclose(K, [[kitchen.focal, 0, 320], [0, kitchen.focal, 240], [0, 0, 1]], rtol=1e-6)
+        assert (view.camera.width, view.camera.height) == forms.SIZE
+
+
+def numbers(kitchen: Room, scene: Scene, names: list[str]) -> list[int]:
+    return sorted(kitchen.photos[scene.image_path(name).resolve()] for name in names)
+
+
+FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
+    (forms.colmap_text, "COLMAP", "", "unit"),
+    (forms.colmap_binary, "COLMAP", "", "unit"),
+    (forms.colmap_rig, "COLMAP", "", "unit"),
+    (forms.nerfstudio_elsewhere, "nerfstudio", "", "unit"),
+    (forms.nerfstudio_elsewhere, "nerfstudio", "nerf/transforms.json", "unit"),
+    (forms.nerfstudio_absolute, "nerfstudio", "", "unit"),
+    (forms.nerfstudio_absolute, "nerfstudio", "abs.json", "unit"),
+    (forms.instant_ngp, "nerfstudio", "", "unit"),
+    (forms.tum, "TUM RGB-D", "", "m"),
+    (forms.ace_zero, "ACE Zero", "", "unit"),
+    (forms.ace_zero, "ACE Zero", "poses_final.txt", "unit"),
+    (forms.polycam, "Polycam", "", "m"),
+    (forms.scanner_app, "ARKit", "", "m"),
+    (forms.arkit_by_columns, "ARKit", "", "m"),
+    (forms.record3d, "Record3D", "", "m"),
+    (forms.realitycapture, "RealityCapture", "", "unit"),
+    (forms.openmvg, "OpenMVG", "", "unit"),
+    (forms.opensfm, "OpenSfM", "", "unit"),
+    (forms.bundler, "Bundler", "", "unit"),
+    # text as other systems and people write it
+    (forms.colmap_by_hand, "COLMAP", "", "unit"),
+    (forms.colmap_gaps_and_comments, "COLMAP", "", "unit"),
+    (forms.colmap_other_names, "COLMAP", "", "unit"),
+    (forms.transforms_bom, "nerfstudio", "", "unit"),
+    (forms.transforms_utf16, "nerfstudio", "", "unit"),
+    (forms.transforms_other_machine, "nerfstudio", "", "unit"),
+    (forms.transforms_other_folder, "nerfstudio", "", "unit"),
+    (forms.transforms_without_suffix, "nerfstudio", "", "unit"),
+    (forms.poselist_crlf, "pose list", "", "unit"),
+]
+
+
+@pytest.mark.parametrize(
+    ("write", "form", "path", "unit"), FORMS, ids=[f"{w.__name__} {p}".strip() for w, _, p, _ in FORMS]
+)
+def test_given_poses_are_taken(write, form, path, unit, kitchen, project, tmp_path):
+    write(kitchen)
+    found = draft(project, kitchen.root / path)
+    rows = dict(found.rows)
+    assert rows["form"].startswith(form) and rows["poses"] == f"{COUNT} of {COUNT}" and rows["unit"] == unit
+    scene = scene_of(found, tmp_path)
+    assert len(scene.mapping) + len(scene.queries) == COUNT
+    check_values(scene, kitchen)
+
+
+SPLITS = [  # (writer, mapping photos, queries)
+    (forms.split_keys, range(8), range(8, COUNT)),
+    (forms.split_val_only, range(8), range(8, COUNT)),
+    (forms.split_lists, range(8), range(8, COUNT)),
+    (forms.split_folders, range(8), range(8, COUNT)),
+    (forms.blender, forms.SPLITS["train"], forms.SPLITS["test"]),
+    (forms.dsac, [i for i in range(COUNT) if i % 4], range(0, COUNT, 4)),
+]
+
+
+@pytest.mark.parametrize(("write", "mapping", "queries"), SPLITS, ids=[w.__name__ for w, _, _ in SPLITS])
+def test_stated_splits_are_kept(write, mapping, queries, kitchen, project, tmp_path):
+    write(kitchen)
+    found = draft(project, kitchen.root)
+    assert found.config.split.every is None
+    scene = scene_of(found, tmp_path)
+    assert numbers(kitchen, scene, [v.name for v in scene.mapping]) == list(mapping)
+    assert numbers(kitchen, scene, [q.name for q in scene.queries]) == list(queries)
+    check_values(scene, kitchen)
+
+
+def test_poses_that_are_not_read_are_named(kitchen, project):
+    forms.tum_without_camera(kitchen)
+    kitchen.text("kitti/odometry.csv", ["a,b,c,d,e,f,g,h", *["1,2,3,4,5,6,7,8"] * 3])
+    kitchen.text("scan/run.mcap", "")
+    found = draft(project, kitchen.root)
+    assert dict(found.rows)["form"].startswith("photos")
+    told = [line for line in found.missing if line.startswith("Poses passed over")]
+    assert "groundtruth.txt (a trajectory by time)" in told[0] and "camera.txt" in told[0] and len(told) == 3
+    assert any("scan/run.mcap" in line for line in told) and any("kitti/odometry.csv" in line for line in told)
+    # one form is taken, and the other is named
+    kitchen.model(f"rgb/{forms.STAMP:.6f}.png")
+    kitchen.text("camera.txt", "PINHOLE 640 480 525 525 320 240")
+    found = draft(project, kitchen.root, form="TUM RGB-D")
+    assert dict(found.rows)["poses"] == f"{COUNT} of {COUNT}"
+    assert any("model/images.txt (a model or recording)" in line for line in found.missing)
+
+
+def broken_line(r: Room) -> None:
+    forms.colmap_by_hand(r)
+    text = (r.root / "model/images.txt").read_text().split("\n")
+    text[3] = text[3].replace(" 1 ", " one ")
+    r.text("model/images.txt", text)
+
+
+def other_camera(r: Room) -> None:
+    forms.colmap_by_hand(r)
+    text = (r.root / "model/images.txt").read_text()
+    r.text("model/images.txt", text.replace(" 1 0002.jpg", " 7 0002.jpg"))
+
+
+def panorama(r: Room) -> None:
+    forms.colmap_by_hand(r)
+    r.text("model/cameras.txt", "1 EQUIRECTANGULAR 640 480 640 480\n")
+
+
+def not_sure(r: Room) -> None:
+    forms.ace_zero(r)
+    rows = (r.root / "poses_final.txt").read_text().splitlines()
+    r.text("poses_final.txt", [f"{row.rpartition(' ')[0]} 20" for row in rows])
+
+
+def csv_of_another_kind(r: Room) -> None:
+    forms.realitycapture(r)
+    text = (r.root / "cameras.csv").read_text(encoding="utf-8-sig").replace("0003.jpg,", "0003.jpg,x", 1)
+    r.text("cameras.csv", text)
+
+
+FAULTS = [
+    (broken_line, r"images\.txt: line 4: expected 'IMAGE_ID QW QX .* NAME', found '3 "),
+    (other_camera, r"images\.txt: line 4: camera 7 is not in cameras\.txt"),
+    (panorama, r"cameras\.txt: line 1: camera model EQUIRECTANGULAR has no focal length"),
+    (csv_of_another_kind, r"cameras\.csv: line 5: 0003\.jpg: expected finite numbers"),
+]
+
+
+@pytest.mark.parametrize(("write", "message"), FAULTS, ids=[w.__name__ for w, _ in FAULTS])
+def test_a_wrong_line_is_named(write, message, kitchen, project):
+    write(kitchen)
+    with pytest.raises(ScrflowError, match=message) as raised:
+        draft(project, kitchen.root)
+    assert "\n" not in str(raised.value)
+
+
+def test_ace_zeros_unsure_poses_are_none(kitchen, project):
+    not_sure(kitchen)
+    assert dict(draft(project, kitchen.root).rows)["poses"] == f"0 of {COUNT}"
+
+
+def test_cameras_that_lists_can_have():
+    camera = camera_of_fields(["pinhole", "640.0", "480", "500", "500", "320", "240"], "list")
+    assert (camera.width, camera.height) == (640, 480)
+    for fields, message in (
+        ("EQUIRECTANGULAR 640 480 640 480", "no focal length"),
+        ("PINHOLE 640.5 480 1 1 1 1", "whole"),
+    ):
+        with pytest.raises(ScrflowError, match=message):
+            camera_of_fields(fields.split(), "list")
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("a/1.jpg", "a/1.jpg"),
+        ("b\\1.JPG", "b/1.jpg"),
+        ("./a/../a/1", "a/1.jpg"),
+        ("/home/me/set/a/1.png", "a/1.jpg"),
+        ("C:\\set\\images\\top.jpeg", "images/top.jpg"),
+        ("top", "images/top.jpg"),
+        ("c/1.jpg", None),
+        ("cafe\u0301", "caf\u00e9.jpg"),
+        ("", None),
+    ],
+)
+def test_names_of_photos(listed, found):
+    assert (
+        PhotoNames(["a/1.jpg", "b/1.jpg", "images/top.jpg", "images/top.webp", "caf\u00e9.jpg"]).find(listed, "x")
+        == found
+    )
+
+
+def test_a_name_of_several_photos():
+    with pytest.raises(ScrflowError, match=r"list: 1\.jpg fits several photos \(a/1\.jpg, b/1\.jpg\); name the folder"):
+        PhotoNames(["a/1.jpg", "b/1.jpg"]).find("1.jpg", "list")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_other_systems(encoding, tmp_path):
+    (tmp_path / "list.txt").write_bytes("é.jpg\r\n2.jpg\r3.jpg\n".encode(encoding))
+    assert read_text(tmp_path / "list.txt") == "é.jpg\n2.jpg\n3.jpg\n"
