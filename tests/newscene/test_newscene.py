@@ -106,6 +106,19 @@ def test_depths_of_the_models_points_make_the_proposal(colmap, project):
     assert found.config.depth_range == (0.1, 8) and any("Indoors? The median depth is 20 m" in m for m in found.missing)
 
 
+def test_missing_photos_are_left_out_and_counted_where_asked(colmap, project, tmp_path, caplog):
+    """Of the model, and of a list of queries."""
+    names = sorted(p.relative_to(colmap / "images").as_posix() for p in (colmap / "images").rglob("*.jpg"))
+    lose(colmap)
+    (colmap / "ask.txt").write_text("\n".join(names[2:5]) + "\n")
+    found = draft(project, colmap, skip_missing=True, queries=colmap / "ask.txt")
+    assert dict(found.rows)["photos"].endswith("; 3 without a file are left out")
+    assert dict(found.rows)["queries"].startswith("2, ")
+    scene = built(stage_of(found.config.source, found.config.split, "unit"), colmap, tmp_path / "scene")
+    assert (len(scene.mapping), len(scene.queries)) == (5, 2)
+    assert "ask.txt: 1 of 3 photos have no file; they are left out" in caplog.text
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """Twelve demo photos, six of them in a folder of queries."""
@@ -126,6 +139,11 @@ def test_bare_photos(photos, project, tmp_path, monkeypatch):
     queries = draft(project, photos, queries=photos / "ask", outdoor=True)
     assert queries.config.source.images == "." and queries.config.sfm.median_depth == 10
     assert queries.lists[0][1] == "".join(f"ask/{i}.jpg\n" for i in (0, 10, 2, 4, 6, 8))
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda path, mode: False)  # a read-only folder: root may write to any
+        queries = draft(project, photos, queries=photos / "ask")
+    (listed, _), split = queries.lists[0], queries.config.split
+    assert listed == REPO / "config/scenes/place-queries.txt" and split.queries == {"all": str(listed)}
     # paths: absolute where there is nothing else, relative to data_root or the project where it lies there
     assert found.config.root == str(photos / "map") and not found.config.in_project
     monkeypatch.setenv("SCRFLOW_DATA", str(tmp_path))
@@ -321,6 +339,9 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     assert scene == SceneConfig.model_validate(yaml.safe_load(text)) and scene.licence == "ours: all of it # really"
     assert project.scene_root("yard") == photos and text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
     assert scene.split.queries == {"all": "yard-queries.txt"} and (photos / "yard-queries.txt").is_file()
+    assert run.invoke(app, [*arguments[:1], "again", *arguments[2:]], catch_exceptions=False).exit_code == 0
+    again = Project(config)
+    assert again.scene_root("again") == photos and again.scene("again").split.queries == {"all": "again-queries.txt"}
     (config / "scenes/yard.yaml").write_text(text + "citation: mine\n")
     with pytest.raises(ScrflowError, match=r"yard\.yaml: already exists; --force"):
         run.invoke(app, arguments, catch_exceptions=False)

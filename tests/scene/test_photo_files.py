@@ -13,6 +13,7 @@ from small_datasets import built, stage_of
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
+from scrflow.core.images import read_rgb
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST
@@ -20,6 +21,7 @@ from scrflow.scene.lists import query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
 from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.photos import PhotosSource
+from scrflow.sfm.matching import check_readable
 from scrflow.storage.artifact import Stamp, folder_digest, write_json
 
 
@@ -179,3 +181,21 @@ def test_upright_of_other_files(photo, tmp_path, suffix):
     assert bool(done.turned) == (suffix != ".bmp") and found.shape == shown.shape
     error = np.mean((found - shown) ** 2)
     assert 10 * np.log10(255**2 / error) > 47 if suffix == ".mpo.jpg" else error == 0
+
+
+def test_heic_tells_its_camera_and_becomes_jpeg(photo, tmp_path):
+    """COLMAP does not read HEIC."""
+    folder = tmp_path / "in"
+    jpeg = with_exif(photo, folder / "a.jpg", (600, 400), **{F35: 28})
+    with Image.open(jpeg) as image:
+        image.save(folder / "a.HEIC", quality=95, exif=image.getexif().tobytes())
+    assert read_rgb(folder / "a.HEIC").size == (600, 400)
+    (camera, source), (same, _) = (camera_from_exif(folder / n, "SIMPLE_PINHOLE") for n in ("a.HEIC", "a.jpg"))
+    assert source == "exif focal 35mm" and camera.params[0] == pytest.approx(same.params[0], rel=1e-3)
+    with pytest.raises(ScrflowError, match=r"a\.HEIC: COLMAP does not read HEIF.*scrflow upright"):
+        check_readable(folder, ["a.HEIC"])
+    upright(folder, tmp_path / "out")
+    assert camera_from_exif(tmp_path / "out/a.HEIC.jpg", "SIMPLE_PINHOLE")[1] == source
+    (folder / "a.HEIC").write_bytes(b"no image")
+    with pytest.raises(ScrflowError, match=r"a\.HEIC: image is damaged"):
+        read_rgb(folder / "a.HEIC")

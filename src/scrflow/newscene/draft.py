@@ -314,7 +314,8 @@ def _rows(findings: Findings, unit: str, scale: _Scale) -> Iterator[tuple[str, s
     lens = f", 35 mm equivalent {', '.join(f'{f:g}' for f in mm[:4])} mm" if mm else ""
     depth = f"; median depth {scale.median:.3g} {unit}" if scale.median else ""
     yield "form", f"{found.form} ({found.evidence})"
-    yield "photos", f"{len(photos)} under {collection.image_root}"
+    absent = f"; {collection.absent} without a file are left out" if collection.absent else ""
+    yield "photos", f"{len(photos)} under {collection.image_root}{absent}"
     yield "sizes", ", ".join(f"{w}x{h}: {n}" for (w, h), n in sizes.most_common(4))
     yield "EXIF focal lengths", f"{sum(bool(p.focal_mm) for p in photos)} of {len(photos)} photos{lens}"
     if findings.bare:

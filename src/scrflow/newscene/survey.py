@@ -229,7 +229,7 @@ def _listed_queries(
             cameras = dict.fromkeys((where / name).relative_to(images).as_posix() for name in list_photos(where))
             texts.append((path, "".join(f"{listed(name)}\n" for name in cameras)))
         else:
-            cameras = read_photo_list(path, PhotoNames(images))
+            cameras = read_photo_list(path, PhotoNames(images), options.skip_missing)
         gone = [name for name in cameras if not (images / name).is_file()]
         if gone:
             raise ScrflowError(

@@ -53,7 +53,7 @@ def build_scene(
     where = str(collection.where)
     check_unique((image.name for image in collection.images), where)
     images = {image.name: image for image in collection.images}
-    mapping_names, queries = _split(config.split, root, collection, images)
+    mapping_names, queries = _split(config.split, root, collection, images, config.source.skip_missing)
     guessed = [q.name for q in queries if q.name in collection.guessed and q.camera is images[q.name].camera]
     refuse_guesses(guessed, where, config.split.guess_cameras)
 
@@ -109,7 +109,9 @@ def build_scene(
     log.info("scene: %d mapping images, %d queries (%d with reference pose)", len(mapping), len(queries), len(poses))
 
 
-def _split(split: Split, root: Path, found: Collection, images: dict[str, View]) -> tuple[list[str], list[Query]]:
+def _split(
+    split: Split, root: Path, found: Collection, images: dict[str, View], skip_missing: bool
+) -> tuple[list[str], list[Query]]:
     """Names of the mapping images, and the queries."""
     if split.every is not None:
         mapping, names = every_nth(list(images), split.every)
@@ -126,7 +128,7 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
     queries: dict[str, Query] = {}
     for condition, listed in split.queries.items():
         path = root / listed
-        cameras = read_photo_list(path, photos)
+        cameras = read_photo_list(path, photos, skip_missing)
         unknown = [name for name, camera in cameras.items() if camera is None and name not in images]
         cameras |= query_cameras(found.image_root, unknown, str(path), split.guess_cameras)
         for name, camera in cameras.items():
@@ -136,7 +138,7 @@ def _split(split: Split, root: Path, found: Collection, images: dict[str, View])
     if split.mapping is None:
         return [name for name in images if name not in queries], list(queries.values())
     path = root / split.mapping
-    mapping = list(read_photo_list(path, photos))
+    mapping = list(read_photo_list(path, photos, skip_missing))
     for name in mapping:
         if name in images:
             continue

@@ -133,8 +133,12 @@ def camera_from_exif(path: Path, model: str) -> tuple[pycolmap.Camera, CameraSou
     with opened(path) as image:
         exif, (width, height) = read_exif(image), image.size
     options = pycolmap.ImageReaderOptions(camera_model=model, default_focal_length_factor=FOCAL_FACTOR)
-    camera = pycolmap.infer_camera_from_image(str(path), options)
     longer = max(width, height)
+    try:
+        camera = pycolmap.infer_camera_from_image(str(path), options)
+    except ValueError:  # HEIC and WebP, which COLMAP does not read
+        focal = (exif.focal_35mm or 0) / math.hypot(36, 24) * math.hypot(width, height) or FOCAL_FACTOR * longer
+        camera = pycolmap.Camera.create_from_model_name(0, model, focal, width, height)
     focal, source = camera.mean_focal_length(), "exif focal + sensor"
     if exif.focal_35mm:
         source = "exif focal 35mm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import unicodedata
@@ -15,6 +16,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.lists import read_query_list
 from scrflow.storage.listfile import has_suffix
 
+log = logging.getLogger("scrflow")
 PHOTO_FOLDERS = ("images", "input", "rgb", "color", "photos", "frames")  # usual names of a scene's folder of photos
 _MOST = 500_000  # files of a folder that are looked through
 _PREFERRED = (".png", ".jpg", ".jpeg")  # of photos that differ by their suffix alone
@@ -82,16 +84,19 @@ class PhotoNames:
         return self._by_stem
 
 
-def read_photo_list(path: Path, names: PhotoNames) -> dict[str, pycolmap.Camera | None]:
+def read_photo_list(path: Path, names: PhotoNames, skip_missing: bool = False) -> dict[str, pycolmap.Camera | None]:
     """The photos of a list file with the cameras that it gives (``lists.read_query_list``); what is no photo keeps the
-    name that the list gives."""
+    name that the list gives, or is left out with a warning."""
     out: dict[str, pycolmap.Camera | None] = {}
     for listed, camera in read_query_list(path).items():
         name = names.find(listed, path) or listed
         if name in out:
             raise ScrflowError(f"{path}: {name} is listed twice, also as {listed}; remove one line")
         out[name] = camera
-    return out
+    gone = [name for name in out if skip_missing and not names.has(name)]
+    if gone:
+        log.warning("%s: %d of %d photos have no file; they are left out", path, len(gone), len(out))
+    return {name: camera for name, camera in out.items() if name not in gone}
 
 
 def _common_end(a: list[str], b: list[str]) -> int:

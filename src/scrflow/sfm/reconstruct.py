@@ -148,11 +148,11 @@ def photos_to_register(source: Source, split: Split, root: Path) -> list[str]:
         return names if source.queries_in_sfm else mapping
     if split.mapping is None and not split.queries:
         return names
-    photos = PhotoNames(names)
-    queries = [name for listed in split.queries.values() for name in read_photo_list(root / listed, photos)]
+    photos, skip = PhotoNames(names), source.skip_missing
+    queries = [name for listed in split.queries.values() for name in read_photo_list(root / listed, photos, skip)]
     check_unique(queries, f"{root}: lists of split.queries")
     if split.mapping is not None:
-        mapping = list(read_photo_list(root / split.mapping, photos))
+        mapping = list(read_photo_list(root / split.mapping, photos, skip))
     else:
         mapping = [name for name in names if name not in set(queries)]
     wanted = sorted({*mapping, *queries} if source.queries_in_sfm else mapping)

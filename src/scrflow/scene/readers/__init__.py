@@ -37,6 +37,7 @@ class Collection:
     parts: Mapping[str, str] = field(default_factory=dict)  # image -> its room, where several make up the scene
     guessed: frozenset[str] = frozenset()  # names whose intrinsics nothing tells: a query only where the split says so
     sha256: Mapping[str, str] = field(default_factory=dict)  # image -> digest of the file that its pose was made from
+    absent: int = 0  # listed photos without a file, which are not among the images
 
 
 # A dataset's own layout, a model or pose file, lines of which each could be of something else, photos alone
@@ -76,4 +77,5 @@ def read_source(
         return found
     log.warning("%s: %d of %d photos have no file; they are left out", found.where, len(gone), len(found.images))
     split = found.split and tuple(tuple(name for name in names if name not in gone) for names in found.split)
-    return replace(found, images=tuple(i for i in found.images if i.name not in gone), split=split)
+    images = tuple(i for i in found.images if i.name not in gone)
+    return replace(found, images=images, split=split, absent=found.absent + len(gone))

@@ -88,10 +88,18 @@ def image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     best = max(folders, key=lambda folder: exact[folder])
     if exact[best] == len(names):
         return best
-    photos = {folder: PhotoNames(folder) for folder in folders if folder in (*usual, *near)}
-    found = {folder: sum(p.find(name, folder) is not None for name in names) for folder, p in photos.items()}
+    # not of what lies above the path: other scenes, or all of a disk
+    photos = {f: PhotoNames(f) for f in folders if f in usual or (f in near and f.is_relative_to(path))}
+    found = {folder: sum(_finds(p, name) for name in names) for folder, p in photos.items()}
     most = max(found, key=lambda folder: found[folder], default=best)
     return most if found.get(most, 0) > exact[best] else best
+
+
+def _finds(photos: PhotoNames, name: str) -> bool:
+    try:
+        return photos.find(name, "") is not None
+    except ScrflowError:  # several fit
+        return False
 
 
 def model_and_images(path: Path, model: Path, names: list[str]) -> tuple[Path, dict[str, str]]:
@@ -113,7 +121,7 @@ def root_of(path: Path, file: Path, names: Iterable[str]) -> Path:
     folders = [path] if path.is_dir() else []
     for folder in dict.fromkeys([*folders, file.parent, file.parent.parent]):
         photos = PhotoNames(folder)
-        if any(photos.find(name, file) for name in names):
+        if any(_finds(photos, name) for name in names):
             return folder
     return folders[0] if folders else file.parent
 

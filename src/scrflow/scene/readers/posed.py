@@ -54,7 +54,7 @@ def collect(path: Path, folder: Path, photos: Iterable[Posed], skip_missing: boo
     if not any(view.cam_from_world is not None for view in views):
         raise ScrflowError(f"{path}: no pose in it; correct the file")
     check_unique((view.name for view in views), str(path))
-    return Collection(path, folder, tuple(views), left_out=left_out, **more)
+    return Collection(path, folder, tuple(views), left_out=left_out, absent=len(missing), **more)
 
 
 def rigid(R: np.ndarray, centre: np.ndarray) -> np.ndarray:
