@@ -7,24 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+import scipy.sparse
 import torch
 from PIL import Image
-from scenes import scene_of
+from scenes import scene_of, write_graph
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import (
     ExtractorConfig,
     GlobalEncodingUse,
     HeadConfig,
+    LandmarksConfig,
+    LandmarksPart,
     LocalizeConfig,
     MapStage,
+    MatchFeaturesConfig,
     RetrievalConfig,
     RetrievalStage,
+    TracksConfig,
+    TracksStage,
 )
 from scrflow.features.encoders import build_encoder
 from scrflow.features.global_encoding import read_global_encoding, standardised
 from scrflow.features.retrieval_index import build_retrieval
 from scrflow.features.views import encode_view
+from scrflow.landmarks.tracks import build_tracks
 from scrflow.map.file import write_map
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query
@@ -39,6 +46,8 @@ TEXELS = 300.0  # a metre of the wall, which is the plane z = 0 from (-2, -1.5) 
 WITHIN = (0.05, 2.0)
 EXTRACTOR = ExtractorConfig(name="sift", short_side=240, max_keypoints=150)
 VLAD = RetrievalConfig(kind="vlad", encoder="sift", clusters=4, keypoints=150, dim=8, pq_bytes=4)
+MATCHED = MatchFeaturesConfig(name="opencv-sift", max_keypoints=600, descriptors="uint8")
+LANDMARKS = LandmarksConfig(count=300, dim=16, code_bytes=8)
 SCALE = 10.0  # of the descriptors, unit vectors: numbers near 1 are learnt faster
 
 
@@ -120,6 +129,34 @@ def build(root: Path) -> PlaneMap:
     scene, _ = build_scene(root)
     _map(root / "results/wall/tiny", scene, root / "photos", poses()[0])
     return PlaneMap.at(root)
+
+
+def build_landmarks(root: Path, threads: int = 1) -> PlaneMap:
+    """Photos, scene, graph, tracks and a map of landmarks alone under ``root`` (some 3 s of one core)."""
+    scene, _ = build_scene(root)
+    write_graph(root / "graph.npz", scipy.sparse.csr_array(1.0 - np.eye(12)), poses()[0])
+    stage = TracksStage(tracks=TracksConfig(features=MATCHED), seed=1)
+    build_tracks(stage, scene, root / "graph.npz", root / "tracks.h5", threads)
+    made = PlaneMap.at(root)
+    made.map.parent.mkdir()
+    write_map(landmark_stage(), scene, None, None, None, None, made.map, tracks=root / "tracks.h5")
+    return made
+
+
+def landmark_stage() -> MapStage:
+    return MapStage(
+        extractor=None,
+        global_encoding=GlobalEncodingUse(),
+        head=None,
+        landmarks=LandmarksPart(features=MATCHED, landmarks=LANDMARKS),
+        retrieval=None,
+        retrieval_extractor=None,
+        own_encoding=False,
+        localize=LocalizeConfig(hypotheses=1),
+        thresholds=(WITHIN, (0.5, 10.0)),
+        unit="m",
+        seed=1,
+    )
 
 
 def build_halves(root: Path) -> tuple[list[Path], list[Path]]:

@@ -34,7 +34,9 @@ def triangulate(
 ) -> Points:
     """Points of tracks that at least two views agree on within ``max_error_px`` (pixels of ``focal_V``), and whose rays
     are about ``min_angle_deg`` or more apart. A view counts its best observation of a track."""
-    count = int(seen.track.max()) + 1 if len(seen.track) else 0
+    if not len(seen.track):
+        return Points(np.zeros((0, 3)), *2 * [np.zeros(0, np.int64)], np.zeros(0))
+    count = int(seen.track.max()) + 1
     R, t, f = poses_V34[seen.view, :, :3], poses_V34[seen.view, :, 3], focal_V[seen.view]
     centre = -np.einsum("oij,oi->oj", R, t)
     xyz = _intersection(seen, R, centre, count)

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from scrflow.config import LandmarkLocalizeConfig, LandmarksPart
+from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, project, rays_from_pixels, rescaled_camera
 from scrflow.features.encoders import LocalEncoder
 from scrflow.features.matching import Nearest, PhotoFeatures, photo_features, reduction
@@ -31,6 +32,11 @@ class LandmarkMatcher:
     ):
         self._landmarks, self._features, self._config, self._encoder = landmarks, part.features, config, encoder
         self._nearest = Nearest(config.max_ratio, None)
+        if encoder.dim != len(landmarks.projection.mean):
+            raise ScrflowError(
+                f"the map's landmarks are of descriptors of {len(landmarks.projection.mean)} numbers, but "
+                f"{part.features.name}'s have {encoder.dim}; write the map again with the features of its tracks"
+            )
 
     def view(self, photo: Image.Image, camera: pycolmap.Camera) -> EncodedView:
         """Undistorted keypoints of a photo, in the pinhole image of its reduced size, and their projected

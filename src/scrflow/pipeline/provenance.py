@@ -24,7 +24,8 @@ from scrflow.pipeline.stages import STAGES
 from scrflow.storage.artifact import FORMS, Stamp, read_stamp, write_text
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "pycolmap", "poselib", "kornia", "h5py", "faiss-cpu", "safetensors", "snakemake",
+    "torch", "numpy", "scipy", "pycolmap", "poselib", "opencv-python-headless", "kornia", "h5py", "faiss-cpu",
+    "safetensors", "snakemake",
 )  # fmt: skip
 RAN = "ran"  # the key of this_run in localization.json and in the last line of train.jsonl
 _ROOT = Path(__file__).resolve().parents[3]
