@@ -110,10 +110,10 @@ def model_and_images(path: Path, model: Path, names: list[str]) -> tuple[Path, d
     return root, {key: part.relative_to(root).as_posix() for key, part in (("model", model), ("images", images))}
 
 
-def root_of(path: Path, file: Path, names: Iterable[str]) -> Path:
+def root_of(path: Path, file: Path, names: Iterable[object]) -> Path:
     """The folder that holds a pose file and the photos it names: ``path``, the file's own, or one above it."""
-    names = list(names)[:LOOKED_AT]
-    exact = [Path(os.path.abspath(file.parent / name.replace("\\", "/"))) for name in names]
+    names = photo_names(names)[:LOOKED_AT]
+    exact = [Path(os.path.abspath(file.parent / name)) for name in names]
     exact = [p for p in exact if p.is_file()]
     if names and len(exact) == len(names):
         root = Path(os.path.commonpath([file.parent, *(p.parent for p in exact)]))
