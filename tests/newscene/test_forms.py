@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import room_forms as forms
+from PIL import Image
 from room_forms import COUNT, Room, room
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
 from small_datasets import built
 
 from scrflow.config import SceneStage
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.draft import Draft
+from scrflow.newscene.rosbag import unpack_bag
+from scrflow.newscene.survey import chosen_form
 from scrflow.pipeline.project import Project
 from scrflow.scene import Scene
 from scrflow.scene.lists import camera_of_fields
@@ -239,3 +245,79 @@ def test_a_name_of_several_photos():
 def test_text_of_other_systems(encoding, tmp_path):
     (tmp_path / "list.txt").write_bytes("é.jpg\r\n2.jpg\r3.jpg\n".encode(encoding))
     assert read_text(tmp_path / "list.txt") == "é.jpg\n2.jpg\n3.jpg\n"
+
+
+def write_bag(path: Path, kitchen: Room, storage: StoragePlugin, raw: bool) -> None:
+    """A rosbag2 of photos, CameraInfo, and odometry of a robot with the camera; or raw photos and the camera's pose."""
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    T = {name.rpartition("/")[2]: kind for name, kind in types.types.items()}
+
+    def header(i: int, frame: str):
+        return T["Header"](stamp=T["Time"](sec=100 + i, nanosec=250_000_000), frame_id=frame)
+
+    def pose(m: np.ndarray):
+        q = Rotation.from_matrix(m[:3, :3]).as_quat()
+        return T["Point"](*m[:3, 3]), T["Quaternion"](*q)
+
+    mount = np.eye(4)  # of the camera on the robot
+    mount[:3, :3], mount[:3, 3] = Rotation.from_euler("xyz", [-90, 0, -90], degrees=True).as_matrix(), (0.1, 0.0, 0.4)
+    K = np.array([kitchen.focal, 0, 319.5, 0, kitchen.focal, 239.5, 0, 0, 1])
+    roi = T["RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    with Writer(path, version=9, storage_plugin=storage) as bag:
+
+        def send(topic: str, kind: str, message, i: int) -> None:
+            if topic not in topics:
+                topics[topic] = bag.add_connection(topic, kind, typestore=types)
+            bag.write(topics[topic], (100 + i) * 10**9, types.serialize_cdr(message, kind))
+
+        topics: dict = {}
+        if not raw:
+            position, rotation = pose(mount)
+            where = T["Transform"](T["Vector3"](position.x, position.y, position.z), rotation)
+            still = T["TransformStamped"](header(0, "base_link"), "cam_optical", where)
+            send("/tf_static", "tf2_msgs/msg/TFMessage", T["TFMessage"]([still]), 0)
+        for i in range(COUNT):
+            info = T["CameraInfo"](
+                header(i, "cam_optical"), 480, 640, "plumb_bob", np.zeros(5), K, K, np.zeros(12), 0, 0, roi
+            )
+            send("/cam/camera_info", "sensor_msgs/msg/CameraInfo", info, i)
+            data = np.frombuffer(kitchen.sources[i].read_bytes(), np.uint8)
+            if raw:
+                pixels = np.asarray(Image.open(kitchen.sources[i]).convert("RGB"))[..., ::-1].ravel()
+                message = T["Image"](header(i, "cam_optical"), 480, 640, "bgr8", 0, 3 * 640, pixels)
+                send("/cam/image_raw", "sensor_msgs/msg/Image", message, i)
+                stamped = T["PoseStamped"](header(i, "map"), T["Pose"](*pose(kitchen.world_from_cam(i))))
+                send("/slam/pose", "geometry_msgs/msg/PoseStamped", stamped, i)
+                continue
+            message = T["CompressedImage"](header(i, "cam_optical"), "jpeg", data)
+            send("/cam/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, i)
+            robot = T["PoseWithCovariance"](
+                T["Pose"](*pose(kitchen.world_from_cam(i) @ np.linalg.inv(mount))), np.zeros(36)
+            )
+            none = T["TwistWithCovariance"](T["Twist"](T["Vector3"](0, 0, 0), T["Vector3"](0, 0, 0)), np.zeros(36))
+            send("/odom", "nav_msgs/msg/Odometry", T["Odometry"](header(i, "odom"), "base_link", robot, none), i)
+
+
+@pytest.mark.parametrize(("storage", "raw"), [(StoragePlugin.SQLITE3, False), (StoragePlugin.MCAP, True)])
+def test_a_ros_bag(storage, raw, kitchen, project, tmp_path):
+    write_bag(tmp_path / "run", kitchen, storage, raw)
+    assert chosen_form(NewScene(name="place", path=tmp_path / "run")).form == "ROS bag"
+    bag = unpack_bag(tmp_path / "run", tmp_path / "out", max_frames=6)
+    assert (bag.photos, bag.of, bag.posed) == (6, COUNT, True)
+    kept = np.linspace(0, COUNT - 1, 6).round().astype(int).tolist()
+    photos = sorted((tmp_path / "out/rgb").iterdir())
+    kitchen.photos = {path.resolve(): i for path, i in zip(photos, kept, strict=True)}
+    found = draft(project, tmp_path / "out")
+    assert dict(found.rows)["unit"] == "m"
+    scene = scene_of(found, tmp_path)
+    assert len(scene.mapping) + len(scene.queries) == 6
+    check_values(scene, kitchen)
+
+
+def test_a_damaged_ros_bag(kitchen, tmp_path):
+    write_bag(tmp_path / "run", kitchen, StoragePlugin.MCAP, raw=True)
+    recorded = next((tmp_path / "run").glob("*.mcap"))
+    recorded.write_bytes(recorded.read_bytes()[: recorded.stat().st_size // 2])
+    with pytest.raises(ScrflowError, match="run: damaged, or not a ROS bag"):
+        unpack_bag(tmp_path / "run", tmp_path / "out", 6)
+    assert not (tmp_path / "out").exists()

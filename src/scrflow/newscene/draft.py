@@ -73,7 +73,7 @@ def new_scene(
     _check_free(path, force or dry_run)
     console = Console(soft_wrap=True)
     found = chosen_form(options)
-    if images is not None and found.form not in ("video", "photos"):
+    if images is not None and found.form not in ("video", "ROS bag", "photos"):
         raise ScrflowError(
             f"{options.path}: --images is for the frames of a video, this is of form {found.form}; leave it out"
         )
@@ -89,6 +89,15 @@ def new_scene(
         console.print(f"{len(picked.names)} of {picked.decoded} frames of {found.root} in {folder}", markup=False)
         inside = folder.name == "images"
         made = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
+    elif found.form == "ROS bag":
+        if dry_run:
+            console.print(f"{found.root}: a ROS bag; up to {max_frames} photos would go to {folder}", markup=False)
+            return path
+        from scrflow.newscene.rosbag import unpack_bag
+
+        bag = unpack_bag(found.root, folder, max_frames)
+        console.print(f"{bag.photos} of {bag.of} photos of {bag.topic} in {folder}", markup=False)
+        made = options.model_copy(update={"path": folder, "form": "TUM RGB-D" if bag.posed else "photos"})
     elif found.form == "photos" and (folders := folders_to_gather(options, found)):
         if dry_run:
             console.print(f"upright JPEGs of {', '.join(map(str, folders))} would go to {folder}", markup=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
-from scrflow.scene.readers import BARE, Found, detect_forms
-from scrflow.scene.readers.detection import first_lines, json_of, numbers_only, walk
+from scrflow.scene.readers import BARE, MODEL, Found, detect_forms
+from scrflow.scene.readers.detection import first_lines, has, json_of, numbers_only, walk
 from scrflow.scene.readers.tum import NEEDS_CAMERA
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
@@ -20,6 +20,7 @@ def detect(path: Path) -> list[Found]:
     if not path.exists():
         raise ScrflowError(f"{path}: no such file or folder; correct the path")
     found = detect_forms(path)
+    found = [f for f in (_bag(path),) if f] + found
     if not found and (video := _video(path)):
         found = [video]
     if found:
@@ -86,6 +87,14 @@ def _poses_in(file: Path) -> str | None:
     if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in name:
         return "a pose"
     return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16) for row in rows) else None
+
+
+def _bag(path: Path) -> Found | None:
+    """A ROS 1 bag, or the folder of a rosbag2; ``root`` is the path."""
+    recorded = has(path, "metadata.yaml") and (has(path, "*.db3*") or has(path, "*.mcap*"))
+    if recorded or (path.is_file() and path.suffix.lower() == ".bag"):
+        return Found("ROS bag", path, {"reader": "photos", "images": "images"}, path.name, "m", MODEL)
+    return None
 
 
 def _video(path: Path) -> Found | None:

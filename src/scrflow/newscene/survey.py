@@ -103,8 +103,8 @@ class Findings:
 def survey(options: NewScene, found: Found, spare: Path) -> Findings:
     """Look at the images of a form. ScrflowError, one line, for all that would stop the run. Lists to write go to the
     folder ``spare`` where the scene's own is read-only."""
-    if found.form == "video":
-        raise ScrflowError(f"{found.root}: a video has no photos yet; pick frames first (scrflow pick-frames)")
+    if found.form in ("video", "ROS bag"):
+        raise ScrflowError(f"{found.root}: a {found.form} has no photos yet; scrflow new-scene takes them out of it")
     if options.skip_missing:
         found = replace(found, source={**found.source, "skip_missing": True})
     collection = _collection(found)

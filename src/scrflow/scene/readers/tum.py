@@ -35,11 +35,11 @@ class TumSource(Source):
     camera: str | None = Field(None, description="'MODEL width height params...'; else camera.txt tells it")
 
     def files(self, root: Path) -> list[Path]:
-        return [root / name for name in (self.trajectory, self.photos, _CAMERA)]
+        return [root / name for name in (self.trajectory, self.photos, CAMERA)]
 
 
 SOURCE = TumSource
-_CAMERA = "camera.txt"
+CAMERA = "camera.txt"
 _FORM = "time tx ty tz qx qy qz qw"
 _NEAR, _GAP = 0.02, 0.2  # s: from the nearest pose at an end, and between the two that are interpolated
 # cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats; there the centre of the first pixel is (0, 0)
@@ -48,7 +48,7 @@ _TUM = {
     "2": (520.9, 521.0, 325.1, 249.7, 0.2312, -0.7849, -0.0033, -0.0001, 0.9172),
     "3": (535.4, 539.2, 320.1, 247.6, 0, 0, 0, 0, 0),
 }
-NEEDS_CAMERA = f"write its camera into {_CAMERA} beside it, as 'PINHOLE width height fx fy cx cy', and run again"
+NEEDS_CAMERA = f"write its camera into {CAMERA} beside it, as 'PINHOLE width height fx fy cx cy', and run again"
 
 
 def detect(path: Path) -> Found | None:
@@ -80,7 +80,7 @@ def read(source: TumSource, root: Path, sfm_model: Path | None = None) -> Collec
         if value is None or not has_suffix(name.strip()):
             raise ScrflowError(f"{photos}: line {number}: expected 'time file', found {line[:80]!r}; correct the line")
         where = f"{photos}: line {number}"
-        listed.append(Posed(name.strip(), _pose_at(value[0], times, rows), lambda size: camera, where))
+        listed.append(Posed(name.strip(), pose_at(value[0], times, rows), lambda size: camera, where))
     return collect(path, root, listed, source.skip_missing)
 
 
@@ -100,7 +100,7 @@ def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[first, 0], table[first, 1:]
 
 
-def _pose_at(time: float, times: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
+def pose_at(time: float, times: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     """cam_from_world [3, 4] at a time; None where no pose is near."""
     after = int(np.searchsorted(times, time))
     before = after - 1
@@ -121,9 +121,9 @@ def _pose_at(time: float, times: np.ndarray, rows: np.ndarray) -> np.ndarray | N
 def _camera(source: TumSource, root: Path) -> pycolmap.Camera | None:
     if source.camera is not None:
         return camera_of_fields(source.camera.split(), "source.camera")
-    if (root / _CAMERA).is_file():
-        line = next(iter(read_lines(root / _CAMERA)), (1, ""))[1]
-        return camera_of_fields(line.split(), f"{root / _CAMERA}")
+    if (root / CAMERA).is_file():
+        line = next(iter(read_lines(root / CAMERA)), (1, ""))[1]
+        return camera_of_fields(line.split(), f"{root / CAMERA}")
     known = re.search(r"freiburg([123])", root.name)
     if known is None:
         return None
