@@ -39,9 +39,12 @@ def scene_parts(wildcards):
 
 
 def graph_points(wildcards):
-    """The 3D points that the named graph, or the scene's own, counts, if it is of kind ``points``."""
-    graph = wildcards.get("graph", project.scene(wildcards.scene).graph)
-    if project.config.graphs[graph].kind != "points":
+    """The 3D points that the named graph, or the scene's own, counts (kind ``points``), or that depths are measured by
+    where the scene has no points of its own."""
+    scene = project.scene(wildcards.scene)
+    graph = wildcards.get("graph", scene.graph)
+    measured = scene.depth_range is None and not project.has_points(wildcards.scene)
+    if project.config.graphs[graph].kind != "points" and not measured:
         return []
     return scene_sfm(wildcards) or f"results/{wildcards.scene}/triangulated/triangulation.json"
 

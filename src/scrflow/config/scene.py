@@ -121,6 +121,20 @@ class SfmConfig(Strict):
     mapper: Literal["incremental", "global"] = "incremental"
     min_registered: float = Field(0.8, gt=0, le=1, description="a smaller registered fraction stops the run")
     median_depth: float | None = Field(None, gt=0, description="rescale the model to this median point depth")
+    positions: str | None = Field(
+        None,
+        description="where the photos were taken, to scale and turn the model: gps (of their EXIF; metres east, north "
+        "and up), or a file of lines 'name x y z' in the scene's unit, relative to root",
+    )
+    known_distances: tuple[tuple[str, str, Annotated[float, Field(gt=0)]], ...] = Field(
+        (), description="[photo, photo, how far apart they were taken, in the scene's unit], to scale the model"
+    )
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> SfmConfig:
+        if sum(v is not None and v != () for v in (self.median_depth, self.positions, self.known_distances)) > 1:
+            raise ValueError("give one of median_depth, positions and known_distances")
+        return self
 
     @model_validator(mode="after")
     def _files_of_hloc(self) -> SfmConfig:
@@ -201,7 +215,10 @@ class SceneConfig(Strict):
     unit: str = Field("m", description="name of the unit of length, for tables")
     min_mapping_images: int = Field(3, ge=2)
     check_poses: bool = Field(True, description="compare given poses with the photos: a wrong convention stops the run")
-    depth_range: tuple[float, float] = Field((0.1, 8.0), description="of frustum overlap; 50 outdoors")
+    depth_range: tuple[float, float] | None = Field(
+        None,
+        description="of frustum overlap; null: measured from the 3D points of the scene, triangulated if it has none",
+    )
     depth_bias: float = Field(0.3, ge=0, description="b of R-SCoRe's depth adjustment; 3 m outdoors")
     target_depth: float = Field(10.0, gt=0, description="depth that invalid predictions are pulled to (GLACE eq. 3)")
     thresholds: tuple[tuple[float, float], ...] = Field(((0.05, 5.0),), description="(unit, degrees), finest first")
@@ -211,3 +228,9 @@ class SceneConfig(Strict):
         description="names in results/SCENE/poses.txt: with folders, or without (Aachen at visuallocalization.net)",
     )
     graph: str = Field("frustum", description="a graph named in config.yaml")
+
+    @model_validator(mode="after")
+    def _gps_is_in_metres(self) -> SceneConfig:
+        if self.sfm.positions == "gps" and self.unit != "m":
+            raise ValueError(f"sfm.positions: gps gives metres, and unit is {self.unit!r}; set unit: m")
+        return self

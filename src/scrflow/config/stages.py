@@ -57,7 +57,7 @@ class TriangulateStage(Strict):
 
 class CovisibilityStage(Strict):
     graph: GraphConfig
-    depth_range: tuple[float, float]
+    depth_range: tuple[float, float] | None
     seed: int
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import scipy.sparse
 
 from scrflow.config import CovisibilityStage
@@ -21,6 +22,7 @@ from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.model import load_scene
+from scrflow.scene.point_depths import IMAGES, doubt, measured_range, observed_depths
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.untrusted import read_arrays
 
@@ -41,7 +43,8 @@ class Graph:
 def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path | None = None) -> None:
     """Write the covisibility graph of a scene artifact to ``out`` (npz).
 
-    ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` does not read it.
+    ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` measures depths by
+    it where neither the config nor the scene's own points tell them.
     Images of different rooms of a combined scene never get an edge: the rooms are side by side in one world, and a
     frustum would reach through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model
     is missing or shares no image.
@@ -53,7 +56,12 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
     if config.graph.kind == "frustum":
         rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
         g = config.graph
-        csr = frustum_graph(loaded.mapping, g.samples, config.depth_range, g.min_overlap, rng, parts)
+        own = read_model(scene / "mapping")
+        points = own if own.num_points3D() or model is None else read_model(Path(model))
+        if points is not own:
+            inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
+        depths = depth_range(config.depth_range, points, loaded.folder)
+        csr = frustum_graph(loaded.mapping, g.samples, depths, g.min_overlap, rng, parts)
     else:
         if model is None:
             raise ScrflowError(
@@ -73,6 +81,24 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
         "names": np.array(names, dtype=np.str_),
     }
     write_npz(out, arrays, Stamp.make(KIND, config, code_of("build_graph", config), **inputs))
+
+
+def depth_range(given: tuple[float, float] | None, model: pycolmap.Reconstruction, scene: Path) -> tuple[float, float]:
+    """The depths of a scene: as given, with a warning where the model's 3D points contradict them, or measured by
+    them."""
+    depths = observed_depths(model, IMAGES)
+    if given is not None:
+        wrong = doubt(given, depths)
+        if wrong:
+            log.warning("%s: %s", scene, wrong)
+        return given
+    measured = measured_range(depths)
+    if measured is None:
+        raise ScrflowError(
+            f"{scene}: too few 3D points to measure depths by; give key depth_range, e.g. [0.1, 8] in rooms"
+        )
+    log.info("graph: depths from %g to %g, measured from %d observations", *measured, len(depths))
+    return measured
 
 
 def load_graph(path: Path) -> Graph:

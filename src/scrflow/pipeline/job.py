@@ -291,7 +291,8 @@ def source_files(scene: SceneConfig, root: Path) -> list[str]:
     """Files of a dataset whose change makes another scene, as far as they exist: split lists, poses, models, and for
     bare photos the photos. Photos of other datasets have their checksums in scene.json."""
     split = scene.split
-    listed = [root / name for name in (split.mapping, *split.queries.values(), split.query_poses) if name]
+    lists = (split.mapping, *split.queries.values(), split.query_poses, scene.sfm.positions)
+    listed = [root / name for name in lists if name]
     return inputs_of([path for path in [*listed, *scene.source.files(root)] if path.is_file()])
 
 

@@ -14,7 +14,8 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import constant
 from scrflow.pipeline.configs import Configs, variant_name
 
-# of the farthest depth: a retrieved image this near the photo shows the same (0.5 m indoors, 3 m outdoors)
+# of the farthest depth: a retrieved image this near the photo shows the same (0.5 m indoors, 3 m outdoors); where the
+# depths are not known yet, depth_bias is about as long
 NEAR_SHARE = 1 / 16
 Stage = TypeVar("Stage", bound=BaseModel)
 
@@ -59,7 +60,8 @@ class Project(Configs):
         return self._made(stages.ClustersStage, clusters=self.config.encodings[encoding])
 
     def retrieval_stage(self, scene: str, feature: str) -> stages.RetrievalStage:
-        near = NEAR_SHARE * self.scene(scene).depth_range[1]
+        s = self.scene(scene)
+        near = NEAR_SHARE * s.depth_range[1] if s.depth_range else s.depth_bias or 1.0
         return self._made(stages.RetrievalStage, self._retrieval_part(feature), near=near)
 
     def _retrieval_part(self, feature: str) -> stages.RetrievalPart:

@@ -1,7 +1,7 @@
 """Structure from motion: poses and intrinsics of bare photos.
 
 The output folder is a COLMAP model (the largest component) with ``sfm.json``. An SfM model has no scale of its own; the
-config may fix the median depth of its points.
+config may give it one (scrflow.sfm.alignment), or fix the median depth of its points.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from scrflow.scene.checks import check_images, check_name, check_unique, some
 from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.scene.photo_names import PhotoNames, read_photo_list
+from scrflow.scene.point_depths import observed_depths
+from scrflow.sfm.alignment import align, read_targets
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
 from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
 from scrflow.sfm.parallax import LEAST_PARALLAX, rotation_residuals
@@ -52,13 +54,17 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
     sha256 = check_images(folder, dict.fromkeys(names), threads)
     if config.source.single_camera:
         _check_one_size(folder, names)
+    targets = read_targets(config.sfm, root, folder, names)
     with atomic_dir(out) as temporary, full_disk_reported(out):
         work = temporary / "work"
         work.mkdir()
         model = _reconstruct(config, folder, names, work, threads)
         _check_registered(model, names, config.sfm, folder, work / DATABASE)
         model = refine_principal_points(model)
-        if config.sfm.median_depth is not None:
+        aligned = {}
+        if targets is not None:
+            aligned["alignment"] = align(model, targets, config.seed)
+        elif config.sfm.median_depth is not None:
             scale = config.sfm.median_depth / median_depth(model)
             model.transform(pycolmap.Sim3d(scale, pycolmap.Rotation3d(), np.zeros(3)))
         shutil.rmtree(work)
@@ -69,10 +75,12 @@ def run_sfm(config: SfmStage, root: Path, out: Path, threads: int) -> None:
             inputs |= {
                 key: sha256_file(Path(getattr(config.sfm, key)))[:16] for key in ("hloc_features", "hloc_matches")
             }
+        if config.sfm.positions not in (None, "gps"):
+            inputs["positions"] = sha256_file(root / config.sfm.positions)[:16]
         stamp = Stamp.make("sfm", config, code_of("reconstruct_scene", config), **inputs)
         registered = sorted(model.image(i).name for i in model.reg_image_ids())
         # a model from a cache must be of these photos: the scene stage compares the digests
-        report = {**summary(model, names), "sha256": {name: sha256[name] for name in registered}}
+        report = {**summary(model, names), **aligned, "sha256": {name: sha256[name] for name in registered}}
         write_json(temporary / "sfm.json", {**report, MODEL_DIGEST: folder_digest(temporary)}, stamp)
     log.info(
         "sfm: %(registered)d of %(images)d photos registered, %(points)d points, mean reprojection error "
@@ -99,15 +107,8 @@ def summary(model: pycolmap.Reconstruction, names: list[str]) -> dict:
 
 def median_depth(model: pycolmap.Reconstruction) -> float:
     """Median over all observations of the depth of the point in the camera; 0 without points."""
-    depths = []
-    for image_id in model.reg_image_ids():
-        image = model.image(image_id)
-        ids = [p.point3D_id for p in image.points2D if p.has_point3D()]
-        if ids:
-            xyz = np.array([model.point3D(i).xyz for i in ids])
-            pose = image.cam_from_world().matrix()
-            depths.append(xyz @ pose[2, :3] + pose[2, 3])
-    return float(np.median(np.concatenate(depths))) if depths else 0.0
+    depths = observed_depths(model)
+    return float(np.median(depths)) if len(depths) else 0.0
 
 
 def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

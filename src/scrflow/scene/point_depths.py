@@ -1,0 +1,54 @@
+"""The depths at which the photos of a model see its 3D points: what a scene's ``depth_range`` is measured by."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pycolmap
+
+IMAGES = 200  # evenly chosen images tell the depths of all
+_SHARES = (0.01, 0.99)  # of the points that depth_range holds; beyond are wrong matches and the sky
+_LEAST = 100  # observations
+
+
+def observed_depths(model: pycolmap.Reconstruction, images: int | None = None) -> np.ndarray:
+    """Depths [M], in front of the camera or not, of all observations in all images, or in so many of them."""
+    ids = sorted(model.reg_image_ids()) if images else model.reg_image_ids()
+    depths = [np.zeros(0)]
+    for image_id in ids[:: max(1, len(ids) // images)] if images else ids:
+        image = model.image(image_id)
+        seen = [p.point3D_id for p in image.points2D if p.has_point3D()]
+        if seen:
+            pose = image.cam_from_world().matrix()
+            depths.append(np.array([model.point3D(i).xyz for i in seen]) @ pose[2, :3] + pose[2, 3])
+    return np.concatenate(depths)
+
+
+def measured_range(depths: np.ndarray) -> tuple[float, float] | None:
+    """(near, far) that hold 98 % of the depths, to two digits outwards; None where there are too few."""
+    depths = depths[depths > 0]
+    if len(depths) < _LEAST:
+        return None
+    near, far = np.quantile(depths, _SHARES)
+    return _outwards(near, math.floor), _outwards(far, math.ceil)
+
+
+def _outwards(value: float, rounded) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{rounded(value / step) * step:.2g}")
+
+
+def doubt(given: tuple[float, float], depths: np.ndarray) -> str | None:
+    """What speaks against a range given by hand: points outside it, or nothing but air in most of it."""
+    measured = measured_range(depths)
+    if measured is None:
+        return None
+    depths = depths[depths > 0]
+    outside = float(((depths < given[0]) | (depths > given[1])).mean())
+    if outside <= 0.2 and given[1] <= 10 * measured[1]:
+        return None
+    return (
+        f"depth_range {given[0]:g} to {given[1]:g} leaves out {outside:.0%} of the depths of the 3D points, of which "
+        f"98 % lie from {measured[0]:g} to {measured[1]:g}; correct the key, or leave it out and it is measured"
+    )
