@@ -68,7 +68,7 @@ def test_a_colmap_scene_from_any_of_its_folders(colmap, project):
     assert rows["method"] == "rscore-cpu" == found.config.method and rows["EXIF focal lengths"].startswith("0 of 10")
     assert any(line.startswith("Scale: this form has no unit") for line in found.missing)
     metric = draft(project, colmap, unit="m", outdoor=True).config
-    assert metric.unit == "m" and metric.depth_range == (0.1, 50) and metric.thresholds[0] == (0.25, 2)
+    assert metric.unit == "m" and metric.depth_range is None and metric.thresholds[0] == (0.25, 2)
 
 
 def test_queries_that_the_model_lacks(colmap, photo, project):
@@ -100,10 +100,29 @@ def test_depths_of_the_models_points_make_the_proposal(colmap, project):
             model.add_point3D(world, track, np.zeros(3, np.uint8))
     model.write_binary(str(colmap / "sparse/0"))
     config = draft(project, colmap).config
-    assert config.depth_range == (0.8, 64) and config.depth_bias == 2.4 and config.target_depth == 80
+    assert config.depth_bias == 2.4 and config.target_depth == 80
     assert config.thresholds == ((0.08, 1), (0.16, 2), (0.4, 5))
     found = draft(project, colmap, unit="m")
-    assert found.config.depth_range == (0.1, 8) and any("Indoors? The median depth is 20 m" in m for m in found.missing)
+    assert any("Indoors? The median depth is 20 m" in m for m in found.missing)
+
+
+def test_a_scale_for_bare_photos(photos, project):
+    found = draft(project, photos)
+    assert found.config.unit == "unit" and found.config.sfm.median_depth == 2.5
+    assert any("--gps (EXIF has it of 0 photos), --known-distance A.jpg B.jpg 3.2m" in line for line in found.missing)
+    a, b = sorted(p.name for p in photos.rglob("*.jpg"))[:2]
+    found = draft(project, photos, known_distance=(a, b, "320cm"))
+    assert found.config.sfm.known_distances == ((a, b, 3.2),) and found.config.sfm.median_depth is None
+    assert found.config.unit == "m" and f"--known-distance {a} {b} 320cm" in found.text.partition("\n")[0]
+    for given, message in [
+        ({"gps": True}, "GPS gives positions of 0 of"),
+        ({"gps": True, "known_distance": (a, b, "3m")}, "--gps and --known-distance: give one of them"),
+        ({"known_distance": (a, b, "three")}, "expected a length such as 3.2m"),
+        ({"known_distance": (a, "no.jpg", "3m")}, r"no\.jpg: no such photo"),
+        ({"positions": photos / "no.txt"}, r"no\.txt"),
+    ]:
+        with pytest.raises(ScrflowError, match=message):
+            draft(project, photos, **given)
 
 
 def test_missing_photos_are_left_out_and_counted_where_asked(colmap, project, tmp_path, caplog):

@@ -93,6 +93,14 @@ def new_scene(
     guess_cameras: Annotated[
         bool, typer.Option("--guess-cameras", help="Guess missing intrinsics of queries.")
     ] = False,
+    gps: Annotated[bool, typer.Option("--gps", help="Bare photos: SfM in metres by the GPS of EXIF.")] = False,
+    positions: Annotated[
+        Path | None, typer.Option(help="Bare photos: SfM in the frame of a list of positions, lines 'name x y z'.")
+    ] = None,
+    known_distance: Annotated[
+        tuple[str, str, str] | None,
+        typer.Option(metavar="A B 3.2m", help="Bare photos: SfM in metres by how far apart two photos were taken."),
+    ] = None,
     form: Annotated[str | None, typer.Option(help="Take PATH for this form where several fit, e.g. photos.")] = None,
     method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, rscore-cpu without.")] = None,
     licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
@@ -113,6 +121,8 @@ def new_scene(
 
     Example: scrflow new-scene yard ~/photos/yard --outdoor
 
+    Example: scrflow new-scene yard ~/photos/yard --known-distance IMG_1.jpg IMG_7.jpg 3.2m
+
     Example: scrflow new-scene hall ~/photos/map --queries ~/photos/day --queries ~/photos/night
     """
     from scrflow.cli.run import enter_project
@@ -130,6 +140,9 @@ def new_scene(
         single_camera=single_camera,
         skip_missing=skip_missing,
         guess_cameras=guess_cameras,
+        gps=gps,
+        positions=positions,
+        known_distance=known_distance,
         method=method,
         licence=licence,
         description=description,

@@ -27,6 +27,7 @@ from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.untrusted import read_arrays
 
 KIND = "covisibility"
+_ROOMS = (0.1, 8.0)  # depths in rooms, R-SCoRe's
 _ROWS_AT_ONCE = 1 << 10  # images whose shared points are counted together
 
 log = logging.getLogger("scrflow")
@@ -94,9 +95,8 @@ def depth_range(given: tuple[float, float] | None, model: pycolmap.Reconstructio
         return given
     measured = measured_range(depths)
     if measured is None:
-        raise ScrflowError(
-            f"{scene}: too few 3D points to measure depths by; give key depth_range, e.g. [0.1, 8] in rooms"
-        )
+        log.warning("%s: too few 3D points to measure depths by; %g to %g is taken (key depth_range)", scene, *_ROOMS)
+        return _ROOMS
     log.info("graph: depths from %g to %g, measured from %d observations", *measured, len(depths))
     return measured
 

@@ -17,7 +17,7 @@ import numpy as np
 import pycolmap
 import yaml
 
-from scrflow.config import SceneConfig
+from scrflow.config import SceneConfig, SfmConfig
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.capture import FEW, Capture, look_at
@@ -26,6 +26,8 @@ from scrflow.newscene.survey import Findings, NewScene, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
 from scrflow.scene.photo_files import files_below
+from scrflow.scene.point_depths import IMAGES, observed_depths
+from scrflow.sfm.alignment import read_gps, read_targets
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import read_text
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WRITTEN_BY = "# Written by: "
-_VIEWS = 200  # images whose points tell the depths
+_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254}
 _UNREAD = frozenset({".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
 
 
@@ -145,6 +147,8 @@ def command_of(options: NewScene) -> str:
     """The command that wrote a config, which is its first line: ``scrflow run PATH`` finds the config by it."""
     given = options.model_dump(exclude={"name", "path", "licence", "description"}, exclude_defaults=True)
     words = ["scrflow", "new-scene", options.name, str(options.path)]
+    if options.known_distance:
+        words += ["--known-distance", *given.pop("known_distance")]
     for key, value in given.items():
         for each in value if isinstance(value, tuple) else (value,):
             words += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
@@ -167,10 +171,11 @@ def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | N
     findings = survey(options, chosen_form(options), Path(os.path.abspath(project.dir / "scenes")))
     method = options.method or ("rscore" if gpu else "rscore-cpu")
     project.method(method)  # ScrflowError where there is none
-    unit = options.unit or findings.found.unit
+    aligned = _alignment(options, findings)
+    unit = options.unit or ("m" if aligned else findings.found.unit)
     scale = _scale(findings.collection.model, unit == "m" or findings.bare, options.outdoor)
     root = _portable_root(findings.found.root, project)
-    text = _yaml(findings, options, unit, scale, method, *root, command or command_of(options))
+    text = _yaml(findings, options, unit, scale, aligned, method, *root, command or command_of(options))
     config = validate(SceneConfig, yaml.safe_load(text), project.dir / "scenes" / f"{options.name}.yaml")
     rows = (*_rows(findings, unit, scale), ("method", method))
     names = tuple(image.name for image in findings.collection.images)
@@ -214,9 +219,9 @@ class _Scale:
 def _scale(model: pycolmap.Reconstruction | None, metric: bool, outdoor: bool) -> _Scale:
     """R-SCoRe's lengths for rooms or outdoors; scaled by the model's median depth unless the unit is ``metric``."""
     if outdoor:
-        usual, far, bias, errors = 10.0, 50.0, 3.0, ((0.25, 2.0), (0.5, 5.0), (5, 10.0))
+        usual, bias, errors = 10.0, 3.0, ((0.25, 2.0), (0.5, 5.0), (5, 10.0))
     else:
-        usual, far, bias, errors = 2.5, 8.0, 0.3, ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0))
+        usual, bias, errors = 2.5, 0.3, ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0))
     median = _median_depth(model) if model is not None else None
     factor = 1.0 if metric or median is None else median / usual
     note = ""
@@ -227,9 +232,8 @@ def _scale(model: pycolmap.Reconstruction | None, metric: bool, outdoor: bool) -
             f"The model's median depth is {median:.3g} units. The losses are made for metres (0.1 to 1000): rescale it "
             f"to a median depth of some {usual:g} (colmap model_transformer)."
         )
-    near, far, bias, target = (_two_digits(length * factor) for length in (0.1, far, bias, 10))
+    bias, target = (_two_digits(length * factor) for length in (bias, 10))
     keys = {
-        "depth_range": [near, far],
         "depth_bias": bias,
         **({"target_depth": target} if target != 10 else {}),
         "thresholds": [[_two_digits(length * factor), degrees] for length, degrees in errors],
@@ -242,17 +246,43 @@ def _two_digits(value: float) -> float:
 
 
 def _median_depth(model: pycolmap.Reconstruction) -> float | None:
-    """Median depth of the points in the cameras that see them, of evenly chosen images; None without points."""
-    ids = sorted(model.reg_image_ids())
-    depths = []
-    for image_id in ids[:: max(1, len(ids) // _VIEWS)]:
-        image = model.image(image_id)
-        seen = [p.point3D_id for p in image.points2D if p.has_point3D()]
-        if seen:
-            pose = image.cam_from_world().matrix()
-            depths.append(np.array([model.point3D(i).xyz for i in seen]) @ pose[2, :3] + pose[2, 3])
-    median = float(np.median(np.concatenate(depths))) if depths else 0.0
+    """Median depth of the points in the cameras that see them; None without points."""
+    depths = observed_depths(model, IMAGES)
+    median = float(np.median(depths)) if len(depths) else 0.0
     return median if median > 0 else None
+
+
+def _alignment(options: NewScene, findings: Findings) -> dict[str, Any]:
+    """Keys of ``sfm`` that give a model a scale; empty where the options name none. ScrflowError for options that
+    exclude each other, for given poses, and for positions and photos that are not there."""
+    given = [name for name in ("gps", "positions", "known_distance") if getattr(options, name)]
+    named = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    if len(given) > 1:
+        raise ScrflowError(f"{named}: give one of them")
+    if given and not findings.bare:
+        raise ScrflowError(
+            f"{options.path}: poses are given ({findings.found.form}), so {named} does nothing; leave it out"
+        )
+    keys: dict[str, Any] = {}
+    if options.gps or options.positions:
+        keys["positions"] = "gps" if options.gps else str(options.positions)
+    elif options.known_distance:
+        *photos, length = options.known_distance
+        keys["known_distances"] = [[*photos, _metres(length)]]
+    folder = findings.collection.image_root
+    read_targets(SfmConfig(**keys), Path(findings.found.root), folder, [p.name for p in findings.photos])
+    return keys
+
+
+def _metres(length: str) -> float:
+    found = re.fullmatch(r"([0-9.]+) ?([a-z]*)", length.strip())
+    try:
+        value = float(found[1]) * _UNITS[found[2] or "m"]
+    except (TypeError, KeyError, ValueError):
+        value = 0.0
+    if value <= 0:
+        raise ScrflowError(f"--known-distance {length}: expected a length such as 3.2m ({', '.join(_UNITS)})")
+    return value
 
 
 def _yaml(
@@ -260,6 +290,7 @@ def _yaml(
     options: NewScene,
     unit: str,
     scale: _Scale,
+    aligned: dict[str, Any],
     method: str,
     root: str,
     in_project: bool,
@@ -267,7 +298,6 @@ def _yaml(
 ) -> str:
     """The scene's config with comments."""
     found, split = findings.found, findings.queries.split
-    place = "outdoors" if options.outdoor else "in rooms"
     source = {**found.source, **({"queries_in_sfm": True} if findings.bare else {})}
     config = {
         "description": options.description or f"{len(findings.photos)} photos, form {found.form}.",
@@ -276,7 +306,7 @@ def _yaml(
         **({"in_project": True} if in_project else {}),
         "source": source,
         **({"split": split} if split else {}),
-        **({"sfm": {"median_depth": scale.usual}} if findings.bare else {}),
+        **({"sfm": aligned or {"median_depth": scale.usual}} if findings.bare else {}),
         "unit": unit,
         **scale.keys,
         "method": method,
@@ -287,7 +317,8 @@ def _yaml(
         "poses": "which of the given poses",
         "skip_missing": "frames without an image are left out",
         "median_depth": "SfM has no scale: median depth of its points; measured in m, unit can be m",
-        "depth_range": f"depths that occur, {place}; frustum overlap is measured in it",
+        "positions": "SfM is moved there: gps (of EXIF), or lines 'name x y z'",
+        "known_distances": f"photo, photo, {unit} between the places where they were taken; SfM is scaled by them",
         "thresholds": f"({unit}, degrees) of the table, finest first",
     }
     if not in_project:
@@ -338,7 +369,6 @@ def _rows(findings: Findings, unit: str, scale: _Scale) -> Iterator[tuple[str, s
     yield "3D points", "none" if collection.model is None else f"{collection.model.num_points3D()}{depth}"
     yield "queries", findings.queries.told
     yield "unit", unit
-    yield "depth range", "{:g} to {:g} {}".format(*scale.keys["depth_range"], unit)
     yield "thresholds", ", ".join(f"{a:g} {unit} {b:g}°" for a, b in scale.keys["thresholds"])
 
 
@@ -354,16 +384,19 @@ def _missing(findings: Findings, unit: str, scale: _Scale) -> Iterator[str]:
     elif several:
         yield f"One camera for all: {several}. Each photo gets intrinsics of its own."
     if findings.bare:
-        yield (
-            f"Scale: SfM has none. The model is scaled to a median depth of {scale.usual:g} units; measure a "
-            "length and correct key sfm.median_depth."
-        )
+        if unit != "m":
+            folder = findings.collection.image_root
+            gps = sum(read_gps(folder / p.name) is not None for p in photos)
+            yield (
+                f"Scale: SfM has none. The model is scaled to a median depth of {scale.usual:g} units. For metres: "
+                f"--gps (EXIF has it of {gps} photos), --known-distance A.jpg B.jpg 3.2m, or --positions LIST."
+            )
         without = sum(not p.focal_mm for p in photos)
         if without:
             yield f"Focal length: not in EXIF of {without} photos; SfM starts from a guess."
     elif unit != "m":
         known = "" if scale.median else ", nor 3D points that would tell depths"
-        yield f"Scale: this form has no unit{known}. If it is metres: --unit m. Else check depth_range."
+        yield f"Scale: this form has no unit{known}. If it is metres: --unit m."
     yield from findings.passed_over
     yield from queries.missing
     blind = len(set(queries.names) - _posed(findings))

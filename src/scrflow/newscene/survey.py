@@ -45,16 +45,19 @@ class NewScene(Strict):
     single_camera: bool | None = None
     skip_missing: bool = False
     guess_cameras: bool = False
+    gps: bool = False
+    positions: Path | None = None
+    known_distance: tuple[str, str, str] | None = None  # photo, photo, length such as 3.2m
     method: str | None = None
     licence: str = "of the owner of the photos"
     description: str | None = None
 
-    @field_validator("path", "queries", mode="before")
+    @field_validator("path", "queries", "positions", mode="before")
     @classmethod
     def _absolute(cls, value: Any, info: ValidationInfo) -> Any:
         paths = [value] if isinstance(value, str | Path) else value or ()
         paths = tuple(Path(os.path.abspath(Path(path).expanduser())) for path in paths)
-        return paths[0] if info.field_name == "path" else paths
+        return paths if info.field_name == "queries" else next(iter(paths), None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pycolmap
 
 IMAGES = 200  # evenly chosen images tell the depths of all
 _SHARES = (0.01, 0.99)  # of the points that depth_range holds; beyond are wrong matches and the sky
-_LEAST = 100  # observations
+_LEAST = 50  # observations
 
 
 def observed_depths(model: pycolmap.Reconstruction, images: int | None = None) -> np.ndarray:

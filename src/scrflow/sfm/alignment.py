@@ -21,6 +21,7 @@ from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.lists import read_numbers
+from scrflow.scene.photo_names import PhotoNames
 
 log = logging.getLogger("scrflow")
 
@@ -45,8 +46,9 @@ class Targets:
 def read_targets(sfm: SfmConfig, root: Path, folder: Path, names: Sequence[str]) -> Targets | None:
     """The targets that the config names for the photos ``names`` of ``folder``; None without any. ScrflowError, before
     the long part, for photos that do not exist and for too few positions."""
+    photos = PhotoNames(names)
     if sfm.known_distances:
-        pairs = tuple((_named(a, names, folder), _named(b, names, folder), d) for a, b, d in sfm.known_distances)
+        pairs = tuple((_named(a, photos, folder), _named(b, photos, folder), d) for a, b, d in sfm.known_distances)
         return Targets("known distances", {}, pairs)
     if sfm.positions is None:
         return None
@@ -63,7 +65,7 @@ def read_targets(sfm: SfmConfig, root: Path, folder: Path, names: Sequence[str])
         path = root / sfm.positions
         listed = read_numbers(path, "x y z")
         what, origin = str(path), None
-        found = {_named(name, names, path): values for name, (_, values) in listed.items()}
+        found = {_named(name, photos, path): values for name, (_, values) in listed.items()}
     if len(found) < _LEAST:
         raise ScrflowError(
             f"{folder}: {what} gives positions of {len(found)} of {len(names)} photos, and {_LEAST} are needed; name "
@@ -72,17 +74,11 @@ def read_targets(sfm: SfmConfig, root: Path, folder: Path, names: Sequence[str])
     return Targets(what, found, (), origin)
 
 
-def _named(name: str, names: Sequence[str], where: Path) -> str:
-    """The photo of this path, or of this file name if no other has it."""
-    if name in names:
-        return name
-    alike = [n for n in names if n.rpartition("/")[2] == name]
-    if len(alike) != 1:
-        raise ScrflowError(
-            f"{where}: {name}: {'several photos have this name' if alike else 'no such photo'}; give the path of one, "
-            f"such as {names[0]}"
-        )
-    return alike[0]
+def _named(name: str, names: PhotoNames, where: Path) -> str:
+    found = names.find(name, where)
+    if found is None:
+        raise ScrflowError(f"{where}: {name}: no such photo; correct or remove it")
+    return found
 
 
 def read_gps(path: Path) -> tuple[float, float, float] | None:
