@@ -191,6 +191,7 @@ def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, p
     (tmp_path / "Snakefile").touch()
     monkeypatch.chdir(tmp_path)
     arguments = ["new-scene", "yard", "photos/map", "--queries", "other disk/day", "--queries", str(there / "night")]
+    arguments += ["--known-distance", "3.HEIC", "5.jpg", "2m"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.stdout
     scene, root = Project(config).scene("yard"), tmp_path / "resources/yard"
@@ -199,6 +200,7 @@ def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, p
         "day": "day/1.jpg\n",
         "night": "night/1.jpg\n",
     }
+    assert scene.sfm.known_distances[0][:2] == ("mapping/3.HEIC.jpg", "mapping/5.jpg")
     with Image.open(root / "images/mapping/1.jpg") as turned, Image.open(root / "images/mapping/3.HEIC.jpg") as jpeg:
         assert turned.size == (384, 512) and jpeg.size == (512, 384) and jpeg.format == "JPEG"
     assert (root / "images/mapping/5.jpg").readlink() == photos / "map/5.jpg"

@@ -49,7 +49,8 @@ def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequ
         from scrflow.report.summary import print_summary
 
         print_summary([folder])
-    print(f"report: {(folder / 'report.html').absolute()}")
+    if (folder / "report.html").is_file():  # not where Snakemake was asked for less
+        print(f"report: {(folder / 'report.html').absolute()}")
 
 
 def enter_project() -> None:

@@ -105,6 +105,7 @@ def new_scene(
             console.print(f"upright JPEGs of {', '.join(map(str, folders))} would go to {folder}", markup=False)
             return path
         made = gathered(options, found, folders, folder)
+        console.print(f"upright JPEGs of {', '.join(map(str, folders))}, and links, in {folder}", markup=False)
     try:
         draft = draft_scene(made or options, project, torch.cuda.is_available(), command_of(options))
     except BaseException:

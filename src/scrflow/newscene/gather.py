@@ -6,11 +6,12 @@ from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.forms import Found
+from scrflow.newscene.splits import stated_lists
 from scrflow.newscene.survey import NewScene
-from scrflow.scene.lists import query_line, read_query_list
 from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.storage.artifact import write_text
-from scrflow.storage.listfile import listed
+from scrflow.storage.listfile import listed, read_lines, split_name
 
 
 def folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
@@ -31,16 +32,21 @@ def folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
 
 def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Path) -> NewScene:
     """Put upright JPEGs of the photos, and links to those that are it already, into the new folder ``out``; the options
-    with it in place of PATH. Lists of queries, given or beside the photos, are written again beside ``out``."""
+    with it in place of PATH. Lists of photos, given or beside them, are written again beside ``out``."""
     if out.exists():
         raise ScrflowError(f"{out}: already exists; remove it, or choose another name of the scene")
     gather({_joined(sub, name): folder / name for folder, sub in folders.items() for name in list_photos(folder)}, out)
     images = next(iter(folders))
-    beside = [] if options.queries or options.every else sorted(found.root.glob("queries*.txt"))
-    mapping = [p for p in (found.root / "mapping.txt",) if beside and p.is_file()]
-    for path in (*(q for q in options.queries if q.is_file()), *beside, *mapping):
-        lines = {_joined(folders[images], upright_name(n)): camera for n, camera in read_query_list(path).items()}
-        text = "".join(f"{listed(n) if c is None else query_line(n, c)}\n" for n, c in lines.items())
+
+    def renamed(name: str) -> str:
+        return _joined(folders[images], upright_name(name))
+
+    lists, mapping = ({}, None) if options.queries or options.every else stated_lists(found.root, PhotoNames(images))
+    beside = [*lists.values(), *([mapping] if mapping else [])]
+    given = [q for q in options.queries if q.is_file()] + ([options.positions] if options.positions else [])
+    for path in (*given, *beside):
+        rows = [split_name(line) for _, line in read_lines(path)]
+        text = "".join(" ".join([listed(renamed(name)), *fields]) + "\n" for name, fields in rows)
         write_text(out.parent / path.name, text)
 
     def moved(query: Path) -> Path:
@@ -48,8 +54,15 @@ def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Pat
             return out.parent / query.name
         return out / (folders[query] if query in folders else Path(folders[images]) / query.relative_to(images))
 
-    queries = tuple(map(moved, options.queries))
-    return options.model_copy(update={"path": out.parent, "form": "photos", "queries": queries})
+    known = options.known_distance and (*map(renamed, options.known_distance[:2]), options.known_distance[2])
+    update = {
+        "path": out.parent,
+        "form": "photos",
+        "queries": tuple(map(moved, options.queries)),
+        "positions": options.positions and out.parent / options.positions.name,
+        "known_distance": known,
+    }
+    return options.model_copy(update=update)
 
 
 def _joined(folder: str, name: str) -> str:
