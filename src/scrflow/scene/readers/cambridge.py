@@ -21,6 +21,7 @@ from scrflow.core.images import image_size
 from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import Collection
 from scrflow.scene.readers.detection import by_files
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
@@ -103,7 +104,9 @@ def _read_list(path: Path) -> dict[str, np.ndarray]:
             f"{path}: expected three lines of header, the first 'Visual Landmark Dataset V1'; copy the list again"
         )
     out: dict[str, np.ndarray] = {}
-    for name, (where, values) in read_numbers(path, "x y z qw qx qy qz", _HEADER_LINES).items():
+    photos = PhotoNames(path.parent)
+    for listed, (where, values) in read_numbers(path, "x y z qw qx qy qz", _HEADER_LINES).items():
+        name = photos.find(listed, where) or listed
         R = rotation_from_quaternion(checked_quaternion(values[3:], where))
         out[name] = np.column_stack([R, -R @ values[:3]])
     if not out:

@@ -20,6 +20,7 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers, read_table
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import Collection, Found
 from scrflow.scene.readers.detection import has
 from scrflow.storage.listfile import read_text
@@ -99,6 +100,7 @@ def _read_images(sensors: Path, only: tuple[str, ...] | None, image_root: Path) 
     rigs = _read_rigs(sensors / "rigs.txt", cameras)
 
     path, records = sensors / "records_camera.txt", (sensors / "records_data").relative_to(image_root)
+    photos = PhotoNames(image_root)
     images: dict[Device, View] = {}
     for where, (timestamp, name, file) in read_table(path, "timestamp, device_id, image_path"):
         device = (_timestamp(timestamp, where), name)
@@ -113,7 +115,8 @@ def _read_images(sensors: Path, only: tuple[str, ...] | None, image_root: Path) 
             raise ScrflowError(
                 f"{listed}: camera {name!r} has no intrinsics (UNKNOWN_CAMERA); calibrate it, or set source.sensors"
             )
-        images[device] = View((records / file).as_posix(), camera, _pose_of(device, poses, rigs, where))
+        listed = (records / file.replace("\\", "/")).as_posix()
+        images[device] = View(photos.find(listed, where) or listed, camera, _pose_of(device, poses, rigs, where))
     if not images:
         raise ScrflowError(f"{path}: no images in it; correct keys source.mapping, source.queries or source.sensors")
     return list(images.values())

@@ -17,6 +17,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import pose_of_numbers, read_numbers
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import Collection
 from scrflow.scene.readers.detection import by_files
 
@@ -44,10 +45,12 @@ def read(source: MapFreeSource, root: Path, sfm_model: Path | None = None) -> Co
     """The frames of both sequences. A mapping frame without a pose is left out; such a query has no reference."""
     folder = root / source.scene
     path = folder / "poses.txt"
+    photos = PhotoNames(folder)
     rows = read_numbers(path, "qw qx qy qz tx ty tz").items()
-    poses = {name: pose_of_numbers(values, where) for name, (where, values) in rows if values.any()}
+    poses = {photos.find(name, where) or name: pose_of_numbers(v, where) for name, (where, v) in rows if v.any()}
     images: dict[str, View] = {}
-    for name, (where, values) in read_numbers(folder / "intrinsics.txt", "fx fy cx cy width height").items():
+    for listed, (where, values) in read_numbers(folder / "intrinsics.txt", "fx fy cx cy width height").items():
+        name = photos.find(listed, where) or listed
         *params, width, height = values.tolist()
         size = checked_size(width, height, where)
         if size != (width, height):

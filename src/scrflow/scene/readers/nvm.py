@@ -18,7 +18,7 @@ import logging
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -32,7 +32,8 @@ from scrflow.core.geometry import camera_points, pixels_from_points, rotation_fr
 from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
-from scrflow.scene.lists import centred_camera, finite_numbers, read_query_list
+from scrflow.scene.lists import centred_camera, finite_numbers
+from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.scene.readers import MODEL, Collection, Found
 from scrflow.scene.readers.detection import files_like, first_lines, model_and_images
 
@@ -77,10 +78,12 @@ def detect(path: Path) -> Found | None:
 def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collection:
     """All cameras of the model, with its 3D points where ``source.points`` says so."""
     path = root / source.model
-    nvm = read_nvm(path, source.points)
+    nvm, photos = read_nvm(path, source.points), PhotoNames(root / source.images)
+    nvm = replace(nvm, names=tuple(photos.find(name, path) or name for name in nvm.names))
+    check_unique(nvm.names, str(path))
     poses = poses_of(nvm, path)
     if source.intrinsics is not None:
-        listed = read_query_list(root / source.intrinsics)
+        listed = read_photo_list(root / source.intrinsics, photos)
         missing = [name for name in nvm.names if listed.get(name) is None]
         if missing:
             raise ScrflowError(

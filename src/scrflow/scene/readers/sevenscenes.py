@@ -26,6 +26,7 @@ from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import centred_camera, read_array
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import Collection, Found
 from scrflow.scene.readers.detection import has
 from scrflow.scene.readers.poselist import read_pose_list
@@ -176,14 +177,15 @@ def posed_frames(
 def _read_pose_lists(source: RoomSource, root: Path) -> dict[str, tuple[np.ndarray, float]]:
     """name -> (cam_from_world [3, 4], focal length in px) of the lists of SfM poses (Brachmann et al., ICCV 2021)."""
     out: dict[str, tuple[np.ndarray, float]] = {}
-    paths = source.pose_lists(root)
+    paths, photos = source.pose_lists(root), PhotoNames(source.unpacked(root))
     for path in paths:
         if not path.is_file():
             raise ScrflowError(
                 f"{path}: pose list is missing; github.com/tsattler/visloc_pseudo_gt_limitations has it in "
                 f"pgt/sfm/{source.dataset}, or correct key source.lists"
             )
-        for name, found in read_pose_list(path).items():
+        for listed, found in read_pose_list(path).items():
+            name = photos.find(listed, path) or listed
             image = source.unpacked(root) / name
             if name in out:
                 raise ScrflowError(f"{path}: {name} also in another of {', '.join(map(str, paths))}; remove one")
