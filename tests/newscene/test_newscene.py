@@ -254,6 +254,23 @@ def test_datasets_are_recognised_and_build(form, project, tmp_path):
     assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
 
 
+@pytest.mark.parametrize("form", DATASETS)
+def test_datasets_as_windows_writes_them(form, project, tmp_path):
+    """Byte-order marks, CRLF, backslashes in names and another suffix than the photos have."""
+    write, folder, mapping, queries = DATASETS[form]
+    write(tmp_path)
+    for path in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".nvm") and p.is_file()]:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        if path.name in ("records_camera.txt", "poses.txt", "intrinsics.txt", "place.nvm") or "dataset_" in path.name:
+            lines = [
+                line if line.startswith("#") else line.replace("/", "\\").replace(".png", ".PNG") for line in lines
+            ]
+        path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    config = draft(project, tmp_path / folder).config
+    scene = built(stage_of(config.source, config.split, config.unit), Path(config.root), tmp_path / "scene")
+    assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
+
+
 def test_real_scenes(project, monkeypatch):
     """fox and redkitchen as they lie there: lists beside the scene are taken, and data_root is seen."""
     for name in ("fox", "redkitchen"):
