@@ -4,15 +4,16 @@ draw.
     snakemake --cores 2 results/redkitchen/rscore-cpu/poses.txt results/fox/rscore-cpu/poses.txt \\
         results/demo/rscore-cpu/poses.txt
     .venv/bin/python benchmarks/confidence.py collect build/confidence results/{redkitchen,fox,demo}/rscore-cpu
-    .venv/bin/python benchmarks/confidence.py fit build/confidence --figure docs/images/confidence.png
-    .venv/bin/python benchmarks/confidence.py judge build/confidence
+    .venv/bin/python benchmarks/confidence.py fit build/confidence head --figure docs/images/confidence.png
+    .venv/bin/python benchmarks/confidence.py judge build/confidence head
 
 ``collect`` localizes with each map: the scene's own queries; the same photos made worse (one degradation a photo and
 round, by name: blur, darkness with noise, a crop, covered parts, a roll, low resolution; the reference pose follows);
 new views of the demo's renderer; and queries of the other scenes, which no pose in this one can be right for. ``fit``
-writes the coefficients with their provenance and prints the leave-one-scene-out table; ``judge`` does so for the
-coefficients in the package. They are fitted at the scenes' finest thresholds, which a map's confidence speaks of:
-fitted to all thresholds at once, a model of the other scenes errs by 0.06 there instead of 0.02. Scenes weigh alike.
+writes the coefficients of one kind of pose (by a head, or by landmarks) with their provenance and prints the
+leave-one-scene-out table; ``judge`` does so for the coefficients in the package. They are fitted at the scenes' finest
+thresholds, which a map's confidence speaks of: fitted to all thresholds at once, a model of the other scenes errs by
+0.06 there instead of 0.02. Scenes weigh alike.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ from scrflow.core.progress import track  # noqa: E402
 from scrflow.core.seeds import numpy_generator  # noqa: E402
 from scrflow.evaluate.metrics import CONFIDENCE_EDGES as EDGES  # noqa: E402
 from scrflow.evaluate.metrics import Reliability, reliability  # noqa: E402
-from scrflow.localize.confidence import FEATURES, ConfidenceModel, evidence, read_model, shipped_model  # noqa: E402
+from scrflow.localize.confidence import (  # noqa: E402
+    CONSENSUS,
+    PRECISION,
+    ConfidenceModel,
+    columns,
+    evidence,
+    read_model,
+    shipped_model,
+)
 from scrflow.localize.localizer import Localizer  # noqa: E402
 from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.scene.model import load_scene  # noqa: E402
@@ -69,7 +78,7 @@ class Case:
 def collect(
     out: Annotated[Path, typer.Argument(help="Folder of the observations, one file a map.")],
     methods: Annotated[list[Path], typer.Argument(metavar="RESULTS/SCENE/METHOD...")],
-    rounds: Annotated[int, typer.Option(help="Degraded copies a query.")] = 2,
+    copies: Annotated[int, typer.Option(help="Degraded copies a scene, about; at least one a query.")] = 120,
     rendered: Annotated[int, typer.Option(help="New views of the demo, a quarter of them by night.")] = 120,
     foreign: Annotated[int, typer.Option(help="Queries of each other scene.")] = 10,
 ) -> None:
@@ -81,7 +90,7 @@ def collect(
     for folder in methods:
         scene, method = folder.parent.name, folder.name
         localizer = Localizer.open(folder / "map.safetensors")
-        threshold_px = project.localize_stage(method).localize.threshold_px
+        rounds = max(round(copies / len(scenes[scene].queries)), 1)
         cases = list(own_cases(scenes[scene], rounds))
         for other in sorted(scenes.keys() - {scene}):
             strangers = itertools.islice(own_cases(scenes[other], 0), foreign)
@@ -91,6 +100,7 @@ def collect(
         for case in track(cases, f"{scene} {method}"):
             result = localizer.localize_photo(case.photo, case.camera)
             pose, truth, view = result.cam_from_world, case.cam_from_world, result.view
+            by, agree, config = localizer.agreement(result)
             values = {
                 "kind": case.kind,
                 "count": len(view.pixels),
@@ -100,13 +110,16 @@ def collect(
                 "pose": np.zeros((3, 4)) if pose is None else pose,
                 "pixels": view.pixels,
                 "xyz": result.xyz_world,
-                "inliers": result.inliers,
+                "inliers": agree,
+                "enough": agree.sum() >= config.min_inliers,
+                "threshold_px": config.threshold_px,
+                "by": by,
             }
             for key, value in values.items():
                 records.setdefault(key, []).append(value)
         arrays = {k: np.concatenate(records.pop(k)) for k in ("pixels", "xyz", "inliers")}
         arrays |= {k: np.array(v) for k, v in records.items()}
-        arrays |= {"thresholds": np.array(project.scene(scene).thresholds), "threshold_px": threshold_px}
+        arrays |= {"thresholds": np.array(project.scene(scene).thresholds)}
         np.savez_compressed(out / f"{scene}-{method}.npz", scene=scene, **arrays)
 
 
@@ -205,13 +218,14 @@ class Observations:
     level: np.ndarray  # [N] 0: the scene's finest threshold
     scene: np.ndarray  # [N]
     kind: np.ndarray  # [N]
+    enough: np.ndarray  # [N] bool: have the inliers that a confidence above 0 needs
 
     def __getitem__(self, rows: np.ndarray) -> Observations:
         return Observations(*(values[rows] for values in vars(self).values()))
 
 
-def read_observations(folder: Path) -> Observations:
-    """Those under the folder; how many queries are without a pose is printed."""
+def read_observations(folder: Path, pose: str) -> Observations:
+    """Those under the folder of poses of a kind; how many queries are without a pose is printed."""
     rows, lost = [], Counter()
     for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as f:
@@ -223,36 +237,44 @@ def read_observations(folder: Path) -> Observations:
                 if not f["localized"][i]:
                     lost[kind] += 1
                     continue
-                view = (pixels[part], xyz[part], inliers[part], f["K"][i], f["pose"][i], float(f["threshold_px"]))
+                if f["by"][i] != pose:
+                    continue
+                view = (pixels[part], xyz[part], inliers[part], f["K"][i], f["pose"][i], float(f["threshold_px"][i]))
                 for level, within in enumerate(f["thresholds"]):
                     right = bool((f["error"][i] < within).all())
-                    rows.append((evidence(*view, tuple(within)), right, level, str(f["scene"]), kind))
+                    rows.append((evidence(*view, tuple(within)), right, level, str(f["scene"]), kind, f["enough"][i]))
     print(f"without a pose, confidence 0: {dict(lost)}")
     return Observations(*map(np.array, zip(*rows, strict=True)))
 
 
-def fit_model(data: Observations) -> ConfidenceModel:
+def fit_model(data: Observations, kind: str) -> ConfidenceModel:
     """Ridge maximum likelihood at the finest thresholds; every scene has the same weight in all. Weights of the wrong
     sign are held at 0."""
-    data = data[data.level == 0]
+    data, features = data[data.level == 0], CONSENSUS + PRECISION[kind]
+    x = data.x[:, columns(features)]
     names, counts = np.unique(data.scene, return_counts=True)
     weight = 1 / (len(names) * counts[np.searchsorted(names, data.scene)])
-    mean, scale = np.average(data.x, 0, weight), np.sqrt(np.cov(data.x.T, aweights=weight).diagonal())
+    mean, scale = np.average(x, 0, weight), np.sqrt(np.cov(x.T, aweights=weight).diagonal())
 
     def model(parameters: np.ndarray) -> ConfidenceModel:
-        return ConfidenceModel(parameters[:2], parameters[2:], mean, scale)
+        return ConfidenceModel(features, parameters[:2], parameters[2:], mean, scale)
 
     def loss(parameters: np.ndarray) -> float:
         p = np.clip(model(parameters).probability(data.x), 1e-9, 1 - 1e-9)
         return -weight @ np.where(data.right, np.log(p), np.log(1 - p)) + RIDGE / 2 * (parameters[2:] ** 2).sum()
 
     signs = {"log_error": (None, 0.0)}  # a larger residual is never good news, more of all else never bad
-    bounds = [(None, None)] * 2 + [signs.get(name, (0.0, None)) for name in FEATURES]
-    start = np.concatenate([[1.0, 0.0], [-1.0 if name in signs else 1.0 for name in FEATURES]])
+    bounds = [(None, None)] * 2 + [signs.get(name, (0.0, None)) for name in features]
+    start = np.concatenate([[1.0, 0.0], [-1.0 if name in signs else 1.0 for name in features]])
     found = minimize(loss, start, method="L-BFGS-B", bounds=bounds)
     if not found.success:
         raise RuntimeError(found.message)
     return model(found.x)
+
+
+def said(model: ConfidenceModel, data: Observations) -> np.ndarray:
+    """Confidences [N]."""
+    return np.where(data.enough, model.probability(data.x), 0.0)
 
 
 def report(title: str, p: np.ndarray, data: Observations) -> None:
@@ -304,16 +326,19 @@ def draw_reliability(out: Path, curves: dict[str, Reliability]) -> None:
 @app.command()
 def fit(
     folder: Annotated[Path, typer.Argument(help="What collect wrote.")],
+    kind: Annotated[str, typer.Argument(help="Of poses: head or landmarks.")],
     out: Annotated[Path, typer.Option(help="Where the coefficients go.")] = COEFFICIENTS,
     figure: Annotated[Path | None, typer.Option(help="Reliability curve, leave-one-scene-out.")] = None,
 ) -> None:
     """Fit the coefficients to all observations, and print how a model of the other scenes does on each."""
-    data = read_observations(folder)
-    model, p = fit_model(data), np.zeros(len(data.right))
-    for scene in np.unique(data.scene):  # by a model of the others
-        p[data.scene == scene] = fit_model(data[data.scene != scene]).probability(data.x[data.scene == scene])
-    values = {
-        "features": list(FEATURES),
+    data = read_observations(folder, kind)
+    model, p = fit_model(data, kind), np.zeros(len(data.right))
+    for scene in np.unique(data.scene):
+        own = data.scene == scene
+        p[own] = said(fit_model(data[~own], kind), data[own])
+    values = json.loads(COEFFICIENTS.read_text(encoding="utf-8"))
+    values[kind] = {
+        "features": list(model.features),
         **{k: np.round(getattr(model, k), 5).tolist() for k in ("bias", "weights", "mean", "scale")},
         "provenance": {
             "made_by": "benchmarks/confidence.py fit",
@@ -324,10 +349,10 @@ def fit(
     }
     out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(f"written: {out}")
-    for name, weight in zip(FEATURES, model.weights, strict=True):
+    for name, weight in zip(model.features, model.weights, strict=True):
         print(f"  {name:16s} {weight:+.3f}")
     report("Each scene by a model of the other scenes", p, data)
-    report("The model of all scenes, on what it was fitted to", read_model(out).probability(data.x), data)
+    report("The model of all scenes, on what it was fitted to", said(read_model(out, kind), data), data)
     if figure is not None:
         finest = data.level == 0
         chosen = {"all scenes": finest, **{str(s): finest & (data.scene == s) for s in np.unique(data.scene)}}
@@ -335,10 +360,13 @@ def fit(
 
 
 @app.command()
-def judge(folder: Annotated[Path, typer.Argument(help="What collect wrote.")]) -> None:
+def judge(
+    folder: Annotated[Path, typer.Argument(help="What collect wrote.")],
+    kind: Annotated[str, typer.Argument(help="Of poses: head or landmarks.")],
+) -> None:
     """How the coefficients in the package do on observations."""
-    data = read_observations(folder)
-    report("The coefficients in the package", shipped_model().probability(data.x), data)
+    data = read_observations(folder, kind)
+    report("The coefficients in the package", said(shipped_model(kind), data), data)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,11 @@ def test_spread_is_that_of_repeated_estimates(together):
     assert (ratio > 0.6).all() and (ratio < 1.6).all(), ratio
 
 
-def test_fewer_or_closer_inliers_lower_the_confidence():
+@pytest.mark.parametrize(("kind", "noise_px"), [("head", 1.5), ("landmarks", 0.5)])
+def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px):
     within, rng = (0.05, 5.0), np.random.default_rng(0)
     pixels, world = points(1000)
-    pixels = pixels + rng.normal(0, 1.5, pixels.shape)
+    pixels = pixels + rng.normal(0, noise_px, pixels.shape)
     p = {}
     for name, rows in {
         "all": np.arange(1000),
@@ -60,11 +61,11 @@ def test_fewer_or_closer_inliers_lower_the_confidence():
     }.items():
         agree = np.zeros(1000, bool)
         agree[rows] = True
-        p[name] = confidence_of(pixels, world, agree, K, POSE, 10.0, within)
-        assert p[name] > confidence_of(pixels, world, agree, K, POSE, 10.0, (0.001, 0.05))
+        p[name] = confidence_of(pixels, world, agree, K, POSE, 10.0, within, kind)
+        assert p[name] > confidence_of(pixels, world, agree, K, POSE, 10.0, (0.001, 0.05), kind)
     # 0.89: at the finest thresholds of its scenes no method came above 0.8
     assert p["all"] > 0.8 and p["few"] < 0.5 * p["all"] and p["corner"] < p["all"]
-    assert confidence_of(pixels, world, np.ones(1000, bool), K, None, 10.0, within) == 0
+    assert confidence_of(pixels, world, np.ones(1000, bool), K, None, 10.0, within, kind) == 0
 
 
 def test_a_chance_consensus_has_a_low_confidence():

@@ -102,9 +102,12 @@ class LandmarkMatcher:
         count = len(view.pixels)
         xyz, inliers = np.full((count, 3), np.nan), np.zeros(count, bool)
         xyz[matches[:, 0]] = self._landmarks.xyz[matches[:, 1]]
+        similarity = np.full(count, np.nan)
+        rows = torch.from_numpy(matches)
+        similarity[matches[:, 0]] = (view.descriptors[rows[:, 0]] * self._landmarks.descriptors[rows[:, 1]]).sum(1)
         agreeing = 0 if found is None else int(found.inliers.sum())
         pose, reason = None, f"{agreeing} inliers of {len(matches)} matches, {self._config.min_inliers} are needed"
         if found is not None and agreeing >= self._config.min_inliers:
             pose, reason = found.cam_from_world, None
             inliers[matches[found.inliers, 0]] = True
-        return Localization(pose, inliers, None, xyz, view, {}, reason)
+        return Localization(pose, inliers, None, xyz, view, {}, reason, similarity=similarity)

@@ -22,7 +22,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
-from scrflow.localize.confidence import confidence_of
+from scrflow.localize.confidence import ALIKE, confidence_of
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
@@ -121,8 +121,8 @@ class Localizer:
             if map_.landmarks is not None:
                 part = map_.config.landmarks
                 encoder = networks.encoder(part.features.extractor)
-                matching = self._config.landmarks or LandmarkLocalizeConfig()
-                self._landmarks = LandmarkMatcher(map_.landmarks, part, matching, encoder)
+                self._matching = self._config.landmarks or LandmarkLocalizeConfig()
+                self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder)
             if self._head is None:
                 return
             # one extraction serves head and retrieval if they share the extractor
@@ -230,11 +230,20 @@ class Localizer:
                 found = replace(refined, hypothesis=hypothesis)
         confidence, within = None, self.map.config.thresholds
         if within:
-            view, limit = found.view, self._config.threshold_px
+            kind, agree, config = self.agreement(found)
+            pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
+            view = found.view
             confidence = confidence_of(
-                view.pixels, found.xyz_world, found.inliers, view.K, found.cam_from_world, limit, within[0]
+                view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind
             )
         return replace(found, ms=clock.laps(), confidence=confidence)
+
+    def agreement(self, found: Localization) -> tuple[str, np.ndarray, LocalizeConfig | LandmarkLocalizeConfig]:
+        """What the confidence of a pose rests on: the kind of pose, the keypoints [N] that agree with it, and how it
+        was found. Many landmarks lie near a keypoint by chance, so only similar ones count."""
+        if found.similarity is None:
+            return "head", found.inliers, self._config
+        return "landmarks", found.inliers & (found.similarity > ALIKE), self._matching
 
     def _by_head(self, features: QueryFeatures, clock: Clock) -> Localization:
         config = self._config

@@ -47,6 +47,7 @@ class Localization:
     camera: pycolmap.Camera | None = None  # with the focal length that was estimated, if it was unknown
     focal_spread: float | None = None  # standard deviation of its logarithm; None: it is only a guess
     turned: int = 0  # degrees clockwise that the photo had to be turned to be localized
+    similarity: np.ndarray | None = None  # [N] cosine of keypoint and its landmark, NaN without; None: not by landmarks
 
     def facts(self) -> dict[str, Any]:
         """The result in numbers, for JSON; without the pose."""
