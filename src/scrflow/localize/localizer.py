@@ -238,13 +238,6 @@ class Localizer:
             )
         return replace(found, ms=clock.laps(), confidence=confidence)
 
-    def agreement(self, found: Localization) -> tuple[str, np.ndarray, LocalizeConfig | LandmarkLocalizeConfig]:
-        """What the confidence of a pose rests on: the kind of pose, the keypoints [N] that agree with it, and how it
-        was found. Many landmarks lie near a keypoint by chance, so only similar ones count."""
-        if found.similarity is None:
-            return "head", found.inliers, self._config
-        return "landmarks", found.inliers & (found.similarity > ALIKE), self._matching
-
     def _by_head(self, features: QueryFeatures, clock: Clock) -> Localization:
         config = self._config
         view = self._best_keypoints(features.keypoints)
@@ -279,6 +272,13 @@ class Localizer:
             _, encodings = self._encodings(None if self._describe is None else self._describe(photo, camera, found))
         view = self._best_keypoints(found)
         return view, self._coordinates(view, None if encodings is None else encodings[:1]).all(0)
+
+    def agreement(self, found: Localization) -> tuple[str, np.ndarray, LocalizeConfig | LandmarkLocalizeConfig]:
+        """What the confidence of a pose rests on: the kind of pose, the keypoints [N] that agree with it, and how it
+        was found. Many landmarks lie near a keypoint by chance, so only similar ones count."""
+        if found.similarity is None:
+            return "head", found.inliers, self._config
+        return "landmarks", found.inliers & (found.similarity > ALIKE), self._matching
 
     def _encoded(self, photo: Image.Image, camera: pycolmap.Camera) -> EncodedView:
         return encode_view(photo, camera, self._encoder, self.map.config.extractor.short_side, 1 << 30)
