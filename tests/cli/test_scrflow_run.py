@@ -76,7 +76,7 @@ def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
         run_scene("nowhere", None, None, [])
     with pytest.raises(ScrflowError, match=r"no method 'best' .*there are .*rscore-cpu.*sift-matching"):
         run_scene("demo", "best", None, [])
-    with pytest.raises(ScrflowError, match=r"/yard: no such file or folder; correct the path"):
+    with pytest.raises(ScrflowError, match=r"/yard: no such file or folder, and no scene '/yard'"):
         scene_of("/yard", Path("/yard"))
     with pytest.raises(ScrflowError, match=r"demo: a scene of config/scenes; change its config instead"):
         scene_of("demo", Path("demo"), outdoor=True)
@@ -99,7 +99,7 @@ def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
         for name, path in names.items():
             assert scene_of(path, tmp_path / path, outdoor=True) == name
     scenes = Loaded("config").scenes
-    assert sorted(scenes) == sorted(names) and scenes["My-yard-2"].depth_range[1] == 50
+    assert sorted(scenes) == sorted(names) and scenes["My-yard-2"].depth_bias == 3
     monkeypatch.chdir(tmp_path)
     enter_project()
     assert Path.cwd() == REPO  # that scrflow is installed from

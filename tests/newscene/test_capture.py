@@ -58,6 +58,17 @@ def test_a_good_walk_has_no_advice(walk):
     assert rows["sharpness"].startswith("0 of 24 photos") and rows["parallax"].startswith("24 of 24 photos")
 
 
+def test_few_photos_are_told(walk):
+    for name in NAMES[2:]:
+        (walk / name).unlink()
+    done = CliRunner().invoke(app, ["check", str(walk)], catch_exceptions=False)
+    assert done.exit_code == 1 and "Photos: 2 are few; rooms take 20 to 200." in done.stdout
+    for name in NAMES[:2]:  # no keypoint in it
+        Image.new("RGB", (320, 240), (128, 128, 128)).save(walk / name)
+    advice = " ".join(look_at(walk, NAMES[:2]).advice)
+    assert "Blur: 2 of 2 photos" in advice and "fall into 2 sets of 1, 1" in advice
+
+
 def test_blur_darkness_and_sets_that_share_nothing_are_named(walk):
     for name, change in {
         "003.jpg": lambda i: i.filter(ImageFilter.GaussianBlur(3)),

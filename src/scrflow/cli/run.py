@@ -68,9 +68,12 @@ def enter_project() -> None:
 def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool = False) -> str:
     """The scene of that name; else that of the photos at ``path``, whose config is written where there is none."""
     project = Project("config")
-    if given in project.scenes or not path.exists():
-        if os.sep in given and given not in project.scenes:
-            raise ScrflowError(f"{path}: no such file or folder; correct the path")
+    if given not in project.scenes and not path.exists():
+        raise ScrflowError(
+            f"{path}: no such file or folder, and no scene {given!r} in config/scenes (scrflow validate lists them); "
+            "correct it"
+        )
+    if given in project.scenes:
         if queries or outdoor:
             raise ScrflowError(f"{given}: a scene of config/scenes; change its config instead of giving options")
         return given

@@ -73,7 +73,10 @@ def judge(scene: str, path: Path, project: Project) -> Capture:
     if scene not in project.scenes:
         if not path.is_dir():
             raise ScrflowError(f"{scene}: neither a scene of {project.dir}/scenes nor a folder of photos; correct it")
-        return look_at(path, list_photos(path))
+        names = list_photos(path)
+        found = look_at(path, names)
+        few = (f"Photos: {len(names)} are few; rooms take {FEW} to 200.",) if len(names) < FEW else ()
+        return Capture((("photos", str(len(names))), *found.rows), few + found.advice)
     source, root = project.scene(scene).source, project.scene_root(scene)
     if source.reader != "photos":
         found = read_source(source, root)

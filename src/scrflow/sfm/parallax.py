@@ -20,8 +20,10 @@ Pair = tuple[
 def rotation_residuals(pairs: Sequence[Pair]) -> np.ndarray:
     """[P] median distance of the matches from the rotation that fits them best, over the longer side, all pairs with
     the one focal length that suits them best. Nothing is known of the lens."""
-    errors = np.array([[_residual(x, y, focal) for focal in _FOCAL_SIDES] for x, y in pairs]).reshape(len(pairs), -1)
-    return errors[:, errors.mean(0).argmin()] if len(pairs) else np.zeros(0)
+    if not pairs:
+        return np.zeros(0)
+    errors = np.array([[_residual(x, y, focal) for focal in _FOCAL_SIDES] for x, y in pairs])
+    return errors[:, errors.mean(0).argmin()]
 
 
 def _residual(x_M2: np.ndarray, y_M2: np.ndarray, focal: float) -> float:
