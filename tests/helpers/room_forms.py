@@ -184,6 +184,13 @@ def tum_without_camera(r: Room) -> None:
     r.text("rgb.txt", rgb)
 
 
+def orb_slam(r: Room) -> None:
+    """Photos named by their time, and a trajectory of its own name."""
+    tum(r)
+    (r.root / "groundtruth.txt").rename(r.root / "KeyFrameTrajectory.txt")
+    (r.root / "rgb.txt").unlink()
+
+
 def ace_zero(r: Room) -> None:
     r.all_photos()
     rows = [f"{pose_line(f'/home/me/room/images/{i:04d}.jpg', p)} {r.focal} {1500 + i}" for i, p in enumerate(r.poses)]

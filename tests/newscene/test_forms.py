@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,14 @@ from scrflow.config import SceneStage
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.draft import Draft
+from scrflow.newscene.forms import passed_over
 from scrflow.newscene.rosbag import unpack_bag
-from scrflow.newscene.survey import chosen_form
+from scrflow.newscene.survey import chosen_form, source_of
 from scrflow.pipeline.project import Project
 from scrflow.scene import Scene
 from scrflow.scene.lists import camera_of_fields
 from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import detect_forms, read_source
 from scrflow.storage.listfile import read_text
 
 REPO = Path(__file__).resolve().parents[2]
@@ -79,6 +83,7 @@ FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
     (forms.nerfstudio_absolute, "nerfstudio", "abs.json", "unit"),
     (forms.instant_ngp, "nerfstudio", "", "unit"),
     (forms.tum, "TUM RGB-D", "", "m"),
+    (forms.orb_slam, "TUM RGB-D", "", "m"),
     (forms.ace_zero, "ACE Zero", "", "unit"),
     (forms.ace_zero, "ACE Zero", "poses_final.txt", "unit"),
     (forms.polycam, "Polycam", "", "m"),
@@ -245,6 +250,37 @@ def test_a_name_of_several_photos():
 def test_text_of_other_systems(encoding, tmp_path):
     (tmp_path / "list.txt").write_bytes("é.jpg\r\n2.jpg\r3.jpg\n".encode(encoding))
     assert read_text(tmp_path / "list.txt") == "é.jpg\n2.jpg\n3.jpg\n"
+
+
+TEXTS = [write for write in dict.fromkeys(form[0] for form in FORMS) if write is not forms.colmap_binary]
+PIECES = re.compile(r'-?\d+\.?\d*(?:e-?\d+)?|"[^"]*"|[][{},\n]|[a-z_]+')
+SPOILT = ("null", "[]", "{}", '"x"', "-1", "0", "1e999", "1e308", "true", '"../../x"', "9" * 20, "nan", "", "\0", "a b")
+
+
+@pytest.mark.parametrize("write", TEXTS, ids=lambda write: write.__name__)
+def test_a_damaged_file_is_one_line(write, kitchen):
+    """A piece of text of a file is replaced: it is read, or refused in one line."""
+    write(kitchen)
+    found = detect_forms(kitchen.root)[0]
+    source = source_of(found)
+    files = sorted(p for p in kitchen.root.rglob("*") if p.suffix in (".json", ".txt", ".csv", ".out"))
+    choose = random.Random(write.__name__)
+    for _ in range(12):
+        file = choose.choice(files)
+        data = file.read_bytes()
+        text = read_text(file)
+        piece = choose.choice(list(PIECES.finditer(text))[:400])
+        file.write_text(text[: piece.start()] + choose.choice(SPOILT) + text[piece.end() :], encoding="utf-8")
+        for read in (
+            lambda: read_source(source, found.root),
+            lambda: detect_forms(kitchen.root),
+            lambda: passed_over(kitchen.root, found, source),
+        ):
+            try:
+                read()
+            except ScrflowError as error:
+                assert "\n" not in str(error)
+        file.write_bytes(data)
 
 
 def write_bag(path: Path, kitchen: Room, storage: StoragePlugin, raw: bool) -> None:

@@ -49,7 +49,7 @@ def passed_over(path: Path, found: Found, source: Source) -> tuple[str, ...]:
     for pattern, files in groups.items():
         what, fix = files[0][1], "name the file, or give --form, to take it"
         if what == _BY_TIME:
-            fix = f"to use it, have rgb.txt with lines 'time file' there, and {NEEDS_CAMERA}"
+            fix = f"to use it, have rgb.txt with lines 'time file' (or photos named by their time), and {NEEDS_CAMERA}"
         names = [f.relative_to(folder).as_posix() for f, _ in files]
         names = names if len(files) <= _GROUP else [f"{pattern} ({len(files)} files)"]
         lines.append(f"Poses passed over: {', '.join(names)} ({what}); {fix}.")
@@ -78,15 +78,17 @@ def _poses_in(file: Path) -> str | None:
     if suffix not in (".txt", ".csv", ".tum", ".kitti"):
         return None
     rows = [line.replace(",", " ").split() for line in first_lines(file)]
-    if suffix == ".csv" or not numbers_only(rows[0] if rows else [], len(rows[0]) if rows else 0):
-        rows = [row[1:] for row in rows[1:]]  # after a header, or after names
+    if rows and not numbers_only(rows[0][:1], 1) and all(numbers_only(row[:1], 1) for row in rows[1:]):
+        rows = rows[1:]  # after a header
+    named = bool(rows) and not numbers_only(rows[0][:1], 1)
+    rows = [row[named:] for row in rows]
     if not rows:
         return None
-    if all(numbers_only(row, 8) for row in rows):
+    if not named and all(numbers_only(row, 8) for row in rows):
         return _BY_TIME
     if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in name:
         return "a pose"
-    return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16) for row in rows) else None
+    return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16, 17) for row in rows) else None
 
 
 def _bag(path: Path) -> Found | None:

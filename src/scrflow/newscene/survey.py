@@ -121,7 +121,7 @@ def survey(options: NewScene, found: Found, spare: Path) -> Findings:
             raise ScrflowError(f"{options.path}: {several}, which one camera cannot have; leave out --single-camera")
         single = several is None if options.single_camera is None else options.single_camera
         found = replace(found, source={**found.source, "single_camera": single})
-    return Findings(found, collection, photos, queries, several, passed_over(options.path, found, _source(found)))
+    return Findings(found, collection, photos, queries, several, passed_over(options.path, found, source_of(found)))
 
 
 def chosen_form(options: NewScene) -> Found:
@@ -136,14 +136,15 @@ def chosen_form(options: NewScene) -> Found:
     )
 
 
-def _source(found: Found) -> Source:
+def source_of(found: Found) -> Source:
+    """The source of a form, as the scene's config would have it."""
     minimal = {"description": "", "licence": "", "root": "", "method": "", "source": found.source}
     return validate(SceneConfig, minimal, found.root).source
 
 
 def _collection(found: Found) -> Collection:
     """What the reader of the form finds; of bare photos only the names (their cameras come from SfM)."""
-    source = _source(found)
+    source = source_of(found)
     if isinstance(source, PhotosSource):
         folder = found.root / source.images
         unknown = pycolmap.Camera(model="SIMPLE_PINHOLE", width=0, height=0, params=[1, 0, 0])

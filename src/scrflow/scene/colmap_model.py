@@ -130,7 +130,8 @@ def _plain_text(folder: Path, out: Path) -> dict[int, str]:
         if not line:
             continue
         where, fields = f"{path}: line {number}", line.split(None, 9)
-        if len(fields) < 10 or finite_numbers(fields[1:8]) is None:
+        numbers = finite_numbers(fields[1:8]) if len(fields) == 10 else None
+        if numbers is None or not numbers[:4].any():
             raise _bad_line(where, _IMAGE_FORM, line)
         image_id, camera_id = (_whole(fields[i], where, _IMAGE_FORM, line) for i in (0, 8))
         if image_id in names:

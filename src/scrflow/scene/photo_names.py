@@ -79,7 +79,7 @@ class PhotoNames:
     def _index(self) -> dict[str, list[str]]:
         if self._by_stem is None:
             self._by_stem = {}
-            for name in sorted(self._names if self._folder is None else _photos_under(self._folder)):
+            for name in sorted(self._names if self._folder is None else photos_under(self._folder)):
                 self._by_stem.setdefault(_key(name)[-1], []).append(name)
         return self._by_stem
 
@@ -113,7 +113,7 @@ def _key(name: str) -> list[str]:
     return [*parts[:-1], last.rpartition(".")[0] if has_suffix(last) else last]
 
 
-def _photos_under(folder: Path) -> Iterator[str]:
+def photos_under(folder: Path) -> Iterator[str]:
     """Names of the photos under a folder; links to folders are followed, hidden folders are not."""
     seen: set[str] = set()
     count = 0

@@ -40,8 +40,9 @@ class Collection:
     absent: int = 0  # listed photos without a file, which are not among the images
 
 
-# A dataset's own layout, a model or pose file, lines of which each could be of something else, photos alone
-LAYOUT, MODEL, LINES, BARE = 3, 2, 1, 0
+# A dataset's own layout, a model or pose file, an export beside which the model may lie, lines that could be of
+# something else, photos alone
+LAYOUT, MODEL, EXPORT, LINES, BARE = 4, 3, 2, 1, 0
 
 
 @dataclass(frozen=True)

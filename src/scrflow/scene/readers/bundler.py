@@ -18,7 +18,7 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.lists import finite_numbers
-from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers import EXPORT, Collection, Found
 from scrflow.scene.readers.detection import files_like, root_of
 from scrflow.scene.readers.posed import OPENCV_FROM_OPENGL, Posed, collect
 from scrflow.storage.listfile import has_suffix, read_lines, read_text, split_name
@@ -52,7 +52,7 @@ def detect(path: Path) -> Found | None:
         root = root if listed.is_relative_to(root.resolve()) else listed.parent
         source = {"reader": "bundler", "bundle": file.relative_to(root).as_posix()}
         source["photos"] = listed.relative_to(root.resolve()).as_posix()
-        return Found("Bundler", root, source, f"{file.name} and {listed.name}", "unit", MODEL)
+        return Found("Bundler", root, source, f"{file.name} and {listed.name}", "unit", EXPORT)
     return None
 
 

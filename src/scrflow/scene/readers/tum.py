@@ -1,4 +1,5 @@
-"""TUM RGB-D: ``rgb.txt`` (``time file``) and ``groundtruth.txt`` (``time tx ty tz qx qy qz qw``, camera-to-world, m).
+"""TUM RGB-D: ``rgb.txt`` (``time file``), or photos named by their time, and ``groundtruth.txt`` or another trajectory
+(``time tx ty tz qx qy qz qw``, camera-to-world, m).
 
 A photo takes the pose of its time: between two poses it is interpolated. The form has no file of intrinsics, so
 ``camera.txt`` (``PINHOLE width height fx fy cx cy``) or key ``camera`` gives them; those of TUM's own three cameras are
@@ -20,8 +21,9 @@ from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_quaternion
 from scrflow.scene.lists import camera_of_fields, finite_numbers
+from scrflow.scene.photo_names import photos_under
 from scrflow.scene.readers import MODEL, Collection, Found
-from scrflow.scene.readers.detection import first_lines, numbers_only
+from scrflow.scene.readers.detection import files_like, first_lines, numbers_only
 from scrflow.scene.readers.posed import Posed, collect, rigid
 from scrflow.storage.listfile import has_suffix, read_lines
 
@@ -31,7 +33,7 @@ class TumSource(Source):
 
     reader: Literal["tum"]
     trajectory: str = Field("groundtruth.txt", description="lines 'time tx ty tz qx qy qz qw', camera-to-world")
-    photos: str = Field("rgb.txt", description="lines 'time file'")
+    photos: str = Field("rgb.txt", description="lines 'time file'; without it photos are named by their time")
     camera: str | None = Field(None, description="'MODEL width height params...'; else camera.txt tells it")
 
     def files(self, root: Path) -> list[Path]:
@@ -40,6 +42,7 @@ class TumSource(Source):
 
 SOURCE = TumSource
 CAMERA = "camera.txt"
+_STAMP = r"\d{9,11}\.\d+|\d{16,19}"  # s, or ns as in EuRoC
 _FORM = "time tx ty tz qx qy qz qw"
 _NEAR, _GAP = 0.02, 0.2  # s: from the nearest pose at an end, and between the two that are interpolated
 # cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats; there the centre of the first pixel is (0, 0)
@@ -53,12 +56,17 @@ NEEDS_CAMERA = f"write its camera into {CAMERA} beside it, as 'PINHOLE width hei
 
 def detect(path: Path) -> Found | None:
     folder = path if path.is_dir() else path.parent
-    if not (folder / "rgb.txt").is_file() or not (folder / "groundtruth.txt").is_file():
+    files = files_like(path, "groundtruth.txt", "*.txt", "*.tum")
+    files = [file for file in files if file.parent == folder and _is_trajectory(file)]
+    if (
+        not files
+        or _camera(TumSource(reader="tum"), folder) is None
+        or not _times_of_photos(folder / "rgb.txt", folder)
+    ):
         return None
-    if not _is_trajectory(folder / "groundtruth.txt") or _camera(TumSource(reader="tum"), folder) is None:
-        return None
-    told = "rgb.txt and groundtruth.txt, poses found by time"
-    return Found("TUM RGB-D", folder, {"reader": "tum"}, told, "m", MODEL)
+    trajectory = next((file.name for file in files if file.name == "groundtruth.txt"), files[0].name)
+    source = {"reader": "tum", **({"trajectory": trajectory} if trajectory != "groundtruth.txt" else {})}
+    return Found("TUM RGB-D", folder, source, f"{trajectory}, poses found by time", "m", MODEL)
 
 
 def _is_trajectory(file: Path) -> bool:
@@ -74,14 +82,27 @@ def read(source: TumSource, root: Path, sfm_model: Path | None = None) -> Collec
         raise ScrflowError(f"{path}: nothing tells the intrinsics; {NEEDS_CAMERA}")
     times, rows = _trajectory(path)
     listed = []
-    for number, line in read_lines(photos):
-        time, _, name = line.partition(" ")
-        value = finite_numbers([time])
-        if value is None or not has_suffix(name.strip()):
-            raise ScrflowError(f"{photos}: line {number}: expected 'time file', found {line[:80]!r}; correct the line")
-        where = f"{photos}: line {number}"
-        listed.append(Posed(name.strip(), pose_at(value[0], times, rows), lambda size: camera, where))
+    for time, name, where in _times_of_photos(photos, root):
+        listed.append(Posed(name, pose_at(time, times, rows), lambda size: camera, where))
+    if not listed:
+        raise ScrflowError(f"{photos}: no such file, and no photo under {root} is named by its time; put it there")
     return collect(path, root, listed, source.skip_missing)
+
+
+def _times_of_photos(path: Path, root: Path) -> list[tuple[float, str, str]]:
+    """(s, name, where it stands) of the photos of a list, or of those under ``root`` that are named by their time."""
+    out = []
+    for number, line in read_lines(path) if path.is_file() else ():
+        time, _, name = line.partition(" ")
+        value, where = finite_numbers([time]), f"{path}: line {number}"
+        if value is None or not has_suffix(name.strip()):
+            raise ScrflowError(f"{where}: expected 'time file', found {line[:80]!r}; correct the line")
+        out.append((float(value[0]), name.strip(), where))
+    for name in () if path.is_file() else photos_under(root):
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        if re.fullmatch(_STAMP, stem) and "depth" not in name:
+            out.append((float(stem) / (1e9 if "." not in stem else 1), name, name))
+    return sorted(out)
 
 
 def _trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
