@@ -34,6 +34,8 @@ class Room:
     focal: float
     sources: list[Path]
     photos: dict[Path, int] = field(default_factory=dict)
+    centre: tuple[float, float] = (320.0, 240.0)
+    lens: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 of OpenCV
 
     def photo(self, name: str, i: int) -> None:
         path = self.root / name
@@ -164,7 +166,8 @@ SPLITS = {"train": range(8), "val": range(8, 10), "test": range(10, COUNT)}
 
 def instant_ngp(r: Room) -> None:
     r.all_photos()
-    r.transforms(frames=r.frames("./images/{:04d}.jpg"), k1=0, k2=0, p1=0, p2=0, aabb_scale=16, camera_angle_x=1.0)
+    more = dict(zip(("k1", "k2", "p1", "p2", "cx", "cy"), (*r.lens, *r.centre), strict=True))
+    r.transforms(frames=r.frames("./images/{:04d}.jpg"), aabb_scale=16, camera_angle_x=1.0, **more)
 
 
 def tum(r: Room) -> None:
@@ -245,7 +248,9 @@ def realitycapture(r: Room) -> None:
     for i in range(COUNT):
         m = arkit_pose(r, i)
         yaw, pitch, roll = Rotation.from_matrix(m[:3, :3]).as_euler("ZXY", degrees=True)
-        numbers = (*m[:3, 3], -yaw, pitch, roll, r.focal * 36 / 640, *(0,) * 8)
+        (cx, cy), (k1, k2, p1, p2) = r.centre, r.lens
+        lens = (r.focal * 36 / 640, (cx - 320) / 640, (cy - 240) / 640, k1, k2, 0, 0, p1, p2)
+        numbers = (*m[:3, 3], -yaw, pitch, roll, *lens)
         rows.append(f"{i:04d}.jpg," + ",".join(repr(float(v)) for v in numbers))
     r.text("cameras.csv", "\r\n".join([*rows, ""]), "utf-8-sig")
 
@@ -257,14 +262,16 @@ def openmvg(r: Room) -> None:
         return {"key": key, "value": {"polymorphic_id": 1073741824, "ptr_wrapper": {"id": key, "data": data}, **more}}
 
     size = {"width": 640, "height": 480}
-    camera = {"value0": {**size, "focal_length": r.focal, "principal_point": [320.0, 240.0], "disto_k3": [0, 0, 0]}}
+    k1, k2, p1, p2 = r.lens
+    camera = {**size, "focal_length": r.focal, "principal_point": r.centre}
+    camera = {"value0": camera, "disto_t2": [k1, k2, 0, p1, p2]}
     views = [
         wrapped(
             i, {"local_path": "", "filename": f"{i:04d}.jpg", **size, "id_view": i, "id_intrinsic": 0, "id_pose": i}
         )
         for i in range(COUNT)
     ]
-    name = {"polymorphic_id": 2147483649, "polymorphic_name": "pinhole_radial_k3"}
+    name = {"polymorphic_id": 2147483649, "polymorphic_name": "pinhole_brown_t2"}
     poses = [
         {"key": i, "value": {"rotation": p[:, :3].tolist(), "center": (-p[:, :3].T @ p[:, 3]).tolist()}}
         for i, p in enumerate(r.poses)
@@ -275,7 +282,16 @@ def openmvg(r: Room) -> None:
 
 def opensfm(r: Room) -> None:
     r.all_photos()
-    camera = {"projection_type": "perspective", "width": 640, "height": 480, "focal": r.focal / 640, "k1": 0, "k2": 0}
+    k1, k2, p1, p2 = r.lens
+    camera = {
+        "projection_type": "brown",
+        "width": 640,
+        "height": 480,
+        "focal_x": r.focal / 640,
+        "focal_y": r.focal / 640,
+    }
+    camera |= {"c_x": (r.centre[0] - 320) / 640, "c_y": (r.centre[1] - 240) / 640}
+    camera |= {"k1": k1, "k2": k2, "p1": p1, "p2": p2, "k3": 0}
     shots = {
         f"{i:04d}.jpg": {
             "rotation": Rotation.from_matrix(p[:, :3]).as_rotvec().tolist(),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 import room_forms as forms
+from exif_photos import DATA
 from PIL import Image
 from room_forms import COUNT, Room, room
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -18,6 +21,7 @@ from small_datasets import built
 
 from scrflow.config import SceneStage
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pixels_from_rays
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.draft import Draft
 from scrflow.newscene.forms import passed_over
@@ -118,6 +122,22 @@ def test_given_poses_are_taken(write, form, path, unit, kitchen, project, tmp_pa
     scene = scene_of(found, tmp_path)
     assert len(scene.mapping) + len(scene.queries) == COUNT
     check_values(scene, kitchen)
+
+
+@pytest.mark.parametrize(
+    "write", [forms.instant_ngp, forms.realitycapture, forms.openmvg, forms.opensfm], ids=lambda write: write.__name__
+)
+def test_lens_distortion_is_that_of_opencv(write, kitchen):
+    """The lens of fox, with a principal point off the centre: rays come to the same pixels."""
+    fox = json.loads((DATA / "fox/transforms.json").read_text())
+    kitchen.lens, kitchen.centre = tuple(fox[key] for key in ("k1", "k2", "p1", "p2")), (325.0, 236.0)
+    write(kitchen)
+    found = detect_forms(kitchen.root)[0]
+    camera = read_source(source_of(found), found.root).images[0].camera
+    params = [kitchen.focal, kitchen.focal, *kitchen.centre, *kitchen.lens]
+    true = pycolmap.Camera(model="OPENCV", width=640, height=480, params=params)
+    rays = np.stack(np.meshgrid(np.linspace(-0.5, 0.5, 9), np.linspace(-0.4, 0.4, 9)), -1).reshape(-1, 2)
+    np.testing.assert_allclose(pixels_from_rays(camera, rays), pixels_from_rays(true, rays), atol=1e-6)
 
 
 SPLITS = [  # (writer, mapping photos, queries)

@@ -37,7 +37,7 @@ _MODELS = {  # name -> key of the distortion, and COLMAP's model and parameters 
     "pinhole_radial_k3": ("disto_k3", lambda f, c, k: ("FULL_OPENCV", [f, f, *c, k[0], k[1], 0, 0, k[2], 0, 0, 0])),
     "pinhole_brown_t2": (
         "disto_t2",
-        lambda f, c, k: ("FULL_OPENCV", [f, f, *c, k[0], k[1], k[4], k[3], k[2], 0, 0, 0]),
+        lambda f, c, k: ("FULL_OPENCV", [f, f, *c, k[0], k[1], k[3], k[4], k[2], 0, 0, 0]),
     ),
     "fisheye": ("fisheye", lambda f, c, k: ("OPENCV_FISHEYE", [f, f, *c, *k])),
 }

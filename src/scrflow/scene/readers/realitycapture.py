@@ -1,8 +1,8 @@
 """RealityCapture (RealityScan): a CSV file of internal and external camera parameters.
 
-``#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2``: camera centre, angles in degrees, focal length and
-principal point in mm of a 36 mm wide film, Brown's distortion. world_from_cam with OpenGL axes is
-Rz(-heading) Rx(pitch) Ry(roll).
+``#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2``: camera centre, angles in degrees, focal length in mm of
+a 36 mm wide film, principal point from the image's centre as a share of its longer side, Brown's distortion.
+world_from_cam with OpenGL axes is Rz(-heading) Rx(pitch) Ry(roll).
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ def read(source: RealityCaptureSource, root: Path, sfm_model: Path | None = None
 
 def _camera_of(n: dict[str, float], where: str):
     def camera(size: tuple[int, int]) -> pycolmap.Camera:
-        scale = max(size) / _FILM_MM
-        principal = [n.get("px", 0) * scale + size[0] / 2, n.get("py", 0) * scale + size[1] / 2]
+        longer = max(size)
+        principal = [n.get("px", 0) * longer + size[0] / 2, n.get("py", 0) * longer + size[1] / 2]
         if n.get("k4", 0):
             raise ScrflowError(f"{where}: k4 has no COLMAP model; align again with Brown's model of three coefficients")
         k1, k2, k3, t1, t2 = (n.get(key, 0) for key in ("k1", "k2", "k3", "t1", "t2"))
-        params = [n["f"] * scale, n["f"] * scale, *principal]
+        params = [n["f"] * longer / _FILM_MM] * 2 + principal
         if not any((k1, k2, k3, t1, t2)):
             return pycolmap.Camera(model="PINHOLE", width=size[0], height=size[1], params=params)
         params += [k1, k2, t1, t2, k3, 0, 0, 0]
