@@ -35,7 +35,7 @@ from scrflow.sfm.matching import nearest_pairs, vlad_similarity
 from scrflow.sfm.parallax import LEAST_PARALLAX, Pair, rotation_residuals
 
 FEW = 20  # mapping photos
-MOST = 300  # photos looked at: some 0.2 s each
+MOST = 200  # photos looked at, each some 0.2 to 0.5 s of a core
 _SHARP_SIDE, _MATCH_SIDE = 1600, 800  # px, longer side of the picture that is judged, and that is matched
 _KEYPOINTS = 800
 _NEIGHBOURS = 6
