@@ -29,7 +29,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from scrflow.cli.run import default_cores, targets_of
-from scrflow.config import HeadConfig
+from scrflow.config import EncoderConfig, HeadConfig, MethodConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project
 from scrflow.storage.listfile import read_lines
@@ -42,6 +42,7 @@ _SLACK = 1.1  # predictions are no better than this
 _VLAD_WORD = 64  # numbers of a local descriptor that a VLAD aggregates
 _NETWORK_DIM = {"netvlad": 4096, "r2former": 256}  # before whitening; 1280 of efficientnet-lite0
 _NEIGHBOURS = 12  # pairs an image that triangulate_samples matches: 24 of its neighbours, each pair once
+_POSITION_BYTES = 6  # of a landmark, beside its code
 _HALVED = 0.235  # with halving, a further hypothesis sends this share of the keypoints through the head
 _WIDTH = 112
 _LOGGED = re.compile(r"CPU time ([\d.]+) s, at most (\d+) MB")
@@ -222,25 +223,43 @@ def units(
         feature = project.config.retrieval[wildcards["feature"]]
         dim = feature.clusters * _VLAD_WORD if feature.kind == "vlad" else _NETWORK_DIM.get(feature.network or "", 1280)
         out |= {"image_s": images * _feature_s(project, wildcards["feature"]), "raw_mb": 4e-6 * images * dim}
+    if "tracks" in wildcards:
+        out["tracks_s"] = images * _photo_s(project.config.tracks[wildcards["tracks"]].features.name)
     method = None if method_name in project.baselines else project.method(method_name)
     if method is None:
         return out
-    encoder = project.encoders[wildcards.get("encoder", method.encoder)]
+    encoder = wildcards.get("encoder", method.encoder)
+    if encoder is not None:
+        out |= _encoder_units(project, project.encoders[encoder], images)
+    if "method" not in wildcards:
+        return out
+    out |= {"map_mb": 0.0, "query_s": 0.0, "query_gflop": 0.0, "tried": queries * method.localize.hypotheses}
+    if method.head is not None:
+        out |= _head_units(project, method, images, queries, out["samples"])
+    if method.landmarks is not None:
+        wish = method.landmarks
+        out["map_mb"] += 1e-6 * (wish.size or wish.count * (wish.code_bytes + _POSITION_BYTES))
+        out["query_s"] += queries * _photo_s(project.config.tracks[wish.tracks].features.name)
+    return out
+
+
+def _encoder_units(project: Project, encoder: EncoderConfig, images: int) -> dict[str, float]:
     buffer, photo_s, copies = encoder.buffer, _photo_s(encoder.extractor.name), encoder.buffer.copies(images)
     low, high = buffer.augment.scale
     area = (high**2 - low**2) / (2 * math.log(high / low)) if high > low else low**2  # of an augmented copy, mean
     encoded = min(buffer.plain_copies, copies) + area * max(0, copies - buffer.plain_copies)
     shards, samples = project.config.buffer_shards, images * copies * buffer.samples_per_copy
-    out |= {
+    return {
         "pca_s": photo_s * min(images, max(64, -(-encoder.pca.samples // encoder.extractor.max_keypoints))),
         "shard_s": photo_s * encoded * math.ceil(images / shards),
         "samples": samples,
         "shard_mb": samples / shards * (2 * encoder.pca.dim + 12) / 1e6,
         "sample_pairs": images * min(_NEIGHBOURS, images / 2) * (buffer.samples_per_copy / 1024) ** 2,
     }
-    if "method" not in wildcards:
-        return out
-    training, use = method.training, method.localize
+
+
+def _head_units(project: Project, method: MethodConfig, images: int, queries: int, samples: float) -> dict[str, float]:
+    training, use, encoder = method.training, method.localize, project.encoders[method.encoder]
     row = encoder.pca.dim * (1 if training.buffer_dtype == "int8" else 2) + 24 + 32 * (training.mix_share > 0)
     encoding = project.config.encodings.get(method.global_encoding.name or "")
     parameters, update = _head(method.head.model_dump_json(), encoder.pca.dim + getattr(encoding, "dim", 256))
@@ -248,14 +267,14 @@ def units(
     feature = method.retrieval and project.config.retrieval[method.retrieval]
     described = {_feature_s(project, name) for name in feature.parts or [method.retrieval]} if feature else set()
     further = (_HALVED if use.halving is not None else 1.0) * (use.hypotheses - 1)
-    return out | {
+    photo_s = _photo_s(encoder.extractor.name)
+    return {
         "held_mb": min(samples * row, int(training.buffer_memory)) / 1e6,
         "train_gflop": 6e-9 * parameters * training.batch_size * training.steps,
         "muon_gflop": 1e-9 * update * updates,
         "head_mb": 2e-6 * parameters,
         "map_mb": 2e-6 * parameters + (7e-3 * images if feature else 0),
         "query_s": queries * (photo_s + sum(described - {photo_s})),  # the head's descriptors serve a VLAD too
-        "tried": queries * use.hypotheses,
         "query_gflop": 2e-9 * parameters * queries * use.max_keypoints * (1 + further),
     }
 

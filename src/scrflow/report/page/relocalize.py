@@ -11,6 +11,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from scrflow.baseline import mapping as matching_mapfile
 from scrflow.baseline.localizer import MatchLocalizer
@@ -20,7 +21,7 @@ from scrflow.core.parallel import one_thread_each
 from scrflow.core.seeds import derived_seed
 from scrflow.evaluate.figures import Reprojection, draw_keypoints, show_greyed
 from scrflow.localize.localizer import Localizer
-from scrflow.localize.pointcloud import observe
+from scrflow.localize.pointcloud import Observations, observe
 from scrflow.localize.result import AnyLocalizer, query_descriptors
 from scrflow.map.file import load_map
 from scrflow.report.page.run import Run
@@ -68,11 +69,21 @@ def _implied_points(localizer: Localizer, scene: Scene, threads: int) -> Points:
     thinned = replace(scene, mapping=scene.mapping[::step])
     seen = observe(localizer, thinned, _CLOUD_ERROR_PX, threads)
     photos = f"all {len(scene.mapping)}" if step == 1 else f"{len(thinned.mapping)} of {len(scene.mapping)}"
+    if localizer.map.head is None:
+        return _landmark_points(localizer.map.landmarks.xyz, seen, photos)
     note = (
         f"{len(seen.xyz)} keypoints of {photos} mapping photos, where the map puts them in the world; those that do "
         f"not fall back within {_CLOUD_ERROR_PX:g} px are left out"
     )
     return Points(seen.xyz, seen.rgb, note)
+
+
+def _landmark_points(xyz: np.ndarray, seen: Observations, photos: str) -> Points:
+    """All landmarks [L, 3] of a map, in the colour of a keypoint that matches them."""
+    rgb = np.tile(np.array(_NO_COLOUR, np.uint8), (len(xyz), 1))
+    if len(seen.xyz):
+        rgb[cKDTree(xyz).query(seen.xyz)[1]] = seen.rgb
+    return Points(xyz, rgb, f"{len(xyz)} landmarks; grey are those that no keypoint of {photos} mapping photos matches")
 
 
 def queries(run: Run, localizer: AnyLocalizer, points: Points) -> dict[str, Any]:
