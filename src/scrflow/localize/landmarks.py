@@ -21,6 +21,9 @@ from scrflow.landmarks.codes import Landmarks
 from scrflow.localize.pose import PoseEstimate, estimate_pose
 from scrflow.localize.result import Localization
 
+# of a local match: in photos of another place, half of the keypoints near a projected landmark have less than 0.2, and
+# one in fifteen has more than 0.6
+_LEAST_SIMILARITY = 0.6
 _LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
 
 
@@ -90,6 +93,7 @@ class LandmarkMatcher:
             return none
         similarity = (view.descriptors @ self._landmarks.descriptors[torch.from_numpy(shown)].T).numpy()
         value = similarity[near["i"], near["j"]]
+        near, value = near[value > _LEAST_SIMILARITY], value[value > _LEAST_SIMILARITY]
         order = np.argsort(-value, kind="stable")
         i, j = near["i"][order], near["j"][order]
         first_i, first_j = (np.zeros(len(order), bool) for _ in range(2))
