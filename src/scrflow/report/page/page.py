@@ -170,11 +170,12 @@ def provenance(run: Run) -> dict[str, Any] | None:
     given = run.metrics.get("provenance")
     if not given:
         return None
-    runs = [None if given[name] is None else _flat(given[name]) for name in _RUNS]
-    names = dict.fromkeys(name for values in runs for name, value in (values or {}).items() if value)
-    ran_on = {name: ["not known" if values is None else values.get(name, "") for values in runs] for name in names}
+    names = [name for name in _RUNS if name != "training" or run.metrics["training"] is not None]
+    runs = [None if given[name] is None else _flat(given[name]) for name in names]
+    keys = dict.fromkeys(key for values in runs for key, value in (values or {}).items() if value)
+    ran_on = {key: ["not known" if values is None else values.get(key, "") for values in runs] for key in keys}
     digests = {name: given[name] for name in ("code", "config", "data")}
-    return {"digests": digests, "runs": _RUNS, "ran_on": ran_on, "lost": given["lost"]}
+    return {"digests": digests, "runs": names, "ran_on": ran_on, "lost": given["lost"]}
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:
