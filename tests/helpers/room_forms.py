@@ -214,6 +214,16 @@ def polycam(r: Room) -> None:
     r.text("mesh_info.json", json.dumps({"alignmentTransform": np.eye(4).ravel().tolist()}))
 
 
+def polycam_corrected(r: Room) -> None:
+    """With poses and photos that the app has corrected; the others are off."""
+    polycam(r)
+    for kind in ("cameras", "images"):
+        shutil.copytree(r.root / "keyframes" / kind, r.root / "keyframes" / f"corrected_{kind}")
+    r.photos = {p.parent.with_name("corrected_images") / p.name: i for p, i in r.photos.items()}
+    for path in (r.root / "keyframes/cameras").iterdir():
+        path.write_text(json.dumps({**json.loads(path.read_text()), "t_03": 7.0}))
+
+
 def scanner_app(r: Room) -> None:
     r.all_photos("frame_{:05d}.jpg")
     for i in range(COUNT + 3):  # frames without a photo

@@ -91,6 +91,7 @@ FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
     (forms.ace_zero, "ACE Zero", "", "unit"),
     (forms.ace_zero, "ACE Zero", "poses_final.txt", "unit"),
     (forms.polycam, "Polycam", "", "m"),
+    (forms.polycam_corrected, "Polycam", "", "m"),
     (forms.scanner_app, "ARKit", "", "m"),
     (forms.arkit_by_columns, "ARKit", "", "m"),
     (forms.record3d, "Record3D", "", "m"),
@@ -178,6 +179,13 @@ def test_poses_that_are_not_read_are_named(kitchen, project):
     found = draft(project, kitchen.root, form="TUM RGB-D")
     assert dict(found.rows)["poses"] == f"{COUNT} of {COUNT}"
     assert any("model/images.txt (a model or recording)" in line for line in found.missing)
+
+
+def test_tums_own_cameras_are_known(tmp_path, project):
+    kitchen = room(tmp_path / "rgbd_dataset_freiburg2_desk")
+    forms.tum_without_camera(kitchen)
+    rows = dict(draft(project, kitchen.root).rows)
+    assert rows["form"].startswith("TUM RGB-D") and rows["cameras"] == "1 FULL_OPENCV"
 
 
 def broken_line(r: Room) -> None:

@@ -53,7 +53,8 @@ def detect(path: Path) -> Found | None:
         if folder.name == "cameras" and corrected.is_dir() and folder.with_name("corrected_images").is_dir():
             folder = corrected
         images = folder.with_name(folder.name.replace("cameras", "images")) if "cameras" in folder.name else folder
-        posed = [file for file in files if PhotoNames(images).find(file.stem, file)]
+        names = PhotoNames(images)
+        posed = [file for file in files if names.find(file.stem, file)]
         if not posed:
             continue
         source = {"reader": "arkit", "cameras": folder.relative_to(path).as_posix()}
