@@ -14,6 +14,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.core.images import read_rgb, to_tensor
 from scrflow.features.encoders import build_encoder
+from scrflow.features.encoders.sift import Sift
 from scrflow.features.views import encode_view
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
@@ -59,6 +60,13 @@ def test_same_image_same_bytes(name):
     norms = torch.linalg.vector_norm(first.descriptors, dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
     assert (first.scores.diff() <= 0).all()
+
+
+@pytest.mark.parametrize(("size", "enlarged"), [((640, 480), True), ((1280, 960), False)])
+def test_sift_enlarges_small_photos_alone(size, enlarged):
+    photo = to_tensor(read_rgb(sorted(DEMO.glob("*.jpg"))[10]).resize(size))
+    found, as_it_is = Sift(1000)(photo), Sift(1000, first_octave=0)(photo)
+    assert len(found.keypoints_px) == 1000 and torch.equal(found.keypoints_px, as_it_is.keypoints_px) != enlarged
 
 
 @real
