@@ -55,10 +55,11 @@ class PhotoNames:
                 continue
             suffix = posixpath.splitext(photo)[1].lower()
             same = posixpath.splitext(name)[1].lower() == suffix
-            rank = (agree, same, photo.endswith(name), suffix in _PREFERRED, -len(suffix))
-            if rank[:2] > best[:2] or not found:
+            pictures = other[0] in PHOTO_FOLDERS  # not masks or depth maps of the same names
+            rank = (agree, same, pictures, photo.endswith(name), suffix in _PREFERRED, -len(suffix))
+            if rank[:3] > best[:3] or not found:
                 best, found = rank, [photo]
-            elif rank[:2] == best[:2]:
+            elif rank[:3] == best[:3]:
                 if posixpath.dirname(photo) != posixpath.dirname(found[0]):
                     found.append(photo)
                 elif rank > best:
