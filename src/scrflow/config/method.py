@@ -223,7 +223,8 @@ class TracksConfig(Strict):
     the photo as its features are found."""
 
     features: MatchFeaturesConfig
-    neighbours: int = Field(10, ge=2, description="mapping images that each is matched with, of all overlaps")
+    neighbours: int = Field(20, ge=2, description="mapping images that each is matched with, of all overlaps")
+    match_dim: int = Field(64, ge=8, description="descriptors are reduced to, to match mapping images")
     max_ratio: float | None = Field(0.9, gt=0, le=1, description="of the angles to nearest and second nearest")
     max_epipolar_px: float = Field(4.0, gt=0)
     max_error_px: float = Field(4.0, gt=0, description="of an observation of a point")
@@ -234,10 +235,10 @@ class LandmarksConfig(Strict):
     """Landmarks of a map: how many are chosen from the tracks, and how they are kept."""
 
     tracks: str = Field("sift", description="named in config.yaml")
-    count: int | None = Field(8000, ge=16, description="landmarks at most; null: as many as ``size`` holds")
+    count: int | None = Field(12000, ge=16, description="landmarks at most; null: as many as ``size`` holds")
     size: ByteSize | None = Field(None, description="of the map's part; in place of count")
     dim: int = Field(32, ge=2, description="descriptors are projected to")
-    code_bytes: int = Field(16, ge=1, le=64, description="of a descriptor, product-quantised")
+    code_bytes: int = Field(11, ge=1, le=64, description="of a descriptor, product-quantised")
 
     @model_validator(mode="after")
     def _one_budget(self) -> LandmarksConfig:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+import torch
+import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 
 from scrflow.config import MatchFeaturesConfig, TracksConfig, TracksStage
@@ -23,6 +25,7 @@ from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.features.encoders import build_encoder
 from scrflow.features.matching import Nearest, PhotoFeatures, photo_features, reduction
+from scrflow.features.pca import Pca
 from scrflow.graph.covisibility import load_graph, neighbour_pairs
 from scrflow.landmarks.triangulate import Observations, Points, triangulate
 from scrflow.pipeline.stages import code_of
@@ -34,6 +37,7 @@ from scrflow.storage.weights import located
 KIND = "tracks"
 _LEAST_MATCHES = 20  # of a pair that counts for the share of matches that fit the poses
 _CHANCE = 0.15  # its 90th percentile in five scenes was 0.44 to 0.96, with inverted poses 0.05 to 0.13
+_PCA_SAMPLES = 100_000
 _WARN_SHARE = 0.05  # of keypoints in a track; four scenes gave 27 to 34 %, and wrong poses leave chance matches alone
 _WRONG = (
     "poses and intrinsics do not fit the photos (camera-to-world? another size?), or the photos do not overlap: "
@@ -144,7 +148,7 @@ def match_pairs(
     """Matched keypoints [M, 2] of each pair of views: mutual nearest neighbours that fit the known poses; and which
     share of them fits, of each pair with enough."""
     matcher = Nearest(config.max_ratio, None)
-    units = [f.unit_descriptors() for f in features]
+    units = _reduced([f.unit_descriptors() for f in features], config.match_dim)
 
     def matched(pair: tuple[int, int]) -> tuple[np.ndarray, int]:
         i, j = pair
@@ -153,6 +157,15 @@ def match_pairs(
 
     pairs_of = list(mapped(matched, track(pairs, "matching pairs"), threads))
     return [m for m, _ in pairs_of], [len(m) / count for m, count in pairs_of if count >= _LEAST_MATCHES]
+
+
+def _reduced(units: list[torch.Tensor], dim: int) -> list[torch.Tensor]:
+    """Unit descriptors of each view, projected to their ``dim`` leading components."""
+    if dim >= units[0].shape[1] or sum(map(len, units)) <= dim:
+        return units
+    step = max(1, sum(map(len, units)) // _PCA_SAMPLES)
+    projection = Pca.fit(torch.cat([unit[::step] for unit in units]), dim)
+    return [F.normalize(projection(unit), dim=1) for unit in units]
 
 
 def joined(

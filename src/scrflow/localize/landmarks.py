@@ -15,7 +15,7 @@ from scrflow.config import LandmarkLocalizeConfig, LandmarksPart
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, project, rays_from_pixels, rescaled_camera
 from scrflow.features.encoders import LocalEncoder
-from scrflow.features.matching import Nearest, PhotoFeatures, photo_features, reduction
+from scrflow.features.matching import PhotoFeatures, photo_features, reduction
 from scrflow.features.views import EncodedView
 from scrflow.landmarks.codes import Landmarks
 from scrflow.localize.pose import PoseEstimate, estimate_pose
@@ -24,6 +24,7 @@ from scrflow.localize.result import Localization
 # of a local match: in photos of another place, half of the keypoints near a projected landmark have less than 0.2, and
 # one in fifteen has more than 0.6
 _LEAST_SIMILARITY = 0.6
+_ROWS = 128  # keypoints that are compared with all landmarks at a time: bounds the memory
 _LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
 
 
@@ -34,7 +35,6 @@ class LandmarkMatcher:
         self, landmarks: Landmarks, part: LandmarksPart, config: LandmarkLocalizeConfig, encoder: LocalEncoder
     ):
         self._landmarks, self._features, self._config, self._encoder = landmarks, part.features, config, encoder
-        self._nearest = Nearest(config.max_ratio, None)
         if encoder.dim != len(landmarks.projection.mean):
             raise ScrflowError(
                 f"the map's landmarks are of descriptors of {len(landmarks.projection.mean)} numbers, but "
@@ -54,7 +54,8 @@ class LandmarkMatcher:
     def localize(self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = ()) -> Localization:
         """Pose of a photo from its ``view``: that with the most inliers of matches with all landmarks, and of local
         matches by each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a match."""
-        matches = self._nearest.rows(view.descriptors, self._landmarks.descriptors)
+        matches = self._nearest(view.descriptors)
+        starts = starts[: self._config.hypotheses]
         tried = [matches, *(self._near(view, start, self._config.radius_px) for start in starts)]
         best, found = max(
             ((m, self._pose(view, m, seed)) for m in tried), key=lambda mf: 0 if mf[1] is None else mf[1].inliers.sum()
@@ -69,9 +70,30 @@ class LandmarkMatcher:
     def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
         """Keypoints of a photo that match a landmark, and the landmarks [N, 3]."""
         view = self.view(photo, camera)
-        matches = self._nearest.rows(view.descriptors, self._landmarks.descriptors)
+        matches = self._nearest(view.descriptors)
         matched = EncodedView(view.pixels[matches[:, 0]], view.descriptors[matches[:, 0]], view.K, view.roll)
         return matched, self._landmarks.xyz[matches[:, 1]]
+
+    def _nearest(self, descriptors_Nd: torch.Tensor) -> np.ndarray:
+        """Matches [M, 2] with all landmarks: mutual nearest neighbours that pass the ratio test."""
+        every = self._landmarks.descriptors.T
+        best_of_landmark = torch.full((every.shape[1],), -2.0)
+        landmark, best, second = [], [], []
+        for block in descriptors_Nd.split(_ROWS):
+            similarity = block @ every
+            torch.maximum(best_of_landmark, similarity.amax(0), out=best_of_landmark)
+            # numpy's argmax along rows takes a tenth of the time of torch's maximum with indices
+            nearest = torch.from_numpy(similarity.numpy().argmax(1))[:, None]
+            landmark.append(nearest[:, 0])
+            best.append(similarity.gather(1, nearest)[:, 0])
+            second.append(similarity.scatter_(1, nearest, -1.0).amax(1))
+        if not landmark:
+            return np.zeros((0, 2), np.int64)
+        to, value = torch.cat(landmark), torch.cat(best)
+        angle, next_angle = (v.clamp(-1, 1).acos() for v in (value, torch.cat(second)))
+        good = (value == best_of_landmark[to]) & (angle < self._config.max_ratio * next_angle)
+        keypoint = torch.nonzero(good)[:, 0]
+        return torch.stack([keypoint, to[keypoint]], 1).numpy()
 
     def _pose(self, view: EncodedView, matches: np.ndarray, seed: int) -> PoseEstimate | None:
         if len(matches) < 4:

@@ -220,9 +220,9 @@ class Localizer:
         """The second half of ``localize``. ``confidence`` is the probability that the pose is within the map's finest
         threshold (scrflow.localize.confidence)."""
         clock = clock or Clock()
-        found = None if self._head is None else self._by_head(features, clock)
+        starts: list[np.ndarray] = []
+        found = None if self._head is None else self._by_head(features, clock, starts)
         if self._landmarks is not None:
-            starts = [] if found is None or found.cam_from_world is None else [found.cam_from_world]
             refined = self._landmarks.localize(features.landmarks, self._seed, starts)
             clock.lap("landmarks")
             if found is None or refined.cam_from_world is not None:
@@ -238,7 +238,8 @@ class Localizer:
             )
         return replace(found, ms=clock.laps(), confidence=confidence)
 
-    def _by_head(self, features: QueryFeatures, clock: Clock) -> Localization:
+    def _by_head(self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray]) -> Localization:
+        """By scene coordinates alone. ``starts`` gets poses [3, 4] for landmarks to begin from, the best first."""
         config = self._config
         view = self._best_keypoints(features.keypoints)
         rows, encodings = self._encodings(features.descriptor)
@@ -248,7 +249,11 @@ class Localizer:
         xyz = np.zeros((count, 3))
         if count >= config.min_inliers:
             coordinates = self._coordinates(view, encodings)
-            best, estimate = best_pose(coordinates, view.pixels, view.K, config, self._seed, clock, self._threads)
+            best, estimate = best_pose(
+                coordinates, view.pixels, view.K, config, self._seed, clock, self._threads, starts
+            )
+            if estimate is not None:
+                starts.insert(0, estimate.cam_from_world)
             xyz = coordinates.all(best)
             hypothesis = None if rows is None else self.map.names[int(rows[best])]
             found = 0 if estimate is None else int(estimate.inliers.sum())

@@ -181,13 +181,15 @@ def best_pose(
     seed: int,
     clock: Clock,
     threads: int = 1,
+    others: list[np.ndarray] | None = None,
 ) -> tuple[int, PoseEstimate | None]:
     """The hypothesis whose pose has the most inliers (with ``config.halving``: the one that halving leaves), and its
-    pose. ``threads`` hypotheses are judged at a time."""
+    pose. ``threads`` hypotheses are judged at a time. ``others`` gets the rough poses [3, 4] of the first round of
+    halving, the best first."""
     left, start = np.arange(coordinates.hypotheses), None
     if config.halving is not None:
         chosen, start = best_hypothesis(
-            coordinates, pixels_N2, K, config.halving, config.threshold_px, seed, clock, threads
+            coordinates, pixels_N2, K, config.halving, config.threshold_px, seed, clock, threads, others
         )
         left = left[[chosen]]
     coordinates.first(len(pixels_N2), left)
@@ -212,10 +214,11 @@ def best_hypothesis(
     seed: int,
     clock: Clock,
     threads: int = 1,
+    others: list[np.ndarray] | None = None,
 ) -> tuple[int, poselib.CameraPose | None]:
     """The hypothesis left after all rounds and its pose so far (None if there was only one hypothesis). A round drops
     hypotheses only if the best one has ``config.evidence`` inliers; otherwise it is repeated with more keypoints. Of
-    equal hypotheses the one retrieved first stays."""
+    equal hypotheses the one retrieved first stays. ``others``: as for ``best_pose``."""
     pixels = pixels_N2[coordinates.order]
     left, keypoints = np.arange(coordinates.hypotheses), config.keypoints
     poses: list[poselib.CameraPose | None] = [None] * len(left)
@@ -230,6 +233,9 @@ def best_hypothesis(
         found = _each(judged, range(len(left)), threads)
         clock.lap("hypotheses")
         inliers, cost = (np.array(v) for v in zip(*((f.inliers, f.cost) for f in found), strict=True))
+        if others is not None and not others:
+            ranked = [found[i].pose for i in np.argsort(cost, kind="stable")]
+            others += [np.asarray(pose.Rt, np.float64) for pose in ranked if pose is not None]
         kept = len(left)
         if keypoints == len(pixels):
             kept = 1

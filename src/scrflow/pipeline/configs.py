@@ -195,12 +195,11 @@ class Configs:
         return self.config.seed if seed is None else seed
 
     def head_of(self, method: str) -> str:
-        """The method whose head is this one's: a variant that differs in localization alone trains none of its own."""
-        if method not in self.variants:
-            return method
+        """The method whose head is this one's: those that differ in the map or in localization alone share that of the
+        shortest name."""
         own = self._training_keys(method)
-        others = [self.variants[method].base, *self.variants]
-        return next(name for name in others if self._training_keys(name) == own)
+        same = (name for name in [*self.methods, *self.variants] if self._training_keys(name) == own)
+        return min(same, key=lambda name: (len(name), name))
 
     def _training_keys(self, method: str) -> tuple[Any, ...]:
         m = self.method(method)
