@@ -223,11 +223,11 @@ class TracksConfig(Strict):
     the photo as its features are found."""
 
     features: MatchFeaturesConfig
-    neighbours: int = Field(20, ge=2, description="mapping images that each is matched with, of all overlaps")
+    neighbours: int = Field(10, ge=2, description="mapping images that each is matched with, of all overlaps")
     match_dim: int = Field(64, ge=8, description="descriptors are reduced to, to match mapping images")
     max_ratio: float | None = Field(0.9, gt=0, le=1, description="of the angles to nearest and second nearest")
-    max_epipolar_px: float = Field(4.0, gt=0)
-    max_error_px: float = Field(4.0, gt=0, description="of an observation of a point")
+    max_epipolar_px: float = Field(2.0, gt=0)
+    max_error_px: float = Field(2.0, gt=0, description="of an observation of a point")
     min_angle_deg: float = Field(1.0, ge=0, description="between the rays of a point")
 
 
@@ -252,7 +252,7 @@ class LandmarkLocalizeConfig(Strict):
 
     max_ratio: float = Field(0.9, gt=0, le=1, description="of the angles to nearest and second nearest landmark")
     threshold_px: float = Field(8.0, gt=0)
-    iterations: int = Field(2000, ge=10)
+    iterations: int = Field(10_000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
     refine_px: float | None = Field(0.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
     hypotheses: int = Field(3, ge=0, description="poses of the head that are tried, where the map has a head")

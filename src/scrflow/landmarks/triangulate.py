@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STEPS = (2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0)  # Cauchy scale in px of each Gauss-Newton step
+_STEPS = (1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5)  # Cauchy scale in px of each Gauss-Newton step
 _DAMPING = 1e-6  # of the mean curvature: a point of nearly parallel rays stays where it is
 
 

@@ -55,16 +55,12 @@ class LandmarkMatcher:
         """Pose of a photo from its ``view``: that with the most inliers of matches with all landmarks, and of local
         matches by each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a match."""
         matches = self._nearest(view.descriptors)
-        starts = starts[: self._config.hypotheses]
-        tried = [matches, *(self._near(view, start, self._config.radius_px) for start in starts)]
+        tried = [self._nearest(view.descriptors)]
+        tried += [self._near(view, start, self._config.radius_px) for start in starts[: self._config.hypotheses]]
         best, found = max(
-            ((m, self._pose(view, m, seed)) for m in tried), key=lambda mf: 0 if mf[1] is None else mf[1].inliers.sum()
+            (self._settled(view, matches, seed) for matches in tried),
+            key=lambda result: 0 if result[1] is None else int(result[1].inliers.sum()),
         )
-        if found is not None:
-            again = self._near(view, found.cam_from_world, _LAST_PX)
-            refined = self._pose(view, again, seed)
-            if refined is not None and refined.inliers.sum() >= found.inliers.sum():
-                best, found = again, refined
         return self._result(view, best, found)
 
     def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
@@ -74,8 +70,22 @@ class LandmarkMatcher:
         matched = EncodedView(view.pixels[matches[:, 0]], view.descriptors[matches[:, 0]], view.K, view.roll)
         return matched, self._landmarks.xyz[matches[:, 1]]
 
+    def _settled(self, view: EncodedView, matches: np.ndarray, seed: int) -> tuple[np.ndarray, PoseEstimate | None]:
+        """The pose of matches, then that of all landmarks which it projects next to a keypoint if more agree with it;
+        and its matches."""
+        found = self._pose(view, matches, seed)
+        if found is None:
+            return matches, None
+        again = self._near(view, found.cam_from_world, _LAST_PX)
+        settled = self._pose(view, again, seed)
+        if settled is None or settled.inliers.sum() < found.inliers.sum():
+            return matches, found
+        return again, settled
+
     def _nearest(self, descriptors_Nd: torch.Tensor) -> np.ndarray:
         """Matches [M, 2] with all landmarks: mutual nearest neighbours that pass the ratio test."""
+        if not len(descriptors_Nd):
+            return np.zeros((0, 2), np.int64)
         every = self._landmarks.descriptors.T
         best_of_landmark = torch.full((every.shape[1],), -2.0)
         landmark, best, second = [], [], []
@@ -87,8 +97,6 @@ class LandmarkMatcher:
             landmark.append(nearest[:, 0])
             best.append(similarity.gather(1, nearest)[:, 0])
             second.append(similarity.scatter_(1, nearest, -1.0).amax(1))
-        if not landmark:
-            return np.zeros((0, 2), np.int64)
         to, value = torch.cat(landmark), torch.cat(best)
         angle, next_angle = (v.clamp(-1, 1).acos() for v in (value, torch.cat(second)))
         good = (value == best_of_landmark[to]) & (angle < self._config.max_ratio * next_angle)
