@@ -54,12 +54,11 @@ class LandmarkMatcher:
     def localize(self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = ()) -> Localization:
         """Pose of a photo from its ``view``: that with the most inliers of matches with all landmarks, and of local
         matches by each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a match."""
-        matches = self._nearest(view.descriptors)
         tried = [self._nearest(view.descriptors)]
         tried += [self._near(view, start, self._config.radius_px) for start in starts[: self._config.hypotheses]]
         best, found = max(
             (self._settled(view, matches, seed) for matches in tried),
-            key=lambda result: 0 if result[1] is None else int(result[1].inliers.sum()),
+            key=lambda settled: 0 if settled[1] is None else int(settled[1].inliers.sum()),
         )
         return self._result(view, best, found)
 
