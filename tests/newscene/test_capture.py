@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 from exif_photos import DATA, DEMO
 from PIL import Image, ImageEnhance, ImageFilter
@@ -13,9 +14,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.config import SfmConfig, SfmStage, Split
+from scrflow.config import SceneConfig, SfmConfig, SfmStage, Split
 from scrflow.core.errors import ScrflowError
-from scrflow.newscene.capture import after_sfm, look_at
+from scrflow.newscene.capture import after_sfm, lengths, look_at
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
 from scrflow.scene.readers.photos import PhotosSource
@@ -108,3 +109,19 @@ def test_a_model_is_judged_by_the_points_that_photos_share(tmp_path):
     told = after_sfm(found, [*names, "lost.jpg"])
     assert dict(told.rows)["registered by SfM"] == f"{len(names)} of {len(names) + 1}"
     assert told.advice[0].startswith("Not registered: lost.jpg.")
+
+
+def test_lengths_of_a_model_and_a_wrong_depth_range():
+    found = pycolmap.synthesize_dataset(pycolmap.SyntheticDatasetOptions(num_points3D=200))  # SYNTHETIC
+    depths = [d for i in found.reg_image_ids() for d in (found.image(i).cam_from_world() * points(found))[:, 2]]
+    scene = {"description": "", "licence": "", "root": "x", "source": {"reader": "photos"}, "method": "quick"}
+    told = lengths(found, SceneConfig(**scene), {"to": "GPS", "median_residual": 2.1})
+    assert dict(told.rows)["scale"] == "by GPS: median residual 2.1" and not told.advice
+    near, far = (float(word) for word in dict(told.rows)["depths"].split()[6:9:2])
+    assert near == pytest.approx(np.quantile(depths, 0.01), rel=0.1) and far == pytest.approx(max(depths), rel=0.1)
+    wrong = lengths(found, SceneConfig(**scene, depth_range=(2 * far, 3 * far)))
+    assert wrong.advice[0].startswith("Depths: depth_range ") and "leaves out 100%" in wrong.advice[0]
+
+
+def points(model: pycolmap.Reconstruction) -> np.ndarray:
+    return np.array([p.xyz for p in model.points3D.values()])

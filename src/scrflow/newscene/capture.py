@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import uniform_filter1d
 
+from scrflow.config import SceneConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened
 from scrflow.core.progress import track
@@ -29,10 +31,12 @@ from scrflow.pipeline.project import Project
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
+from scrflow.scene.point_depths import IMAGES, doubt, measured_range, observed_depths
 from scrflow.scene.readers import read_source
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import nearest_pairs, vlad_similarity
 from scrflow.sfm.parallax import LEAST_PARALLAX, Pair, rotation_residuals
+from scrflow.storage.artifact import read_json
 
 FEW = 20  # mapping photos
 MOST = 200  # photos looked at, each some 0.2 to 0.5 s of a core
@@ -80,13 +84,18 @@ def judge(scene: str, path: Path, project: Project) -> Capture:
     source, root = project.scene(scene).source, project.scene_root(scene)
     if source.reader != "photos":
         found = read_source(source, root)
-        return look_at(found.image_root, sorted(image.name for image in found.images))
+        before = look_at(found.image_root, sorted(image.name for image in found.images))
+        return before if found.model is None else _joined(before, lengths(found.model, project.scene(scene)))
     names = list_photos(root / source.images)
     before, model = look_at(root / source.images, names), Path("results", scene, "sfm")
     if not (model / "sfm.json").is_file():
         return before
-    after = after_sfm(read_model(model), names)
-    return Capture(before.rows + after.rows, before.advice + after.advice)
+    made, aligned = read_model(model), read_json(model / "sfm.json", "sfm").get("alignment")
+    return _joined(before, after_sfm(made, names), lengths(made, project.scene(scene), aligned))
+
+
+def _joined(*parts: Capture) -> Capture:
+    return Capture(tuple(row for part in parts for row in part.rows), tuple(a for part in parts for a in part.advice))
 
 
 def look_at(folder: Path, names: Sequence[str], seed: int = 1) -> Capture:
@@ -151,6 +160,21 @@ def after_sfm(model: pycolmap.Reconstruction, names: Sequence[str]) -> Capture:
         advice.insert(0, f"Not registered: {some(left)}. Add photos between them and the others, or leave them out.")
     if angle < _LEAST_ANGLE:
         advice.append(f"Parallax: points are seen under {angle:.2g}° (median). Walk sideways between photos.")
+    return Capture(tuple(rows), tuple(advice))
+
+
+def lengths(model: pycolmap.Reconstruction, scene: SceneConfig, alignment: dict[str, Any] | None = None) -> Capture:
+    """Scale and depths of a model; advice where the config's ``depth_range`` misses the points."""
+    depths = observed_depths(model, IMAGES)
+    measured = measured_range(depths)
+    rows, advice = [], []
+    if alignment:
+        told = (f"{key.replace('_', ' ')} {value}" for key, value in alignment.items() if key != "to")
+        rows.append(("scale", f"by {alignment['to']}: {', '.join(told)}"))
+    if measured:
+        rows.append(("depths", f"98 % of the points' from {measured[0]:g} to {measured[1]:g} {scene.unit}"))
+    if scene.depth_range and (wrong := doubt(scene.depth_range, depths)):
+        advice.append(f"Depths: {wrong}.")
     return Capture(tuple(rows), tuple(advice))
 
 
