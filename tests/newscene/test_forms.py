@@ -260,13 +260,24 @@ def test_cameras_that_lists_can_have():
         ("C:\\set\\images\\top.jpeg", "images/top.jpg"),
         ("top", "images/top.jpg"),
         ("c/1.jpg", None),
+        ("both.png", "images/both.png"),
         ("cafe\u0301", "caf\u00e9.jpg"),
         ("", None),
     ],
 )
 def test_names_of_photos(listed, found):
     assert (
-        PhotoNames(["a/1.jpg", "b/1.jpg", "images/top.jpg", "images/top.webp", "caf\u00e9.jpg"]).find(listed, "x")
+        PhotoNames(
+            [
+                "a/1.jpg",
+                "b/1.jpg",
+                "images/top.jpg",
+                "images/top.webp",
+                "depth/both.png",
+                "images/both.png",
+                "caf\u00e9.jpg",
+            ]
+        ).find(listed, "x")
         == found
     )
 
