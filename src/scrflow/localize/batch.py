@@ -26,7 +26,7 @@ from scrflow.storage.artifact import sha256_file, write_text
 from scrflow.storage.journal import Journal, line_of
 from scrflow.storage.listfile import read_lines
 
-# Photos of other places had 0.0095 at most by heads, by landmarks 2 of 148 had more (docs/api.md); 2 of 100 queries in
+# Photos of other places had 0.0095 at most by heads, by landmarks 5 of 264 had more (docs/api.md); 2 of 100 queries in
 # their own place had less by heads, by landmarks none whose pose was right.
 MIN_CONFIDENCE = 0.02
 _DIGITS = 9  # of the numbers in OUT
