@@ -102,5 +102,8 @@ def test_photos_without_a_focal_length_on_the_command_line(wall_map, tmp_path):
     assert done.exit_code == 0 and "1 of 1 photos have a pose" in done.output
     assert "focal length of 1 estimated" in done.output
     record = json.loads((tmp_path / "poses.jsonl").read_text().splitlines()[1])
-    assert record["camera"].startswith("SIMPLE_PINHOLE 320 240") and record["focal_spread"] > 0
+    assert record["estimated_camera"].startswith("SIMPLE_PINHOLE 320 240") and record["focal_spread"] > 0
+    before = (tmp_path / "poses.jsonl").read_text()
+    assert CliRunner().invoke(app, ["localize", *map(str, (wall_map.map, photo, "--out", out))]).exit_code == 0
+    assert (tmp_path / "poses.jsonl").read_text() == before  # with its times: nothing was localized again
     assert pose_error(read_poses(out)[str(photo)], wall_map.queries["query/00.png"])[0] < 0.4

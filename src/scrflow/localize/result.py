@@ -51,7 +51,7 @@ class Localization:
 
     def facts(self) -> dict[str, Any]:
         """The result in numbers, for JSON; without the pose."""
-        estimated = {} if self.camera is None else {"camera": query_line("", self.camera).strip()}
+        estimated = {} if self.camera is None else {"estimated_camera": query_line("", self.camera).strip()}
         if self.focal_spread is not None:
             estimated["focal_spread"] = round(self.focal_spread, 4)
         return {
