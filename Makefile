@@ -55,8 +55,8 @@ $(READY_DEV): requirements-dev.lock $(READY)
 	$(PIP_INSTALL) --quiet $(LOCKED) -r requirements-dev.lock
 	@touch $@
 
-demo: $(READY) ## the embedded scene: photos to poses, a table, pictures and the report page
-	$(BIN)/scrflow run demo --cores $(CORES)
+demo: $(READY) ## the embedded scene by landmarks, by a head, and by both: a table, pictures and the report pages
+	$(BIN)/scrflow run demo --method landmarks --method rscore-cpu --method rscore-cpu-landmarks --cores $(CORES)
 
 # Processes side by side: most of a test's time is Snakemake's, which takes one core.
 TEST_PROCESSES ?= 2

@@ -73,9 +73,9 @@ def test_run_goes_from_photos_to_the_report_and_goes_on(project):
 def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
     monkeypatch.chdir(REPO)
     with pytest.raises(ScrflowError, match=r"no scene 'nowhere' .*there are .*demo"):
-        run_scene("nowhere", None, None, [])
+        run_scene("nowhere", [], None, [])
     with pytest.raises(ScrflowError, match=r"no method 'best' .*there are .*rscore-cpu.*sift-matching"):
-        run_scene("demo", "best", None, [])
+        run_scene("demo", ["landmarks", "best"], None, [])
     with pytest.raises(ScrflowError, match=r"/yard: no such file or folder, and no scene '/yard'"):
         scene_of("/yard", Path("/yard"))
     with pytest.raises(ScrflowError, match=r"demo: a scene of config/scenes; change its config instead"):

@@ -25,14 +25,15 @@ _SAYS_NOTHING = frozenset({"images", "photos", "rgb", "input", "frames", "transf
 _DRY = ("-n", "--dry-run", "--dryrun")
 
 
-def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequence[str]) -> None:
-    """Make poses and report of the scene by the method (default: the scene's), and print the summary.
+def run_scene(scene: str, methods: Sequence[str], cores: int | None, arguments: Sequence[str]) -> None:
+    """Make poses and report of the scene by each method (none: the scene's), and print the summary.
 
     ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method and, with the failing job's
     error and the path of the log, when Snakemake fails.
     """
-    folder, targets = targets_of(scene, method)
-    command = [sys.executable, "-m", "snakemake", *targets]
+    chosen = [targets_of(scene, method) for method in methods or (None,)]
+    folders = [folder for folder, _ in chosen]
+    command = [sys.executable, "-m", "snakemake", *(target for _, targets in chosen for target in targets)]
     own = [argument.partition("=")[0] for argument in arguments]
     if cores is not None or not any(name in _OWN_CORES for name in own):
         command += ["--cores", str(cores or default_cores())]
@@ -45,12 +46,13 @@ def run_scene(scene: str, method: str | None, cores: int | None, arguments: Sequ
         status, error = _run_snakemake(command, file)
     if status:
         raise ScrflowError(f"{error} (full log: {log})")
-    if (folder / "metrics.json").is_file():
+    if made := [folder for folder in folders if (folder / "metrics.json").is_file()]:
         from scrflow.report.summary import print_summary
 
-        print_summary([folder])
-    if (folder / "report.html").is_file():  # not where Snakemake was asked for less
-        print(f"report: {(folder / 'report.html').absolute()}")
+        print_summary(made)
+    for folder in folders:
+        if (folder / "report.html").is_file():  # not where Snakemake was asked for less
+            print(f"report: {(folder / 'report.html').absolute()}")
 
 
 def enter_project() -> None:

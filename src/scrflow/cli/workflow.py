@@ -19,7 +19,9 @@ def run(
     snakemake: Annotated[
         list[str] | None, typer.Argument(metavar="-- SNAKEMAKE_ARGS", help="Passed on to Snakemake.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Method or baseline; default: the scene's.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Method or baseline, repeatable; default: the scene's.")
+    ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Default: all of this machine.")] = None,
     queries: Annotated[list[Path] | None, typer.Option(help="Of a PATH: as new-scene has it.")] = None,
     outdoor: Annotated[bool, typer.Option("--outdoor", help="Of a PATH: as new-scene has it.")] = False,
@@ -40,7 +42,7 @@ def run(
 
     Example: scrflow run ~/models/office/transforms.json --queries ~/models/office/queries.txt
 
-    Example: scrflow run redkitchen --method ace-cpu --cores 4
+    Example: scrflow run redkitchen --method rscore-cpu --method landmarks --cores 4
 
     Example: scrflow run yard -- --config seed=3 --rerun-triggers mtime
     """
@@ -49,7 +51,7 @@ def run(
     path = Path(scene).expanduser().absolute()
     queries = [query.expanduser().absolute() for query in queries or ()]
     enter_project()
-    run_scene(scene_of(scene, path, queries, outdoor), method, cores, snakemake or [])
+    run_scene(scene_of(scene, path, queries, outdoor), method or [], cores, snakemake or [])
 
 
 def plan(
