@@ -23,7 +23,7 @@ from scrflow.localize.result import Localization
 
 # of a local match: in photos of another place, half of the keypoints near a projected landmark have less than 0.2, and
 # one in fifteen has more than 0.6
-_LEAST_SIMILARITY = 0.6
+_LEAST_SIMILARITY = 0.7
 _ROWS = 128  # keypoints that are compared with all landmarks at a time: bounds the memory
 _LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
 
@@ -73,8 +73,8 @@ class LandmarkMatcher:
         """The pose of matches, then that of all landmarks which it projects next to a keypoint if more agree with it;
         and its matches."""
         found = self._pose(view, matches, seed)
-        if found is None:
-            return matches, None
+        if found is None or found.inliers.sum() < self._config.min_inliers:  # near a wrong pose chance makes inliers
+            return matches, found
         again = self._near(view, found.cam_from_world, _LAST_PX)
         settled = self._pose(view, again, seed)
         if settled is None or settled.inliers.sum() < found.inliers.sum():
