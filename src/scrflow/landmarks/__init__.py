@@ -1,1 +1,1 @@
-"""Landmarks: keypoints of mapping photos matched, triangulated on the known poses, chosen and coded for a map."""
+"""Landmarks: keypoints of mapping photos, matched, triangulated under known poses, chosen and quantised for a map."""

@@ -1,9 +1,9 @@
 """Landmarks as the tensors of a map file: product-quantised descriptors, positions of 16 bits, ordered by image.
 
 ``mean`` [D] and ``components`` [D, d] float16 project descriptors; ``codebooks`` [M, E, S] float16 and ``codes`` [L, M]
-uint8 quantise them. ``start`` [I + 1] int32 divides the L landmarks by the image that they belong to: the first that
-sees them. ``origin`` and ``step`` [I, 3] float32 are the box of an image's landmarks, ``position`` [L, 3] int16 the
-place in it.
+uint8 quantise them. Landmarks ``start[i]`` to ``start[i + 1]`` (int32 [I + 1]) belong to image i, the first that sees
+them. ``origin`` [I, 3] float32 is the corner of the box of an image's landmarks; ``position`` [L, 3] int16 counts
+steps of ``step`` [I, 3] float32 from there.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Landmarks:
     projection: Pca
 
     def projected(self, unit_ND: torch.Tensor) -> torch.Tensor:
-        """Unit descriptors [N, D] of photos as those of landmarks are, [N, d]."""
+        """Unit descriptors [N, D] of photos, projected like those of landmarks: [N, d]."""
         return F.normalize(self.projection(unit_ND), dim=1)
 
 
 def encode(tracks: Tracks, config: LandmarksConfig, seed: int) -> Tensors:
-    """Choose the landmarks and code them. ScrflowError where the budget holds none, or there are too few points."""
+    """Choose and quantise the landmarks. ScrflowError if the budget is too small, or there are too few points."""
     images = len(tracks.names)
     chosen = choose(tracks, _budget(config, images, tracks.descriptor.shape[1]))
     first = np.full(len(tracks.xyz), images)
@@ -64,7 +64,7 @@ def encode(tracks: Tracks, config: LandmarksConfig, seed: int) -> Tensors:
         projection = Pca.fit(unit, config.dim)
     except ValueError as error:
         raise ScrflowError(f"landmarks: {error}; set landmarks.dim lower, or map more photos") from None
-    # coded as they will be read: with the projection in float16
+    # the reader has the projection in float16
     mean, components = projection.mean.half(), projection.components.half()
     rows = F.normalize(Pca(mean.float(), components.float())(unit), dim=1)
     codebooks = learn_codebooks(rows.numpy(), config.code_bytes, derived_seed(seed, "landmarks.pq") % (1 << 31))
@@ -120,7 +120,7 @@ def check(tensors: Tensors, images: int) -> None:
 
 
 def _budget(config: LandmarksConfig, images: int, full: int) -> int:
-    """Landmarks that the config asks for or that its size holds."""
+    """The number of landmarks that the config asks for, or that fit into its size."""
     if config.count is not None:
         return config.count
     dim = min(config.dim, full)

@@ -18,8 +18,8 @@ def mean_descriptors(tracks: Tracks) -> np.ndarray:
 
 
 def choose(tracks: Tracks, count: int) -> np.ndarray:
-    """Rows [L], ascending, of at most ``count`` points: the longest tracks of each image, so that every mapping image
-    sees nearly as many of them (a point counts for every image that sees it)."""
+    """Rows [L], ascending, of at most ``count`` points: the longest tracks of each image, so that all mapping images
+    see about equally many (a point counts for every image that sees it)."""
     points = len(tracks.xyz)
     if count >= points:
         return np.arange(points)

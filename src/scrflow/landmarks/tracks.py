@@ -1,4 +1,4 @@
-"""Tracks: keypoints of mapping photos, matched over the covisibility graph and triangulated on the known poses.
+"""Tracks: keypoints of mapping photos, matched along the covisibility graph and triangulated under the known poses.
 
 The artifact (HDF5): ``names`` of the I mapping images; ``xyz`` [P, 3] float32; of the O observations, ordered by image,
 ``start`` [I + 1] int64 (rows of image i: start[i] to start[i + 1]), ``point`` [O] int32, ``descriptor`` [O, D] uint8 or
@@ -35,10 +35,10 @@ from scrflow.storage.artifact import Stamp, create_h5, open_h5, read_stamp
 from scrflow.storage.weights import located
 
 KIND = "tracks"
-_LEAST_MATCHES = 20  # of a pair that counts for the share of matches that fit the poses
-_CHANCE = 0.15  # its 90th percentile in five scenes was 0.44 to 0.96, with inverted poses 0.05 to 0.13
+_LEAST_MATCHES = 20  # pairs with fewer do not count for the share of matches that fit the poses
+_CHANCE = 0.15  # least 90th percentile of that share: five scenes had 0.44 to 0.96, inverted poses 0.05 to 0.13
 _PCA_SAMPLES = 100_000
-_WARN_SHARE = 0.05  # of keypoints in a track; four scenes gave 27 to 34 %, and wrong poses leave chance matches alone
+_WARN_SHARE = 0.05  # of keypoints in a track: four scenes had 27 to 34 %; under wrong poses only chance matches remain
 _WRONG = (
     "poses and intrinsics do not fit the photos (camera-to-world? another size?), or the photos do not overlap: "
     "correct the scene's config"
@@ -55,7 +55,7 @@ class Tracks:
     point: np.ndarray
     descriptor: np.ndarray
     pixel: np.ndarray
-    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that made it
+    weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the encoder's published weights
 
     @property
     def image(self) -> np.ndarray:
@@ -64,8 +64,8 @@ class Tracks:
 
 
 def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threads: int) -> None:
-    """Write the tracks of a scene. The same seed gives the same bytes with any ``threads``. ScrflowError when the graph
-    is of other images, or hardly any point can be triangulated: poses or intrinsics are wrong then."""
+    """Write the tracks of a scene. The same seed gives the same bytes with any ``threads``. ScrflowError if the graph
+    is of other images, if matches fit the poses no better than chance, or if no point can be triangulated."""
     loaded, edges = load_scene(scene), load_graph(graph)
     names = tuple(view.name for view in loaded.mapping)
     if edges.names != names:
@@ -145,8 +145,8 @@ def match_pairs(
     config: TracksConfig,
     threads: int,
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Matched keypoints [M, 2] of each pair of views: mutual nearest neighbours that fit the known poses; and which
-    share of them fits, of each pair with enough."""
+    """Matched keypoints [M, 2] of each pair of views: mutual nearest neighbours that fit the known poses. Second, the
+    share of the matches that fit, of each pair with enough matches."""
     matcher = Nearest(config.max_ratio, None)
     units = _reduced([f.unit_descriptors() for f in features], config.match_dim)
 
@@ -171,8 +171,8 @@ def _reduced(units: list[torch.Tensor], dim: int) -> list[torch.Tensor]:
 def joined(
     first: np.ndarray, geometry: ViewGeometry, pairs: list[tuple[int, int]], matches: list[np.ndarray]
 ) -> tuple[Observations, np.ndarray]:
-    """Connected components of the matches as tracks, and the keypoint of each observation [O], counted over all views:
-    those of view i begin with ``first[i]``."""
+    """Tracks, the connected components of the matches, and the keypoint [O] of each observation: a row of the keypoints
+    of all views, where those of view i begin at ``first[i]``."""
     none = np.zeros((0, 2), np.int64)
     edges = np.concatenate([none, *(m + first[list(pair)] for pair, m in zip(pairs, matches, strict=True))])
     count = int(first[-1])

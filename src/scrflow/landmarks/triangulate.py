@@ -32,8 +32,8 @@ class Points:
 def triangulate(
     seen: Observations, poses_V34: np.ndarray, focal_V: np.ndarray, max_error_px: float, min_angle_deg: float
 ) -> Points:
-    """Points of tracks that at least two views agree on within ``max_error_px`` (pixels of ``focal_V``), and whose rays
-    are about ``min_angle_deg`` or more apart. A view counts its best observation of a track."""
+    """Points of tracks on which at least two views agree to ``max_error_px`` (pixels of ``focal_V``), and whose rays
+    are about ``min_angle_deg`` or more apart. Of a view's observations of a track only the best counts."""
     if not len(seen.track):
         return Points(np.zeros((0, 3)), *2 * [np.zeros(0, np.int64)], np.zeros(0))
     count = int(seen.track.max()) + 1

@@ -1,8 +1,8 @@
-"""Photos whose focal length nobody knows, or that are stored sideways: localized by several attempts.
+"""Photos of unknown focal length, or stored sideways: localized by several attempts.
 
 Without a focal length, a photo is localized under a guess, the focal length is estimated with the pose
-(scrflow.localize.focal), and it is localized again. When the confidence is low, the photo may be stored sideways or
-upside down: the other three turns are tried, and count only where they give a confidence that is not low.
+(scrflow.localize.focal), and the photo is localized again. If the confidence is low, the photo may be stored sideways
+or upside down: the other three turns are tried, and a turn is taken only if its confidence is not low.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scrflow.features.views import EncodedView, roll_rotation
 from scrflow.localize.focal import estimated_focal, guessed_camera
 from scrflow.localize.result import Localization
 
-# in a wrong turn, photos of the place had 0.028 at most, those of other places 0.023; in the right one 0.03 to 0.58
+# wrong turns: at most 0.028 for photos of the place, 0.023 for photos of other places; right ones: 0.03 to 0.58
 LIKELY = 0.05
-_ROUNDS = 2  # estimates of a focal length: in the second, hypotheses were judged with nearly the right one
+_ROUNDS = 2  # estimates of a focal length; for the second, hypotheses were judged with nearly the right one
 _TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ Attempt = Callable[[Image.Image, pycolmap.Camera], tuple[Localization, T]]
 def localized(
     attempt: Attempt[T], photo: Image.Image, camera: pycolmap.Camera | None, turns: bool = True
 ) -> tuple[Localization, T]:
-    """The result of the best attempt. ``camera`` None: its focal length is estimated too, and ``camera`` of the result
-    holds it. Pose, camera and keypoints are of the photo as stored, whatever ``turned`` of the result says."""
+    """The result of the best attempt. Without ``camera`` the focal length is estimated, and the result has the camera.
+    Pose, camera and keypoints are those of the photo as stored, also where the result is ``turned``."""
     best = _upright(attempt, photo, camera)
     if not turns or best[0].confidence is None or best[0].confidence >= LIKELY:
         return best
@@ -62,8 +62,8 @@ def _upright(attempt: Attempt[T], photo: Image.Image, camera: pycolmap.Camera | 
 
 
 def turned_camera(camera: pycolmap.Camera, quarters: int) -> pycolmap.Camera | None:
-    """The camera of the photo turned clockwise by ``quarters`` of a turn; None for a lens model without that symmetry
-    (thin prisms), whose parameters cannot say it."""
+    """The camera of the photo turned clockwise by ``quarters`` of a turn; None for a lens model that cannot
+    describe the turned lens (thin prisms)."""
     names = camera.params_info.split(", ")
     if not all(n[0] in "fck" or n in ("p1", "p2", "omega", "alpha", "beta") for n in names):
         return None
@@ -80,7 +80,7 @@ def turned_camera(camera: pycolmap.Camera, quarters: int) -> pycolmap.Camera | N
 
 
 def _turned_back(found: Localization, quarters: int, turned: pycolmap.Camera | None) -> Localization:
-    """The result for a photo turned clockwise, of the photo as stored; ``turned``: its camera, where it is known."""
+    """The result of a photo turned clockwise, as that of the stored photo. ``turned``: the turned camera if known."""
     back = roll_rotation(-quarters * np.pi / 2).round()
     of_turned = turned or found.camera
     of_stored = turned_camera(of_turned, 4 - quarters)

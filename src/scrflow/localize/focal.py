@@ -1,8 +1,9 @@
 """The focal length of a photo from scene coordinates, together with its pose.
 
 COLMAP's RANSAC with four points (P4Pf) finds it where depths vary. On a flat scene seen frontally a longer lens farther
-away gives the same photo: there, what is usual for cameras decides. So the estimate is that of maximum probability
-under a Cauchy loss and a log-normal prior, the better of those found from COLMAP's and from the guess.
+away gives the same photo, so a log-normal prior of usual lenses decides. The estimate maximises the posterior
+probability under a Cauchy loss; the optimisation starts from COLMAP's result and from the guess, and the better end
+counts.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from scrflow.localize.confidence import linearised
 from scrflow.localize.result import Localization
 
 USUAL = 0.95  # focal length / longer side: phones have 0.7 to 0.85, videos 0.8 to 1, cameras with a zoom 0.7 to 3
-_SPREAD = 0.35  # standard deviation of its logarithm
-_RANSAC_PX = 20.0  # wide: errors of scene coordinates in a photo whose focal length is wrong
+_SPREAD = 0.35  # standard deviation of its logarithm in the prior
+_RANSAC_PX = 20.0  # wide, because a wrong focal length adds to the errors of scene coordinates
 _LOSS_PX = 3.0
 _TRUNCATED_PX = 30.0
-# errors of neighbouring scene coordinates are correlated: a keypoint tells as little as 0.03 independent ones would
-# (errors of the logarithm are then 1.2 to 1.3 of the standard deviations told, in redkitchen and in demo)
+# errors of neighbouring scene coordinates are correlated, so a keypoint counts as 0.03 independent ones: errors of the
+# logarithm are then 1.2 to 1.3 of the estimated standard deviations (redkitchen, demo)
 _WEIGHT = 0.003
 _STEPS = 60
-_LEAST = 10  # scene coordinates
+_LEAST = 10  # scene coordinates that an estimate needs
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def estimated_focal(found: Localization, camera: pycolmap.Camera, seed: int = 0)
     if found.cam_from_world is None or finite.sum() < _LEAST:
         return None
     pixels, xyz, K = found.view.pixels[finite], found.xyz_world[finite], found.view.K
-    scale = K[0, 0] / camera.mean_focal_length()  # of the image that was encoded
+    scale = K[0, 0] / camera.mean_focal_length()  # encoded image / photo
     usual = USUAL * max(camera.width, camera.height) * scale
     problem = _Problem(pixels, xyz, K[:2, 2], np.log(usual))
     starts = [(found.cam_from_world, K[0, 0])]
@@ -88,13 +89,13 @@ class _Problem:
         return float(data + ((np.log(focal) - self.log_usual) / _SPREAD) ** 2 / 2)
 
     def refined(self, pose: np.ndarray, focal: float) -> tuple[float, float, float]:
-        """(cost, focal length, spread) where Levenberg-Marquardt ends from a pose [3, 4] and a focal length."""
+        """(cost, focal length, spread) that Levenberg-Marquardt reaches from a pose [3, 4] and a focal length."""
         cost, damping, spread = self.cost(pose, focal), 1e-4, _SPREAD
         for _ in range(_STEPS):
             hessian, gradient = self._normal_equations(pose, focal)
             spread = float(np.sqrt(np.linalg.pinv(hessian)[6, 6]))
             while damping < 1e4:
-                step = np.linalg.lstsq(hessian + damping * np.diag(np.diag(hessian)), -gradient)[0]  # singular far off
+                step = np.linalg.lstsq(hessian + damping * np.diag(np.diag(hessian)), -gradient)[0]  # may be singular
                 turn = pycolmap.Rotation3d(step[3:6]).matrix()
                 moved = turn @ pose + np.column_stack([np.zeros((3, 3)), step[:3]])
                 longer = focal * float(np.exp(np.clip(step[6], -1, 1)))

@@ -1,5 +1,5 @@
-"""Pose of a photo by matching its keypoints with a map's landmarks: all of them at once, and those that a pose projects
-near a keypoint."""
+"""Pose of a photo by matching its keypoints with a map's landmarks: first with all of them, then with those that a pose
+projects near a keypoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from scrflow.landmarks.codes import Landmarks
 from scrflow.localize.pose import PoseEstimate, estimate_pose
 from scrflow.localize.result import Localization
 
-# of a local match: in photos of another place, half of the keypoints near a projected landmark have less than 0.2, and
-# one in fifteen has more than 0.6
+# cosine of a local match. In photos of another place half of the keypoints near a projected landmark have less than
+# 0.2, one in fifteen more than 0.6
 _LEAST_SIMILARITY = 0.7
 _ROWS = 128  # keypoints that are compared with all landmarks at a time: bounds the memory
 _LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
@@ -52,8 +52,9 @@ class LandmarkMatcher:
         return EncodedView(pixels[usable], self._landmarks.projected(features.only(usable).unit_descriptors()), K, 0.0)
 
     def localize(self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = ()) -> Localization:
-        """Pose of a photo from its ``view``: that with the most inliers of matches with all landmarks, and of local
-        matches by each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a match."""
+        """Pose of a photo from its ``view``: the one with the most inliers among those from matches with all landmarks
+        and from local matches under each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a
+        match."""
         tried = [self._nearest(view.descriptors)]
         tried += [self._near(view, start, self._config.radius_px) for start in starts[: self._config.hypotheses]]
         best, found = max(
@@ -70,10 +71,12 @@ class LandmarkMatcher:
         return matched, self._landmarks.xyz[matches[:, 1]]
 
     def _settled(self, view: EncodedView, matches: np.ndarray, seed: int) -> tuple[np.ndarray, PoseEstimate | None]:
-        """The pose of matches, then that of all landmarks which it projects next to a keypoint if more agree with it;
-        and its matches."""
+        """Pose and its matches: from ``matches``, or from the landmarks that the first pose projects next to a keypoint
+        if that gives at least as many inliers."""
         found = self._pose(view, matches, seed)
-        if found is None or found.inliers.sum() < self._config.min_inliers:  # near a wrong pose chance makes inliers
+        if (
+            found is None or found.inliers.sum() < self._config.min_inliers
+        ):  # local matches under a wrong pose agree by chance
             return matches, found
         again = self._near(view, found.cam_from_world, _LAST_PX)
         settled = self._pose(view, again, seed)
@@ -109,8 +112,8 @@ class LandmarkMatcher:
         return estimate_pose(pixels, xyz, view.K, self._config, self._config.threshold_px, seed)
 
     def _near(self, view: EncodedView, pose: np.ndarray, radius_px: float) -> np.ndarray:
-        """Matches [M, 2] of keypoints with landmarks that ``pose`` projects within ``radius_px`` of them: mutually the
-        most similar."""
+        """Matches [M, 2] of keypoints with landmarks that ``pose`` projects within ``radius_px``: mutual nearest
+        neighbours in descriptors."""
         none = np.zeros((0, 2), np.int64)
         pixels, depth = project(self._landmarks.xyz, view.K, pose)
         size = 2 * view.K[:2, 2] + radius_px

@@ -40,24 +40,24 @@ from scrflow.storage.artifact import read_json
 
 FEW = 20  # mapping photos
 MOST = 200  # photos looked at, each some 0.2 to 0.5 s of a core
-_SHARP_SIDE, _MATCH_SIDE = 1600, 800  # px, longer side of the picture that is judged, and that is matched
+_SHARP_SIDE, _MATCH_SIDE = 1600, 800  # px, longer side of the picture for blur, and for matches
 _KEYPOINTS = 800
 _NEIGHBOURS = 6
-_BRIDGES = 30  # pairs that are tried between a set and the rest
+_BRIDGES = 30  # pairs to try between a set and the rest
 _RATIO = 0.85
 _MIN_MATCHES = 20
 _MIN_POINTS = 15  # 3D points of a link after SfM
 _BLURRED = 0.62  # Crete's measure: sharp photos have 0.2 to 0.45, a Gaussian of 2 px gives 0.61 to 0.7
 _DARK = 40  # of 255, mean grey
-_LEAST_ANGLE = 2.0  # degrees; with less depths are a guess
+_LEAST_ANGLE = 2.0  # degrees; under smaller ones depths are a guess
 
 
-Link = tuple[str, str, Pair]  # two photos and the points of theirs that match
+Link = tuple[str, str, Pair]  # two photos and their matching points
 
 
 @dataclass(frozen=True)
 class Capture:
-    """What was found of the photos: rows (what, found), and advice on what would spoil the map."""
+    """Rows (what, found) about the photos, and advice on what would spoil the map."""
 
     rows: tuple[tuple[str, str], ...] = ()
     advice: tuple[str, ...] = ()
@@ -99,13 +99,13 @@ def _joined(*parts: Capture) -> Capture:
 
 
 def look_at(folder: Path, names: Sequence[str], seed: int = 1) -> Capture:
-    """Judge photos in under a minute or so; of more than MOST evenly chosen ones."""
+    """Judge the photos, or MOST evenly chosen ones of more, in about a minute."""
     every = -(-len(names) // MOST)
     chosen = list(names)[::every]
     quiet_pycolmap()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         found = pool.map(lambda name: _picture(folder / name, name), chosen)
-        pictures = list(track(found, "looking at overlap", total=len(chosen)))
+        pictures = list(track(found, "keypoints of photos", total=len(chosen)))
     links = _links(pictures, seed)
     of = f" of {len(pictures)} chosen evenly" if every > 1 else f" of {len(pictures)}"
     blurred = [p.name for p in sorted(pictures, key=lambda p: -p.blur) if p.blur > _BLURRED]
@@ -141,7 +141,7 @@ def look_at(folder: Path, names: Sequence[str], seed: int = 1) -> Capture:
 
 
 def after_sfm(model: pycolmap.Reconstruction, names: Sequence[str]) -> Capture:
-    """Judge what structure from motion made of the photos ``names``."""
+    """Judge the model that structure from motion made of the photos ``names``."""
     shared: dict[tuple[int, int], int] = {}
     for point in model.points3D.values():
         for pair in combinations(sorted({e.image_id for e in point.track.elements}), 2):
@@ -172,7 +172,7 @@ def lengths(model: pycolmap.Reconstruction, scene: SceneConfig, alignment: dict[
         told = (f"{key.replace('_', ' ')} {value}" for key, value in alignment.items() if key != "to")
         rows.append(("scale", f"by {alignment['to']}: {', '.join(told)}"))
     if measured:
-        rows.append(("depths", f"98 % of the points' from {measured[0]:g} to {measured[1]:g} {scene.unit}"))
+        rows.append(("depths", f"98 % of the points are {measured[0]:g} to {measured[1]:g} {scene.unit} deep"))
     if scene.depth_range and (wrong := doubt(scene.depth_range, depths)):
         advice.append(f"Depths: {wrong}.")
     return Capture(tuple(rows), tuple(advice))
@@ -190,7 +190,7 @@ def _median_angle(model: pycolmap.Reconstruction) -> float:
 
 
 def _overlap(names: list[str], links: Sequence[tuple], by: str) -> tuple[str, list[str]]:
-    """What to tell of the graph of photos, and advice where it falls apart."""
+    """A line about the graph of photos, and advice if it is not connected."""
     sets = _sets(names, links)
     degrees = Counter(name for link in links for name in link[:2])
     told = f"{len(links)} links by {by}, {np.median([degrees[n] for n in names]):g} a photo (median)"
@@ -210,7 +210,7 @@ def _picture(path: Path, name: str) -> _Picture:
         large = _shrunk(image.convert("L"), _SHARP_SIDE)
     small = _shrunk(large, _MATCH_SIDE)
     pixels = np.asarray(large, np.float32)
-    # an extractor is not to be shared by threads
+    # threads must not share an extractor
     sift = Sift(_KEYPOINTS, upright=True, first_octave=0)
     features = sift(torch.from_numpy(np.array(small)).float().div(255).expand(3, -1, -1))
     points = (features.keypoints_px.double().numpy() - np.array(small.size) / 2) / max(small.size)
@@ -236,7 +236,7 @@ def blur_of(grey_HW: np.ndarray) -> float:
 
 
 def _links(pictures: Sequence[_Picture], seed: int) -> list[Link]:
-    """Of each photo with those most like it, and of sets that nothing joins yet with what is most like them."""
+    """Links of each photo with the most similar ones; then of sets still apart with the photos most similar to them."""
     names = [p.name for p in pictures]
     by_name = dict(zip(names, pictures, strict=True))
     similarity = vlad_similarity([p.descriptors.numpy() for p in pictures], seed)
@@ -265,7 +265,7 @@ def _sets(names: Sequence[str], links: Sequence[tuple]) -> list[set[str]]:
 
 
 def _link(one: _Picture, other: _Picture, options: pycolmap.RANSACOptions) -> Link | None:
-    """Where an epipolar geometry explains the matches of two photos."""
+    """The link of two photos, if an epipolar geometry explains their matches."""
     from kornia.feature import match_smnn
 
     if min(len(one.points), len(other.points)) < _MIN_MATCHES:

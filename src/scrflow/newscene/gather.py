@@ -1,4 +1,4 @@
-"""Photos that structure from motion cannot take where they lie: put into one folder of the project."""
+"""Copy photos that structure from motion cannot read as they are into one folder of the project."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from scrflow.storage.listfile import listed, read_lines, split_name
 
 
 def folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
-    """Folder of photos -> subfolder of a new one that they have to be put into; empty where they can stay.
+    """Folder of photos -> its subfolder in a new folder; empty if the photos can stay where they are.
 
-    They cannot where EXIF turns one, where one is HEIC, and where a folder of queries lies outside of the photos'.
+    They cannot stay if EXIF turns one, if one is HEIC, or if a folder of queries lies outside of theirs.
     """
     images = found.root / found.source["images"]
     elsewhere = [q for q in options.queries if q.is_dir() and not q.is_relative_to(images)]
@@ -31,8 +31,8 @@ def folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
 
 
 def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Path) -> NewScene:
-    """Put upright JPEGs of the photos, and links to those that are it already, into the new folder ``out``; the options
-    with it in place of PATH. Lists of photos, given or beside them, are written again beside ``out``."""
+    """Put upright JPEGs of the photos, or links where they are that already, into the new folder ``out``. Returns the
+    options with ``out`` in place of PATH. Lists of photos are rewritten with the new names beside ``out``."""
     if out.exists():
         raise ScrflowError(f"{out}: already exists; remove it, or choose another name of the scene")
     gather({_joined(sub, name): folder / name for folder, sub in folders.items() for name in list_photos(folder)}, out)

@@ -1,4 +1,4 @@
-"""Look at what is there: the form, its images, their cameras, the queries. Refuse what would stop the run."""
+"""Inspect a folder: its form, images, cameras and queries. Refuse what would stop the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FOCAL_SPREAD = 1.05  # of EXIF focal lengths of one lens at one zoom
 
 
 class NewScene(Strict):
-    """The options of ``scrflow new-scene``; what is None is found out."""
+    """The options of ``scrflow new-scene``; None means: detect."""
 
     name: str
     path: Path
@@ -83,7 +83,7 @@ class Queries:
     names: tuple[str, ...]
     told: str
     lists: tuple[tuple[Path, str], ...] = ()  # list files to write
-    missing: tuple[str, ...] = ()  # what is not known of them
+    missing: tuple[str, ...] = ()  # notes on what the user should add
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,8 @@ class Findings:
     collection: Collection
     photos: list[Photo]
     queries: Queries
-    several_cameras: str | None  # why bare photos are not of one camera
-    passed_over: tuple[str, ...]  # what looks like poses and is not read
+    several_cameras: str | None  # why bare photos cannot share one camera
+    passed_over: tuple[str, ...]  # files that look like poses and are not read
 
     @property
     def bare(self) -> bool:
@@ -104,10 +104,10 @@ class Findings:
 
 
 def survey(options: NewScene, found: Found, spare: Path) -> Findings:
-    """Look at the images of a form. ScrflowError, one line, for all that would stop the run. Lists to write go to the
-    folder ``spare`` where the scene's own is read-only."""
+    """Inspect the images of a form. ScrflowError of one line for what would stop the run. New lists go to the folder
+    ``spare`` if the scene's own is read-only."""
     if found.form in ("video", "ROS bag"):
-        raise ScrflowError(f"{found.root}: a {found.form} has no photos yet; scrflow new-scene takes them out of it")
+        raise ScrflowError(f"{found.root}: a {found.form} has no photos yet; extract them by scrflow new-scene")
     if options.skip_missing:
         found = replace(found, source={**found.source, "skip_missing": True})
     collection = _collection(found)
@@ -167,7 +167,7 @@ def _collection(found: Found) -> Collection:
 
 
 def _queries(options: NewScene, found: Found, collection: Collection, spare: Path) -> Queries:
-    """The queries given; else those that the layout fixes; else lists beside the scene; else every eighth image."""
+    """The given queries; else those of the layout, of lists or folders in the scene; else every eighth image."""
     root, images = found.root, collection.image_root
     if options.queries and options.every is not None:
         raise ScrflowError("--queries and --every exclude each other; give one")
@@ -194,8 +194,7 @@ def _queries(options: NewScene, found: Found, collection: Collection, spare: Pat
 
 
 def _given_queries(options: NewScene, found: Found, collection: Collection, lists_in: Path) -> Queries:
-    """Those of the lists and folders given, each a condition where there are several. New lists name the photos of
-    folders."""
+    """Queries of the given lists and folders, each a condition if there are several. For a folder a list is written."""
     images, several = collection.image_root, len(options.queries) > 1
     lists: dict[str, Path] = {}
     folders: dict[Path, Path] = {}  # list to write -> folder
@@ -222,7 +221,7 @@ def _listed_queries(
     collection: Collection,
     folders: Mapping[Path, Path] = MappingProxyType({}),
 ) -> Queries:
-    """The queries of lists, by condition; ``folders`` are those that lists to write are of."""
+    """The queries of lists, by condition. ``folders``: list to write -> its folder of photos."""
     images = collection.image_root
     names: list[str] = []
     texts: list[tuple[Path, str]] = []
@@ -254,7 +253,7 @@ def _split_of(options: NewScene, root: Path, lists: dict[str, Path]) -> dict[str
 
 
 def _missing_cameras(names: list[str], options: NewScene, collection: Collection, where: Path) -> tuple[str, ...]:
-    """Where the intrinsics of queries come from that neither the source nor a list has. A guess must be asked for."""
+    """Notes on intrinsics that neither the source nor a list gives. ScrflowError if they need a guess not asked for."""
     known = {image.name for image in collection.images}
     unknown = [name for name in names if name not in known]
     blind = [n for n in unknown if camera_from_exif(collection.image_root / n, "SIMPLE_PINHOLE")[1] == "guess"]
@@ -268,7 +267,7 @@ def _missing_cameras(names: list[str], options: NewScene, collection: Collection
 
 
 def _inspect(folder: Path, names: list[str]) -> list[Photo]:
-    """Decode every photo (JPEG at an eighth); ScrflowError naming those that cannot be, and how many they are."""
+    """Decode every photo (JPEG at an eighth). ScrflowError with number and names of those that cannot be used."""
     for name in names:
         check_name(name, str(folder))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -303,7 +302,7 @@ def _check_photos(photos: list[Photo], collection: Collection) -> None:
             f"turn the pixels by scrflow upright {folder} OUT"
         )
     deep = [p.name for p in photos if p.mode[0] in "IF"]  # one channel of 16 bits or more
-    # a folder of nothing but 16 bits is that of a grey camera
+    # if all images have 16 bits, they are photos of a grey camera
     if deep and not all(p.mode.startswith("I;16") for p in photos):
         raise ScrflowError(f"{folder}: {len(deep)} images are depth maps or the like ({some(deep, 3)}); move them away")
     sizes = {p.name: p.size for p in photos}
@@ -314,12 +313,13 @@ def _check_photos(photos: list[Photo], collection: Collection) -> None:
     ]
     if odd:
         raise ScrflowError(
-            f"{collection.where}: {len(odd)} images have another size than their camera ({odd[0]}); use the model's"
+            f"{collection.where}: {len(odd)} images have another size than their camera ({odd[0]}); give "
+            "the images that the model was made from"
         )
 
 
 def _several_cameras(photos: list[Photo]) -> str | None:
-    """Why the photos are not of one camera at one zoom, as sizes and EXIF tell; None where they may be."""
+    """Why the photos cannot be of one camera at one zoom, by size and EXIF; None if they can."""
     sizes, models = Counter(p.size for p in photos), Counter(p.exif.model for p in photos if p.exif.model)
     focal = [p.focal_mm for p in photos if p.focal_mm]
     if len(sizes) > 1:

@@ -18,16 +18,16 @@ from scrflow.storage.listfile import has_suffix
 
 log = logging.getLogger("scrflow")
 PHOTO_FOLDERS = ("images", "input", "rgb", "color", "photos", "frames")  # usual names of a scene's folder of photos
-_MOST = 500_000  # files of a folder that are looked through
+_MOST = 500_000  # files of a folder that are indexed
 _PREFERRED = (".png", ".jpg", ".jpeg")  # of photos that differ by their suffix alone
 
 
 class PhotoNames:
     """Photos that a list can name: those under a folder, or some names relative to one.
 
-    A name is taken as it is where such a photo exists. Otherwise backslashes, upper case, Unicode forms, another or no
-    suffix, ``..`` and folders of another machine are seen through: the photo is meant whose path agrees with the listed
-    one from its end, where one of the two is used up (but for one usual folder such as ``images/``).
+    A name is taken as it is if such a photo exists. Otherwise backslashes, upper case, Unicode forms, the suffix and
+    ``..`` are ignored, and a photo fits if its path ends with the listed one or the listed one ends with it (a usual
+    first folder of the photo, such as ``images/``, may be missing there).
     """
 
     def __init__(self, photos: Path | Iterable[str]) -> None:
@@ -55,7 +55,7 @@ class PhotoNames:
                 continue
             suffix = posixpath.splitext(photo)[1].lower()
             same = posixpath.splitext(name)[1].lower() == suffix
-            pictures = other[0] in PHOTO_FOLDERS  # not masks or depth maps of the same names
+            pictures = other[0] in PHOTO_FOLDERS  # rather than masks or depth maps of the same names
             rank = (agree, same, pictures, photo.endswith(name), suffix in _PREFERRED, -len(suffix))
             if rank[:3] > best[:3] or not found:
                 best, found = rank, [photo]
@@ -86,8 +86,8 @@ class PhotoNames:
 
 
 def read_photo_list(path: Path, names: PhotoNames, skip_missing: bool = False) -> dict[str, pycolmap.Camera | None]:
-    """The photos of a list file with the cameras that it gives (``lists.read_query_list``); what is no photo keeps the
-    name that the list gives, or is left out with a warning."""
+    """The photos of a list file with the cameras that it gives (``lists.read_query_list``); names without
+    a photo are kept as listed, or with ``skip_missing`` left out with a warning."""
     out: dict[str, pycolmap.Camera | None] = {}
     for listed, camera in read_query_list(path).items():
         name = names.find(listed, path) or listed
@@ -106,7 +106,7 @@ def _common_end(a: list[str], b: list[str]) -> int:
 
 
 def _key(name: str) -> list[str]:
-    """The parts of a path that names are compared by: without drive, ``..``, case and the photo's suffix."""
+    """The parts of a path for comparison: without drive, ``..``, case and the photo's suffix."""
     parts = [p for p in unicodedata.normalize("NFC", name).lower().split("/") if p not in ("", ".", "..")]
     if len(parts) > 1 and parts[0].endswith(":"):
         parts = parts[1:]

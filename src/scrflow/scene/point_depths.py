@@ -1,4 +1,4 @@
-"""The depths at which the photos of a model see its 3D points: what a scene's ``depth_range`` is measured by."""
+"""Depths of a model's 3D points in its photos, from which a scene's ``depth_range`` is measured."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pycolmap
 
-IMAGES = 200  # evenly chosen images tell the depths of all
-_SHARES = (0.01, 0.99)  # of the points that depth_range holds; beyond are wrong matches and the sky
+IMAGES = 200  # this many, evenly chosen, are enough
+_SHARES = (0.01, 0.99)  # quantiles; beyond are wrong matches and the sky
 _LEAST = 50  # observations
 
 
 def observed_depths(model: pycolmap.Reconstruction, images: int | None = None) -> np.ndarray:
-    """Depths [M], in front of the camera or not, of all observations in all images, or in so many of them."""
+    """Depths [M] of the observations in all images, or in ``images`` evenly chosen ones; negative behind the camera."""
     ids = sorted(model.reg_image_ids()) if images else model.reg_image_ids()
     depths = [np.zeros(0)]
     for image_id in ids[:: max(1, len(ids) // images)] if images else ids:
@@ -40,7 +40,7 @@ def _outwards(value: float, rounded) -> float:
 
 
 def doubt(given: tuple[float, float], depths: np.ndarray) -> str | None:
-    """What speaks against a range given by hand: points outside it, or nothing but air in most of it."""
+    """Why a given range does not fit the points: many lie outside it, or it ends far beyond them. None if it fits."""
     measured = measured_range(depths)
     if measured is None:
         return None

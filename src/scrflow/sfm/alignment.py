@@ -1,8 +1,8 @@
 """Scale and frame of an SfM model from GPS, a list of positions, or known distances.
 
-GPS becomes metres east, north and up of the median of the photos' positions (WGS84), a list stays as it is; COLMAP's
-RANSAC finds the similarity that moves the camera centres there. A known distance between two photos gives the scale
-alone. What the positions leave unexplained is told, and refused where it leaves the scale in doubt.
+GPS is converted to metres east, north and up of the median of the photos' positions (WGS84); a list is used as it is.
+COLMAP's RANSAC fits the similarity from camera centres to positions. Known distances between photos give the scale
+alone. The residuals are reported. A fit that leaves the scale uncertain is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("scrflow")
 
 _GPS_IFD = 0x8825
 _GPS_ERROR = 10.0  # m; positions farther off are outliers
-_LIST_ERROR = 0.1  # of the spread of the positions
+_LIST_ERROR = 0.1  # of the spread of the positions; a list's positions farther off are outliers
 _LEAST = 3  # positions of registered photos
 _DOUBT = 0.1  # relative standard deviation of the scale, or half the disagreement of distances, that stops the run
 _LINE = 3.0  # times the errors: positions that spread less across than this lie on a line
@@ -35,7 +35,7 @@ _LINE = 3.0  # times the errors: positions that spread less across than this lie
 
 @dataclass(frozen=True)
 class Targets:
-    """What a model is moved to."""
+    """Positions or distances that a model is aligned to."""
 
     what: str  # for messages
     positions: dict[str, np.ndarray]  # photo -> [3], in the scene's unit
@@ -45,7 +45,7 @@ class Targets:
 
 def read_targets(sfm: SfmConfig, root: Path, folder: Path, names: Sequence[str]) -> Targets | None:
     """The targets that the config names for the photos ``names`` of ``folder``; None without any. ScrflowError, before
-    the long part, for photos that do not exist and for too few positions."""
+    SfM begins, for photos that do not exist and for too few positions."""
     photos = PhotoNames(names)
     if sfm.known_distances:
         pairs = tuple((_named(a, photos, folder), _named(b, photos, folder), d) for a, b, d in sfm.known_distances)
@@ -82,7 +82,7 @@ def _named(name: str, names: PhotoNames, where: Path) -> str:
 
 
 def read_gps(path: Path) -> tuple[float, float, float] | None:
-    """Latitude, longitude (degrees) and altitude (m; NaN where it is not told) from EXIF."""
+    """Latitude, longitude (degrees) and altitude (m; NaN if missing) from EXIF; None without a position."""
     with Image.open(path) as image:
         tags = image.getexif().get_ifd(_GPS_IFD)
     try:
@@ -100,7 +100,7 @@ def read_gps(path: Path) -> tuple[float, float, float] | None:
 
 
 def align(model: pycolmap.Reconstruction, targets: Targets, seed: int) -> dict[str, Any]:
-    """Move the model to the targets; what sfm.json says of it. ScrflowError where they leave the scale in doubt."""
+    """Align the model to the targets; returns the entry of sfm.json. ScrflowError if the scale stays uncertain."""
     centres = {(image := model.image(i)).name: image.projection_center() for i in model.reg_image_ids()}
     report = _scale(model, targets, centres) if targets.distances else _move(model, targets, centres, seed)
     log.info("sfm: aligned to %s: %s", targets.what, ", ".join(f"{key} {value}" for key, value in report.items()))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# of the longer side. Measured: views that a turn makes have 0.001 at most; of redkitchen, fox, South Building and
-# Herz-Jesus no photo has less than 0.003 to all of its neighbours
+# share of the longer side. Rotated views have 0.001 at most; every photo of redkitchen, fox, South Building and
+# Herz-Jesus has 0.003 or more to one of its neighbours
 LEAST_PARALLAX = 0.002
 _FOCAL_SIDES = np.geomspace(0.4, 2.5, 9)  # focal length / longer side
 _ROUNDS = 6  # of the reweighted fit
@@ -18,8 +18,8 @@ Pair = tuple[
 
 
 def rotation_residuals(pairs: Sequence[Pair]) -> np.ndarray:
-    """[P] median distance of the matches from the rotation that fits them best, over the longer side, all pairs with
-    the one focal length that suits them best. Nothing is known of the lens."""
+    """Median residual [P] of each pair's matches under its best rotation, as a share of the longer side. The focal
+    length is unknown: all pairs share the one that fits them best."""
     if not pairs:
         return np.zeros(0)
     errors = np.array([[_residual(x, y, focal) for focal in _FOCAL_SIDES] for x, y in pairs])
@@ -27,7 +27,7 @@ def rotation_residuals(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def _residual(x_M2: np.ndarray, y_M2: np.ndarray, focal: float) -> float:
-    """Of the rotation with the least sum of distances (Kabsch, iteratively reweighted)."""
+    """Median residual of the rotation with the least sum of residuals (Kabsch, iteratively reweighted)."""
     p, q = (np.column_stack([points, np.full(len(points), focal)]) for points in (x_M2, y_M2))
     p, q = (rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in (p, q))
     weights, error = np.ones(len(p)), np.zeros(len(p))

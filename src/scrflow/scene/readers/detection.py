@@ -14,7 +14,7 @@ from scrflow.scene.photo_names import PHOTO_FOLDERS, PhotoNames
 from scrflow.scene.readers import Found
 from scrflow.storage.listfile import has_suffix, read_lines, split_name
 
-DEPTH = 3  # folders below the path that are looked through
+DEPTH = 3  # levels of folders that are searched
 LOOKED_AT = 200  # lines of a file, names of a model
 _LARGEST_TEXT = 64 << 20  # bytes
 
@@ -23,7 +23,7 @@ def walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     """Files and folders down to ``depth`` levels, sorted, without hidden ones."""
     if not folder.is_dir():
         return
-    with os.scandir(folder) as entries:  # which knows folders without asking the disk for each photo
+    with os.scandir(folder) as entries:  # no stat for each photo
         found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     for name, is_folder in found:
         yield folder / name
@@ -59,9 +59,9 @@ def first_rows(file: Path) -> list[tuple[str, list[str]]]:
 
 
 def first_lines(file: Path) -> list[str]:
-    """The first stripped lines of a text file that are neither empty nor comments; none of another file."""
+    """The first stripped lines of a text file that are neither empty nor comments; none if it is no text."""
     try:
-        if file.stat().st_size > _LARGEST_TEXT:  # its beginning tells as much
+        if file.stat().st_size > _LARGEST_TEXT:  # its beginning is enough
             with open(file, encoding="utf-8", errors="replace") as text:
                 lines = [line.strip() for line in islice(text, LOOKED_AT)]
                 return [line for line in lines if line and not line.startswith("#")]
@@ -91,7 +91,7 @@ def image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     best = max(folders, key=lambda folder: exact[folder])
     if exact[best] == len(names):
         return best
-    # not of what lies above the path: other scenes, or all of a disk
+    # folders above the path are not indexed: they may hold other scenes, or a whole disk
     photos = {f: PhotoNames(f) for f in folders if f in usual or (f in near and f.is_relative_to(path))}
     found = {folder: sum(_finds(p, name) for name in names) for folder, p in photos.items()}
     most = max(found, key=lambda folder: found[folder], default=best)
@@ -106,7 +106,7 @@ def _finds(photos: PhotoNames, name: str) -> bool:
 
 
 def model_and_images(path: Path, model: Path, names: list[str]) -> tuple[Path, dict[str, str]]:
-    """The root of a model and its images, ``path`` or above it what has both, and the keys ``model`` and ``images``."""
+    """The folder that has a model and its images, ``path`` or one above it, and the keys ``model`` and ``images``."""
     images = image_folder(names, [model.parent, model.parent.parent], path)
     inside = model.is_relative_to(path) and images.is_relative_to(path)
     root = path if inside else Path(os.path.commonpath([model.parent, images]))
