@@ -65,7 +65,7 @@ def test_a_colmap_scene_from_any_of_its_folders(colmap, project):
         assert Path(found.config.root) / source.images == colmap / "images"
     rows = dict(found.rows)
     assert rows["photos"].startswith("10 under") and rows["sizes"] == "512x384: 10" and rows["poses"] == "10 of 10"
-    assert rows["method"] == "rscore-cpu" == found.config.method and rows["EXIF focal lengths"].startswith("0 of 10")
+    assert rows["method"] == "landmarks" == found.config.method and rows["EXIF focal lengths"].startswith("0 of 10")
     assert any(line.startswith("Scale: this form has no unit") for line in found.missing)
     metric = draft(project, colmap, unit="m", outdoor=True).config
     assert metric.unit == "m" and metric.depth_range is None and metric.thresholds[0] == (0.25, 2)

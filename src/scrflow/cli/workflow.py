@@ -104,7 +104,7 @@ def new_scene(
         typer.Option(metavar="A B 3.2m", help="Bare photos: SfM in metres by how far apart two photos were taken."),
     ] = None,
     form: Annotated[str | None, typer.Option(help="Take PATH for this form where several fit, e.g. photos.")] = None,
-    method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, rscore-cpu without.")] = None,
+    method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, landmarks without.")] = None,
     licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
     description: Annotated[str | None, typer.Option(help="A line on the place.")] = None,
     images: Annotated[

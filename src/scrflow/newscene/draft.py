@@ -170,7 +170,7 @@ def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | N
     """
     _check_scene_name(options.name, project)
     findings = survey(options, chosen_form(options), Path(os.path.abspath(project.dir / "scenes")))
-    method = options.method or ("rscore" if gpu else "rscore-cpu")
+    method = options.method or ("rscore" if gpu else "landmarks")
     project.method(method)  # ScrflowError where there is none
     aligned = _alignment(options, findings)
     unit = options.unit or ("m" if aligned else findings.found.unit)
