@@ -57,7 +57,7 @@ def test_export(project: Project):
     again = scrflow(project, "export-hloc tiny --encoder small --out given")
     assert again.returncode == 1 and again.stderr == "error: given: exists already; name a new folder\n"
     unknown = scrflow(project, "export-hloc tiny --encoder smal --out other")
-    assert unknown.returncode == 1 and "no 'smal'; there are small" in unknown.stderr
+    assert unknown.returncode == 1 and "no 'smal' in encoders; choose one of small" in unknown.stderr
 
 
 def test_results_are_scored(project: Project, tmp_path):
