@@ -25,7 +25,7 @@ scrflow itself is Apache-2.0. Parts of a method that forbid commercial use are r
 """
 _PACKAGES = """## Python packages
 
-What `requirements.txt` pins, as the packages declare it; versions are in `envs/sbom.json` (CycloneDX). Wheels contain
+What `requirements.txt` pins, as the packages declare it; `envs/sbom.json` (CycloneDX) lists each. Wheels contain
 libraries of others too:
 
 - `av` (PyAV, for videos alone) contains FFmpeg (LGPL version 3 or later), linked to libx264 and libx265 (GPL version 2
@@ -36,6 +36,11 @@ libraries of others too:
 - `torch` from PyPI brings NVIDIA's libraries on Linux (envs/torch.lock), under NVIDIA's licences; the CPU builds bring
   none.
 """
+_PERMISSIVE = {
+    *("Apache Software License", "Apache-2.0", "Apache Software License, BSD License", "ISC", "PSF-2.0", "Python-2.0"),
+    *("BSD License", "BSD 3-Clause License", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT License", "MIT AND PSF-2.0"),
+    "MIT-CMU",
+}
 
 
 def row(*cells: str) -> str:
@@ -79,8 +84,10 @@ def packages() -> Iterator[str]:
     found: dict[str, list[str]] = {}
     for component in json.loads((ROOT / "envs/sbom.json").read_text(encoding="utf-8"))["components"]:
         found.setdefault(licence_of(component), []).append(component["name"])
-    for licence in sorted(found):
+    for licence in sorted(set(found) - _PERMISSIVE):
         yield row(licence, ", ".join(found[licence]))
+    others = sum(len(found[licence]) for licence in set(found) & _PERMISSIVE)
+    yield row("MIT, BSD, Apache 2.0, ISC or PSF", f"the other {others}")
 
 
 def licence_of(component: dict) -> str:
