@@ -194,6 +194,12 @@ def orb_slam(r: Room) -> None:
     (r.root / "rgb.txt").unlink()
 
 
+def tum_tabs(r: Room) -> None:
+    tum(r)
+    text = (r.root / "rgb.txt").read_text().replace(" rgb/", "\trgb\\").replace("\n", "\r\n")
+    r.text("rgb.txt", text, "utf-8-sig")
+
+
 def ace_zero(r: Room) -> None:
     r.all_photos()
     rows = [f"{pose_line(f'/home/me/room/images/{i:04d}.jpg', p)} {r.focal} {1500 + i}" for i, p in enumerate(r.poses)]
@@ -250,6 +256,14 @@ def record3d(r: Room) -> None:
         poses.append([*Rotation.from_matrix(m[:3, :3]).as_quat(), *m[:3, 3]])
     K = [r.focal, 0, 0, 0, r.focal, 0, 320, 240, 1]
     r.text("EXR_RGBD/metadata.json", json.dumps({"poses": poses, "K": K, "w": 640, "h": 480, "fps": 30}))
+
+
+def record3d_unpacked(r: Room) -> None:
+    """A .r3d file, unpacked."""
+    record3d(r)
+    (r.root / "EXR_RGBD/metadata.json").rename(r.root / "metadata")
+    (r.root / "EXR_RGBD/rgb").rename(r.root / "rgbd")
+    r.photos = {r.root.resolve() / "rgbd" / path.name: i for path, i in r.photos.items()}
 
 
 def realitycapture(r: Room) -> None:

@@ -95,6 +95,7 @@ FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
     (forms.scanner_app, "ARKit", "", "m"),
     (forms.arkit_by_columns, "ARKit", "", "m"),
     (forms.record3d, "Record3D", "", "m"),
+    (forms.record3d_unpacked, "Record3D", "", "m"),
     (forms.realitycapture, "RealityCapture", "", "unit"),
     (forms.openmvg, "OpenMVG", "", "unit"),
     (forms.opensfm, "OpenSfM", "", "unit"),
@@ -109,6 +110,7 @@ FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
     (forms.transforms_other_folder, "nerfstudio", "", "unit"),
     (forms.transforms_without_suffix, "nerfstudio", "", "unit"),
     (forms.poselist_crlf, "pose list", "", "unit"),
+    (forms.tum_tabs, "TUM RGB-D", "", "m"),
 ]
 
 
@@ -168,11 +170,13 @@ def test_poses_that_are_not_read_are_named(kitchen, project):
     forms.tum_without_camera(kitchen)
     kitchen.text("kitti/odometry.csv", ["a,b,c,d,e,f,g,h", *["1,2,3,4,5,6,7,8"] * 3])
     kitchen.text("scan/run.mcap", "")
+    kitchen.text("pose/0.txt", ["1 0 0 0", "0 1 0 0", "0 0 1 0", "0 0 0 1"])
     found = draft(project, kitchen.root)
     assert dict(found.rows)["form"].startswith("photos")
     told = [line for line in found.missing if line.startswith("Poses passed over")]
-    assert "groundtruth.txt (a trajectory by time)" in told[0] and "camera.txt" in told[0] and len(told) == 3
-    assert any("scan/run.mcap" in line for line in told) and any("kitti/odometry.csv" in line for line in told)
+    assert "groundtruth.txt (a trajectory by time)" in told[0] and "camera.txt" in told[0] and len(told) == 4
+    for file, fix in (("scan/run.mcap", "no reader"), ("pose/0.txt", "no reader"), ("kitti/odometry.csv", "rgb.txt")):
+        assert any(file in line and fix in line for line in told), file
     # one form is taken, and the other is named
     kitchen.model(f"rgb/{forms.STAMP:.6f}.png")
     kitchen.text("camera.txt", "PINHOLE 640 480 525 525 320 240")
@@ -193,6 +197,16 @@ def broken_line(r: Room) -> None:
     text = (r.root / "model/images.txt").read_text().split("\n")
     text[3] = text[3].replace(" 1 ", " one ")
     r.text("model/images.txt", text)
+
+
+def no_name(r: Room) -> None:
+    forms.colmap_by_hand(r)
+    r.text("model/images.txt", (r.root / "model/images.txt").read_text().replace(" 0002.jpg", ""))
+
+
+def photo_of_a_list(r: Room) -> None:
+    forms.split_lists(r)
+    r.text("test.txt", ["0008.jpg", "9999.jpg"])
 
 
 def other_camera(r: Room) -> None:
@@ -220,6 +234,8 @@ def csv_of_another_kind(r: Room) -> None:
 
 FAULTS = [
     (broken_line, r"images\.txt: line 4: expected 'IMAGE_ID QW QX .* NAME', found '3 "),
+    (no_name, r"images\.txt: line 4: expected 'IMAGE_ID QW QX .* NAME', found '3 "),
+    (photo_of_a_list, r"test\.txt: 1 of 2 queries are not under .*: 9999\.jpg"),
     (other_camera, r"images\.txt: line 4: camera 7 is not in cameras\.txt"),
     (panorama, r"cameras\.txt: line 1: camera model EQUIRECTANGULAR has no focal length"),
     (csv_of_another_kind, r"cameras\.csv: line 5: 0003\.jpg: expected finite numbers"),
@@ -232,6 +248,23 @@ def test_a_wrong_line_is_named(write, message, kitchen, project):
     with pytest.raises(ScrflowError, match=message) as raised:
         draft(project, kitchen.root)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("write", [forms.blender, forms.ace_zero, forms.polycam, forms.openmvg])
+def test_photos_without_a_file_are_counted(write, kitchen, project):
+    write(kitchen)
+    next(path for path, i in kitchen.photos.items() if i == 1).unlink()
+    rows = dict(draft(project, kitchen.root, skip_missing=True).rows)
+    assert rows["photos"].startswith("11 ") and rows["photos"].endswith("; 1 without a file are left out")
+
+
+def test_whether_a_model_has_points_in_text_of_any_encoding(kitchen):
+    forms.colmap_by_hand(kitchen)
+    source = source_of(detect_forms(kitchen.root)[0])
+    for text, points in (("# none\n", False), ("# é\n1 0 0 0 1 1 1 0.5 1 0\n", True)):
+        for encoding in ("utf-8-sig", "utf-16"):
+            kitchen.text("model/points3D.txt", text, encoding)
+            assert source.has_points(kitchen.root) == points
 
 
 def test_ace_zeros_unsure_poses_are_none(kitchen, project):
@@ -304,7 +337,9 @@ def test_a_damaged_file_is_one_line(write, kitchen):
     write(kitchen)
     found = detect_forms(kitchen.root)[0]
     source = source_of(found)
-    files = sorted(p for p in kitchen.root.rglob("*") if p.suffix in (".json", ".txt", ".csv", ".out"))
+    files = sorted(
+        p for p in kitchen.root.rglob("*") if p.suffix in (".json", ".txt", ".csv", ".out") or p.name == "metadata"
+    )
     choose = random.Random(write.__name__)
     for _ in range(12):
         file = choose.choice(files)

@@ -325,6 +325,12 @@ RESIZED = r"sparse/0: 1 images have another size .*mapping/000\.jpg is 256x192, 
 FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
     ("photos", lambda r: (shutil.rmtree(r), r.mkdir()), {}, "photos: an empty folder; give photos, a video"),
     ("photos", raw_only, {}, r"photos: no photos and no form known in it, only \.cr2"),
+    (
+        "photos",
+        lambda r: (r / "map/9.jpg").unlink() or (r / "map/9.jpg").symlink_to("/gone/9.jpg"),
+        {},
+        r"map/9\.jpg: is a link to /gone/9\.jpg, which is not there \(1 of 12 photos",
+    ),
     ("photos", cut, {}, r"2 of 12 photos cannot be used: map/1\.jpg \("),
     (
         "photos",

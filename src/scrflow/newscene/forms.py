@@ -7,9 +7,11 @@ from pathlib import Path
 
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
+from scrflow.scene.photo_files import list_photos
 from scrflow.scene.readers import BARE, MODEL, Found, detect_forms
 from scrflow.scene.readers.detection import first_lines, has, json_of, numbers_only, walk
 from scrflow.scene.readers.tum import NEEDS_CAMERA
+from scrflow.storage.listfile import has_suffix
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
 
@@ -25,6 +27,8 @@ def detect(path: Path) -> list[Found]:
         found = [video]
     if found:
         return found
+    if any(has_suffix(p.name) for p in walk(path)):
+        list_photos(path)  # ScrflowError: a link to a photo leads nowhere
     suffixes = sorted({p.suffix.lower() for p in walk(path) if p.is_file() and p.suffix})
     what = f"no photos and no form known in it, only {', '.join(suffixes[:8])}" if suffixes else "an empty folder"
     what = "a file of no known form" if path.is_file() else what
@@ -45,9 +49,18 @@ def passed_over(path: Path, found: Found, source: Source) -> tuple[str, ...]:
     for file in walk(folder):
         if file.is_file() and os.path.realpath(file) not in used and (what := _poses_in(file)):
             groups.setdefault(f"{file.parent.relative_to(folder) / '*'}{file.suffix}", []).append((file, what))
+    others = [f.form for f in detect_forms(folder) if f.rank > BARE and f.form != found.form] if groups else []
     lines = []
     for pattern, files in groups.items():
-        what, fix = files[0][1], "name the file, or give --form, to take it"
+        file, what = files[0]
+        if detect_forms(file) or _bag(file):
+            fix = "name the file to take it"
+        elif _bag(file.parent):
+            fix = "name its folder to take it"
+        elif others:
+            fix = f"if it is of form {' or '.join(others)}, --form takes it"
+        else:
+            fix = "no reader takes it: convert it to a form that docs/datasets.md lists"
         if what == _BY_TIME:
             fix = f"to use it, have rgb.txt with lines 'time file' (or photos named by their time), and {NEEDS_CAMERA}"
         names = [f.relative_to(folder).as_posix() for f, _ in files]
@@ -86,7 +99,7 @@ def _poses_in(file: Path) -> str | None:
         return None
     if not named and all(numbers_only(row, 8) for row in rows):
         return _BY_TIME
-    if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in name:
+    if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in f"{file.parent.name}/{name}":
         return "a pose"
     return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16, 17) for row in rows) else None
 

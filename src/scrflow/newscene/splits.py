@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from scrflow.core.errors import ScrflowError
-from scrflow.scene.photo_names import PhotoNames, read_photo_list
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers.detection import finds, first_rows
 
 _QUERIES = re.compile(r"(queries|query|test)([_-].*)?")
 _MAPPING = re.compile(r"(mapping|train)([_-].*)?")
@@ -17,7 +17,7 @@ _FOLDERS = ("queries", "query", "test", "val")
 
 def stated_lists(root: Path, names: PhotoNames) -> tuple[dict[str, Path], Path | None]:
     """Lists of queries by condition, and the list of mapping images, beside the scene: queries.txt, queries_night.txt,
-    test.txt, train_list.txt ... Each line names a photo."""
+    test.txt, train_list.txt ... A line at least names a photo; lines that do not are the list's fault."""
     queries, mapping = {}, None
     for path in sorted(root.glob("*.txt")):
         asked, mapped = _QUERIES.fullmatch(path.stem.lower()), _MAPPING.fullmatch(path.stem.lower())
@@ -30,10 +30,7 @@ def stated_lists(root: Path, names: PhotoNames) -> tuple[dict[str, Path], Path |
 
 
 def _is_list(path: Path, names: PhotoNames) -> bool:
-    try:
-        return bool(found := read_photo_list(path, names)) and all(names.has(name) for name in found)
-    except ScrflowError:
-        return False
+    return any(finds(names, name) for name, _ in first_rows(path))
 
 
 def in_query_folders(names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def _plain_text(folder: Path, out: Path) -> dict[int, str]:
     lines = [(n, line) for n, line in text if not line.startswith("#")]
     after_image = False
     for number, line in lines:
-        if after_image and (not line or _is_points(line)):
+        if after_image and (not line or (_is_points(line) and not _is_nameless(line, cameras))):
             rows[-1] = line if points else ""  # without 3D points COLMAP cannot take their ids
             after_image = False
             continue
@@ -155,6 +155,13 @@ def _is_points(line: str) -> bool:
     """Whether a line is of X Y POINT3D_ID and so on. The line of an image has a name, or ten numbers."""
     fields = line.split()
     return len(fields) % 3 == 0 and finite_numbers(fields[:10]) is not None
+
+
+def _is_nameless(line: str, cameras: Container[int]) -> bool:
+    """Whether a line of nine numbers is that of an image without its name, not of three points."""
+    fields = line.split()
+    whole = len(fields) == 9 and fields[0].isdecimal() and fields[8].isdecimal() and int(fields[8]) in cameras
+    return whole and abs(np.linalg.norm(np.array(fields[1:5], np.float64)) - 1) < 1e-3
 
 
 def _whole(field: str, where: str, form: str, line: str) -> int:

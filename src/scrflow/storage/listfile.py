@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
+from typing import TextIO
 
 from scrflow.core.errors import ScrflowError
 
@@ -27,12 +28,23 @@ def read_text(path: Path) -> str:
     for every line end; ScrflowError for one that is missing or of another encoding."""
     try:
         data = Path(path).read_bytes()
-        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+        text = data.decode(_encoding(data))
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise ScrflowError(f"{path}: no such file; put it there, or correct its path in the config") from None
     except (ValueError, OSError) as error:
         raise ScrflowError(f"{path}: cannot be read as text ({error}); correct the file or its path") from None
+
+
+def open_text(path: Path) -> TextIO:
+    """A file to read line by line, in the encodings of ``read_text``; a damaged character is replaced."""
+    with open(path, "rb") as file:
+        encoding = _encoding(file.read(2))
+    return open(path, encoding=encoding, errors="replace")
+
+
+def _encoding(data: bytes) -> str:
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

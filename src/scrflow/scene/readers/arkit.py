@@ -8,6 +8,7 @@ has them, by columns. Poses are camera-to-world in metres with OpenGL axes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,18 +71,21 @@ def read(source: ArkitSource, root: Path, sfm_model: Path | None = None) -> Coll
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ScrflowError(f"{folder}: no JSON files in it; correct key source.cameras")
-    names, photos = PhotoNames(images), []
+    names, photos, absent = PhotoNames(images), [], 0
     for file in files:
         values = read_json_text(file)
         matrix = _matrix(values) if isinstance(values, dict) else None
-        if matrix is None or names.find(file.stem, file) is None:  # 3D Scanner App keeps poses of more frames
+        if matrix is None:
+            continue
+        if names.find(file.stem, file) is None:  # 3D Scanner App keeps poses of more frames
+            absent += 1
             continue
         world_from_cam = checked_pose(matrix, str(file))
         world_from_cam[:, :3] *= OPENCV_FROM_OPENGL
         photos.append(Posed(file.stem, invert_pose(world_from_cam), _Camera(values, str(file)), str(file)))
     if not photos:
         raise ScrflowError(f"{folder}: no JSON file has a pose and a photo under {images}; correct keys of source")
-    return collect(folder, images, photos, source.skip_missing)
+    return replace(collect(folder, images, photos, source.skip_missing), absent=absent)
 
 
 def _matrix(values: dict[str, Any]) -> np.ndarray | None:

@@ -21,7 +21,7 @@ from scrflow.scene.lists import finite_numbers
 from scrflow.scene.readers import EXPORT, Collection, Found
 from scrflow.scene.readers.detection import files_like, root_of
 from scrflow.scene.readers.posed import OPENCV_FROM_OPENGL, Posed, collect
-from scrflow.storage.listfile import has_suffix, read_lines, read_text, split_name
+from scrflow.storage.listfile import has_suffix, open_text, read_lines, read_text, split_name
 
 
 class BundlerSource(Source):
@@ -41,7 +41,7 @@ _MARK = "# Bundle file"
 
 def detect(path: Path) -> Found | None:
     for file in files_like(path, "*.out"):
-        with open(file, encoding="utf-8-sig", errors="replace") as text:
+        with open_text(file) as text:
             if not text.readline().startswith(_MARK):
                 continue
         lists = [*(file.parent / name for name in (f"{file.name}.list.txt", "list.txt", "../list.txt"))]

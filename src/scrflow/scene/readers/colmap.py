@@ -14,6 +14,7 @@ from scrflow.scene.colmap_model import read_model, views_of_model
 from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import MODEL, Collection, Found
 from scrflow.scene.readers.detection import LOOKED_AT, has, model_and_images, walk
+from scrflow.storage.listfile import open_text
 
 
 class ColmapSource(Source):
@@ -33,7 +34,7 @@ class ColmapSource(Source):
             return (model / "points3D.bin").stat().st_size > 8  # the number of points
         if not (model / "points3D.txt").is_file():
             return not has(model, "cameras.*")  # still to be downloaded
-        with open(model / "points3D.txt", encoding="utf-8-sig") as f:
+        with open_text(model / "points3D.txt") as f:
             return any(line.strip() and not line.startswith("#") for line in f)
 
 

@@ -12,7 +12,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.scene.lists import finite_numbers, read_json_text
 from scrflow.scene.photo_names import PHOTO_FOLDERS, PhotoNames
 from scrflow.scene.readers import Found
-from scrflow.storage.listfile import has_suffix, read_lines, split_name
+from scrflow.storage.listfile import has_suffix, open_text, read_lines, split_name
 
 DEPTH = 3  # levels of folders that are searched
 LOOKED_AT = 200  # lines of a file, names of a model
@@ -62,7 +62,7 @@ def first_lines(file: Path) -> list[str]:
     """The first stripped lines of a text file that are neither empty nor comments; none if it is no text."""
     try:
         if file.stat().st_size > _LARGEST_TEXT:  # its beginning is enough
-            with open(file, encoding="utf-8", errors="replace") as text:
+            with open_text(file) as text:
                 lines = [line.strip() for line in islice(text, LOOKED_AT)]
                 return [line for line in lines if line and not line.startswith("#")]
         return [line for _, line in read_lines(file)[:LOOKED_AT]]
@@ -93,12 +93,13 @@ def image_folder(names: list[str], near: list[Path], path: Path) -> Path:
         return best
     # folders above the path are not indexed: they may hold other scenes, or a whole disk
     photos = {f: PhotoNames(f) for f in folders if f in usual or (f in near and f.is_relative_to(path))}
-    found = {folder: sum(_finds(p, name) for name in names) for folder, p in photos.items()}
+    found = {folder: sum(finds(p, name) for name in names) for folder, p in photos.items()}
     most = max(found, key=lambda folder: found[folder], default=best)
     return most if found.get(most, 0) > exact[best] else best
 
 
-def _finds(photos: PhotoNames, name: str) -> bool:
+def finds(photos: PhotoNames, name: str) -> bool:
+    """Whether a name is that of a photo, or of several."""
     try:
         return photos.find(name, "") is not None
     except ScrflowError:  # several fit
@@ -124,7 +125,7 @@ def root_of(path: Path, file: Path, names: Iterable[object]) -> Path:
     folders = [path] if path.is_dir() else []
     for folder in dict.fromkeys([*folders, file.parent, file.parent.parent]):
         photos = PhotoNames(folder)
-        if any(_finds(photos, name) for name in names):
+        if any(finds(photos, name) for name in names):
             return folder
     return folders[0] if folders else file.parent
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import posixpath
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,7 @@ def detect(path: Path) -> Found | None:
     if path.is_dir() and file.name in (split_files := {f"transforms_{split}.json" for split in SPLITS}):
         transforms = transforms.removesuffix(file.name) + "transforms_{split}.json"
         others = [name for name in others if name not in split_files]
+        listed = [name for f, frames in found if f.parent == file.parent and f.name in split_files for name in frames]
     also = f" (also {', '.join(others)}: name the file to take it)" if others else ""
     source = {"reader": "nerfstudio", "transforms": transforms}
     return Found("nerfstudio", root, source, f"{transforms} with {len(listed)} frames{also}", "unit", MODEL)
@@ -103,7 +105,7 @@ def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) ->
     if not any(here.find(photo.listed, photo.where) for photo in photos):
         folder = root
     found = collect(path, folder, photos, source.skip_missing)
-    return Collection(path, folder, found.images, split=_split(lists, found, path))
+    return replace(found, split=_split(lists, found, path))
 
 
 def _split(
@@ -115,6 +117,8 @@ def _split(
     asked = "test" if of.get("test") else "val"
     queries = of.get(asked, set())
     mapping = (of["train"] if of.get("train") else set(names)) - queries
+    if any(of) and not any(of.values()):
+        log.warning("%s: its lists of %s name no photo of its frames, so they are passed over", path, ", ".join(of))
     unused = len(names) - len(mapping) - len(queries)
     if unused and mapping and queries:
         log.info("%s: %d images are neither of train nor of %s; they are left out", path, unused, asked)

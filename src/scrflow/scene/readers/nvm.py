@@ -36,6 +36,7 @@ from scrflow.scene.lists import centred_camera, finite_numbers
 from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.scene.readers import MODEL, Collection, Found
 from scrflow.scene.readers.detection import files_like, first_lines, model_and_images
+from scrflow.storage.listfile import open_text
 
 
 class NvmSource(Source):
@@ -218,7 +219,7 @@ def read_nvm(path: Path, points: bool = True) -> NvmModel:
     """The first model of the file, without its points where ``points`` is False. ScrflowError names a damaged line."""
     path = Path(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as f:
+        with open_text(path) as f:
             lines = _Lines(f, path)
             header = lines.next("the header NVM_V3").split()
             if header != ["NVM_V3"]:

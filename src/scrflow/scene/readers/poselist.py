@@ -71,9 +71,11 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
     image_root = root / source.images
     photos = PhotoNames(image_root)
     images: dict[str, View] = {}
+    absent = 0
     for line_name, (cam_from_world, focal) in listed.items():
         name = photos.find(line_name, path)
         if name is None:
+            absent += 1
             continue
         if name in images:
             raise ScrflowError(f"{path}: {name} is listed twice, also as {line_name}; remove one line")
@@ -89,7 +91,7 @@ def read(source: PoseListSource, root: Path, sfm_model: Path | None = None) -> C
         raise ScrflowError(f"{path}: none of the images that it lists is under {image_root}; correct key source.images")
     unsure = f"confidence under {source.min_confidence:g} in {path.name}"
     left_out = {name: unsure for name, view in images.items() if view.cam_from_world is None}
-    return Collection(path, image_root, tuple(images.values()), left_out=left_out)
+    return Collection(path, image_root, tuple(images.values()), left_out=left_out, absent=absent)
 
 
 def read_pose_list(path: Path, min_confidence: float = 0) -> dict[str, tuple[np.ndarray | None, float]]:

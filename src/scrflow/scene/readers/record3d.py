@@ -1,4 +1,5 @@
-"""Record3D's export: ``metadata.json`` and ``rgb/0.jpg``, ``rgb/1.jpg`` and so on.
+"""Record3D's export: ``metadata.json`` and ``rgb/0.jpg``, ``rgb/1.jpg`` and so on; or an unpacked ``.r3d`` with
+``metadata`` and ``rgbd/0.jpg``.
 
 ``poses`` are ``qx qy qz qw x y z``, camera-to-world in metres with OpenGL axes; ``K`` is a 3x3 matrix by columns, and
 ``perFrameIntrinsicCoeffs``, where there, are ``fx fy cx cy`` of each photo.
@@ -37,7 +38,7 @@ SOURCE = Record3dSource
 
 
 def detect(path: Path) -> Found | None:
-    for file in files_like(path, "metadata.json"):
+    for file in files_like(path, "metadata.json", "metadata"):
         values = json_of(file)
         if isinstance(values, dict) and "poses" in values and "K" in values:
             root = path if path.is_dir() else file.parent
@@ -66,7 +67,10 @@ def read(source: Record3dSource, root: Path, sfm_model: Path | None = None) -> C
         q = checked_quaternion(np.array([x, y, z, w]), where)
         cam_from_world = rigid((Rotation.from_quat(q).as_matrix() * OPENCV_FROM_OPENGL).T, np.array(centre))
         photos.append(Posed(str(i), cam_from_world, _camera_of(intrinsics[i]), where))
-    return collect(path, path.parent / "rgb", photos, source.skip_missing)
+    folder = next(
+        (path.parent / name for name in ("rgb", "rgbd") if (path.parent / name).is_dir()), path.parent / "rgb"
+    )
+    return collect(path, folder, photos, source.skip_missing)
 
 
 def _camera_of(params: np.ndarray):

@@ -93,11 +93,11 @@ def _times_of_photos(path: Path, root: Path) -> list[tuple[float, str, str]]:
     """(s, name, where it stands) of the photos of a list, or of those under ``root`` that are named by their time."""
     out = []
     for number, line in read_lines(path) if path.is_file() else ():
-        time, _, name = line.partition(" ")
+        time, *name = line.split(None, 1)
         value, where = finite_numbers([time]), f"{path}: line {number}"
-        if value is None or not has_suffix(name.strip()):
+        if value is None or not name or not has_suffix(name[0]):
             raise ScrflowError(f"{where}: expected 'time file', found {line[:80]!r}; correct the line")
-        out.append((float(value[0]), name.strip(), where))
+        out.append((float(value[0]), name[0], where))
     for name in () if path.is_file() else photos_under(root):
         stem = name.rpartition("/")[2].rpartition(".")[0]
         if re.fullmatch(_STAMP, stem) and "depth" not in name:
