@@ -421,6 +421,11 @@ def split_lists(r: Room) -> None:
     r.text("test.txt", [f"{i:04d}.png" for i in range(8, COUNT)])
 
 
+def split_train_list(r: Room) -> None:
+    split_lists(r)
+    (r.root / "test.txt").unlink()
+
+
 def split_folders(r: Room) -> None:
     for i in range(COUNT):
         r.photo(f"images/{'train' if i < 8 else 'test'}/{i:04d}.jpg", i)

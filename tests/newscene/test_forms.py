@@ -149,6 +149,7 @@ SPLITS = [  # (writer, mapping photos, queries)
     (forms.split_keys, range(8), range(8, COUNT)),
     (forms.split_val_only, range(8), range(8, COUNT)),
     (forms.split_lists, range(8), range(8, COUNT)),
+    (forms.split_train_list, range(8), range(8, COUNT)),
     (forms.split_folders, range(8), range(8, COUNT)),
     (forms.blender, forms.SPLITS["train"], forms.SPLITS["test"]),
     (forms.dsac, [i for i in range(COUNT) if i % 4], range(0, COUNT, 4)),
@@ -250,7 +251,7 @@ def test_a_wrong_line_is_named(write, message, kitchen, project):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("write", [forms.blender, forms.ace_zero, forms.polycam, forms.openmvg])
+@pytest.mark.parametrize("write", [forms.blender, forms.ace_zero, forms.polycam, forms.openmvg, forms.dsac])
 def test_photos_without_a_file_are_counted(write, kitchen, project):
     write(kitchen)
     next(path for path, i in kitchen.photos.items() if i == 1).unlink()

@@ -118,8 +118,9 @@ def new_scene(
 ) -> None:
     """Write the config of your own scene from its photos or dataset.
 
-    Says what is there and what is missing. Knows COLMAP models, nerfstudio, NVM, kapture, DSAC*, 7-Scenes, 12-Scenes,
-    Cambridge and Map-free layouts, pose lists, bare photos (poses by SfM) and videos (frames are picked first).
+    Says what is there and what is missing. Knows bare photos (poses by SfM), videos (frames are picked first), and
+    the forms of docs/datasets.md: COLMAP, nerfstudio, TUM RGB-D, ACE Zero, Polycam, Record3D, RealityCapture,
+    OpenMVG, OpenSfM, Bundler, ROS bags, DSAC*, 7-Scenes, kapture and others.
 
     Example: scrflow new-scene yard ~/photos/yard --outdoor
 

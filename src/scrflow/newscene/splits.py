@@ -26,7 +26,7 @@ def stated_lists(root: Path, names: PhotoNames) -> tuple[dict[str, Path], Path |
                 mapping = path
             else:
                 queries[_WORDS.sub("", path.stem).strip("_-") or "all"] = path
-    return queries, mapping if queries else None
+    return queries, mapping
 
 
 def _is_list(path: Path, names: PhotoNames) -> bool:

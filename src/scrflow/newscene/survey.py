@@ -181,11 +181,16 @@ def _queries(options: NewScene, found: Found, collection: Collection, spare: Pat
         if lists:
             queries = _listed_queries(lists, options, found, collection)
             return replace(queries, split={**({"mapping": mapping.name} if mapping else {}), **queries.split})
-        names = in_query_folders([image.name for image in collection.images])
+        every_name = [image.name for image in collection.images]
+        names = in_query_folders(every_name)
+        told = f"{len(names)}, in the folder {Path(names[0]).parent}" if names else ""
+        if mapping and not names:
+            listed_names = read_photo_list(mapping, PhotoNames(images), options.skip_missing)
+            names = [name for name in every_name if name not in listed_names]
+            told = f"{len(names)}, all that {mapping.name} does not list"
         if names:
             path = (root if os.access(root, os.W_OK) else spare) / f"{options.name}-queries.txt"
             text = "".join(f"{listed(name)}\n" for name in names)
-            told = f"{len(names)}, in the folder {Path(names[0]).parent}"
             return Queries(_split_of(options, root, {"all": path}), tuple(names), told, ((path, text),))
     every = options.every or 8
     _, names = every_nth([image.name for image in collection.images], every)

@@ -46,18 +46,27 @@ def detect(path: Path) -> Found | None:
 def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:
     """Both splits; names are like ``train/rgb/0001.png``. Queries may have no folder of poses: these are withheld."""
     withheld = not (root / source.queries / "poses").is_dir()
-    splits = [_read_split(root, source.mapping), _read_split(root, source.queries, posed=not withheld)]
+    splits = [
+        _read_split(source, root, split, posed)
+        for split, posed in ((source.mapping, True), (source.queries, not withheld))
+    ]
     mapping, queries = (tuple(image.name for image in images) for images in splits)
-    return Collection(root, root, tuple(splits[0] + splits[1]), split=(mapping, queries))
+    images = tuple(splits[0] + splits[1])
+    listed = sum(len(_files(root / split / "calibration")) for split in (source.mapping, source.queries))
+    return Collection(root, root, images, split=(mapping, queries), absent=listed - len(images))
 
 
-def _read_split(root: Path, split: str, posed: bool = True) -> list[View]:
+def _read_split(source: DsacSource, root: Path, split: str, posed: bool) -> list[View]:
     photos, calibrations = (_files(root / split / kind) for kind in ("rgb", "calibration"))
     poses = _files(root / split / "poses") if posed else photos
+    if source.skip_missing:
+        stems = {_stem(photo) for photo in photos}
+        poses, calibrations = ([file for file in files if _stem(file) in stems] for files in (poses, calibrations))
     for kind, files in (("poses", poses), ("calibration", calibrations)):
         if len(files) != len(photos):
             raise ScrflowError(
-                f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/; give one an image"
+                f"{root / split / kind}: {len(files)} files for {len(photos)} images in rgb/; give each image "
+                "one, or set source.skip_missing: true for files without an image"
             )
     out = []
     for photo, pose, calibration in zip(photos, poses, calibrations, strict=True):
