@@ -95,9 +95,9 @@ def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
     enter_project()
     assert Path.cwd() == project
     names = {"My-yard": "My yard", "My-yard-2": "other/My yard/images", "rscore-cpu-2": "rscore-cpu"}
-    for _ in range(2):
+    for start in (tmp_path, tmp_path / "inside/.."):
         for name, path in names.items():
-            assert scene_of(path, tmp_path / path, outdoor=True) == name
+            assert scene_of(path, start / path, outdoor=True) == name
     scenes = Loaded("config").scenes
     assert sorted(scenes) == sorted(names) and scenes["My-yard-2"].depth_bias == 3
     monkeypatch.chdir(tmp_path)

@@ -69,6 +69,7 @@ def enter_project() -> None:
 
 def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool = False) -> str:
     """The scene of that name; else that of the photos at ``path``, whose config is written where there is none."""
+    path = Path(os.path.abspath(path))  # without "..", as new-scene writes it
     project = Project("config")
     if given not in project.scenes and not path.exists():
         raise ScrflowError(
