@@ -70,8 +70,8 @@ def test_training_goes_on_after_its_time_limit(tmp_path: Path, slurm_project: Sl
         return [row for row in rows if row[-1].startswith("rule_train_head") and row[0] not in others]
 
     for project in (local, slurm_project):
-        # long enough to be stopped
-        project.edit("config/methods/quick.yaml", "steps: 60", "steps: 8000")
+        # long enough to be stopped: SLURM's least limit is a minute, and 8 000 steps took 27 s of two idle cores
+        project.edit("config/methods/quick.yaml", "steps: 60", "steps: 40000")
         project.edit("config/methods/quick.yaml", "checkpoint_every: 10", "checkpoint_every: 100000")
 
     log = slurm_project.folder / "results/tiny/logs/train_head/quick.log"
