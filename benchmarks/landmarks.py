@@ -37,7 +37,7 @@ from scrflow.scene.model import load_scene  # noqa: E402
 
 def main(
     scene: Annotated[str, typer.Argument()],
-    others: Annotated[list[str], typer.Option(help="Scenes whose landmarks stand among its own.")] = [],  # noqa: B006
+    others: Annotated[list[str] | None, typer.Option(help="Scenes whose landmarks stand among its own.")] = None,
     results: Annotated[Path, typer.Option()] = Path("results"),
     most: Annotated[int, typer.Option(help="Landmarks of the largest map.")] = 400_000,
     queries: Annotated[int, typer.Option(help="Photos localized.")] = 20,
@@ -48,7 +48,7 @@ def main(
     own = load_tracks(results / scene / "tracks/sift.h5")
     unit = torch.from_numpy(mean_descriptors(own))
     projection = Pca.fit(unit, LandmarksConfig().dim)
-    foreign = [mean_descriptors(load_tracks(results / name / "tracks/sift.h5")) for name in others]
+    foreign = [mean_descriptors(load_tracks(results / name / "tracks/sift.h5")) for name in others or ()]
     real = torch.from_numpy(np.concatenate([unit.numpy(), *foreign]))
     pairs = torch.from_numpy(rng.integers(0, len(real), (2, max(0, most - len(real)))))
     noise = torch.from_numpy(rng.normal(0, 0.02, (pairs.shape[1], real.shape[1])).astype(np.float32))

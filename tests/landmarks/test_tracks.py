@@ -83,7 +83,7 @@ def test_tracks_of_photos_lie_on_the_wall_and_threads_change_no_byte(wall_landma
         rows = slice(tracks.start[i], tracks.start[i + 1])
         assert tracks.names[i] == name
         shown, _ = project(tracks.xyz[tracks.point[rows]], plane_map.K, pose)
-        assert np.linalg.norm(shown - tracks.pixel[rows], axis=1).max() < 4.01
+        assert np.linalg.norm(shown - tracks.pixel[rows], axis=1).max() < 2.01
 
 
 def test_wrong_poses_are_refused_in_a_line(tmp_path):

@@ -103,7 +103,7 @@ def test_a_model_is_judged_by_the_points_that_photos_share(tmp_path):
     """South Building's photos, of the model in the project's data, or nothing."""
     model = DATA / "southbuilding/model"
     if not model.is_dir():
-        pytest.skip("real photos are not at hand")
+        pytest.skip(f"real photos are not at hand ({model})")
     found = read_model(model)
     names = sorted(found.image(i).name for i in found.reg_image_ids())
     told = after_sfm(found, [*names, "lost.jpg"])

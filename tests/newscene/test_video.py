@@ -4,6 +4,7 @@ import os
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -17,8 +18,6 @@ from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.storage.artifact import read_json
-
-av = pytest.importorskip("av", reason="PyAV is not installed")
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 FRAMES = 45

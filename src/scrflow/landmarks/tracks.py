@@ -38,7 +38,7 @@ KIND = "tracks"
 _LEAST_MATCHES = 20  # pairs with fewer do not count for the share of matches that fit the poses
 _CHANCE = 0.15  # least 90th percentile of that share: five scenes had 0.44 to 0.96, inverted poses 0.05 to 0.13
 _PCA_SAMPLES = 100_000
-_WARN_SHARE = 0.05  # of keypoints in a track: four scenes had 27 to 34 %; under wrong poses only chance matches remain
+_WARN_SHARE = 0.05  # of keypoints in a track: five scenes had 25 to 51 %; under wrong poses only chance matches remain
 _WRONG = (
     "poses and intrinsics do not fit the photos (camera-to-world? another size?), or the photos do not overlap: "
     "correct the scene's config"
