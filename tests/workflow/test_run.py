@@ -139,7 +139,7 @@ def test_landmarks_after_a_kill_and_their_report(project: Project):
     project.snakemake(page)
     metrics = json.loads(project.read("results/tiny/landmarks/metrics.json"))
     assert metrics["training"] is None and metrics["map_mb"] < 0.1
-    # one of three is 0.25 to 0.5 m off; the nights have other light
+    # one of three is 0.04 or 0.30 m off, by the seed of RANSAC (three tried); the nights have other light
     assert metrics["conditions"]["day"]["recall"][1:] == [1.0, 1.0]
     assert "1000 landmarks; grey are those" in (project.folder / page).read_text(encoding="utf-8")
     first = project.read(tracks)
