@@ -11,7 +11,7 @@ SRC = Path(__file__).resolve().parents[1] / "src/scrflow"
 # lowest first; docs/architecture.md says what each folder is for
 FOLDERS = (
     *("core", "config", "storage", "pipeline", "interop", "scene", "sfm", "graph", "features", "training", "depths"),
-    *("landmarks", "map", "localize", "baseline", "evaluate", "report", "newscene", "cli"),
+    *("landmarks", "map", "localize", "serve", "baseline", "evaluate", "report", "newscene", "cli"),
 )
 
 

@@ -34,7 +34,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_WHITE = ("I", "F")  # 32 bits a pixel
 _DARK = 4096  # of 65 535: 12 bits of a camera stored in 16
 _FRAMES = ("GIF", "PNG", "WEBP")  # their frames are an animation; those of MPO and TIFF are copies and pages
-_REPLACE = "replace it or remove its name from the lists"
+REPLACE = "replace it or remove its name from the lists"
 
 
 def photo_bytes(path: Path) -> bytes:
@@ -50,9 +50,9 @@ def _file_errors(path: Path) -> Iterator[None]:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ScrflowError(f"{path}: is {what}, expected an image; {_REPLACE}")
+            raise ScrflowError(f"{path}: is {what}, expected an image; {REPLACE}")
         if status.st_size == 0:
-            raise ScrflowError(f"{path}: image is empty (0 bytes); {_REPLACE}")
+            raise ScrflowError(f"{path}: image is empty (0 bytes); {REPLACE}")
         yield
     except FileNotFoundError:
         if path.is_symlink():
@@ -101,10 +101,10 @@ def opened(path: Path | str, data: bytes | None = None) -> Iterator[Image.Image]
     except UnidentifiedImageError:
         if Path(path).suffix.lower() in (".heic", ".heif") and ".heic" not in Image.registered_extensions():
             raise ScrflowError(f"{path}: image is HEIC; pip install pillow-heif, or convert it to JPEG") from None
-        raise ScrflowError(f"{path}: image is damaged or truncated (not an image); {_REPLACE}") from None
+        raise ScrflowError(f"{path}: image is damaged or truncated (not an image); {REPLACE}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ScrflowError(f"{path}: image is damaged or truncated ({reason}); {_REPLACE}") from None
+        raise ScrflowError(f"{path}: image is damaged or truncated ({reason}); {REPLACE}") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -127,7 +127,7 @@ def check_kind(image: Image.Image, path: Path | str) -> None:
     if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_ASPECT * min(width, height):
         raise ScrflowError(
             f"{path}: image is {width}x{height} px, expected at least {MIN_SIDE_PX} px a side and no side over "
-            f"{MAX_ASPECT} times the other; {_REPLACE}"
+            f"{MAX_ASPECT} times the other; {REPLACE}"
         )
 
 

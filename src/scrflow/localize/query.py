@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from scrflow.scene.colmap_model import copy_camera
 from scrflow.scene.lists import camera_of_fields
 from scrflow.scene.photo_files import camera_from_exif, read_exif
 
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray
+ImageLike: TypeAlias = str | Path | bytes | Image.Image | np.ndarray
 CameraLike: TypeAlias = pycolmap.Camera | Mapping[str, Any] | Sequence[Any] | str
 
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -28,16 +29,16 @@ def query_photo(image: ImageLike, camera: CameraLike | None) -> tuple[Image.Imag
     """The photo in RGB, upright, and the camera of its pixels, None where nothing tells its focal length. ScrflowError
     for an image or a camera that cannot be used.
 
-    ``image``: a path, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a dict of model, width,
-    height, params; a tuple or string of these in this order; None: from the EXIF of a path (SIMPLE_PINHOLE). If
-    EXIF asks viewers to turn the photo, the camera must be of the turned photo, and show it by its size.
+    ``image``: a path, the bytes of a file, a PIL image, or uint8 [H, W, 3] or [H, W]. ``camera``: pycolmap.Camera; a
+    dict of model, width, height, params; a tuple or string of these in this order; None: from the EXIF of a file
+    (SIMPLE_PINHOLE). If EXIF asks viewers to turn the photo, the camera must be of the turned photo, and show it by its
+    size.
     """
-    name = str(image) if isinstance(image, str | Path) else "image"
+    name = str(image) if isinstance(image, str | Path) else "photo" if isinstance(image, bytes) else "image"
     photo = _opened(image, name)  # converted to RGB, it still has its EXIF
     orientation = read_exif(photo).orientation
     if camera is None:
-        found = _exif_camera(Path(image), photo, orientation) if isinstance(image, str | Path) else None
-        return ImageOps.exif_transpose(photo), found
+        return ImageOps.exif_transpose(photo), _exif_camera(image, photo, orientation)
     given = camera_of(camera, name)
     width, height = photo.size
     if orientation == 1:
@@ -90,12 +91,19 @@ def _opened(image: ImageLike, name: str) -> Image.Image:
         return Image.fromarray(image[..., 0] if image.ndim == 3 and shape[2] == 1 else image).convert("RGB")
     if isinstance(image, Image.Image):
         return rgb(image, name)
-    with opened(image) as photo:
+    with opened(name, image if isinstance(image, bytes) else None) as photo:
         return rgb(photo, name)
 
 
-def _exif_camera(path: Path, photo: Image.Image, orientation: int) -> pycolmap.Camera | None:
-    camera, source = camera_from_exif(path, "SIMPLE_PINHOLE")
+def _exif_camera(image: ImageLike, photo: Image.Image, orientation: int) -> pycolmap.Camera | None:
+    if isinstance(image, bytes):
+        with NamedTemporaryFile() as file:  # COLMAP's list of cameras is only for files
+            file.write(image)
+            file.flush()
+            return _exif_camera(file.name, photo, orientation)
+    if not isinstance(image, str | Path):
+        return None
+    camera, source = camera_from_exif(Path(image), "SIMPLE_PINHOLE")
     if source == "guess":
         return None
     if orientation in _QUARTER_TURNS:

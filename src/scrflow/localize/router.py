@@ -54,13 +54,8 @@ class Router:
             raise ScrflowError("no map is given; name at least one")
         check_unique(names, "MAP and --map")
         maps = {name: load_map(Path(name)) for name in names}
-        _check_alike(maps)
-        networks: dict[str, Networks] = {}
-        localizers = {}
-        for name, map_ in maps.items():
-            shared = networks.setdefault(json.dumps(dict(map_.weights), sort_keys=True), Networks())
-            localizers[name] = Localizer(map_, device=device, networks=shared)
-        return cls(localizers, tried)
+        check_alike(maps)
+        return cls(localizers_of(maps, device), tried)
 
     def features(self, photo: Image.Image, camera: pycolmap.Camera) -> dict[str, QueryFeatures]:
         """The photo's features for each map; maps that share networks encode it once."""
@@ -93,7 +88,20 @@ class Router:
         return chosen, Routed(chosen, best, scores, tuple(order))
 
 
-def _check_alike(maps: Mapping[str, Map]) -> None:
+def localizers_of(maps: Mapping[str, Map], device: str | None = None) -> dict[str, Localizer]:
+    """Localizers of maps; those made with the same weights share their networks."""
+    networks: dict[str, Networks] = {}
+    return {
+        name: Localizer(
+            map_,
+            device=device,
+            networks=networks.setdefault(json.dumps(dict(map_.weights), sort_keys=True), Networks()),
+        )
+        for name, map_ in maps.items()
+    }
+
+
+def check_alike(maps: Mapping[str, Map]) -> None:
     """ScrflowError unless similarities and poses mean the same in all maps."""
     (first, one), *others = maps.items()
     for name, other in others:
