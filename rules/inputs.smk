@@ -22,7 +22,7 @@ def downloaded(scene):
 
 def download_table(wildcards):
     files = project.downloads()[wildcards.root].files
-    return local(str(project.dir / "scenes" / files)) if files else []
+    return local(str(project.path_of(f"scenes/{files}"))) if files else []
 
 
 def is_bare_photos(scene):
@@ -223,7 +223,7 @@ def table_metrics(wildcards):
 
 
 def paper_files(wildcards):
-    return sorted(str(path) for path in (project.dir / "papers").glob("*.yaml"))
+    return sorted(str(path) for path in project.path_of("papers").glob("*.yaml"))
 
 
 def tables_on(name):

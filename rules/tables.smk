@@ -29,7 +29,7 @@ rule write_table:
     params:
         **stage_params("write_table"),
         results=lambda wildcards: "results",
-        papers=str(project.dir / "papers"),
+        papers=str(project.path_of("papers")),
     message:
         "table {wildcards.table}"
     script:

@@ -21,7 +21,7 @@ rule toy_example:
         runtime=longer(60),
     params:
         **stage_params("toy_example"),
-        papers=str(project.dir / "papers"),
+        papers=str(project.path_of("papers")),
     message:
         "toy example of the position decoder"
     script:

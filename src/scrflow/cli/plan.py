@@ -31,6 +31,7 @@ from rich.table import Table
 from scrflow.cli.run import default_cores, targets_of
 from scrflow.config import EncoderConfig, HeadConfig, MethodConfig
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.configs import snakefile
 from scrflow.pipeline.project import Project
 from scrflow.storage.listfile import read_lines
 
@@ -123,7 +124,7 @@ def dry_run(targets: Sequence[str], cores: int) -> list[Job]:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), SnakemakeApi(
             OutputSettings(dryrun=True)
         ) as api:  # fmt: skip
-            workflow = api.workflow(resource_settings=ResourceSettings(cores=cores), snakefile=Path("Snakefile"))
+            workflow = api.workflow(resource_settings=ResourceSettings(cores=cores), snakefile=snakefile())
             dag_api = workflow.dag(DAGSettings(targets=set(targets), forceall=True))
             dag_api.execute_workflow(executor="dryrun")
             dag = workflow._workflow.dag  # Snakemake's API does not give the jobs

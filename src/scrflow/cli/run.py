@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scrflow.core.errors import ScrflowError
-from scrflow.pipeline.configs import RESERVED
+from scrflow.pipeline.configs import RESERVED, SHIPPED, snakefile
 from scrflow.pipeline.project import Project
 
 _OWN_CORES = ("-c", "--cores", "-j", "--jobs", "--profile", "--workflow-profile", "-e", "--executor")
@@ -34,6 +34,7 @@ def run_scene(scene: str, methods: Sequence[str], cores: int | None, arguments: 
     chosen = [targets_of(scene, method) for method in methods or (None,)]
     folders = [folder for folder, _ in chosen]
     command = [sys.executable, "-m", "snakemake", *(target for _, targets in chosen for target in targets)]
+    command += ["--snakefile", str(snakefile())]
     own = [argument.partition("=")[0] for argument in arguments]
     if cores is not None or not any(name in _OWN_CORES for name in own):
         command += ["--cores", str(cores or default_cores())]
@@ -56,14 +57,17 @@ def run_scene(scene: str, methods: Sequence[str], cores: int | None, arguments: 
 
 
 def enter_project() -> None:
-    """Change to the project's folder: the one that this folder is in, else the one that scrflow is installed from."""
+    """Change to the project's folder: the one that this folder is in, else the checkout that scrflow is installed from.
+    Installed from a wheel, every folder is one: results and config/scenes are written there."""
     here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
+    for folder in (here, *here.parents, *([] if SHIPPED else [Path(__file__).resolve().parents[3]])):
         if all((folder / name).exists() for name in ("Snakefile", "config/config.yaml", "config/methods")):
             if folder != here:
                 print(f"project: {folder}", file=sys.stderr)
                 os.chdir(folder)
             return
+    if SHIPPED is not None:
+        return
     raise ScrflowError(f"{here}: no Snakefile and config here; change to the folder of the scrflow project")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,19 +18,29 @@ from scrflow.core.plugins import module_of, plugins
 
 # folders of config/, each file of which is one of the kind
 KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
+# of a wheel: Snakefile, rules, config, demo and the like (setup.py); None in a checkout, which has them at its top
+_COPIED = Path(__file__).resolve().parents[1] / "_project"
+SHIPPED = _COPIED if _COPIED.is_dir() else None
 Model = TypeVar("Model", bound=Strict)
 
 
+def snakefile() -> Path:
+    """This folder's Snakefile, or the wheel's."""
+    own = Path("Snakefile")
+    return own if SHIPPED is None or own.is_file() else SHIPPED / own
+
+
 def load_kind(
-    folder: Path, kind: str, model: type[Model], over: dict[str, dict[str, Any]]
+    folders: Sequence[Path], kind: str, model: type[Model], over: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Model], dict[str, dict[str, Any]]]:
-    """All files of a kind (name -> config), and the keys of each with those of what it extends. ``over`` counts as if
-    the files said so. ScrflowError naming file and key."""
-    files = {p.stem: p for p in sorted((folder / kind).glob("*.yaml"))}
-    raw = {name: read_yaml(path) for name, path in files.items()}
+    """All files of a kind (name -> config), and the keys of each with those of what it extends. A later folder's file
+    replaces one of the same name, and ``over`` counts as if the files said so. ScrflowError naming file and key."""
+    files = {p.stem: p for folder in folders for p in (folder / kind).glob("*.yaml")}
+    raw = {name: read_yaml(files[name]) for name in sorted(files)}
     for name, values in over.items():
         if name not in raw:
-            raise ScrflowError(f"override {kind}.{name}: no {folder}/{kind}/{name}.yaml; there are {', '.join(raw)}")
+            where = f"{folders[-1]}/{kind}/{name}.yaml"
+            raise ScrflowError(f"override {kind}.{name}: no {where}; there are {', '.join(raw)}")
         raw[name] = deep_merge(raw[name], values)
 
     def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
@@ -96,6 +107,9 @@ def variants_of(project: Configs, table: str) -> dict[str, Variant]:
 class Configs:
     """All of ``config/``, resolved and checked against each other; ScrflowError naming file and key for what is wrong.
 
+    Installed from a wheel, ``config/`` adds to the config in the wheel: its files replace those of the same name, and
+    the keys of its config.yaml those of the wheel's. Beside a Snakefile of its own it stands alone.
+
     ``overrides`` counts as if the files said so: keys of config.yaml; under ``scenes``, ``encoders`` and ``methods``
     keys of the files there (``{"methods": {"ace": {"training": {"steps": 10}}}}``).
     """
@@ -108,7 +122,13 @@ class Configs:
             if not isinstance(named, dict) or not all(isinstance(keys, dict) for keys in named.values()):
                 raise ScrflowError(f"override {kind}: expected NAME: {{KEY: VALUE}}, found {str(named)[:80]}")
         self._keys: dict[str, dict[str, dict[str, Any]]] = {}
-        values = deep_merge(read_yaml(self.dir / "config.yaml"), over)
+        alone = SHIPPED is None or (self.dir.parent / "Snakefile").is_file()
+        self._folders = (self.dir,) if alone else (SHIPPED / "config", self.dir)
+        values: dict[str, Any] = {}
+        for path in (folder / "config.yaml" for folder in self._folders):
+            if alone or path.is_file():
+                values = deep_merge(values, read_yaml(path))
+        values = deep_merge(values, over)
         self.config: GlobalConfig = validate(GlobalConfig, values, self.dir / "config.yaml")
         self.scenes: dict[str, SceneConfig] = self._load("scenes", SceneConfig)
         self.encoders: dict[str, EncoderConfig] = self._load("encoders", EncoderConfig)
@@ -120,8 +140,13 @@ class Configs:
         cross_check(self)
 
     def _load(self, kind: str, model: type[Model]) -> dict[str, Model]:
-        made, self._keys[kind] = load_kind(self.dir, kind, model, self._over[kind])
+        made, self._keys[kind] = load_kind(self._folders, kind, model, self._over[kind])
         return made
+
+    def path_of(self, name: str) -> Path:
+        """A file or folder of ``config/``, by its path in it: the last of the folders that has it."""
+        found = (folder / name for folder in reversed(self._folders))
+        return next((path for path in found if path.exists()), self.dir / name)
 
     def method_keys(self, name: str, where: Path) -> dict[str, Any]:
         """Keys of a method's file, with those of what it extends."""
@@ -225,7 +250,10 @@ class Configs:
     def _own_root(self, name: str) -> Path:
         scene = self.scene(name)
         root = Path(scene.root).expanduser()
-        return root if scene.in_project else self.data_root() / root  # an absolute root stays as it is
+        if scene.in_project:
+            shipped = SHIPPED is not None and self.path_of(f"scenes/{name}.yaml").is_relative_to(SHIPPED)
+            return SHIPPED / root if shipped else root
+        return self.data_root() / root  # an absolute root stays as it is
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The scenes whose artifacts a combined scene, or a region of another, is made of."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from scrflow import __version__
 from scrflow.core.errors import ScrflowError
+from scrflow.pipeline.configs import SHIPPED
 from scrflow.pipeline.stages import STAGES
 from scrflow.storage.artifact import FORMS, Stamp, read_stamp, write_text
 
@@ -191,7 +192,7 @@ def _stamp_of(path: Path) -> Stamp | None:
 def this_run(threads: int, processes: int = 1) -> dict[str, Any]:
     """What this process runs on: code, packages (None: not installed), processor, GPU and the most memory that torch
     allocated on it (10^6 bytes)."""
-    commit, clean = git_state(_ROOT)
+    commit, clean = (None, None) if SHIPPED else git_state(_ROOT)
     torch = sys.modules.get("torch")
     gpu = torch is not None and torch.cuda.is_initialized()
     return {
