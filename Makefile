@@ -14,7 +14,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 LOCKED := --require-hashes --no-deps
-CODE := src workflow tests demo benchmarks envs
+CODE := setup.py src workflow tests demo benchmarks envs
 # newer than what they were made from: set up
 READY := .venv/.ready
 READY_DEV := .venv/.ready-dev
@@ -23,7 +23,7 @@ READY_TOOLS := .venv-tools/.ready
 READY_CLUSTER := .venv-cluster/.ready
 READY_STORAGE := .venv-storage/.ready
 
-.PHONY: help setup demo test test-all test-faults lint format schema node2vec-env cluster-plugins storage-plugins lock sbom bench bench-gpu fuzz clean
+.PHONY: help setup wheel demo test test-all test-faults lint format schema node2vec-env cluster-plugins storage-plugins lock sbom bench bench-gpu fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ $(READY): requirements.lock envs/setuptools.lock envs/torch.lock pyproject.toml 
 $(READY_DEV): requirements-dev.lock $(READY)
 	$(PIP_INSTALL) --quiet $(LOCKED) -r requirements-dev.lock
 	@touch $@
+
+wheel: $(READY) ## dist/scrflow-VERSION-py3-none-any.whl, with the workflow in it
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 demo: $(READY) ## the embedded scene by landmarks, by a head, and by both: a table, pictures and the report pages
 	$(BIN)/scrflow run demo --method landmarks --method rscore-cpu --method rscore-cpu-landmarks --cores $(CORES)
@@ -160,5 +164,5 @@ bench-gpu: ## the same on a GPU, with the python that is there (torch, h5py, pyd
 	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py memory --method rscore --dim 128 --sizes 8000000,32000000 --limits 1024,4096,16384
 
 clean: ## remove results and caches; the environments and downloaded photos stay
-	rm -rf results .snakemake .pytest_cache .ruff_cache build
+	rm -rf results .snakemake .pytest_cache .ruff_cache build dist
 	find src tests workflow -name __pycache__ -type d -prune -exec rm -rf {} +

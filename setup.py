@@ -1,4 +1,4 @@
-"""The wheel's step beside pyproject.toml: the workflow's files, which lie at the top of the project, into the package."""
+"""What pyproject.toml cannot say: a wheel has the files of the workflow, which lie at the top of the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 # into scrflow/_project, where scrflow.pipeline.configs finds them
 FILES = (
     *("Snakefile", "rules", "workflow", "config", "profiles", "envs/scrflow.yaml", "envs/hloc.yaml"),
-    *("demo/README.md", "demo/images", "demo/model", "demo/mapping.txt", "demo/queries_day.txt", "demo/queries_night.txt"),
+    *("demo/images", "demo/model", "demo/mapping.txt", "demo/queries_day.txt", "demo/queries_night.txt"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sys
@@ -49,9 +50,12 @@ class ScrflowError(Exception):
 
 def error_line(error: BaseException) -> str | None:
     """The line that the user sees instead of a traceback: the message of a ScrflowError, or ``where: what; the fix`` of
-    an error of the machine (disk, quota, permissions, memory). None for any other error, which is a bug."""
+    an error of the machine (disk, quota, permissions, memory), or of a package of an extra that is not installed. None
+    for any other error, which is a bug."""
     if isinstance(error, ScrflowError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_extra(error.name or "")
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if number not in _FIXES:
@@ -67,6 +71,22 @@ def error_line(error: BaseException) -> str | None:
         return f"{where}{what}; {_FIXES[number]}"
     if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
         return f"memory ran out ({_first_line(text) or 'no details'}); give the job more (mem_mb), or reduce the work"
+    return None
+
+
+def _missing_extra(module: str) -> str | None:
+    """The pip command for a module that comes with an extra of pyproject.toml; None for any other module."""
+    import importlib.metadata
+
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        installed = importlib.metadata.distribution("scrflow")
+        needs = [need.split(";") for need in installed.requires or () if ";" in need]
+        package = module.partition(".")[0]
+        extras = [marker.split("extra ==")[1].strip(" '\"") for name, marker in needs if name.startswith(package)]
+        if package and extras:
+            source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")  # where pip had it from
+            what = f"scrflow[{extras[0]}]" + (f" @ {source}" if source else "")
+            return f"{package} is not installed; pip install '{what}'"
     return None
 
 

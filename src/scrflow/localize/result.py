@@ -6,10 +6,10 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import pycolmap
 import torch
 from PIL import Image
@@ -188,10 +188,13 @@ def _record(name: str, found: Localization, read_ms: float) -> dict[str, Any]:
 
 def _summary(records: dict[str, dict[str, Any]], now: int, seconds: float, threads: int) -> dict[str, Any]:
     """Median milliseconds of each part over all queries, and queries a second over the ``now`` queries of this run."""
-    medians = pd.DataFrame([record["ms"] for record in records.values()]).median()
+    spent: dict[str, list[float]] = {}
+    for record in records.values():
+        for part, ms in record["ms"].items():
+            spent.setdefault(part, []).append(ms)
     summary = {
         "threads": threads,
-        "median_ms": {part: round(ms, 2) for part, ms in medians.to_dict().items()},
+        "median_ms": {part: round(median(ms), 2) for part, ms in spent.items()},
         "queries": now,
         "seconds": round(seconds, 2),
         "queries_per_s": round(now / seconds, 3) if now else None,
