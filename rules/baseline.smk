@@ -16,8 +16,9 @@ rule map_baseline:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=growing(6000),
+        mem_mb=growing(6000, baseline_networks),
         runtime=longer(720),
+        gpu=one_gpu(baseline_networks),
     params:
         **stage_params("map_baseline"),
     message:
@@ -39,8 +40,9 @@ use rule localize_queries as localize_baseline with:
     benchmark:
         "results/{scene}/benchmarks/localize_baseline/{baseline}.tsv"
     resources:
-        mem_mb=growing(7000),
+        mem_mb=growing(7000, baseline_query_networks),
         runtime=longer(480),
+        gpu=one_gpu(baseline_query_networks),
     params:
         **stage_params("localize_baseline"),
     message:

@@ -12,10 +12,11 @@ rule fit_pca:
     cache: CACHED
     conda:
         "../envs/scrflow.yaml"
-    threads: beside_others(4)
+    threads: beside_others(4, encoder_network)
     resources:
-        mem_mb=growing(2500),
+        mem_mb=growing(2500, encoder_network),
         runtime=longer(120),
+        gpu=one_gpu(encoder_network),
     params:
         **stage_params("fit_pca"),
         key=cache_key,
@@ -38,9 +39,11 @@ rule fill_buffer:
     cache: CACHED
     conda:
         "../envs/scrflow.yaml"
+    threads: beside_others(1, encoder_network)
     resources:
-        mem_mb=growing(1500),
+        mem_mb=growing(1500, encoder_network),
         runtime=longer(480),
+        gpu=one_gpu(encoder_network),
     params:
         **stage_params("fill_buffer"),
         shard=lambda wildcards: int(wildcards.shard),

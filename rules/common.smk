@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 # the package is used as it lies here, installed or not
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
+from scrflow.core.device import machine_has_gpu
 from scrflow.pipeline.project import Project
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.stages import STAGES, code_of
@@ -32,6 +33,7 @@ project = load_project()
 os.environ.setdefault("SCRFLOW_DATA", str(project.data_root()))
 os.environ.setdefault("SCRFLOW_WEIGHTS", project.config.weights.cache)
 os.environ.setdefault("SCRFLOW_OFFLINE", str(int(project.config.weights.offline)))
+os.environ.setdefault("SCRFLOW_DEVICE", project.config.device)
 
 
 # ... and jobs on other machines are to have the values of the Snakemake that was started
@@ -39,6 +41,7 @@ envvars:
     "SCRFLOW_DATA",
     "SCRFLOW_WEIGHTS",
     "SCRFLOW_OFFLINE",
+    "SCRFLOW_DEVICE",
 
 
 def one_of(names):

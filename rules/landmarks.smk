@@ -15,8 +15,9 @@ rule build_tracks:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=growing(3000),
+        mem_mb=growing(3000, tracks_network),
         runtime=longer(240),
+        gpu=one_gpu(tracks_network),
     params:
         **stage_params("build_tracks"),
     message:

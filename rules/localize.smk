@@ -21,8 +21,9 @@ rule localize_queries:
         "../envs/scrflow.yaml"
     threads: 8
     resources:
-        mem_mb=growing(7000),
+        mem_mb=growing(7000, method_networks),
         runtime=longer(240),
+        gpu=one_gpu(method_networks),
     params:
         **stage_params("localize_queries"),
     message:

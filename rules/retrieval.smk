@@ -17,10 +17,11 @@ rule build_retrieval:
     cache: CACHED
     conda:
         "../envs/scrflow.yaml"
-    threads: beside_others(4)
+    threads: beside_others(4, feature_networks)
     resources:
-        mem_mb=growing(3000),
+        mem_mb=growing(3000, feature_networks),
         runtime=longer(240),
+        gpu=one_gpu(feature_networks),
     params:
         **stage_params("build_retrieval"),
         key=cache_key,

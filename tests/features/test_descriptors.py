@@ -63,7 +63,7 @@ def test_efficientnet_knows_a_fox():
         pytest.skip(f"the published weights are not at hand: {error}")
     photos = sorted((FOX / "images").glob("*"))[:50:5]
     with torch.inference_mode():
-        logits = torch.cat([network._network(network.prepared(read_rgb(p))) for p in photos])
+        logits = torch.cat([network._network(network.normalised(network.image(read_rgb(p))[None])) for p in photos])
     hits = sum(bool({277, 278} & set(row.tolist())) for row in logits.topk(10).indices)
     assert len(photos) == 10 and hits >= 5
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from scrflow.config import ExtractorConfig, HlocExportStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb, resized_to_short_side, to_tensor
 from scrflow.core.progress import log, track
 from scrflow.features.encoders import LocalEncoder, build_encoder
+from scrflow.features.networks import device_of
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph
 from scrflow.interop.hloc_files import StoredFeatures, read_descriptors, write_descriptors, write_features, write_pairs
@@ -56,12 +58,12 @@ def stored_features(
     """Local features of one photo, extracted at ``short_side`` px, in pixels of the photo as it is stored."""
     photo = read_rgb(path, sha256)
     resized = resized_to_short_side(photo, short_side)
-    found = encoder(to_tensor(resized)).top(max_keypoints)
+    found = encoder(to_tensor(resized).to(device_of(encoder))).top(max_keypoints)
     scale = np.array(photo.size, np.float32) / np.array(resized.size, np.float32)
     return StoredFeatures(
-        found.keypoints_px.numpy() * scale,
-        found.descriptors.numpy(),
-        found.scores.numpy(),
+        found.keypoints_px.cpu().numpy() * scale,
+        found.descriptors.cpu().numpy(),
+        found.scores.cpu().numpy(),
         photo.size,
         uncertainty_px=float(scale.mean()),  # hloc assumes a detector's noise of 1 px
     )
@@ -79,7 +81,7 @@ def covisible_pairs(graph: Path, count: int) -> list[tuple[str, str]]:
 
 
 def _write_features(file: h5py.File, scene: Scene, extractor: ExtractorConfig) -> None:
-    encoder = build_encoder(extractor)
+    encoder = build_encoder(extractor, device_for())
     names = [v.name for v in scene.mapping] + [q.name for q in scene.queries]
     for name in track(names, "local features"):
         path, sizes = scene.image_path(name), (extractor.short_side, extractor.max_keypoints)
@@ -96,7 +98,7 @@ def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[
     described = dict(zip(names, read_descriptors(descriptors, names), strict=True))
     model = folder / f"{config.retrieval_name}.safetensors"
     retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
-    describe = PhotoDescriber((config.retrieval, *config.parts), retriever.description)
+    describe = PhotoDescriber((config.retrieval, *config.parts), retriever.description, device_for())
     for query in track(scene.queries, "global descriptors"):
         described[query.name] = describe(scene.photo(query.name), query.camera).numpy()
     return described

@@ -12,6 +12,7 @@ from PIL import Image
 from scrflow.baseline.mapping import BaselineMap, load_map
 from scrflow.baseline.matching import build_matcher
 from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
+from scrflow.core.device import device_for
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, reprojection_error, rescaled_camera
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
@@ -47,9 +48,9 @@ class MatchLocalizer:
         self._map, self._config, self._seed = map_, config, seed % (1 << 31)
         c = map_.config
         with expecting(map_.weights, "the map"):
-            self._encoder = build_encoder(c.features.extractor)
+            self._encoder = build_encoder(c.features.extractor, device_for())
             self._matcher = build_matcher(c.matcher, map_.descriptors.shape[1])
-            self._describe = PhotoDescriber((c.retrieval, *c.retrieval_parts), map_.retriever.description)
+            self._describe = PhotoDescriber((c.retrieval, *c.retrieval_parts), map_.retriever.description, device_for())
 
     @torch.inference_mode()
     def localize_photo(

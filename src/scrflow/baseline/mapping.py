@@ -23,11 +23,12 @@ import torch
 
 from scrflow.baseline.matching import build_matcher
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder
-from scrflow.features.matching import PhotoFeatures, photo_features
+from scrflow.features.matching import PhotoFeatures, features_of_photos
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph, neighbour_pairs
 from scrflow.map.format import check_index, stage_config
@@ -199,16 +200,11 @@ class _Features:
 
 
 def _extract(config: MatchFeaturesConfig, scene: Scene, path: Path, threads: int) -> _Features:
-    encoder = build_encoder(config.extractor)
-    side_by_side = getattr(encoder, "side_by_side", False)
-
-    def extracted(i: int) -> PhotoFeatures:
-        return photo_features(scene.photo(scene.mapping[i].name), encoder, config)
-
+    encoder = build_encoder(config.extractor, device_for())
     count = len(scene.mapping)
     pixels, sizes = [], []
     with artifact.h5_file(path) as file:
-        found = mapped(extracted, range(count), threads, side_by_side)
+        found = features_of_photos(scene.photo, [view.name for view in scene.mapping], encoder, config, threads)
         for i, features in enumerate(track(found, "features of mapping images", count)):
             file[str(i)] = features.descriptors
             pixels.append(features.pixels)

@@ -132,6 +132,9 @@ class GlobalConfig(Strict):
     seed: int = Field(1, ge=0)
     data_root: str = Field("../shared/data", description="folder of real scenes; SCRFLOW_DATA overrides it")
     buffer_shards: int = Field(4, ge=1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="of networks; auto: a CUDA GPU where there is one; SCRFLOW_DEVICE overrides it"
+    )
     weights: WeightsConfig = WeightsConfig()
     graphs: dict[str, GraphConfig] = Field(
         default_factory=lambda: {kind: GraphConfig(kind=kind) for kind in ("frustum", "points")}

@@ -17,6 +17,11 @@ class ExtractorConfig(Strict):
     max_keypoints: int = Field(1024, ge=16)
     options: dict[str, Any] = Field(default_factory=dict, description="options of the class itself")
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it runs on a GPU where there is one."""
+        return self.name not in ("sift", "opencv-sift")
+
 
 class PcaConfig(Strict):
     """Reduction of local descriptors."""

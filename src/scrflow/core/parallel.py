@@ -44,6 +44,12 @@ def mapped(function: Callable[[T], R], items: Iterable[T], threads: int, side_by
                     future.cancel()
 
 
+def read_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, device: torch.device) -> Iterator[R]:
+    """``function``, which reads and decodes, of each item in order: on a GPU by ``threads`` beside it; on a CPU, which
+    has enough to do, one by one when the result is wanted."""
+    return map(function, items) if device.type == "cpu" else mapped(function, items, max(2, threads))
+
+
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
     """torch's operators use one thread in this block: the one that calls them."""

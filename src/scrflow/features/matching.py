@@ -6,6 +6,7 @@ CPUs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image
 
 from scrflow.config import MatchFeaturesConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.core.images import resized_to_short_side, to_tensor
-from scrflow.features.encoders import LocalEncoder
+from scrflow.core.images import resized_to_short_side
+from scrflow.core.parallel import mapped, read_ahead
+from scrflow.features.encoders import LocalEncoder, LocalFeatures
+from scrflow.features.networks import device_of, image_for
 
 _BYTE_SCALE = 512.0  # COLMAP's: RootSIFT vectors have no number above 0.5 except in blank corners
 _NEGATIVE = -1e-6  # rounding
@@ -45,13 +48,43 @@ def reduction(size: tuple[int, int], config: MatchFeaturesConfig) -> float:
 
 def photo_features(photo: Image.Image, encoder: LocalEncoder, config: MatchFeaturesConfig) -> PhotoFeatures:
     """Features of a photo, which is first reduced to ``config.max_size`` if it is larger."""
-    resized = resized_to_short_side(photo, round(min(photo.size) * reduction(photo.size, config)))
-    image = to_tensor(resized)
-    if not getattr(encoder, "sees_colour", True):
-        image = image.mean(0, keepdim=True)
-    found = encoder(image)
-    pixels = found.keypoints_px.numpy() * (np.array(photo.size) / resized.size)
-    return PhotoFeatures(pixels.astype(np.float32), stored(found.descriptors, config), photo.size)
+    image = _reduced(photo, encoder, config)
+    return _of_photo(photo.size, image, encoder(image.to(device_of(encoder))), config)
+
+
+def features_of_photos(
+    read: Callable[[str], Image.Image],
+    names: Sequence[str],
+    encoder: LocalEncoder,
+    config: MatchFeaturesConfig,
+    threads: int,
+) -> Iterator[PhotoFeatures]:
+    """``photo_features`` of photos that ``read`` opens, in order: on a CPU ``threads`` side by side if the encoder
+    allows it; on a GPU as many are read ahead."""
+    device = device_of(encoder)
+    if device.type == "cpu":
+        side_by_side = getattr(encoder, "side_by_side", False)
+        yield from mapped(lambda name: photo_features(read(name), encoder, config), names, threads, side_by_side)
+        return
+
+    def opened(name: str) -> tuple[tuple[int, int], torch.Tensor]:
+        photo = read(name)
+        return photo.size, _reduced(photo, encoder, config)
+
+    for size, image in read_ahead(opened, names, threads, device):
+        yield _of_photo(size, image, encoder(image.to(device)), config)
+
+
+def _reduced(photo: Image.Image, encoder: LocalEncoder, config: MatchFeaturesConfig) -> torch.Tensor:
+    short_side = round(min(photo.size) * reduction(photo.size, config))
+    return image_for(encoder, resized_to_short_side(photo, short_side))
+
+
+def _of_photo(
+    size: tuple[int, int], image: torch.Tensor, found: LocalFeatures, config: MatchFeaturesConfig
+) -> PhotoFeatures:
+    pixels = found.keypoints_px.cpu().numpy() * (np.array(size) / tuple(image.shape[:0:-1]))
+    return PhotoFeatures(pixels.astype(np.float32), stored(found.descriptors.cpu(), config), size)
 
 
 def stored(descriptors_ND: torch.Tensor, config: MatchFeaturesConfig) -> np.ndarray:

@@ -1,22 +1,143 @@
-"""What encoders and descriptors share: reading published checkpoints, faster inference, cells of 8 x 8 px."""
+"""What encoders and descriptors share: a network's device and batches, reading published checkpoints, faster inference,
+cells of 8 x 8 px."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from scrflow.core.errors import ScrflowError
+from scrflow.core.images import to_tensor
+from scrflow.core.parallel import mapped, read_ahead
 from scrflow.core.seeds import torch_generator
-from scrflow.features.encoders import LocalFeatures
+from scrflow.features.descriptors import GlobalDescriptor
+from scrflow.features.encoders import LocalEncoder, LocalFeatures
 from scrflow.storage.weights import locate
 
+K = TypeVar("K")
+R = TypeVar("R")
+
 CELL = 8  # px
+AHEAD = 64  # images that wait on a GPU for others of their size
 _REASON = 300  # characters of torch's reason: a wrong file disagrees in hundreds of tensors
+
+
+class NetworkEncoder(nn.Module):
+    """A local encoder that is a network: ``maps`` of several images at once, and ``select`` for each of them."""
+
+    batch = 16  # images of one size that a GPU encodes at once
+    half_on_gpu = False  # maps in float16 on a GPU; only where positions do not depend on them (docs/encoders.md)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def maps(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the network computes of images of one size, each [B, ...]."""
+        raise NotImplementedError
+
+    def select(self, *maps_1: torch.Tensor, size: tuple[int, int]) -> LocalFeatures:
+        """Features of one image of ``size`` (height, width) from its maps [1, ...], float32."""
+        raise NotImplementedError
+
+    def forward(self, image_CHW: torch.Tensor) -> LocalFeatures:
+        """See LocalEncoder."""
+        return self.many(image_CHW[None])[0]
+
+    @torch.inference_mode()
+    def many(self, images_BCHW: torch.Tensor) -> list[LocalFeatures]:
+        """Features of each of several images of one size."""
+        half = self.half_on_gpu and images_BCHW.device.type == "cuda"
+        with torch.autocast(images_BCHW.device.type, torch.float16 if half else None, enabled=half):
+            maps = self.maps(images_BCHW)
+        size = (images_BCHW.shape[2], images_BCHW.shape[3])
+        return [self.select(*(m[i : i + 1].float() for m in maps), size=size) for i in range(len(images_BCHW))]
+
+
+class NetworkDescriptor:
+    """A global descriptor that is a network on ``device``: the ``image`` of a photo, and ``describe`` for several."""
+
+    batch = 16  # images of one size that a GPU describes at once
+
+    def __init__(self, device: torch.device | str):
+        self.device = torch.device(device)
+
+    def image(self, photo: Image.Image) -> torch.Tensor:
+        """The photo [3, H, W] at the size at which it is described, float32 in 0..1, on the CPU."""
+        raise NotImplementedError
+
+    def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Descriptors [B, dim] of unit length of images on the device."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def __call__(self, photo: Image.Image) -> torch.Tensor:
+        """See GlobalDescriptor."""
+        return self.describe(self.image(photo)[None].to(self.device))[0].cpu()
+
+
+def device_of(network: LocalEncoder | GlobalDescriptor) -> torch.device:
+    """Where an encoder or a descriptor takes its images."""
+    return getattr(network, "device", torch.device("cpu"))
+
+
+def image_for(encoder: LocalEncoder, photo: Image.Image) -> torch.Tensor:
+    """The image [3, H, W] of a photo; [1, H, W] where the encoder does not see colours."""
+    image = to_tensor(photo)
+    return image if getattr(encoder, "sees_colour", True) else image.mean(0, keepdim=True)
+
+
+def encode_images(encoder: LocalEncoder, images: Sequence[torch.Tensor]) -> list[LocalFeatures]:
+    """Features of images on the encoder's device, those of one size together where it is a network on a GPU."""
+    if device_of(encoder).type == "cpu":
+        return [encoder(image) for image in images]
+    return by_size(images, encoder.batch, encoder.many)
+
+
+def describe_photos(
+    network: GlobalDescriptor, read: Callable[[K], Image.Image], photos: Iterable[K], threads: int
+) -> Iterator[torch.Tensor]:
+    """Descriptors [dim] on the CPU of photos that ``read`` opens, in order: on a CPU ``threads`` side by side if the
+    network allows it; on a GPU as many are read ahead, and those of one size are described together."""
+    device = device_of(network)
+    if device.type == "cpu" or not isinstance(network, NetworkDescriptor):
+        side_by_side = device.type == "cpu" and getattr(network, "side_by_side", False)
+        yield from mapped(lambda photo: network(read(photo)), photos, threads, side_by_side)
+        return
+
+    @torch.inference_mode()
+    def described(waiting: list[torch.Tensor]) -> list[torch.Tensor]:
+        return by_size([image.to(device) for image in waiting], network.batch, lambda x: network.describe(x).cpu())
+
+    waiting: list[torch.Tensor] = []
+    for image in read_ahead(lambda photo: network.image(read(photo)), photos, threads, device):
+        waiting.append(image)
+        if len(waiting) == AHEAD:
+            yield from described(waiting)
+            waiting = []
+    yield from described(waiting)
+
+
+def by_size(images: Sequence[torch.Tensor], most: int, function: Callable[[torch.Tensor], Sequence[R]]) -> list[R]:
+    """``function`` of images [B, C, H, W] of one size, at most so many at once; a result for each image, in order."""
+    alike: dict[torch.Size, list[int]] = defaultdict(list)
+    for i, image in enumerate(images):
+        alike[image.shape].append(i)
+    found: dict[int, R] = {}
+    for rows in alike.values():
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            found |= zip(some, function(torch.stack([images[i] for i in some])), strict=True)
+    return [found[i] for i in range(len(images))]
 
 
 def load_published(
@@ -99,10 +220,10 @@ def window_max(maps_HW: torch.Tensor, radius: int) -> torch.Tensor:
     return padded.unfold(-1, window, 1).amax(-1).unfold(-2, window, 1).amax(-1)
 
 
-def grey(image_3HW: torch.Tensor) -> torch.Tensor:
-    """Luma [1, 1, H, W] of an RGB image (ITU-R BT.601)."""
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    return (image_3HW * weights).sum(0)[None, None]
+def grey(images_B3HW: torch.Tensor) -> torch.Tensor:
+    """Luma [B, 1, H, W] of RGB images (ITU-R BT.601)."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=images_B3HW.device).view(3, 1, 1)
+    return (images_B3HW * weights).sum(1, keepdim=True)
 
 
 def grid_features(
@@ -120,14 +241,16 @@ def grid_features(
     """
     _, rows, columns = map_DHW.shape
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    pixels = torch.stack([column, row], 2).reshape(-1, 2) * float(CELL) + origin_px  # [H * W, 2]
+    pixels = torch.stack([column, row], 2).reshape(-1, 2) * float(CELL) + origin_px  # [H * W, 2], on the CPU
     if score_HW is None:
         score = torch.ones(rows * columns)
         order = torch.randperm(rows * columns, generator=torch_generator(0, "cells of a grid", rows, columns))
     else:
         score = score_HW.flatten().float()
-        u = torch.rand(rows * columns, generator=torch_generator(0, "cells by score", rows, columns))
+        u = torch.rand(rows * columns, generator=torch_generator(0, "cells by score", rows, columns)).to(score.device)
         order = torch.argsort(-u.clamp(min=1e-12).log() / score.clamp(min=1e-12), stable=True)
-    order = order[(pixels[order] < torch.tensor([size[1], size[0]])).all(1)][:max_keypoints]
+    device = map_DHW.device
+    pixels, score, order = pixels.to(device), score.to(device), order.to(device)
+    order = order[(pixels[order] < torch.tensor([size[1], size[0]], device=device)).all(1)][:max_keypoints]
     descriptors = map_DHW.flatten(1)[:, order].T
     return LocalFeatures(pixels[order], descriptors.float().contiguous(), score[order])

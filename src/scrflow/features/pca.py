@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from scrflow.config import PcaStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
-from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import numpy_generator
 from scrflow.features.encoders import build_encoder
-from scrflow.features.views import encode_view
+from scrflow.features.views import encode_photos
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, write_safetensors
@@ -29,6 +29,10 @@ class Pca:
     def __call__(self, descriptors_ND: torch.Tensor) -> torch.Tensor:
         """[N, D] -> [N, d]."""
         return (descriptors_ND - self.mean) @ self.components
+
+    def to(self, device: torch.device) -> Pca:
+        """The same on a device."""
+        return Pca(self.mean.to(device), self.components.to(device))
 
     @classmethod
     def fit(cls, descriptors_ND: torch.Tensor, dim: int) -> Pca:
@@ -52,22 +56,20 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     """Learn ``mean`` [D] and ``components`` [D, d] on an equal share of the descriptors of some mapping images."""
     torch.set_num_threads(threads)
     s = load_scene(scene)
-    encoder = build_encoder(config.extractor)
+    encoder = build_encoder(config.extractor, device_for())
     rng = numpy_generator(config.seed, "pca")
     # at least 64 images for variety
     per_image = config.extractor.max_keypoints
     count = min(len(s.mapping), max(64, -(-config.pca.samples // per_image)))
     chosen = sorted(rng.choice(len(s.mapping), count, replace=False))
 
-    def encoded(i: int) -> torch.Tensor:
-        view = s.mapping[i]
-        photo = s.photo(view.name)
-        return encode_view(photo, view.camera, encoder, config.extractor.short_side, per_image).descriptors
-
-    side_by_side = getattr(encoder, "side_by_side", False)
-    descriptors = torch.cat(list(mapped(encoded, track(chosen, "PCA: encoding"), threads, side_by_side)))
+    views = encode_photos(s, track(chosen, "PCA: encoding"), encoder, config.extractor.short_side, per_image, threads)
+    descriptors = torch.cat([view.descriptors for view in views])
+    if descriptors.device.type == "mps":  # has no float64
+        descriptors = descriptors.cpu()
     if len(descriptors) > config.pca.samples:
-        descriptors = descriptors[torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))]
+        drawn = torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))
+        descriptors = descriptors[drawn.to(descriptors.device)]
     try:
         pca = Pca.fit(descriptors, config.pca.dim)
     except ValueError as error:
@@ -75,7 +77,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     shape = pca.components.shape
     log.info("PCA: %d descriptors of %d images, %d to %d dimensions", len(descriptors), count, *shape)
     stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
-    write_safetensors(out, {"mean": pca.mean, "components": pca.components}, stamp)
+    write_safetensors(out, {"mean": pca.mean.cpu(), "components": pca.components.cpu()}, stamp)
 
 
 def load_pca(path: Path) -> Pca:

@@ -36,7 +36,7 @@ LocalSource = Callable[[ExtractorConfig, int], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
 Describer = Callable[[Image.Image, LocalSource], torch.Tensor]  # descriptor [dim] of unit length of a photo
 # the network of a name, its options and a device
-BuildNetwork = Callable[[str, dict[str, Any], str], GlobalDescriptor]
+BuildNetwork = Callable[[str, dict[str, Any], torch.device | str], GlobalDescriptor]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def build_describer(
     feature: RetrievalPart,
     tensors: Tensors,
     parts: Sequence[RetrievalPart] = (),
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     build: BuildNetwork = build_descriptor,
 ) -> Describer | None:
     """The function that describes a photo, from the ``description`` of a Retriever and the config that made it; None
@@ -199,7 +199,7 @@ def build_describer(
 
     def describe(photo: Image.Image, local: LocalSource) -> torch.Tensor:
         if r.kind == "vlad":
-            found = aggregate(local(feature.extractor, r.keypoints), tensors["vocabulary"])
+            found = aggregate(local(feature.extractor, r.keypoints).cpu(), tensors["vocabulary"])
         elif network is not None:
             found = network(photo)
         else:
@@ -216,9 +216,9 @@ class PhotoDescriber:
         self,
         features: Sequence[RetrievalPart],
         tensors: Tensors,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         shared: ExtractorConfig | None = None,
-        encoder: Callable[[ExtractorConfig], LocalEncoder] = build_encoder,
+        encoder: Callable[[ExtractorConfig, torch.device | str], LocalEncoder] = build_encoder,
         network: BuildNetwork = build_descriptor,
     ):
         """``features``: the feature, then the parts of a fusion; ``tensors``: the ``description`` of a Retriever;
@@ -228,7 +228,7 @@ class PhotoDescriber:
         local = [part for part in features if part.extractor is not None]
         most = max((part.retrieval.keypoints for part in local), default=0)
         self._encoders = {
-            _but_count(part.extractor): encoder(part.extractor.model_copy(update={"max_keypoints": most}))
+            _but_count(part.extractor): encoder(part.extractor.model_copy(update={"max_keypoints": most}), device)
             for part in local
             if shared is None or _but_count(part.extractor) != _but_count(shared)
         }

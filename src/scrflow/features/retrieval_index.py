@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
-from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.features.descriptors import build_descriptor
 from scrflow.features.encoders import build_encoder
+from scrflow.features.networks import describe_photos, device_of
 from scrflow.features.retrieval import (
     KIND,
     Retriever,
@@ -29,10 +30,9 @@ from scrflow.features.retrieval import (
     learn_whitening,
     quantised,
 )
-from scrflow.features.views import encode_view
+from scrflow.features.views import encode_photos
 from scrflow.interop import hloc_files
 from scrflow.pipeline.stages import code_of
-from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import (
     Stamp,
@@ -112,43 +112,35 @@ def build_retrieval(
 
 
 def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scene: Scene, threads: int) -> _Described:
-    encoder = build_encoder(extractor)
-    side_by_side = getattr(encoder, "side_by_side", False)
+    encoder = build_encoder(extractor, device_for())
 
-    def local(i: int) -> torch.Tensor:
-        view = scene.mapping[i]
-        photo = scene.photo(view.name)
-        return encode_view(photo, view.camera, encoder, extractor.short_side, r.keypoints).descriptors
-
-    def aggregated(i: int) -> np.ndarray:
-        return aggregate(local(i), vocabulary).numpy()
+    def local(images: list[int], what: str) -> Iterator[torch.Tensor]:
+        views = encode_photos(scene, track(images, what), encoder, extractor.short_side, r.keypoints, threads)
+        return (view.descriptors for view in views)
 
     count = len(scene.mapping)
     sample = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).round().astype(int)).tolist()
-    held = list(mapped(local, track(sample, "visual words"), threads, side_by_side))
-    pooled = torch.cat(held).numpy()
+    held = list(local(sample, "visual words"))
+    pooled = torch.cat(held).cpu().numpy()
     if len(pooled) == 0:
         raise ScrflowError(
             f"{scene.folder}: encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images; "
             "are they blank? Take other images, or another encoder"
         )
     vocabulary = learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
-    rows = {i: aggregate(found, vocabulary).numpy() for i, found in zip(sample, held, strict=True)}
+    words = vocabulary.to(device_of(encoder))
+    rows = {i: aggregate(found, words).cpu().numpy() for i, found in zip(sample, held, strict=True)}
     rest = [i for i in range(count) if i not in rows]
-    rows |= zip(rest, mapped(aggregated, track(rest, "retrieval features"), threads, side_by_side), strict=True)
+    for i, found in zip(rest, local(rest, "retrieval features"), strict=True):
+        rows[i] = aggregate(found, words).cpu().numpy()
     descriptors, whitening = _whitened(np.stack([rows[i] for i in range(count)]), r.dim, seed)
     return _Described(descriptors, {"vocabulary": vocabulary, **whitening.tensors()}, r.keypoints)
 
 
 def _network(r: RetrievalConfig, seed: int, scene: Scene, threads: int) -> _Described:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_descriptor(r.network, r.options, device)
-
-    def described(view: View) -> np.ndarray:
-        return network(scene.photo(view.name)).numpy()
-
-    side_by_side = device == "cpu" and getattr(network, "side_by_side", False)
-    rows = list(mapped(described, track(scene.mapping, "retrieval features"), threads, side_by_side))
+    network = build_descriptor(r.network, r.options, device_for())
+    photos = (view.name for view in track(scene.mapping, "retrieval features"))
+    rows = [row.numpy() for row in describe_photos(network, scene.photo, photos, threads)]
     descriptors, whitening = _whitened(np.stack(rows), r.dim, seed)
     return _Described(descriptors, whitening.tensors())
 

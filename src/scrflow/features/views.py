@@ -6,6 +6,7 @@ about its axis with a scaled focal length. Keypoints are undistorted in the phot
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,11 @@ from PIL import Image
 
 from scrflow.config import AugmentConfig
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, rescaled_camera
-from scrflow.core.images import resized_to_short_side, to_tensor
-from scrflow.features.encoders import LocalEncoder
+from scrflow.core.images import resized_to_short_side
+from scrflow.core.parallel import mapped, read_ahead
+from scrflow.features.encoders import LocalEncoder, LocalFeatures
+from scrflow.features.networks import AHEAD, device_of, encode_images, image_for
+from scrflow.scene.model import Scene
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class EncodedView:
     """Keypoints of one (augmented) photo. ``roll`` turns the photo's camera into the view's (rotation about z)."""
 
     pixels: np.ndarray  # [N, 2] float64, undistorted, in the image of K
-    descriptors: torch.Tensor  # [N, D] float32
+    descriptors: torch.Tensor  # [N, D] float32, on the encoder's device
     K: np.ndarray  # [3, 3]
     roll: float
 
@@ -39,22 +43,83 @@ def encode_view(
     augmentation: Augmentation | None = None,
 ) -> EncodedView:
     """Encode a photo at ``short_side`` px; keep the ``max_keypoints`` best that lie in it and can be undistorted."""
-    a = augmentation or Augmentation()
-    resized = resized_to_short_side(photo, short_side)
-    camera = rescaled_camera(camera, *resized.size)
-    image = to_tensor(resized)
-    if not getattr(encoder, "sees_colour", True):
-        image = image.mean(0, keepdim=True)
-    if augmentation is not None:
-        image = warp(image, a)
-    features = encoder(image)
-    height, width = image.shape[1:]
-    pixels = to_photo_pixels(features.keypoints_px.numpy(), resized.size, (width, height), a)
+    view = PhotoCopy(ResizedPhoto.of(photo, camera, encoder, short_side), augmentation)
+    return next(encode_views([view], encoder, max_keypoints))
+
+
+@dataclass(frozen=True)
+class ResizedPhoto:
+    """A photo as it is encoded, and its camera at that size."""
+
+    image: torch.Tensor  # [C, H, W] float32, on the CPU; C = 1 for encoders that do not see colours
+    camera: pycolmap.Camera
+
+    @classmethod
+    def of(cls, photo: Image.Image, camera: pycolmap.Camera, encoder: LocalEncoder, short_side: int) -> ResizedPhoto:
+        """The photo at ``short_side`` px."""
+        resized = resized_to_short_side(photo, short_side)
+        return cls(image_for(encoder, resized), rescaled_camera(camera, *resized.size))
+
+
+@dataclass(frozen=True)
+class PhotoCopy:
+    """A photo to be encoded, augmented or plain."""
+
+    photo: ResizedPhoto
+    augmentation: Augmentation | None = None
+
+
+def encode_views(views: Iterable[PhotoCopy], encoder: LocalEncoder, max_keypoints: int) -> Iterator[EncodedView]:
+    """Encode views in order, augmented on the encoder's device; a GPU gets those of one size together."""
+    device, waiting = device_of(encoder), []
+    most = 1 if device.type == "cpu" else AHEAD
+    for view in views:
+        image = view.photo.image.to(device)
+        waiting.append((view, image if view.augmentation is None else warp(image, view.augmentation)))
+        if len(waiting) == most:
+            yield from _encoded(waiting, encoder, max_keypoints)
+            waiting = []
+    yield from _encoded(waiting, encoder, max_keypoints)
+
+
+def encode_photos(
+    scene: Scene, rows: Iterable[int], encoder: LocalEncoder, short_side: int, max_keypoints: int, threads: int
+) -> Iterator[EncodedView]:
+    """Encode mapping photos of a scene in order: on a CPU ``threads`` side by side if the encoder allows it; on a GPU
+    as many are read ahead."""
+
+    def resized(row: int) -> PhotoCopy:
+        view = scene.mapping[row]
+        return PhotoCopy(ResizedPhoto.of(scene.photo(view.name), view.camera, encoder, short_side))
+
+    def encoded(row: int) -> EncodedView:
+        return next(encode_views([resized(row)], encoder, max_keypoints))
+
+    device = device_of(encoder)
+    if device.type == "cpu":
+        return mapped(encoded, rows, threads, getattr(encoder, "side_by_side", False))
+    return encode_views(read_ahead(resized, rows, threads, device), encoder, max_keypoints)
+
+
+def _encoded(
+    waiting: list[tuple[PhotoCopy, torch.Tensor]], encoder: LocalEncoder, max_keypoints: int
+) -> Iterator[EncodedView]:
+    found = encode_images(encoder, [image for _, image in waiting])
+    for (view, image), features in zip(waiting, found, strict=True):
+        yield _undistorted(view, tuple(image.shape[:0:-1]), features, max_keypoints)
+
+
+def _undistorted(view: PhotoCopy, size: tuple[int, int], features: LocalFeatures, max_keypoints: int) -> EncodedView:
+    """What was found in the (augmented) image of ``size`` (width, height)."""
+    a, camera = view.augmentation or Augmentation(), view.photo.camera
+    photo_size = (camera.width, camera.height)
+    pixels = to_photo_pixels(features.keypoints_px.cpu().numpy(), photo_size, size, a)
     rays = rays_from_pixels(camera, pixels)
-    keep = np.flatnonzero(inside(pixels, resized.size) & np.isfinite(rays).all(1))[:max_keypoints]
+    keep = np.flatnonzero(inside(pixels, photo_size) & np.isfinite(rays).all(1))[:max_keypoints]
     K = np.diag([a.scale, a.scale, 1.0]) @ pinhole_matrix(camera)
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
-    return EncodedView(pinhole_pixels(rolled, K), features.descriptors[torch.from_numpy(keep)], K, a.roll)
+    kept = torch.from_numpy(keep).to(features.descriptors.device)
+    return EncodedView(pinhole_pixels(rolled, K), features.descriptors[kept], K, a.roll)
 
 
 @dataclass(frozen=True)
@@ -101,30 +166,32 @@ def warp(image_CHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
     if size != (height, width):
         x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
     if a.roll:
-        x = F.grid_sample(x, _source(size, a.roll), mode="bicubic", padding_mode="reflection", align_corners=False)
+        x = F.grid_sample(
+            x, _source(size, a.roll, x.device), mode="bicubic", padding_mode="reflection", align_corners=False
+        )
     return _photometric(x[0], a).clamp_(0, 1)
 
 
-def _source(size: tuple[int, int], roll: float) -> torch.Tensor:
+def _source(size: tuple[int, int], roll: float, device: torch.device) -> torch.Tensor:
     """Where each pixel of a rolled image of (height, width) comes from: [1, H, W, 2], x y, in -1..1 over the image."""
     h, w = size
-    x, y = ((2 * torch.arange(n) + 1) / n - 1 for n in (w, h))  # centres of columns and rows
+    x, y = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (w, h))  # centres of columns and rows
     c, s = np.cos(roll), np.sin(roll)
     # affine_grid's values in a fifth of its time
-    grid = torch.empty(1, h, w, 2)
+    grid = torch.empty(1, h, w, 2, device=device)
     torch.add(x * c, (y * (s * h / w))[:, None], out=grid[0, ..., 0])
     torch.add(x * (-s * w / h), (y * c)[:, None], out=grid[0, ..., 1])
     return grid
 
 
 def _photometric(x: torch.Tensor, a: Augmentation) -> torch.Tensor:
-    grey_weights = torch.tensor([0.299, 0.587, 0.114] if len(x) == 3 else [1.0]).view(-1, 1, 1)
+    grey_weights = torch.tensor([0.299, 0.587, 0.114] if len(x) == 3 else [1.0], device=x.device).view(-1, 1, 1)
     if len(x) == 3 and (a.saturation != 1.0 or a.hue != 0.0):
         # in YIQ the hue is an angle and the saturation a radius
         to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
         c, s = np.cos(2 * np.pi * a.hue) * a.saturation, np.sin(2 * np.pi * a.hue) * a.saturation
         turn = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float32)
-        x = torch.einsum("ij,jhw->ihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, x)
+        x = torch.einsum("ij,jhw->ihw", (torch.linalg.inv(to_yiq) @ turn @ to_yiq).to(x.device), x)
     if a.contrast != 1.0 or a.brightness != 0.0:
         mean = (x * grey_weights).sum(0).mean()
         x = (x - mean) * a.contrast + mean + a.brightness

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 
 from scrflow.config import MatchFeaturesConfig, TracksConfig, TracksStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import rays_from_pixels
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.features.encoders import build_encoder
-from scrflow.features.matching import Nearest, PhotoFeatures, photo_features, reduction
+from scrflow.features.matching import Nearest, PhotoFeatures, features_of_photos, reduction
 from scrflow.features.pca import Pca
 from scrflow.graph.covisibility import load_graph, neighbour_pairs
 from scrflow.landmarks.triangulate import Observations, Points, triangulate
@@ -72,12 +73,8 @@ def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threa
         raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
     c = config.tracks
     with located() as weights:
-        encoder = build_encoder(c.features.extractor)
-
-        def extracted(name: str) -> PhotoFeatures:
-            return photo_features(loaded.photo(name), encoder, c.features)
-
-        found = mapped(extracted, names, threads, getattr(encoder, "side_by_side", False))
+        encoder = build_encoder(c.features.extractor, device_for())
+        found = features_of_photos(loaded.photo, names, encoder, c.features, threads)
         features = list(track(found, "features of mapping images", len(names)))
     pairs = neighbour_pairs(edges, c.neighbours)
     geometry = ViewGeometry.of(loaded.mapping, features, c.features)

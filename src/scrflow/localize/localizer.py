@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from scrflow.config import ExtractorConfig, LandmarkLocalizeConfig, LocalizeConfig, LocalizeStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
@@ -63,13 +64,13 @@ class Networks:
     def __init__(self) -> None:
         self._built: dict[str, Any] = {}
 
-    def encoder(self, extractor: ExtractorConfig) -> LocalEncoder:
-        key = extractor.model_dump_json()
+    def encoder(self, extractor: ExtractorConfig, device: torch.device | str = "cpu") -> LocalEncoder:
+        key = f"{extractor.model_dump_json()} {device}"
         if key not in self._built:
-            self._built[key] = build_encoder(extractor)
+            self._built[key] = build_encoder(extractor, device)
         return self._built[key]
 
-    def descriptor(self, name: str, options: dict[str, Any], device: str = "cpu") -> GlobalDescriptor:
+    def descriptor(self, name: str, options: dict[str, Any], device: torch.device | str = "cpu") -> GlobalDescriptor:
         key = f"{name} {sorted(options.items())} {device}"
         if key not in self._built:
             self._built[key] = _OncePerPhoto(build_descriptor(name, options, device))
@@ -113,25 +114,26 @@ class Localizer:
             raise ScrflowError(
                 "the map holds no encodings of mapping images to try: localize.hypotheses must be 1 (config/methods)"
             )
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device_for(device)
         self._head = None if map_.head is None else map_.head.to(self._device)
+        self._pca = None if map_.pca is None else map_.pca.to(self._device)
         networks, extractor = networks or Networks(), map_.config.extractor
         self._landmarks = self._encoder = self._describe = None
         with expecting(map_.weights, "the map"):
             if map_.landmarks is not None:
                 part = map_.config.landmarks
-                encoder = networks.encoder(part.features.extractor)
+                encoder = networks.encoder(part.features.extractor, self._device)
                 self._matching = self._config.landmarks or LandmarkLocalizeConfig()
                 self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder)
             if self._head is None:
                 return
             # one extraction serves head and retrieval if they share the extractor
             wanted = max(self._config.max_keypoints, map_.retrieval_keypoints)
-            self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}))
+            self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}), self._device)
             if map_.retriever is not None:
                 features, tensors = retrieval_features(map_.config), map_.retriever.description
                 self._describe = PhotoDescriber(
-                    features, tensors, str(self._device), extractor, networks.encoder, networks.descriptor
+                    features, tensors, self._device, extractor, networks.encoder, networks.descriptor
                 )
         if self._encoder.dim != len(map_.pca.mean):
             raise ScrflowError(
@@ -304,5 +306,5 @@ class Localizer:
         return rows, self.map.encoding[rows]
 
     def _coordinates(self, view: EncodedView, encodings: torch.Tensor | None) -> SceneCoordinates:
-        local = self.map.pca(view.descriptors).to(self._device)
+        local = self._pca(view.descriptors.to(self._device))
         return SceneCoordinates(self._head, local, None if encodings is None else encodings.to(self._device))

@@ -162,7 +162,7 @@ class SceneCoordinates:
             rows = torch.cat([g.repeat_interleave(len(local_md), 0), local_md.repeat(len(of), 1)], 1)
         parts = rows.split(_CPU_ROWS) if rows.device.type == "cpu" else [rows]
         xyz = torch.cat([self._head(part).xyz_world for part in parts])
-        return xyz.view(len(of), len(local_md), 3).double().cpu().numpy()
+        return xyz.view(len(of), len(local_md), 3).cpu().double().numpy()
 
 
 def spread_order(count: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from scrflow.pipeline.project import Project
 _ROOT = Path(__file__).parents[1]
 # modules, and folders with everything in them
 _NEUTRAL = (
-    *("core.errors", "core.plugins", "core.progress", "config", "pipeline", "cli"),
+    *("core.device", "core.errors", "core.plugins", "core.progress", "config", "pipeline", "cli"),
     *("storage.artifact", "storage.checksum", "storage.fetch", "storage.journal", "storage.untrusted"),
     "storage.weights",
 )

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from scrflow.config import HeadConfig, ToyConfig, ToyStage
 from scrflow.core.errors import ScrflowError
-from scrflow.core.images import read_rgb, to_tensor
+from scrflow.core.images import read_rgb
 from scrflow.core.progress import meter, track
 from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.features.encoders import build_encoder
+from scrflow.features.networks import image_for
 from scrflow.report.published import Papers, Published, load_papers
 from scrflow.report.table import Cell, pipe_table, tabular, to_csv
 from scrflow.scene.model import load_scene
@@ -87,8 +88,7 @@ def toy_data(config: ToyConfig, photos: list[Path]) -> ToyData:
     grid = [[width * (i % config.columns), height * (i // config.columns)] for i in range(len(photos))]
     corners = torch.tensor(grid).float()
     for i, path in enumerate(track(photos, "features of photos")):
-        picture = to_tensor(ImageOps.fit(read_rgb(path), config.size))
-        found = encoder(picture if getattr(encoder, "sees_colour", True) else picture.mean(0, keepdim=True))
+        found = encoder(image_for(encoder, ImageOps.fit(read_rgb(path), config.size)))
         parts["descriptor"].append(found.descriptors.float())
         parts["pixel"].append(found.keypoints_px + corners[i])
         parts["image"].append(torch.full((len(found.scores),), i))

@@ -40,34 +40,45 @@ def shard_range(images: int, shards: int, shard: int) -> range:
 
 def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Path, threads: int) -> None:
     """Encode every copy of the shard's images and write the shard; ScrflowError for an image without any keypoint."""
+    from scrflow.core.device import device_for
+    from scrflow.core.parallel import read_ahead
     from scrflow.core.progress import track
     from scrflow.core.seeds import numpy_generator
     from scrflow.features.encoders import build_encoder
+    from scrflow.features.networks import device_of
     from scrflow.features.pca import load_pca
-    from scrflow.features.views import Augmentation, encode_view, rolled_pose
+    from scrflow.features.views import Augmentation, PhotoCopy, ResizedPhoto, encode_views, rolled_pose
     from scrflow.scene.model import load_scene
 
-    s, projection, settings = load_scene(scene), load_pca(pca), config.buffer
-    encoder = build_encoder(config.extractor)
+    s, settings = load_scene(scene), config.buffer
+    encoder = build_encoder(config.extractor, device_for())
+    device, rows = device_of(encoder), shard_range(len(s.mapping), config.shards, shard)
+    projection, count = load_pca(pca).to(device), settings.copies(len(s.mapping))
+
+    def photo(row: int) -> ResizedPhoto:
+        view = s.mapping[row]
+        return ResizedPhoto.of(s.photo(view.name), view.camera, encoder, config.extractor.short_side)
+
+    def copies() -> Iterator[PhotoCopy]:
+        for row, resized in zip(rows, read_ahead(photo, rows, threads, device), strict=True):
+            for copy in range(count):
+                rng = numpy_generator(config.seed, "buffer", s.mapping[row].name, copy)
+                plain = copy < settings.plain_copies
+                yield PhotoCopy(resized, None if plain else Augmentation.draw(settings.augment, rng))
+
+    encoded = encode_views(copies(), encoder, settings.samples_per_copy)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, *_TABLES)}
     views = 0
-    for row in track(shard_range(len(s.mapping), config.shards, shard), f"buffer shard {shard}"):
-        mapped = s.mapping[row]
-        photo = s.photo(mapped.name)
-        found = 0
-        for copy in range(settings.copies(len(s.mapping))):
-            rng = numpy_generator(config.seed, "buffer", mapped.name, copy)
-            plain = copy < settings.plain_copies
-            augmentation = None if plain else Augmentation.draw(settings.augment, rng)
-            view = encode_view(
-                photo, mapped.camera, encoder, config.extractor.short_side, settings.samples_per_copy, augmentation
-            )
+    for row in track(rows, f"buffer shard {shard}"):
+        mapped, found = s.mapping[row], 0
+        for copy in range(count):
+            view = next(encoded)
             found += len(view.pixels)
-            columns["descriptor"].append(projection(view.descriptors).half().numpy())
+            columns["descriptor"].append(projection(view.descriptors).half().cpu().numpy())
             columns["pixel"].append(view.pixels.astype(np.float32))
             columns["view"].append(np.full(len(view.pixels), views, np.int32))
             columns["image"].append(np.array([row], np.int32))
-            columns["plain"].append(np.array([plain]))
+            columns["plain"].append(np.array([copy < settings.plain_copies]))
             columns["K"].append(view.K[None])
             columns["cam_from_world"].append(rolled_pose(mapped.cam_from_world, view.roll)[None])
             views += 1

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from pydantic import Field, ValidationError
 
 from scrflow.config import Strict, TrainStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError, exit_on_error
 from scrflow.core.progress import log
 from scrflow.core.seeds import derived_seed
@@ -47,8 +48,8 @@ class TrainJob(Strict):
     def train(self) -> None:
         """Train in this process or as one of torchrun's; write head and history. ScrflowError for wrong inputs."""
         torch.set_num_threads(self.threads)
-        kind = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(kind)
+        device = device_for(self.device)
+        kind = device.type
         if "TORCHELASTIC_RUN_ID" in os.environ:
             if kind == "cuda":
                 device = torch.device(kind, int(os.environ["LOCAL_RANK"]))
@@ -115,7 +116,7 @@ def run_training(job: TrainJob, processes: int | None = None) -> None:
     path = job.out.with_name("train.json")
     write_text(path, job.model_dump_json(indent=1) + "\n")
     wanted = job.config.training.gpus
-    there = torch.cuda.device_count() if job.device != "cpu" else 0
+    there = torch.cuda.device_count() if device_for(job.device).type == "cuda" else 0
     count = processes or max((n for n in range(1, wanted + 1) if wanted % n == 0 and n <= max(1, there)), default=1)
     if count < wanted:
         log.warning("training.gpus is %d, %d are here: each process takes several shard groups", wanted, there)

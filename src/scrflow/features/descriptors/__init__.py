@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # the workflow asks for names and does not wait for torch
 
 class GlobalDescriptor(Protocol):
     """A frozen network. Constructed with ``device`` and the config's ``options`` as keywords. With ``side_by_side =
-    True`` (small) several threads describe photos at once on a CPU."""
+    True`` (small) several threads describe photos at once on a CPU. One that derives from
+    ``scrflow.features.networks.NetworkDescriptor`` describes several photos at once on a GPU."""
 
     dim: int
 
@@ -27,7 +28,7 @@ class GlobalDescriptor(Protocol):
         ...
 
 
-def build_descriptor(name: str, options: dict[str, Any], device: str = "cpu") -> GlobalDescriptor:
+def build_descriptor(name: str, options: dict[str, Any], device: torch.device | str = "cpu") -> GlobalDescriptor:
     """The network that a config names; ScrflowError for an unknown name, unknown options or missing weights."""
     descriptor = load("global descriptor", name).DESCRIPTOR
     try:

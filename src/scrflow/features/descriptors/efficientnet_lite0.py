@@ -10,7 +10,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.networks import for_inference, load_published
+from scrflow.features.networks import NetworkDescriptor, for_inference, load_published
 
 _STRIDE = 32
 # TensorFlow's, which trained the weights: the first layer's outputs are near what its batch norm recorded (0.67 of the
@@ -32,35 +32,39 @@ _BATCH_NORM_EPS = 1e-3
 WEIGHTS = "efficientnet-lite0"
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(NetworkDescriptor):
     """1 280 channels, each the p-mean of the last feature map, over their length. ``short_side``: px that the photo is
     resized to, each side rounded to a multiple of 32. ``power``: p of the pooling; 1 is the average."""
 
     dim = _HEAD
     side_by_side = True  # small
 
-    def __init__(self, device: str = "cpu", short_side: int = 320, power: float = 3.0):
+    def __init__(self, device: torch.device | str = "cpu", short_side: int = 320, power: float = 3.0):
         if short_side < _STRIDE or power < 1:
             raise ScrflowError(f"efficientnet-lite0: short_side must be {_STRIDE} or more, power 1 or more")
+        super().__init__(device)
         self._network = Network()
         load_published(self._network, WEIGHTS)
         for_inference(self._network)
         self._network.to(device)
-        self._device, self._short_side, self._power = device, short_side, power
+        self._short_side, self._power = short_side, power
 
-    @torch.inference_mode()
-    def __call__(self, photo: Image.Image) -> torch.Tensor:
-        features = self._network.features(self.prepared(photo))[0]  # [C, h, w]
-        pooled = features.clamp_min(1e-6).pow(self._power).mean((1, 2)).pow(1 / self._power)
-        return F.normalize(pooled, dim=0).cpu()
+    def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """See NetworkDescriptor."""
+        features = self._network.features(self.normalised(images_B3HW)).clamp_min(1e-6)  # [B, C, h, w]
+        pooled = [image.pow(self._power).mean((1, 2)).pow(1 / self._power) for image in features]
+        return F.normalize(torch.stack(pooled), dim=1)
 
-    def prepared(self, photo: Image.Image) -> torch.Tensor:
-        """Resized and normalised, [1, 3, H, W]."""
+    def image(self, photo: Image.Image) -> torch.Tensor:
+        """See NetworkDescriptor."""
         scale = self._short_side / min(photo.size)
         width, height = (max(_STRIDE, round(side * scale / _STRIDE) * _STRIDE) for side in photo.size)
-        image = to_tensor(photo.resize((width, height), Image.Resampling.BICUBIC)).to(self._device)
-        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
-        return ((image - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+        return to_tensor(photo.resize((width, height), Image.Resampling.BICUBIC))
+
+    def normalised(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """The network's input."""
+        mean, std = (torch.tensor(v, device=images_B3HW.device).view(3, 1, 1) for v in (_MEAN, _STD))
+        return ((images_B3HW - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 class Network(nn.Module):

@@ -17,7 +17,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.networks import load_strictly
+from scrflow.features.networks import NetworkDescriptor, load_strictly
 from scrflow.storage.weights import locate
 
 WEIGHTS = "netvlad-{trained_on}"  # of the options, or else the defaults
@@ -31,15 +31,18 @@ _VLAD_LAYER, _WHITENING_LAYER = 30, 33
 _STRIDE = 16
 
 
-class NetVlad:
+class NetVlad(NetworkDescriptor):
     """4 096 numbers (as many as the file's whitening gives). ``trained_on``: one of the two published networks.
     ``max_side``: px that larger photos are reduced to (hloc: 1024)."""
 
-    def __init__(self, device: str = "cpu", trained_on: str = DEFAULTS["trained_on"], max_side: int = 1024):
+    def __init__(
+        self, device: torch.device | str = "cpu", trained_on: str = DEFAULTS["trained_on"], max_side: int = 1024
+    ):
         if trained_on not in _TRAINED_ON:
             raise ScrflowError(f"netvlad: trained_on {trained_on!r}; there are {', '.join(_TRAINED_ON)}")
         if max_side < 2 * _STRIDE:
             raise ScrflowError(f"netvlad: max_side must be {2 * _STRIDE} or more")
+        super().__init__(device)
         name = WEIGHTS.format(trained_on=trained_on)
         path = locate(name)
         state = read_mat(path)
@@ -47,15 +50,19 @@ class NetVlad:
         load_strictly(self._network, state, path, name)
         self._network.to(device)
         self.dim = self._network.whitening.out_features
-        self._device, self._max_side = device, max_side
+        self._max_side = max_side
 
-    @torch.inference_mode()
-    def __call__(self, photo: Image.Image) -> torch.Tensor:
+    def image(self, photo: Image.Image) -> torch.Tensor:
+        """See NetworkDescriptor."""
         if max(photo.size) > self._max_side:
             scale = self._max_side / max(photo.size)
             size = (max(_STRIDE, round(photo.width * scale)), max(_STRIDE, round(photo.height * scale)))
             photo = photo.resize(size, Image.Resampling.BILINEAR)
-        return self._network(255 * to_tensor(photo)[None].to(self._device))[0].cpu()
+        return to_tensor(photo)
+
+    def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """See NetworkDescriptor."""
+        return self._network(255 * images_B3HW)
 
 
 class Network(nn.Module):

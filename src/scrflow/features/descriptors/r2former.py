@@ -11,7 +11,7 @@ from torch import nn
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import to_tensor
-from scrflow.features.networks import load_strictly, read_tensors
+from scrflow.features.networks import NetworkDescriptor, load_strictly, read_tensors
 from scrflow.storage.weights import locate
 
 WEIGHTS = "r2former"
@@ -37,15 +37,16 @@ _NUMPY = [
 ]
 
 
-class R2Former:
+class R2Former(NetworkDescriptor):
     """256 numbers. ``size``: px, height and width (multiples of 16) that every photo is resized to, whatever its shape
     (GLACE: 480, 640); position embeddings are interpolated for another size."""
 
     dim = 256
 
-    def __init__(self, device: str = "cpu", size: tuple[int, int] | list[int] = (480, 640)):
+    def __init__(self, device: torch.device | str = "cpu", size: tuple[int, int] | list[int] = (480, 640)):
         if len(size) != 2 or any(side < _PATCH or side % _PATCH for side in size):
             raise ScrflowError(f"r2former: size {size} must be height and width, multiples of {_PATCH}")
+        super().__init__(device)
         self._network = Network(self.dim)
         path = locate(WEIGHTS)
         with torch.serialization.safe_globals(_NUMPY):
@@ -53,15 +54,19 @@ class R2Former:
         state = {k.removeprefix(_PREFIX): v for k, v in state.items() if not k.startswith(_RERANKER)}
         load_strictly(self._network, state, path, WEIGHTS)
         self._network.to(device)
-        self._device, self._size = device, tuple(size)
+        self._size = tuple(size)
 
-    @torch.inference_mode()
-    def __call__(self, photo: Image.Image) -> torch.Tensor:
-        image = to_tensor(photo)[None].to(self._device)
-        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
+    def image(self, photo: Image.Image) -> torch.Tensor:
+        """See NetworkDescriptor; as large as the photo."""
+        return to_tensor(photo)
+
+    def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """See NetworkDescriptor."""
+        mean, std = (torch.tensor(v, device=images_B3HW.device).view(3, 1, 1) for v in (_MEAN, _STD))
         # not antialiased, as in GLACE
-        image = F.interpolate((image - mean) / std, self._size, mode="bilinear", align_corners=False)
-        return self._network(image)[0].cpu()
+        return self._network(
+            F.interpolate((images_B3HW - mean) / std, self._size, mode="bilinear", align_corners=False)
+        )
 
 
 class Network(nn.Module):

@@ -34,20 +34,24 @@ class LocalEncoder(Protocol):
     """A frozen extractor. Constructed with ``max_keypoints`` and the config's ``options`` as keywords.
 
     With ``sees_colour = False`` it gets images [1, H, W] of the mean of the colours. With ``side_by_side = True``
-    (small, nothing kept from one photo to the next) several threads encode photos at once.
+    (small, nothing kept from one photo to the next) several threads encode photos at once on a CPU. A network derives
+    from ``scrflow.features.networks.NetworkEncoder``, which has a device and takes several images at a time.
     """
 
     dim: int
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """Features of an RGB image [3, H, W], float32 in 0..1, at the size at which it is to be encoded."""
+        """Features of an RGB image [3, H, W], float32 in 0..1, at the size at which it is to be encoded. A network's
+        image and features are on its device."""
         ...
 
 
-def build_encoder(config: ExtractorConfig) -> LocalEncoder:
-    """The extractor that the config names; ScrflowError for an unknown name, unknown options or missing weights."""
+def build_encoder(config: ExtractorConfig, device: torch.device | str = "cpu") -> LocalEncoder:
+    """The extractor that the config names, on ``device`` if it is a network; ScrflowError for an unknown name, unknown
+    options or missing weights."""
     encoder = load("local encoder", config.name).ENCODER
     try:
-        return encoder(config.max_keypoints, **config.options)
+        built = encoder(config.max_keypoints, **config.options)
     except TypeError as error:
         raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}; correct them") from None
+    return built.to(device) if hasattr(built, "device") else built

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import grey, grid_features, load_published
+from scrflow.features.networks import NetworkEncoder, grey, grid_features, load_published
 
 _MEAN, _STD = 0.4, 0.25  # of the grey images that the published weights were trained with
 ORIGIN_PX = 4.0
@@ -44,25 +44,30 @@ def _chain(x: torch.Tensor, *layers: nn.Module) -> torch.Tensor:
     return x
 
 
-class Ace:
+class Ace(NetworkEncoder):
     """A 512-d descriptor, not of unit length, for every cell of 8 x 8 px, which stands at the middle of its pixels. The
     middle of its receptive field is the first of them, (0.5, 0.5)."""
 
     dim = 512
+    half_on_gpu = True
 
     def __init__(self, max_keypoints: int):
+        super().__init__()
         self._model = AceNetwork()
         load_published(self._model, "ace")
         self._max_keypoints = max_keypoints
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        features = self.map(grey(image_3HW))[0]
-        return grid_features(features, ORIGIN_PX, tuple(image_3HW.shape[1:]), self._max_keypoints)
+    def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor]:
+        """See NetworkEncoder."""
+        return (self.map(grey(images_B3HW)),)
 
-    def map(self, grey_11HW: torch.Tensor) -> torch.Tensor:
-        """Descriptors [1, 512, H/8, W/8] (rounded up) of a grey image."""
-        return self._model((grey_11HW - _MEAN) / _STD)
+    def select(self, features: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
+        """See NetworkEncoder."""
+        return grid_features(features[0], ORIGIN_PX, size, self._max_keypoints)
+
+    def map(self, grey_B1HW: torch.Tensor) -> torch.Tensor:
+        """Descriptors [B, 512, H/8, W/8] (rounded up) of grey images."""
+        return self._model((grey_B1HW - _MEAN) / _STD)
 
 
 ENCODER = Ace

@@ -8,31 +8,36 @@ import torch.nn.functional as F
 from scrflow.features.encoders import LocalFeatures
 from scrflow.features.encoders.ace import ORIGIN_PX, Ace
 from scrflow.features.encoders.superpoint import SuperPointNetwork
-from scrflow.features.networks import CELL, grey, grid_features, load_published
+from scrflow.features.networks import CELL, NetworkEncoder, grey, grid_features, load_published
 
 
-class AceSuperPoint:
+class AceSuperPoint(NetworkEncoder):
     """A descriptor of 512 + 256 numbers for every cell of 8 x 8 px, ACE's first. The score is SuperPoint's probability
     of a corner in the cell."""
 
     dim = 768
+    half_on_gpu = True
 
     def __init__(self, max_keypoints: int):
+        super().__init__()
         self._ace = Ace(max_keypoints)
         self._superpoint = SuperPointNetwork()
         load_published(self._superpoint, "superpoint")
         self._max_keypoints = max_keypoints
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        height, width = image_3HW.shape[1:]
-        x = grey(image_3HW)
-        ace = self._ace.map(x)[0]
+    def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See NetworkEncoder."""
+        height, width = images_B3HW.shape[2:]
+        x = grey(images_B3HW)
         padded = F.pad(x, (0, -width % CELL, 0, -height % CELL), mode="replicate")
-        heatmap, superpoint = self._superpoint(padded)
+        return self._ace.map(x), *self._superpoint(padded)
+
+    def select(
+        self, ace: torch.Tensor, heatmap: torch.Tensor, superpoint: torch.Tensor, *, size: tuple[int, int]
+    ) -> LocalFeatures:
+        """See NetworkEncoder."""
         corner = F.pixel_unshuffle(heatmap, CELL)[0].sum(0)
-        joined = torch.cat([ace, superpoint[0]])
-        return grid_features(joined, ORIGIN_PX, (height, width), self._max_keypoints, corner)
+        return grid_features(torch.cat([ace[0], superpoint[0]]), ORIGIN_PX, size, self._max_keypoints, corner)
 
 
 ENCODER = AceSuperPoint

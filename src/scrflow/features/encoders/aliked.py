@@ -7,33 +7,37 @@ import torch.nn.functional as F
 from kornia.feature import ALIKED as KorniaAliked
 
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import load_published
+from scrflow.features.networks import NetworkEncoder, load_published
 
 _BUFFERS = {"dkd.hw_grid"}  # kornia's constant that the published files do not hold
 
 
-class Aliked:
+class Aliked(NetworkEncoder):
     """128-d descriptors at sub-pixel keypoints of the score map."""
 
     dim = 128
 
     def __init__(self, max_keypoints: int, model: str = "aliked-n16rot", detection_threshold: float = 0.2):
+        super().__init__()
         self._model = KorniaAliked(
             model_name=model, max_num_keypoints=max_keypoints, detection_threshold=detection_threshold
         )
         load_published(self._model, model, missing=_BUFFERS)
         self._max_keypoints = max_keypoints
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        out = self._model(image_3HW[None])
-        out = out[0] if isinstance(out, list | tuple) else out
-        order = torch.argsort(out.keypoint_scores, descending=True, stable=True)[: self._max_keypoints]
-        # kornia gives pixel indices: the centre of the top-left pixel is (0, 0)
+    def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See NetworkEncoder."""
+        return self._model.extract_dense_map(images_B3HW)
+
+    def select(self, features: torch.Tensor, scores: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
+        """See NetworkEncoder."""
+        keypoints, score, _ = self._model.dkd(scores)  # keypoints in -1..1
+        descriptors, _ = self._model.desc_head(features, keypoints)
+        order = torch.argsort(score[0], descending=True, stable=True)[: self._max_keypoints]
+        last = torch.tensor([size[1] - 1, size[0] - 1], device=features.device, dtype=torch.float32)
+        # the centre of kornia's top-left pixel is (0, 0)
         return LocalFeatures(
-            out.keypoints[order].float() + 0.5,
-            F.normalize(out.descriptors[order].float(), dim=1),
-            out.keypoint_scores[order],
+            (last * (keypoints[0] + 1) / 2.0)[order] + 0.5, F.normalize(descriptors[0][order], dim=1), score[0][order]
         )
 
 

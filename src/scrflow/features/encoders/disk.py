@@ -9,12 +9,12 @@ from kornia.feature.disk.detector import heatmap_to_keypoints
 
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import load_published
+from scrflow.features.networks import NetworkEncoder, load_published
 
 _MULTIPLE = 16  # px: the U-Net halves the image four times
 
 
-class Disk:
+class Disk(NetworkEncoder):
     """128-d descriptors at maxima of a full-resolution score map.
 
     The published detector reports whole pixels; here the position is the top of the parabola through the maximum and
@@ -24,6 +24,7 @@ class Disk:
     dim = 128
 
     def __init__(self, max_keypoints: int, window: int = 5, detection_threshold: float = 0.0):
+        super().__init__()
         if window < 3 or window % 2 == 0:
             raise ScrflowError(f"encoder disk: window {window}; give an odd number of pixels, 3 or more")
         self._model = KorniaDisk(desc_dim=self.dim)
@@ -32,13 +33,15 @@ class Disk:
         self._window = window
         self._threshold = detection_threshold
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. The score is the network's logit."""
-        height, width = image_3HW.shape[1:]
+    def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See NetworkEncoder."""
+        height, width = images_B3HW.shape[2:]
         # black on the right and below, as kornia pads; no keypoint lies in it
-        x = F.pad(image_3HW[None], (0, -width % _MULTIPLE, 0, -height % _MULTIPLE))
-        heatmap, descriptors = (m[..., :height, :width] for m in self._model.heatmap_and_dense_descriptors(x))
+        x = F.pad(images_B3HW, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE))
+        return tuple(m[..., :height, :width] for m in self._model.heatmap_and_dense_descriptors(x))
+
+    def select(self, heatmap: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
+        """See NetworkEncoder. The score is the network's logit."""
         found = heatmap_to_keypoints(heatmap, self._max_keypoints, self._window, self._threshold)[0]
         found = found.merge_with_descriptors(descriptors[0])
         order = torch.argsort(found.detection_scores, descending=True, stable=True)

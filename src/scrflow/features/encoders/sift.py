@@ -37,7 +37,7 @@ class Sift:
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
         """See LocalEncoder. The score is the keypoint's scale, as larger blobs are the steadier ones."""
-        grey_HW = (grey(image_3HW.cpu())[0, 0] * 255).round().clamp(0, 255).byte().numpy()
+        grey_HW = (grey(image_3HW[None])[0, 0] * 255).round().clamp(0, 255).byte().numpy()
         large = grey_HW.size >= _LARGE
         for extractor in self._extractors if large else self._extractors[-1:]:
             # pycolmap's keypoints have the centre of the top-left pixel at (0.5, 0.5)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import CELL, grey, load_published
+from scrflow.features.networks import CELL, NetworkEncoder, grey, load_published
 
 
 class SuperPointNetwork(nn.Module):
@@ -37,12 +37,13 @@ class SuperPointNetwork(nn.Module):
         return F.pixel_shuffle(cells, CELL), F.normalize(descriptors, dim=1)
 
 
-class SuperPoint:
+class SuperPoint(NetworkEncoder):
     """256-d descriptors at maxima of the keypoint heatmap, whole pixels as published."""
 
     dim = 256
 
     def __init__(self, max_keypoints: int, nms_radius: int = 4, detection_threshold: float = 0.005, border: int = 4):
+        super().__init__()
         self._model = SuperPointNetwork()
         load_published(self._model, "superpoint")
         self._max_keypoints = max_keypoints
@@ -50,13 +51,15 @@ class SuperPoint:
         self._threshold = detection_threshold
         self._border = border
 
-    @torch.inference_mode()
-    def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. The score is the heatmap."""
-        height, width = image_3HW.shape[1:]
+    def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See NetworkEncoder."""
+        height, width = images_B3HW.shape[2:]
         # repeated edges, as an edge against black would be full of corners
-        x = F.pad(grey(image_3HW), (0, -width % CELL, 0, -height % CELL), mode="replicate")
-        heatmap, descriptors = self._model(x)
+        return self._model(F.pad(grey(images_B3HW), (0, -width % CELL, 0, -height % CELL), mode="replicate"))
+
+    def select(self, heatmap: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
+        """See NetworkEncoder. The score is the heatmap."""
+        height, width = size
         heatmap = heatmap[..., :height, :width]
         peak = heatmap == F.max_pool2d(heatmap, 2 * self._radius + 1, stride=1, padding=self._radius)
         y, x_ = (peak & (heatmap > self._threshold))[0, 0].nonzero(as_tuple=True)
@@ -71,7 +74,7 @@ class SuperPoint:
 def sample_cells(map_1DHW: torch.Tensor, keypoints_px_N2: torch.Tensor) -> torch.Tensor:
     """Descriptors [N, D] of unit length, bilinear between cells, which stand at the middle of their 8 x 8 px."""
     rows, columns = map_1DHW.shape[2:]
-    grid = 2 * keypoints_px_N2 / (torch.tensor([columns, rows]) * CELL) - 1
+    grid = 2 * keypoints_px_N2 / (torch.tensor([columns, rows], device=keypoints_px_N2.device) * CELL) - 1
     sampled = F.grid_sample(map_1DHW, grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)
     return F.normalize(sampled[0, :, 0].T, dim=1)
 
