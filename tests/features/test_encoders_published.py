@@ -10,12 +10,14 @@ import torch
 from kornia.feature import LoFTR as KorniaLoftr
 from kornia.feature.dedode.dedode_models import get_descriptor, get_detector
 from kornia.feature.dedode.transformer import vit_large
+from simulated_device import DEVICE, simulated_device
 
 from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders import build_encoder
 from scrflow.features.encoders.dedode import _descriptor_g
 from scrflow.features.encoders.superpoint import sample_cells
+from scrflow.features.networks import encode_images
 from scrflow.storage import weights
 
 # name of a convolution in the published file: channels in, out, kernel
@@ -152,6 +154,20 @@ def test_shapes_order_and_repetition(published, name):
     assert (first.keypoints_px >= 0.5).all() and (first.keypoints_px <= torch.tensor([130.5, 98.5])).all()
     assert len(torch.unique(first.keypoints_px, dim=0)) == len(first.keypoints_px)
     assert torch.equal(first.keypoints_px, second.keypoints_px) and torch.equal(first.descriptors, second.descriptors)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_on_another_device(published, name):
+    """Two images at once on a device that is not the CPU: the features of each alone, and all of them there."""
+    images = [picture(64, 80), picture(64, 80).flip(2)]
+    e = encoder(name, max_keypoints=50)
+    alone = [e(image) for image in images]
+    with simulated_device():
+        together = encode_images(e.to(DEVICE), [image.to(DEVICE) for image in images])
+        for one, features in zip(alone, together, strict=True):
+            for part in ("keypoints_px", "descriptors", "scores"):
+                assert getattr(features, part).device == DEVICE
+                torch.testing.assert_close(getattr(features, part).cpu(), getattr(one, part), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "origin"), [("loftr-outdoor", 0.5), ("ace", 4.0)])

@@ -3,6 +3,7 @@ cells of 8 x 8 px."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -57,7 +58,7 @@ class NetworkEncoder(nn.Module):
     def many(self, images_BCHW: torch.Tensor) -> list[LocalFeatures]:
         """Features of each of several images of one size."""
         half = self.half_on_gpu and images_BCHW.device.type == "cuda"
-        with torch.autocast(images_BCHW.device.type, torch.float16 if half else None, enabled=half):
+        with torch.autocast("cuda", torch.float16) if half else contextlib.nullcontext():
             maps = self.maps(images_BCHW)
         size = (images_BCHW.shape[2], images_BCHW.shape[3])
         return [self.select(*(m[i : i + 1].float() for m in maps), size=size) for i in range(len(images_BCHW))]
