@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 from graph_helpers import camera, frustum_overlap, kitchen_views, look, rng, sample_frustum
 
-from scrflow.graph.frustum import frustum_graph
+from scrflow.graph.frustum import Frusta, frustum_graph, tube_graph
 from scrflow.scene.colmap_model import View
 
 DEPTHS = (0.1, 8.0)
@@ -55,6 +55,45 @@ def test_overlap_is_the_plain_loop(ring_views):
     assert (plain > 0).sum() > 40
     np.testing.assert_allclose(fast, plain, atol=1e-6)
     np.testing.assert_array_equal(fast, fast.T)
+
+
+def plain_tube_overlap(views, count, depths, unit):
+    """The overlap of R-SCoRe's public code, one sample at a time; ``unit`` [N, count, 3] are its draws in 0..1."""
+    n = len(views)
+    share = np.zeros((n, n))
+    for i, a in enumerate(views):
+        R_i, t_i = a.cam_from_world[:, :3], a.cam_from_world[:, 3]
+        f, cx, cy = a.camera.params
+        for u, v, z in zip(unit[i, :, 0], unit[i, :, 1], unit[0, :, 2], strict=True):
+            # uniform between the image's borders on the plane z = 1; the depth of a sample is that of all images
+            x, y = (u * a.camera.width - cx) / f, (v * a.camera.height - cy) / f
+            sample = np.array([x, y, depths[0] + z * (depths[1] - depths[0])])
+            for j, b in enumerate(views):
+                if i == j:
+                    continue
+                turned = b.cam_from_world[:, :3] @ R_i.T @ sample
+                seen = turned + b.cam_from_world[:, 3] - b.cam_from_world[:, :3] @ R_i.T @ t_i
+                g, px, py = b.camera.params
+                place = seen[:2] / seen[2]
+                low, high = np.array([-px, -py]) / g, np.array([b.camera.width - px, b.camera.height - py]) / g
+                if depths[0] < seen[2] < depths[1] and (low <= place).all() and (place < high).all():
+                    cosine = turned @ seen / np.linalg.norm(turned) / np.linalg.norm(seen)
+                    share[i, j] += (cosine + 1) / 2 / count
+    total = share + share.T
+    overlap = np.divide(2 * share * share.T, total, out=np.zeros((n, n)), where=total > 0)
+    return np.where(overlap < 0.2, 0, overlap)
+
+
+def test_tube_overlap_is_the_plain_loop_of_the_public_code(ring_views):
+    views = [*ring_views, *kitchen_views(20)]
+    unit = Frusta.of(views, 100, DEPTHS, rng(7)).unit_samples(0, len(views))
+    graph = tube_graph(views, 100, DEPTHS, 0.2, rng(7))
+    plain = plain_tube_overlap(views, 100, DEPTHS, unit)
+    assert graph.nnz == (plain > 0).sum() > 40
+    np.testing.assert_allclose(graph.toarray(), plain, atol=1e-12)  # measured 3e-16
+    parts = np.arange(len(views)) % 2
+    apart = tube_graph(views, 100, DEPTHS, 0.2, rng(7), parts).toarray()
+    np.testing.assert_array_equal(apart, np.where(parts[:, None] == parts, graph.toarray(), 0))
 
 
 def random_views(count, spread, seed=0, focal=(20.0, 70.0)):

@@ -18,6 +18,7 @@ from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph import node2vec
 from scrflow.graph.node2vec import PYTHON_VARIABLE, embed, node_vectors, reference_python
+from scrflow.graph.node2vec.pyg import UnweightedWalker, loss_and_gradient, window_pairs
 from scrflow.graph.node2vec.quality import (
     balanced_average_precision,
     held_out_average_precision,
@@ -68,17 +69,20 @@ def named(path, csr):
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.25, 4.0), (4.0, 0.25), (1.0, 1.0)])
-def test_second_order_transitions_are_exact(p, q):
+@pytest.mark.parametrize("kind", [Walker, UnweightedWalker])
+def test_second_order_transitions_are_exact(p, q, kind):
     # from 0 over 1: back to 0, to 2 (next to 0), to 3 and 4 (not next to 0)
     edges = {(0, 1): 1.0, (1, 2): 2.0, (0, 2): 0.5, (1, 3): 1.0, (1, 4): 3.0, (3, 4): 1.0}
     dense = np.zeros((6, 6))  # node 5 is alone
     for (i, j), w in edges.items():
         dense[i, j] = dense[j, i] = w
-    walker = Walker(scipy.sparse.csr_array(dense), p, q)
+    walker = kind(scipy.sparse.csr_array(dense), p, q)
+    if kind is UnweightedWalker:
+        dense = np.sign(dense)
     count = 200_000
     t, v = torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.int64)
     x = walker._second_order(t, v, generator())
-    expected = np.array([1.0 / p, 0, 2.0, 1.0 / q, 3.0 / q, 0])
+    expected = dense[1] * [1 / p, 0, 1, 1 / q, 1 / q, 0]
     expected /= expected.sum()
     np.testing.assert_allclose(np.bincount(x.numpy(), minlength=6) / count, expected, atol=0.005)
     first = walker.walk(v, 2, generator())[:, 1]
@@ -159,6 +163,42 @@ def test_slopes_are_the_derivatives():
     torch.testing.assert_close(loss, plain.detach())
     torch.testing.assert_close(by_rows, rows.grad)
     torch.testing.assert_close(by_others, others.grad)
+
+
+@pytest.mark.parametrize("slab", [1 << 20, 20])
+def test_pyg_loss_is_the_plain_formula(slab, monkeypatch):
+    """PyTorch Geometric's Node2Vec.loss, written out by windows, with saturated pairs: value and gradient."""
+    monkeypatch.setattr("scrflow.graph.node2vec.pyg._SLAB", slab)
+    g = generator()
+    table = 4 * torch.randn((9, 5), generator=g)
+    paths = [torch.randint(9, (40, 7), generator=g) for _ in range(2)]
+    weights = table.clone().requires_grad_()
+    terms = [[], []]
+    for path, sign, found in zip(paths, (1, -1), terms, strict=True):
+        for walk in path.tolist():
+            for at in range(len(walk) - 4 + 1):
+                start, *rest = walk[at : at + 4]
+                for node in rest:
+                    p = torch.sigmoid(weights[start] @ weights[node])
+                    found.append(-torch.log((p if sign > 0 else 1 - p) + 1e-15))
+    plain = torch.stack(terms[0]).mean() + torch.stack(terms[1]).mean()
+    plain.backward()
+    assert weights.grad.abs().max() > 0.01 and max(float(t.detach()) for t in terms[1]) > 34  # saturated
+    gradient = torch.empty_like(table)
+    loss = loss_and_gradient(table, *(window_pairs(path, 9, 4) for path in paths), gradient)
+    # float32 sums in another order; measured 4e-8 of the loss, 6e-8 of the largest gradient
+    torch.testing.assert_close(loss, plain.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, weights.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_pyg_table_is_taken_as_it_is(tmp_path):
+    csr = scipy.sparse.csr_array(scipy.sparse.block_diag([ring(300), scipy.sparse.csr_array((1, 1))]))
+    config = {"engine": "pyg", "walks": 2, "negatives": 1, "iterations": 150, "min_average_precision": 0.7}
+    embed(stage(**config), named(tmp_path / "g.npz", csr), tmp_path / "a.h5", tmp_path / "a.json", 1)
+    with h5py.File(tmp_path / "a.h5") as file:
+        encoding = file["encoding"][:]
+    np.testing.assert_array_equal(encoding, node_vectors(stage(**config).node2vec, csr, 1))
+    assert 0.3 < encoding.std() < 1.5 and encoding[300].any()
 
 
 @pytest.mark.parametrize("csr", [ring(400), grid(20)], ids=["ring", "grid"])

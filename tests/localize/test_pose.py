@@ -1,14 +1,18 @@
 """Poses from known correspondences, and successive halving on hypotheses of known quality."""
 
+from pathlib import Path
+
 import numpy as np
+import poselib
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import HalvingConfig, HeadConfig, LocalizeConfig
 from scrflow.core.geometry import pose_error
-from scrflow.localize.pose import SceneCoordinates, best_hypothesis, estimate_pose
+from scrflow.localize.pose import SceneCoordinates, best_hypothesis, best_pose, estimate_pose
 from scrflow.localize.result import Clock
+from scrflow.pipeline.project import Project
 from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -99,6 +103,22 @@ def correspondences(count: int = 300, noise_px: float = 0.5, wrong: float = 0.4)
     bad = rng.random(count) < wrong
     world[bad] = rng.uniform(-5, 5, (bad.sum(), 3))
     return pixels + rng.normal(0, noise_px, pixels.shape), world
+
+
+def test_poses_of_the_papers_methods_are_those_of_the_plain_loop():
+    """R-SCoRe's public code: PoseLib with its defaults for each hypothesis, the most inliers win."""
+    pixels, table = hypotheses([0.3, 0.4, 0.35], seed=5)
+    camera = {"model": "PINHOLE", "width": 640, "height": 480, "params": [500, 500, 320, 240]}
+    best = 0
+    for xyz in table.xyz.numpy():
+        options = {"max_reproj_error": 10.0, "max_iterations": 10_000, "seed": 1}
+        pose, info = poselib.estimate_absolute_pose(pixels, xyz, camera, options, {})
+        if info["num_inliers"] > best:
+            best, expected = info["num_inliers"], pose.Rt
+    config = Project(Path(__file__).parents[2] / "config").method("rscore").localize
+    chosen, estimate = best_pose(table.coordinates(), pixels, K, config, 1, Clock())
+    assert chosen == 1
+    np.testing.assert_array_equal(estimate.cam_from_world, expected)
 
 
 @pytest.mark.parametrize("refine_px", [None, 1.5])

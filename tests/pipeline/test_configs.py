@@ -1,5 +1,6 @@
 """Every config of the repository is valid, every method's head can be built, and the papers' schedules hold."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from scrflow.core.plugins import module_of
 from scrflow.features.networks import grid_features
 from scrflow.pipeline.project import Project
 from scrflow.training.head import Head
+from scrflow.training.losses import bandwidth
 from scrflow.training.trainer import one_cycle
 
 PROJECT = Project(Path(__file__).resolve().parents[2] / "config")
@@ -49,12 +51,17 @@ def test_heads_have_the_papers_sizes(name, mb):
     assert int((size + 20_000) / 1e6) == mb and size / 1e6 == pytest.approx(mb, rel=0.06)
 
 
-def test_one_cycle_of_glace():
-    """2e-4 up to 5e-3 and down to 2e-8 (GLACE sec. B), as torch's OneCycleLR goes."""
-    config = PROJECT.method("glace").training
+@pytest.mark.parametrize(
+    ("name", "highest", "warmup"), [("glace", 5e-3, 0.3), ("ace", 5e-3, 0.3), ("rscore", 3e-3, 0.04)]
+)
+def test_learning_rates_are_those_of_the_public_code(name, highest, warmup):
+    """As torch's OneCycleLR goes: GLACE and ACE with its defaults, R-SCoRe with pct_start 0.04."""
+    config = PROJECT.method(name).training
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     steps = 3000
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=steps + 1, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, highest, total_steps=steps + 1, pct_start=warmup, cycle_momentum=False
+    )
     theirs = []
     for _ in range(steps):
         theirs.append(optimiser.param_groups[0]["lr"])
@@ -62,9 +69,22 @@ def test_one_cycle_of_glace():
         schedule.step()
     theirs.append(optimiser.param_groups[0]["lr"])
     ours = [one_cycle(step / steps, config) for step in range(steps + 1)]
-    assert ours[0] == pytest.approx(theirs[0]) and ours[-1] == pytest.approx(theirs[-1]) and max(ours) == 5e-3
+    assert ours[0] == pytest.approx(theirs[0]) and ours[-1] == pytest.approx(theirs[-1]) and max(ours) == highest
     # torch ends the warm-up a step earlier; measured: 7e-5 of the highest rate apart at 30 000 steps, 0.02 at 100
-    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-3 * 5e-3
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 0.02 * highest
+
+
+@pytest.mark.parametrize(("name", "largest"), [("ace", (50, None)), ("glace", (50, None)), ("rscore", (25, 50))])
+def test_bandwidths_are_those_of_the_public_code(name, largest):
+    """ACE and GLACE: w 50 + 1; R-SCoRe: w 25 + (1 - w) 1, and 50 for the coarse term; w = sqrt(1 - t^2)."""
+    loss = PROJECT.method(name).training.loss
+    for t in (0.0, 0.3, 0.99, 1.0):
+        w = math.sqrt(1 - t**2)
+        expected = [w * tau + (1 if name != "rscore" else 1 - w) for tau in largest if tau]
+        found = [bandwidth(t, loss.bandwidth_max, loss.bandwidth_min)]
+        if loss.coarse:
+            found.append(bandwidth(t, loss.coarse_bandwidth_max, loss.coarse_bandwidth_min))
+        assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_copies_fill_a_buffer():

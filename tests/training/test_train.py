@@ -16,7 +16,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.storage.artifact import read_safetensors, sha256_file
 from scrflow.training.buffer import load_buffer
 from scrflow.training.optimizer import Muon
-from scrflow.training.samples import Samples
+from scrflow.training.samples import ColumnLayout, Columns, Samples
 from scrflow.training.trainer import Stopped, Trainer, load_checkpoint, save_checkpoint
 
 SMALL = HeadConfig(width=64, hidden_ratio=1, blocks=1, clusters=1, refine_blocks=0)
@@ -52,6 +52,32 @@ def test_training_on_arrays(with_depth):
     assert history[-1]["median_error_px"] < 0.5 * history[0]["median_error_px"]
     assert history[-1]["held_out_error_px"] > 0
     assert head(torch.as_tensor(arrays(False)["descriptor"]).float()).xyz_world.shape == (samples.buffer.rows, 3)
+
+
+def test_global_encodings_as_they_are():
+    """R-SCoRe's table goes into the head without scaling, of an image or a neighbour; GLACE's features have unit length
+    after diffusion, and the mean cosine that its noise gives."""
+    graph, rng = synthetic.full_graph(), torch.Generator().manual_seed(0)
+    table = 5 * torch.randn(graph.shape[0], 256, generator=rng)
+    positions = torch.arange(0, 1000)
+
+    def inputs_of(encoding, **settings):
+        samples = scrflow.Samples.from_arrays(**arrays(False), encoding=encoding, graph=graph, **settings)
+        layout = ColumnLayout(samples.buffer.dim, torch.float16, False, 0)
+        columns = Columns.empty(samples.buffer.rows, layout, torch.device("cpu"), None)
+        columns.put(0, samples.buffer.read(0, 0, samples.buffer.rows))
+        x, _ = samples.batch(columns, positions, torch.Generator().manual_seed(1))
+        return x[:, :256], samples.image[columns.view[positions].long()]
+
+    g, image = inputs_of(table, neighbour_share=0.5, scaled=False)
+    row = torch.cdist(g, table).argmin(1)
+    assert torch.equal(g, table[row])
+    # half are drawn among the image and its neighbours, which all others are
+    assert (row == image).float().mean() == pytest.approx(0.5 + 0.5 / len(table), abs=0.05)
+    unit = torch.nn.functional.normalize(table, dim=1)
+    g, image = inputs_of(unit, noise=0.1, scaled=False)
+    torch.testing.assert_close(torch.linalg.vector_norm(g, dim=1), torch.ones(len(g)))
+    assert (g * unit[image]).sum(1).mean() == pytest.approx((1 + 0.1**2 * 256) ** -0.5, abs=0.01)
 
 
 def test_arrays_train_as_files_do(inputs, tmp_path):

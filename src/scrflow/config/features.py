@@ -14,8 +14,10 @@ from scrflow.config.table import ToyConfig
 class GraphConfig(Strict):
     """Covisibility graph (R-SCoRe sec. on global encodings)."""
 
-    kind: Literal["frustum", "points"] = "frustum"
-    samples: int = Field(1024, ge=16, description="pixel-depth samples an image (frustum)")
+    kind: Literal["frustum", "scrstudio", "points"] = Field(
+        "frustum", description="scrstudio: the overlap that R-SCoRe's code computes"
+    )
+    samples: int = Field(1024, ge=16, description="pixel-depth samples an image (frustum, scrstudio)")
     min_overlap: float = Field(0.2, ge=0, le=1, description="edges under it go")
     min_points: int = Field(15, ge=1, description="shared points under which there is no edge (points)")
 
@@ -25,8 +27,12 @@ class Node2VecConfig(Strict):
 
     kind: Literal["node2vec"] = "node2vec"
     graph: str | None = Field(None, description="a graph named above; null: the scene's")
-    engine: Literal["torch", "node2vec"] = "torch"
-    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="torch; auto: a GPU for more than 8 192 images")
+    engine: Literal["torch", "pyg", "node2vec"] = Field(
+        "torch", description="pyg: as R-SCoRe's code; node2vec: the package of that name"
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu", description="torch, pyg; auto: a GPU if there is one, for torch above 8 192 images"
+    )
     dim: int = Field(256, ge=2)
     p: float = Field(0.25, gt=0)
     q: float = Field(4.0, gt=0)
@@ -34,7 +40,7 @@ class Node2VecConfig(Strict):
     length: int = Field(20, ge=2)
     context: int = Field(10, ge=1)
     negatives: int = Field(5, ge=1)
-    iterations: int = Field(300, ge=1, description="torch, up to 8 192 images: Adam steps, each on 256 of them")
+    iterations: int = Field(300, ge=1, description="Adam steps, each on 256 images (torch: up to 8 192 images)")
     epochs: int = Field(5, ge=1, description="node2vec: passes of the package over its walks")
     min_average_precision: float = Field(0.8, description="link prediction under it stops the run")
 

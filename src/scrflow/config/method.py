@@ -8,6 +8,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from scrflow.config.base import CommercialUse, Strict
 
+REFINE_PX = "Cauchy scale of the last refinement; null: PoseLib's own, half of threshold_px"
+
 
 class ExtractorConfig(Strict):
     """A frozen local extractor; ``name`` picks the class, see scrflow/features/encoders."""
@@ -28,6 +30,7 @@ class PcaConfig(Strict):
 
     dim: int = Field(128, ge=2)
     samples: int = Field(200_000, ge=256, description="descriptors it is learnt on")
+    scale: bool = Field(True, description="an entry has a mean square of 1; false: the projection as it is (R-SCoRe)")
 
 
 class AugmentConfig(Strict):
@@ -82,6 +85,10 @@ class GlobalEncodingUse(Strict):
     name: str | None = Field(None, description="an encoding or retrieval feature named in config.yaml; null for ACE")
     neighbour_share: float = Field(0.0, ge=0, le=1, description="of a batch: g of a graph neighbour (R-SCoRe: 0.5)")
     noise: float = Field(0.0, ge=0, description="sigma of feature diffusion, before renormalising (GLACE: 0.1)")
+    scale: bool = Field(
+        True,
+        description="an entry has a mean square of 1; false: as they are, a table (R-SCoRe) or unit vectors (GLACE)",
+    )
 
 
 class HeadConfig(Strict):
@@ -259,7 +266,7 @@ class LandmarkLocalizeConfig(Strict):
     threshold_px: float = Field(8.0, gt=0)
     iterations: int = Field(10_000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(0.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    refine_px: float | None = Field(0.5, gt=0, description=REFINE_PX)
     hypotheses: int = Field(3, ge=0, description="poses of the head that are tried, where the map has a head")
     radius_px: float = Field(60.0, gt=0, description="how far from a keypoint a landmark may project by such a pose")
 
@@ -271,8 +278,9 @@ class LocalizeConfig(Strict):
     max_keypoints: int = Field(5000, ge=16)
     threshold_px: float = Field(10.0, gt=0)
     iterations: int = Field(10_000, ge=10)
+    min_iterations: int = Field(100, ge=1, description="PoseLib's own: 1000")
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(None, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    refine_px: float | None = Field(None, gt=0, description=REFINE_PX)
     halving: HalvingConfig | None = Field(HalvingConfig(), description="null: estimate the pose of each in full")
     landmarks: LandmarkLocalizeConfig | None = Field(None, description="of maps with landmarks; null: the defaults")
 
@@ -360,7 +368,7 @@ class MatchLocalizeConfig(Strict):
     threshold_px: float = Field(10.0, gt=0)
     iterations: int = Field(1000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
-    refine_px: float | None = Field(1.5, gt=0, description="final refinement: Cauchy scale; null: PoseLib's own")
+    refine_px: float | None = Field(1.5, gt=0, description=REFINE_PX)
 
 
 class BaselineConfig(Strict):

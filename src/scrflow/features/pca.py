@@ -21,10 +21,10 @@ from scrflow.storage.artifact import Stamp, read_safetensors, write_safetensors
 
 @dataclass(frozen=True)
 class Pca:
-    """Projection of descriptors: (d - mean) components, scaled so that an entry has a mean square of 1."""
+    """Projection of descriptors: (d - mean) components."""
 
     mean: torch.Tensor  # [D]
-    components: torch.Tensor  # [D, d], the scale folded in
+    components: torch.Tensor  # [D, d], orthonormal, or scaled so that an entry has a mean square of 1
 
     def __call__(self, descriptors_ND: torch.Tensor) -> torch.Tensor:
         """[N, D] -> [N, d]."""
@@ -35,7 +35,7 @@ class Pca:
         return Pca(self.mean.to(device), self.components.to(device))
 
     @classmethod
-    def fit(cls, descriptors_ND: torch.Tensor, dim: int) -> Pca:
+    def fit(cls, descriptors_ND: torch.Tensor, dim: int, scaled: bool = True) -> Pca:
         """The ``dim`` leading components of descriptors [N, D], at most D. ValueError for fewer samples than that."""
         count, full = descriptors_ND.shape
         dim = min(dim, full)
@@ -48,8 +48,9 @@ class Pca:
         components = vectors[:, -dim:].flip(1)
         # an eigenvector's sign is arbitrary: fix it, so that equal data give equal bytes with every LAPACK
         components = components * components.gather(0, components.abs().argmax(0, keepdim=True)).sign()
-        scale = (dim / values[-dim:].sum()).sqrt()
-        return cls(mean.float(), (components * scale).float())
+        if scaled:
+            components = components * (dim / values[-dim:].sum()).sqrt()
+        return cls(mean.float(), components.float())
 
 
 def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
@@ -71,7 +72,7 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
         drawn = torch.from_numpy(rng.choice(len(descriptors), config.pca.samples, replace=False))
         descriptors = descriptors[drawn.to(descriptors.device)]
     try:
-        pca = Pca.fit(descriptors, config.pca.dim)
+        pca = Pca.fit(descriptors, config.pca.dim, config.pca.scale)
     except ValueError as error:
         raise ScrflowError(f"{scene}: PCA: {error}; lower pca.dim, or take images that are not blank") from None
     shape = pca.components.shape

@@ -1,7 +1,7 @@
 """Covisibility graph over the mapping images: which of them see the same part of the scene.
 
-Two kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``). ``points`` counts the 3D
-points that two images share in a model from photos.
+Three kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph.frustum``), ``scrstudio`` the one that
+its public code computes. ``points`` counts the 3D points that two images share in a model from photos.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import scipy.sparse
 
 from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
-from scrflow.graph.frustum import frustum_graph
+from scrflow.graph.frustum import frustum_graph, tube_graph
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import read_model
@@ -44,8 +44,8 @@ class Graph:
 def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path | None = None) -> None:
     """Write the covisibility graph of a scene artifact to ``out`` (npz).
 
-    ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; ``frustum`` measures depths by
-    it where neither the config nor the scene's own points tell them.
+    ``model`` is the COLMAP model (folder) with 3D points that the kind ``points`` needs; the others measure depths
+    by it where neither the config nor the scene's own points tell them.
     Images of different rooms of a combined scene never get an edge: the rooms are side by side in one world, and a
     frustum would reach through the wall. A graph in several pieces is logged as a warning. ScrflowError when the model
     is missing or shares no image.
@@ -54,7 +54,7 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
     names = tuple(v.name for v in loaded.mapping)
     parts = np.array([loaded.parts[n] for n in names]) if loaded.parts else None
     inputs: dict[str, Path | str] = {"scene": loaded.stamp.digest}
-    if config.graph.kind == "frustum":
+    if config.graph.kind != "points":
         rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
         g = config.graph
         own = read_model(scene / "mapping")
@@ -62,7 +62,8 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
         if points is not own:
             inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
         depths = depth_range(config.depth_range, points, loaded.folder)
-        csr = frustum_graph(loaded.mapping, g.samples, depths, g.min_overlap, rng, parts)
+        overlaps = frustum_graph if g.kind == "frustum" else tube_graph
+        csr = overlaps(loaded.mapping, g.samples, depths, g.min_overlap, rng, parts)
     else:
         if model is None:
             raise ScrflowError(

@@ -103,8 +103,11 @@ def harmonic_mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(np.divide(2 * a * b, total, out=np.zeros_like(total), where=total > 0), 1.0)
 
 
-def visible_shares(frusta: Frusta, world_S3: np.ndarray, i: int, others: np.ndarray) -> np.ndarray:
-    """Share [C] of i's samples [S, 3] (world) that each of the cameras ``others`` [C] sees, with the angle's weight.
+def visible_shares(
+    frusta: Frusta, world_S3: np.ndarray, i: int, others: np.ndarray, within: tuple[float, float] = (0.0, np.inf)
+) -> np.ndarray:
+    """Share [C] of i's samples [S, 3] (world) that each of the cameras ``others`` [C] sees at depths ``within`` these,
+    with the angle's weight.
 
     A value does not depend on what other cameras are asked for with it.
     """
@@ -117,7 +120,9 @@ def visible_shares(frusta: Frusta, world_S3: np.ndarray, i: int, others: np.ndar
         local = frusta.poses[j, :, :3] @ world_S3.T + frusta.poses[j, :, 3:]  # [C, 3, S]
         x, y, depth = np.moveaxis(frusta.K[j] @ local, 1, 0)  # homogeneous pixels: compared without dividing by depth
         width, height = frusta.sizes[j, :1], frusta.sizes[j, 1:]
-        visible = (depth > 0) & (x >= 0) & (x < width * depth) & (y >= 0) & (y < height * depth)
+        visible = (depth > within[0]) & (x >= 0) & (x < width * depth) & (y >= 0) & (y < height * depth)
+        if within[1] < np.inf:
+            visible &= depth < within[1]
         # in the world, j's ray is R^T local, as long as local, and i's ray plus the baseline; one product a camera:
         # the rounding of a joint one would depend on how many there are
         baseline = (frusta.centres[i] - frusta.centres[j])[:, None]  # [C, 1, 3]
@@ -162,6 +167,51 @@ def frustum_graph(
     whole = scipy.sparse.csr_array(half + half.T)  # no pair comes twice: nothing is added up
     whole.sort_indices()
     return whole
+
+
+def tube_graph(
+    views: Sequence[View],
+    samples: int,
+    depth_range: tuple[float, float],
+    min_overlap: float,
+    rng: np.random.Generator,
+    parts: np.ndarray | None = None,
+) -> scipy.sparse.csr_array:
+    """The graph of R-SCoRe's public code (cvg/scrstudio, scripts/overlap_score.py), as ``frustum_graph`` but for:
+
+    - the place of a sample on the plane z = 1 is not multiplied by its depth, so that samples fill a tube as wide as
+      the image at depth 1 (in the scene's unit);
+    - j sees a sample only where its depth in j is within the range;
+    - all images have the same depths.
+    """
+    frusta = Frusta.of(views, samples, depth_range, rng)
+    unit = frusta.unit_samples(0, 1)
+    depth = depth_range[0] + unit[0, :, 2] * (depth_range[1] - depth_range[0])
+    seen_to = np.linalg.norm(_points(frusta, slice(None), _CORNERS), axis=2).max(1)  # of each image
+    reach = seen_to / depth_range[1] + depth_range[1] + seen_to.max()  # at least as far as i's samples and j's sight
+    least = min_overlap / (2 - min_overlap)  # below it in one direction, 1 in the other is too little
+    rows = []
+    for i in track(range(len(frusta)), "frustum overlap"):
+        unit = frusta.unit_samples(i, i + 1)
+        plane = np.c_[unit[0, :, :2] * frusta.sizes[i], np.ones(samples)] @ np.linalg.inv(frusta.K[i]).T
+        R, t = frusta.poses[i, :, :3], frusta.poses[i, :, 3]
+        near = np.linalg.norm(frusta.centres - frusta.centres[i], axis=1) <= reach[i]
+        near[i] = False
+        if parts is not None:
+            near &= parts == parts[i]
+        others = np.flatnonzero(near)
+        share = visible_shares(frusta, (np.c_[plane[:, :2], depth] - t) @ R, i, others, depth_range)
+        kept = (share >= least) & (share > 0)
+        rows.append((others[kept], share[kept]))
+    ends = np.cumsum([0, *(len(columns) for columns, _ in rows)])
+    columns, shares = (np.concatenate(found) for found in zip(*rows, strict=True))
+    seen = scipy.sparse.csr_array((shares, columns, ends), shape=(len(frusta),) * 2)
+    both = scipy.sparse.coo_array(seen.multiply(seen.T))
+    overlap = 2 * both.data / scipy.sparse.csr_array(seen + seen.T)[both.row, both.col]
+    kept = overlap >= min_overlap
+    graph = scipy.sparse.csr_array((overlap[kept], (both.row[kept], both.col[kept])), shape=seen.shape)
+    graph.sort_indices()
+    return graph
 
 
 class _Search:

@@ -300,8 +300,8 @@ class Localizer:
         if descriptor is None:
             return None, None
         if self.map.config.own_encoding:
-            own = own_encoding(descriptor, self.map.centres)
-            return None, standardised(own[None], per_row=True)
+            own = own_encoding(descriptor, self.map.centres)[None]
+            return None, standardised(own, per_row=True) if self.map.config.global_encoding.scale else own
         rows = self.map.retriever.search(descriptor, self._config.hypotheses)[0]
         return rows, self.map.encoding[rows]
 

@@ -23,7 +23,8 @@ from scrflow.localize.result import Clock
 from scrflow.training.head import Head
 
 _LEAST = 20  # iterations of a RANSAC that starts from a pose or only ranks hypotheses
-_LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement at the end of each RANSAC
+_LEAST_IN_FULL = 100  # of others, where the config does not say
+_LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement at the end of a RANSAC before our own
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,17 @@ def estimate_pose(
     before: poselib.CameraPose | None = None,
 ) -> PoseEstimate | None:
     """Pose from undistorted pixels [N, 2] in the image of K and scene coordinates [N, 3]; None without a consensus.
-    With ``config.refine_px`` it is refined once more on its inliers, under a Cauchy loss of that scale. ``before`` is a
-    pose to start from."""
+    With ``config.refine_px`` it is refined once more on its inliers, under a Cauchy loss of that scale; without, the
+    refinement at the end of PoseLib's RANSAC is the last one. ``before`` is a pose to start from."""
     finite = np.isfinite(xyz_world_N3).all(1)
     if finite.sum() < 4:
         return None
     camera = _camera(K)
     points2, points3 = pixels_N2[finite], xyz_world_N3[finite]
-    ransac = _ransac(threshold_px, config.iterations, 100 if before is None else _LEAST, seed)
-    pose, info = poselib.estimate_absolute_pose(points2, points3, camera, ransac, _LOSS, before)
+    least = getattr(config, "min_iterations", _LEAST_IN_FULL) if before is None else _LEAST
+    ransac = _ransac(threshold_px, config.iterations, least, seed)
+    loss = {} if config.refine_px is None else _LOSS
+    pose, info = poselib.estimate_absolute_pose(points2, points3, camera, ransac, loss, before)
     if info["num_inliers"] < 4:
         return None
     if config.refine_px is not None:

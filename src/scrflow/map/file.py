@@ -148,7 +148,8 @@ def _gathered(
     if encoding is not None and config.clustered:
         tensors["centres"] = read_centres(encoding)
     elif encoding is not None and not config.own_encoding:
-        tensors["encoding"] = standardised(read_global_encoding(encoding, names))
+        g = read_global_encoding(encoding, names)
+        tensors["encoding"] = standardised(g) if config.global_encoding.scale else g
     if retrieval is not None:
         part, described = read_safetensors(retrieval, "retrieval"), read_safetensors_metadata(retrieval)
         retriever = Retriever.from_tensors(part, described)

@@ -16,7 +16,7 @@ from scrflow.config import TrainingConfig, TrainStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.kmeans import kmeans
 from scrflow.core.seeds import torch_generator
-from scrflow.features.global_encoding import read_global_encoding, standardised
+from scrflow.features.global_encoding import read_global_encoding, standardised, unit_length
 from scrflow.graph.covisibility import load_graph
 from scrflow.training.buffer import COLUMNS, Buffer, BufferFiles, pieces
 from scrflow.training.losses import Targets
@@ -137,7 +137,8 @@ class Samples:
     K: Tensor  # [V, 3, 3] float32
     cam_from_world: Tensor  # [V, 3, 4] float32
     target_depth: float
-    encoding: Tensor | None = None  # [images, D] global encodings, entries with mean square 1
+    encoding: Tensor | None = None  # [images, D] global encodings
+    scaled: bool = True  # an entry of them has a mean square of 1, diffused or not; else diffused ones have unit length
     noise: float = 0.0  # GLACE's diffusion: standard deviation over the length of an encoding
     neighbours: Tensor | None = None  # [images, M] int64: the image itself, its neighbours, padding
     neighbour_count: Tensor | None = None  # [images] int64, including the image itself
@@ -152,12 +153,13 @@ class Samples:
         target_depth: float = 10.0,
         noise: float = 0.0,
         neighbour_share: float = 0.0,
+        scaled: bool = True,
     ) -> Samples:
         """Samples of a buffer with global encodings [images, D], and the covisibility graph of the images."""
-        encoding = None if encoding is None else standardised(encoding)
-        samples = cls(
-            buffer, buffer.image, buffer.K.float(), buffer.cam_from_world.float(), target_depth, encoding, noise
-        )
+        if encoding is not None and scaled:
+            encoding = standardised(encoding)
+        views = buffer.image, buffer.K.float(), buffer.cam_from_world.float()
+        samples = cls(buffer, *views, target_depth, encoding, scaled, noise)
         if neighbour_share == 0:
             return samples
         count = np.diff(graph.indptr)
@@ -188,8 +190,8 @@ class Samples:
         ``descriptor`` [N, d], ``pixel`` [N, 2] without lens distortion (centre of the top-left pixel at (0.5, 0.5)),
         and ``view`` [N], the row of ``K`` [V, 3, 3] and ``cam_from_world`` [V, 3, 4]. ``image`` [V] names the image of
         each view, if an image has several; ``depth`` [N] is NaN where unknown; ``matches`` [N, M] are rows of samples
-        of the same point, -1 for none; ``encoding`` [images, D]. ``settings`` are ``target_depth``, ``noise`` and
-        ``neighbour_share`` of ``Samples``.
+        of the same point, -1 for none; ``encoding`` [images, D]. ``settings`` are ``target_depth``, ``noise``,
+        ``neighbour_share`` and ``scaled`` of ``Samples``.
         """
 
         def tensor(values: ArrayLike | None, dtype: torch.dtype) -> Tensor | None:
@@ -238,7 +240,7 @@ class Samples:
             if tuple(covisible.names) != buffer.names:
                 raise ScrflowError(f"{graph}: of other mapping images than the buffer; run again from the scene")
             csr = covisible.csr
-        return cls.of(buffer, g, csr, config.target_depth, use.noise, use.neighbour_share)
+        return cls.of(buffer, g, csr, config.target_depth, use.noise, use.neighbour_share, use.scale)
 
     @property
     def dim_in(self) -> int:
@@ -297,5 +299,8 @@ class Samples:
         g = self.encoding[image]
         if self.noise > 0:
             noise = torch.randn(g.shape, generator=generator, device=device)
-            g = standardised(g / math.sqrt(g.shape[1]) + self.noise * noise, per_row=True)
+            if self.scaled:
+                g = standardised(g / math.sqrt(g.shape[1]) + self.noise * noise, per_row=True)
+            else:
+                g = unit_length(g + self.noise * noise)
         return g

@@ -1,8 +1,8 @@
 """Global encodings by Node2Vec on the covisibility graph (R-SCoRe).
 
-Two engines: ``torch`` (``skipgram``) and ``node2vec`` (the named package, in its own environment: the reference of a
-parity test). Of up to 8 192 images the torch engine counts all pairs of its walks and minimises the expected loss; of
-more, where both would be quadratic, it learns from the walks as they come.
+Three engines: ``torch`` (``skipgram``), ``pyg`` (as R-SCoRe's public code) and ``node2vec`` (the named package, in its
+own environment: the reference of a parity test). Of up to 8 192 images the torch engine counts all pairs of its walks
+and minimises the expected loss; of more, where both would be quadratic, it learns from the walks as they come.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import load_graph
+from scrflow.graph.node2vec.pyg import UnweightedWalker, train_windows
 from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
 from scrflow.graph.node2vec.skipgram import Walker, count_pairs, train, train_sampled
 from scrflow.pipeline.stages import code_of
@@ -41,9 +42,10 @@ log = logging.getLogger("scrflow")
 def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads: int) -> None:
     """Write the encodings of a covisibility graph to ``out`` (HDF5) and how well they separate to ``metrics`` (JSON).
 
-    ``out`` holds ``encoding`` [images, dim] float32, centred and of mean length 1 (see quality.normalised), and
-    ``names``, in the graph's order. ScrflowError when the graph has no edge, or when the balanced average precision of
-    link prediction is under ``min_average_precision`` (the metrics are written even so).
+    ``out`` holds ``encoding`` [images, dim] float32, centred and of mean length 1 (see quality.normalised; of engine
+    ``pyg`` the table as it is), and ``names``, in the graph's order. ScrflowError when the graph has no edge, or when
+    the balanced average precision of link prediction is under ``min_average_precision`` (the metrics are written even
+    so).
     """
     torch.set_num_threads(threads)
     c = config.node2vec
@@ -53,12 +55,14 @@ def embed(config: Node2VecStage, graph: Path, out: Path, metrics: Path, threads:
             f"{graph}: the covisibility graph has no edge, so there is nothing to embed; check the poses, "
             "depth_range of the scene and min_overlap of the graph"
         )
-    encoding = normalised(node_vectors(c, loaded.csr, config.seed))
+    encoding = node_vectors(c, loaded.csr, config.seed)
+    if c.engine != "pyg":
+        encoding = normalised(encoding)
     values = separation(encoding, loaded.csr, _rng(config.seed, "separation"))
 
     rest, edges = hold_out_edges(loaded.csr, _HELD_OUT, _rng(config.seed, "held out"))
     held_out = None
-    if len(edges):
+    if len(edges) and c.engine != "pyg":  # whose steps take minutes
         again = normalised(node_vectors(c, rest, config.seed))
         held_out = held_out_average_precision(again, loaded.csr, edges, _rng(config.seed, "separation"))
 
@@ -97,16 +101,21 @@ def node_vectors(
 ) -> np.ndarray:
     """Raw vectors [N, dim] of a graph by the configured engine; on a CPU the same seed gives the same bytes.
 
-    ``device`` of the torch engine: that of the config when not given (``auto``: a GPU when there is one and the graph
-    is larger than ``counted_nodes``, as smaller ones take seconds on a CPU). Larger graphs take up to ``walks`` walks a
-    node, but no more than 25, and do not read ``iterations``. ScrflowError when there is no GPU for ``cuda``.
+    ``device`` of the engines torch and pyg: that of the config when not given (``auto``: a GPU when there is one; for
+    torch only if the graph is larger than ``counted_nodes``, as smaller ones take seconds on a CPU). Larger graphs take
+    up to ``walks`` walks a node, but no more than 25, and do not read ``iterations`` (torch). ScrflowError when there
+    is no GPU for ``cuda``.
     """
     if config.engine == "node2vec":
         return reference_vectors(config, csr, seed)
-    large = csr.shape[0] > counted_nodes
+    large = csr.shape[0] > counted_nodes or config.engine == "pyg"
     device = torch.device(device or _device(config.device, large))
-    walker = Walker(csr, config.p, config.q, device)
     walks, rest = _generator(seed, "walks", device), _generator(seed, "skip-gram")
+    if config.engine == "pyg":
+        walker = UnweightedWalker(csr, config.p, config.q, device)
+        sizes = config.walks, config.length, config.context, config.negatives, config.iterations
+        return train_windows(walker, config.dim, *sizes, walks, rest)
+    walker = Walker(csr, config.p, config.q, device)
     if large:
         count = min(config.walks, SAMPLED_WALKS)
         return train_sampled(walker, config.dim, count, config.length, config.context, config.negatives, walks, rest)

@@ -37,7 +37,7 @@ START = 0.01
 # Pulls to zero what only the noise of the walks holds up: on redkitchen's graph the rank correlation of distance and
 # overlap is 0.92 with it and 0.89 without (200 steps); ten times as much leaves a single direction.
 DECAY = 1e-3
-_ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
 _WALKS = 256  # a step
 _STEPS_AT_ONCE = 64  # whose walks are made together: a step of many walkers costs little more than one of few
 # Nodes of the noise distribution a step. On 3 000 images of a synthetic city, average precision of held-out edges:
@@ -193,7 +193,7 @@ def train(
             gradient += slope.T @ centre
             gradient[nodes.to(device)] += slope @ table
             # the step of torch.optim.Adam; to construct one imports torch._dynamo, 1.4 s of CPU time
-            adam([table], [gradient], [mean], [square], [], [steps], lr=LEARNING_RATE, **_ADAM)
+            adam([table], [gradient], [mean], [square], [], [steps], lr=LEARNING_RATE, **ADAM)
             step(f"loss {float(loss * scale):.4f}")
     return table.cpu().numpy()
 
