@@ -5,9 +5,11 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 import torch
+from scipy.spatial.transform import Rotation
 from training_cases import RSCORE
 
 from scrflow.config import HeadConfig, LossConfig
@@ -33,6 +35,27 @@ def test_invalid_predictions(xyz):
     assert not bool(project(y, targets(), LossConfig()).valid)
     loss, _ = scene_coordinate_loss(y, y, targets(), LossConfig(), 0.3, 1.0)
     assert float(loss) == pytest.approx(abs(xyz[0]) + abs(xyz[1]) + abs(xyz[2] - 8), rel=1e-5)
+
+
+@pytest.mark.parametrize(("invalid", "order"), [("l1-camera", 1), ("l2", 2)])
+def test_invalid_predictions_as_in_the_public_code(invalid, order):
+    """Of a turned camera: the norm of K^-1 (u, v, 1) 10 - (R y + t)."""
+    R = Rotation.from_euler("xyz", [20, -30, 40], degrees=True).as_matrix()
+    pose = np.c_[R, [0.3, -0.2, 2.0]]
+    K, pixel, y = (
+        np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]),
+        np.array([100.0, 50, 1]),
+        np.array([1.0, 2, -9]),
+    )
+    on_ray = 10 * np.linalg.inv(K) @ pixel
+    expected = np.linalg.norm(on_ray - (R @ y + pose[:, 3]), order)
+    target = R.T @ (on_ray - pose[:, 3])
+    batch = Targets(*(torch.from_numpy(v)[None].float() for v in (pixel[:2], K, pose, target)))
+    config = LossConfig(invalid=invalid, coarse=True)
+    point = torch.from_numpy(y)[None].float()
+    assert float(scene_coordinate_loss(point, point, batch, config, 0.3, 1.0)[0]) == pytest.approx(
+        2 * expected, rel=1e-5
+    )
 
 
 def test_pull_to_known_depths():

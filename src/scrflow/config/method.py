@@ -125,12 +125,17 @@ class LossConfig(Strict):
     coarse_bandwidth_max: float = Field(50.0, gt=0)
     coarse_bandwidth_min: float = Field(1.0, gt=0)
     depth_adjusted: bool = False
+    depth_bias: float | None = Field(None, ge=0, description="b of the adjustment; null: that of the scene")
     pull: bool = Field(False, description="pull y to y0 in the first half")
     pull_to: Literal["coarse", "depth"] = Field("coarse", description="depth: to the 3D point of a known depth")
     pull_margin: float = Field(0.1, ge=0)
     min_depth: float = Field(0.1, gt=0)
     max_depth: float = Field(1000.0, gt=0)
     max_error_px: float = Field(1000.0, gt=0)
+    invalid: Literal["l1-world", "l1-camera", "l2"] = Field(
+        "l1-world",
+        description="distance of an invalid prediction to its target: l1-camera in ACE and GLACE, l2 in R-SCoRe",
+    )
     known_depth: bool = Field(False, description="hold samples of known depth to their 3D point (see depth_source)")
     min_depth_sigma: float = Field(0.005, gt=0, description="relative; a known depth is never trusted more than this")
 

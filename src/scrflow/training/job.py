@@ -74,7 +74,9 @@ class TrainJob(Strict):
         unit = output_unit(depth) if depth is not None and config.training.loss.known_depth else 1.0
         torch.manual_seed(derived_seed(config.seed, "train.init"))
         head = Head(samples.dim_in, config.head, samples.cluster_centres(config.head.clusters, config.seed), unit)
-        trainer = Trainer(head.to(device), samples, config.training, config.seed, config.depth_bias, self.threads)
+        bias = config.training.loss.depth_bias
+        bias = config.depth_bias if bias is None else bias
+        trainer = Trainer(head.to(device), samples, config.training, config.seed, bias, self.threads)
         trainer.run(self.checkpoint, stamp.digest)
         if trainer.rank:
             return

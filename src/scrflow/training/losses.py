@@ -130,16 +130,25 @@ def pull_to_depth(xyz_world: Tensor, targets: Targets, margin: float) -> Tensor:
     return torch.where(known, (distance - margin).clamp(min=0), 0.0)
 
 
+def to_target(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Tensor:
+    """Distance [B] to the target on the ray, by the norm and in the axes that ``config.invalid`` names."""
+    if config.invalid == "l1-world":
+        return (xyz_world - targets.target).abs().sum(1)
+    if config.invalid == "l2":
+        return torch.linalg.vector_norm(xyz_world - targets.target, dim=1)
+    return (targets.in_camera(xyz_world) - targets.in_camera(targets.target)).abs().sum(1)
+
+
 def sample_loss(
     inlier_loss: Tensor, xyz_world: Tensor, projection: Projection, targets: Targets, config: LossConfig, tau: float
 ) -> Tensor:
-    """``inlier_loss`` [B] for valid predictions, the L1 distance to the target on the ray for others: GLACE eq. 3.
+    """``inlier_loss`` [B] for valid predictions, the distance to the target on the ray for others: GLACE eq. 3.
 
     With ``known_depth`` the loss of samples of known depth is tau log(1 + e / tau), whose pull never ends, as known
     points are rarely wrong. e is the distance to the 3D point in pixels: across the ray as seen in the image, along the
     ray in units of what one pixel of noise does to the depth.
     """
-    loss = torch.where(projection.valid, inlier_loss, (xyz_world - targets.target).abs().sum(1))
+    loss = torch.where(projection.valid, inlier_loss, to_target(xyz_world, targets, config))
     if not config.known_depth:
         return loss
     known = torch.isfinite(targets.depth)
