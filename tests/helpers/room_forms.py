@@ -426,6 +426,28 @@ def split_train_list(r: Room) -> None:
     (r.root / "test.txt").unlink()
 
 
+def split_json(r: Room) -> None:
+    """As ScanNet++ has it: in a folder, and beside lists that name nothing here."""
+    colmap_by_hand(r)
+    names = [f"images\\{i:04d}.JPG" for i in range(COUNT)]
+    r.text("nerf/train_test_lists.json", json.dumps({"train": names[:8], "test": names[8:], "has_masks": False}))
+    r.text("nerf/lists/test.txt", names[:2])
+
+
+def split_json_ids(r: Room) -> None:
+    """As Nerfies has it, with names without a suffix; without a list of train, all others are mapped."""
+    colmap_by_hand(r)
+    ids = [f"{i:04d}" for i in range(COUNT)]
+    r.text("dataset.json", json.dumps({"count": COUNT, "ids": ids, "train_ids": [], "val_ids": ids[8:]}), "utf-8-sig")
+
+
+def split_lists_in_a_folder(r: Room) -> None:
+    split_lists(r)
+    (r.root / "splits/one").mkdir(parents=True)
+    for name in ("train.txt", "test.txt"):
+        (r.root / name).rename(r.root / "splits/one" / name)
+
+
 def split_folders(r: Room) -> None:
     for i in range(COUNT):
         r.photo(f"images/{'train' if i < 8 else 'test'}/{i:04d}.jpg", i)

@@ -7,12 +7,13 @@ import importlib.util
 import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -59,23 +60,31 @@ def run_scene(scene: str, methods: Sequence[str], cores: int | None, arguments: 
             print(f"report: {(folder / 'report.html').absolute()}")
 
 
-def enter_project() -> None:
-    """Change to the project's folder: the one that this folder is in, else the checkout that scrflow is installed from.
-    Installed from a wheel, every folder is one: results and config/scenes are written there."""
+def enter_project(config: Path = Path("config")) -> Path:
+    """Change to the project's folder, which relative paths of a config are relative to: the one that ``config`` is in;
+    by default the one that this folder is in, else the checkout that scrflow is installed from. Installed from a wheel,
+    every folder is one: results and config/scenes are written there. Returns the config's path there."""
     here = Path.cwd()
+    if config != Path("config"):
+        config = config.expanduser().absolute()
+        if not config.is_dir():
+            raise ScrflowError(f"{config}: no such folder; correct --config")
+        os.chdir(config.parent)
+        return Path(config.name)
     for folder in (here, *here.parents, *([] if SHIPPED else [Path(__file__).resolve().parents[3]])):
         if all((folder / name).exists() for name in ("Snakefile", "config/config.yaml", "config/methods")):
             if folder != here:
                 print(f"project: {folder}", file=sys.stderr)
                 os.chdir(folder)
-            return
+            return config
     if SHIPPED is not None:
-        return
+        return config
     raise ScrflowError(f"{here}: no Snakefile and config here; change to the folder of the scrflow project")
 
 
-def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool = False) -> str:
-    """The scene of that name; else that of the photos at ``path``, whose config is written where there is none."""
+def scene_of(given: str, path: Path, **options: Any) -> str:
+    """The scene of that name; else that of the photos at ``path``, whose config is written where there is none.
+    ``options`` are those of NewScene."""
     path = Path(os.path.abspath(path))  # without "..", as new-scene writes it
     project = Project("config")
     if given not in project.scenes and not path.exists():
@@ -84,21 +93,27 @@ def scene_of(given: str, path: Path, queries: Sequence[Path] = (), outdoor: bool
             "correct it"
         )
     if given in project.scenes:
-        if queries or outdoor:
+        if any(options.values()):
             raise ScrflowError(f"{given}: a scene of config/scenes; change its config instead of giving options")
         return given
     from scrflow.newscene import NewScene, new_scene
-    from scrflow.newscene.draft import written_for
+    from scrflow.newscene.draft import command_of, written_by
 
     name = _slug(path)
     taken = {*project.methods, *project.baselines, *RESERVED}
     for number in itertools.count(2):
-        known = project.scenes.get(name)
+        known, config = project.scenes.get(name), Path("config/scenes", f"{name}.yaml")
+        asked = NewScene(name=name, path=path, **options)
         if known is None and name not in taken:
-            new_scene(NewScene(name=name, path=path, queries=queries, outdoor=outdoor), Path("config"))
+            new_scene(asked, Path("config"))
             return name
-        if known is not None and written_for(Path("config/scenes", f"{name}.yaml")) == path:
-            print(f"scene {name}: goes on with config/scenes/{name}.yaml", file=sys.stderr)
+        words = written_by(config) if known is not None else []
+        if len(words) > 3 and Path(words[3]) == path:
+            if any(options.values()) and words != command_of(asked):
+                raise ScrflowError(
+                    f"{config}: written with other options ({shlex.join(words[4:]) or 'none'}); change or remove it"
+                )
+            print(f"scene {name}: goes on with {config}", file=sys.stderr)
             return name
         name = f"{_slug(path)}-{number}"
 

@@ -11,6 +11,21 @@ import typer
 from scrflow.cli import ConfigDir
 from scrflow.core.errors import exit_on_error
 
+# what new-scene and run take alike
+Queries = Annotated[
+    list[Path] | None,
+    typer.Option(help="List of query photos, or the folder they are in; may be repeated, each a condition."),
+]
+Outdoor = Annotated[bool, typer.Option("--outdoor", help="Depths and thresholds for outdoors, not rooms.")]
+Gps = Annotated[bool, typer.Option("--gps", help="Bare photos: SfM in metres by the GPS of EXIF.")]
+Positions = Annotated[
+    Path | None, typer.Option(help="Bare photos: SfM in the frame of a list of positions, lines 'name x y z'.")
+]
+KnownDistance = Annotated[
+    tuple[str, str, str] | None,
+    typer.Option(metavar="A B 3.2m", help="Bare photos: SfM in metres by how far apart two photos were taken."),
+]
+
 
 def run(
     scene: Annotated[
@@ -23,13 +38,16 @@ def run(
         list[str] | None, typer.Option(help="Method or baseline, repeatable; default: the scene's.")
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Default: all of this machine.")] = None,
-    queries: Annotated[list[Path] | None, typer.Option(help="Of a PATH: as new-scene has it.")] = None,
-    outdoor: Annotated[bool, typer.Option("--outdoor", help="Of a PATH: as new-scene has it.")] = False,
+    queries: Queries = None,
+    outdoor: Outdoor = False,
+    gps: Gps = False,
+    positions: Positions = None,
+    known_distance: KnownDistance = None,
 ) -> None:
     """Run the workflow of a scene, or of your photos: from photos to poses.
 
     PATH may lie anywhere: photos, a video, a model or dataset with poses. The first run writes config/scenes/NAME.yaml,
-    NAME being the folder's (scrflow new-scene has more options).
+    NAME being the folder's. Options from --queries on are for a PATH (scrflow new-scene has more of them).
 
     Shows the progress, and ends with the summary. Run it again to go on after a stop. Everything lands in
     results/SCENE; the full log is results/SCENE/logs/run.log.
@@ -37,6 +55,8 @@ def run(
     Example: scrflow run demo
 
     Example: scrflow run ~/photos/yard --outdoor
+
+    Example: scrflow run ~/photos/yard --known-distance IMG_1.jpg IMG_7.jpg 3.2m
 
     Example: scrflow run ~/videos/kitchen.mp4
 
@@ -49,9 +69,15 @@ def run(
     from scrflow.cli.run import enter_project, run_scene, scene_of
 
     path = Path(scene).expanduser().absolute()
-    queries = [query.expanduser().absolute() for query in queries or ()]
+    given = {
+        "queries": tuple(query.expanduser().absolute() for query in queries or ()),
+        "outdoor": outdoor,
+        "gps": gps,
+        "positions": positions and positions.expanduser().absolute(),
+        "known_distance": known_distance,
+    }
     enter_project()
-    run_scene(scene_of(scene, path, queries, outdoor), method or [], cores, snakemake or [])
+    run_scene(scene_of(scene, path, **given), method or [], cores, snakemake or [])
 
 
 def plan(
@@ -81,12 +107,9 @@ def plan(
 def new_scene(
     name: Annotated[str, typer.Argument(help="Name of the scene: results/NAME.")],
     path: Annotated[Path, typer.Argument(help="A folder of photos, a model with its images, a video, a dataset.")],
-    queries: Annotated[
-        list[Path] | None,
-        typer.Option(help="List of query photos, or the folder they are in; may be repeated, each a condition."),
-    ] = None,
+    queries: Queries = None,
     every: Annotated[int | None, typer.Option(min=2, help="Instead of a list: every n-th image is a query.")] = None,
-    outdoor: Annotated[bool, typer.Option("--outdoor", help="Depths and thresholds for outdoors, not rooms.")] = False,
+    outdoor: Outdoor = False,
     unit: Annotated[str | None, typer.Option(help="Unit of length of given poses, e.g. m.")] = None,
     single_camera: Annotated[
         bool | None, typer.Option(help="One camera took the bare photos. Default: by EXIF.")
@@ -95,14 +118,9 @@ def new_scene(
     guess_cameras: Annotated[
         bool, typer.Option("--guess-cameras", help="Guess missing intrinsics of queries.")
     ] = False,
-    gps: Annotated[bool, typer.Option("--gps", help="Bare photos: SfM in metres by the GPS of EXIF.")] = False,
-    positions: Annotated[
-        Path | None, typer.Option(help="Bare photos: SfM in the frame of a list of positions, lines 'name x y z'.")
-    ] = None,
-    known_distance: Annotated[
-        tuple[str, str, str] | None,
-        typer.Option(metavar="A B 3.2m", help="Bare photos: SfM in metres by how far apart two photos were taken."),
-    ] = None,
+    gps: Gps = False,
+    positions: Positions = None,
+    known_distance: KnownDistance = None,
     form: Annotated[str | None, typer.Option(help="Take PATH for this form where several fit, e.g. photos.")] = None,
     method: Annotated[str | None, typer.Option(help="Default: rscore with a GPU, landmarks without.")] = None,
     licence: Annotated[str, typer.Option(help="Of the photos.")] = "of the owner of the photos",
@@ -151,8 +169,7 @@ def new_scene(
         description=description,
     )
     out, images = (p and p.expanduser().absolute() for p in (out, images))
-    if config == Path("config"):
-        enter_project()
+    config = enter_project(config)
     written = command(options, config, out, images, max_frames, force, dry_run)
     if written.is_file() and written.parent.resolve() == (config / "scenes").resolve():
         print(f"next: look at it, then scrflow run {name}")
@@ -174,9 +191,7 @@ def check(
     from scrflow.cli.run import enter_project, print_check
 
     path = Path(scene).expanduser().absolute()
-    if config == Path("config"):
-        enter_project()
-    if print_check(scene, path, config):
+    if print_check(scene, path, enter_project(config)):
         raise typer.Exit(1)
 
 

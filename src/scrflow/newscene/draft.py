@@ -144,7 +144,7 @@ def print_findings(console: Console, rows: Iterable[tuple[str, str]], advice: It
         console.print(f"- {escape(line)}", highlight=False, soft_wrap=False)
 
 
-def command_of(options: NewScene) -> str:
+def command_of(options: NewScene) -> list[str]:
     """The command that wrote a config, which is its first line: ``scrflow run PATH`` finds the config by it."""
     given = options.model_dump(exclude={"name", "path", "licence", "description"}, exclude_defaults=True)
     words = ["scrflow", "new-scene", options.name, str(options.path)]
@@ -153,17 +153,16 @@ def command_of(options: NewScene) -> str:
     for key, value in given.items():
         for each in value if isinstance(value, tuple) else (value,):
             words += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
-    return shlex.join(words)
+    return words
 
 
-def written_for(config: Path) -> Path | None:
-    """The PATH that a scene's config was written for; None for one that new-scene did not write."""
+def written_by(config: Path) -> list[str]:
+    """The words of the command that wrote a scene's config; none where new-scene did not write it."""
     first = read_text(config).partition("\n")[0]
-    words = shlex.split(first.removeprefix(WRITTEN_BY)) if first.startswith(WRITTEN_BY) else []
-    return Path(words[3]) if len(words) > 3 else None
+    return shlex.split(first.removeprefix(WRITTEN_BY)) if first.startswith(WRITTEN_BY) else []
 
 
-def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | None = None) -> Draft:
+def draft_scene(options: NewScene, project: Project, gpu: bool, command: list[str] | None = None) -> Draft:
     """Look at ``options.path`` and propose a config, which says that ``command`` wrote it. Nothing is written.
 
     ScrflowError, one line, for all that would stop the run.
@@ -176,7 +175,7 @@ def draft_scene(options: NewScene, project: Project, gpu: bool, command: str | N
     unit = options.unit or ("m" if aligned else findings.found.unit)
     scale = _scale(findings.collection.model, unit == "m" or findings.bare, options.outdoor)
     root = _portable_root(findings.found.root, project)
-    text = _yaml(findings, options, unit, scale, aligned, method, *root, command or command_of(options))
+    text = _yaml(findings, options, unit, scale, aligned, method, *root, shlex.join(command or command_of(options)))
     config = validate(SceneConfig, yaml.safe_load(text), project.dir / "scenes" / f"{options.name}.yaml")
     rows = (*_rows(findings, unit, scale), ("method", method))
     names = tuple(image.name for image in findings.collection.images)

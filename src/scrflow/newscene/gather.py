@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.forms import Found
-from scrflow.newscene.splits import stated_lists
+from scrflow.newscene.splits import Stated, stated_split
 from scrflow.newscene.survey import NewScene
 from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
 from scrflow.scene.photo_names import PhotoNames
@@ -41,8 +41,11 @@ def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Pat
     def renamed(name: str) -> str:
         return _joined(folders[images], upright_name(name))
 
-    lists, mapping = ({}, None) if options.queries or options.every else stated_lists(found.root, PhotoNames(images))
-    beside = [*lists.values(), *([mapping] if mapping else [])]
+    asked = options.queries or options.every
+    stated = Stated() if asked else stated_split(found.root, PhotoNames(images))
+    beside = [] if stated.names else [*stated.queries.values(), *([stated.mapping] if stated.mapping else [])]
+    for part, names in stated.names.items():
+        write_text(out.parent / f"{part}.txt", "".join(f"{listed(renamed(name))}\n" for name in names))
     given = [q for q in options.queries if q.is_file()] + ([options.positions] if options.positions else [])
     for path in (*given, *beside):
         rows = [split_name(line) for _, line in read_lines(path)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pycolmap
@@ -20,7 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
 from scrflow.newscene.forms import detect, passed_over
-from scrflow.newscene.splits import in_query_folders, stated_lists
+from scrflow.newscene.splits import Stated, in_query_folders, stated_split
 from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.photo_files import Exif, camera_from_exif, every_nth, list_photos, read_exif
@@ -169,30 +168,57 @@ def _collection(found: Found) -> Collection:
 def _queries(options: NewScene, found: Found, collection: Collection, spare: Path) -> Queries:
     """The given queries; else those of the layout, of lists or folders in the scene; else every eighth image."""
     root, images = found.root, collection.image_root
+    lists_in = root if os.access(root, os.W_OK) else spare
     if options.queries and options.every is not None:
         raise ScrflowError("--queries and --every exclude each other; give one")
     if options.queries:
-        return _given_queries(options, found, collection, root if os.access(root, os.W_OK) else spare)
+        return _given_queries(options, found, collection, lists_in)
     if options.every is None:
         if collection.split is not None:
             queries = collection.split[1]
             return Queries({}, tuple(queries), f"{len(queries)}, given by the layout")
-        lists, mapping = stated_lists(root, PhotoNames(images))
-        if lists:
-            queries = _listed_queries(lists, options, found, collection)
-            return replace(queries, split={**({"mapping": mapping.name} if mapping else {}), **queries.split})
-        every_name = [image.name for image in collection.images]
-        names = in_query_folders(every_name)
-        told = f"{len(names)}, in the folder {Path(names[0]).parent}" if names else ""
-        if mapping and not names:
-            listed_names = read_photo_list(mapping, PhotoNames(images), options.skip_missing)
-            names = [name for name in every_name if name not in listed_names]
-            told = f"{len(names)}, all that {mapping.name} does not list"
-        if names:
-            path = (root if os.access(root, os.W_OK) else spare) / f"{options.name}-queries.txt"
-            text = "".join(f"{listed(name)}\n" for name in names)
-            return Queries(_split_of(options, root, {"all": path}), tuple(names), told, ((path, text),))
-    every = options.every or 8
+        stated = stated_split(root, PhotoNames(images))
+        queries = _stated_queries(stated, options, found, collection, lists_in)
+        return replace(queries, missing=(*queries.missing, *stated.passed_over))
+    return _every_nth(options.every, collection)
+
+
+def _stated_queries(stated: Stated, options: NewScene, found: Found, collection: Collection, lists_in: Path) -> Queries:
+    """The queries that files or folders state; else every eighth image."""
+    photos = PhotoNames(collection.image_root)
+    mapping, lists, texts, made = stated.mapping, dict(stated.queries), [], {}
+    names_of = {
+        part: [name for name in names if not options.skip_missing or photos.has(name)]
+        for part, names in stated.names.items()
+    }
+    for part, names in names_of.items():  # of a JSON file
+        path = lists_in / f"{options.name}-{part}.txt"
+        if part == "mapping":
+            mapping, texts = path, [(path, _list_of(names))]
+        else:
+            made[path], lists = (stated.queries["all"], names), {"all": path}
+    if lists:
+        queries = _listed_queries(lists, options, found, collection, made)
+        split = {**({"mapping": _key(mapping, found.root)} if mapping else {}), **queries.split}
+        return replace(queries, split=split, lists=(*texts, *queries.lists))
+    every_name = [image.name for image in collection.images]
+    names = in_query_folders(every_name)
+    told = f"{len(names)}, in the folder {Path(names[0]).parent}" if names else ""
+    if mapping and not names:
+        mapped = names_of.get("mapping") or read_photo_list(mapping, photos, options.skip_missing)
+        names = [name for name in every_name if name not in mapped]
+        told = f"{len(names)}, all that {stated.mapping.name} does not list"
+    if not names:
+        return _every_nth(8, collection)
+    path = lists_in / f"{options.name}-queries.txt"
+    return Queries(_split_of(options, found.root, {"all": path}), tuple(names), told, ((path, _list_of(names)),))
+
+
+def _list_of(names: Iterable[str]) -> str:
+    return "".join(f"{listed(name)}\n" for name in names)
+
+
+def _every_nth(every: int, collection: Collection) -> Queries:
     _, names = every_nth([image.name for image in collection.images], every)
     missing = f"Queries: none given, so one of every {every} images is one. Others: --queries LIST."
     return Queries({"every": every}, tuple(names), f"{len(names)}: one of every {every} images", missing=(missing,))
@@ -202,7 +228,7 @@ def _given_queries(options: NewScene, found: Found, collection: Collection, list
     """Queries of the given lists and folders, each a condition if there are several. For a folder a list is written."""
     images, several = collection.image_root, len(options.queries) > 1
     lists: dict[str, Path] = {}
-    folders: dict[Path, Path] = {}  # list to write -> folder
+    made: dict[Path, tuple[Path, list[str]]] = {}
     for given in options.queries:
         condition, path = given.stem, given
         if given.is_dir():
@@ -212,11 +238,11 @@ def _given_queries(options: NewScene, found: Found, collection: Collection, list
                 )
             condition = given.relative_to(images).as_posix().replace("/", "-")
             path = lists_in / f"{options.name}-queries{f'-{condition}' if several else ''}.txt"
-            folders[path] = given
+            made[path] = given, [(given / name).relative_to(images).as_posix() for name in list_photos(given)]
         if condition in lists:
             raise ScrflowError(f"{given}: a second --queries named {condition}; rename one of the two")
         lists[condition if several else "all"] = path
-    return _listed_queries(lists, options, found, collection, folders)
+    return _listed_queries(lists, options, found, collection, made)
 
 
 def _listed_queries(
@@ -224,37 +250,42 @@ def _listed_queries(
     options: NewScene,
     found: Found,
     collection: Collection,
-    folders: Mapping[Path, Path] = MappingProxyType({}),
+    made: Mapping[Path, tuple[Path, list[str]]],
 ) -> Queries:
-    """The queries of lists, by condition. ``folders``: list to write -> its folder of photos."""
+    """The queries of lists, by condition. ``made``: list to write -> the folder or file that states it, its photos."""
     images = collection.image_root
     names: list[str] = []
     texts: list[tuple[Path, str]] = []
     missing: tuple[str, ...] = ()
     for path in lists.values():
-        where = folders.get(path, path)
-        if path in folders:
-            cameras = dict.fromkeys((where / name).relative_to(images).as_posix() for name in list_photos(where))
-            texts.append((path, "".join(f"{listed(name)}\n" for name in cameras)))
-        else:
+        where, stated = made.get(path, (path, None))
+        if stated is None:
             cameras = read_photo_list(path, PhotoNames(images), options.skip_missing)
+        else:
+            cameras = dict.fromkeys(stated)
+            texts.append((path, _list_of(cameras)))
         gone = [name for name in cameras if not (images / name).is_file()]
         if gone:
             raise ScrflowError(
-                f"{path}: {len(gone)} of {len(cameras)} queries are not under {images}, which names are relative "
+                f"{where}: {len(gone)} of {len(cameras)} queries are not under {images}, which names are relative "
                 f"to: {some(gone)}; correct the list, or put them there"
             )
         names += cameras
         unknown = [name for name, camera in cameras.items() if camera is None]
         missing += _missing_cameras(unknown, options, collection, where)
-    told = f"{len(names)}, of {', '.join(str(folders.get(path, path.name)) for path in lists.values())}"
+    sources = (made[path][0] if path in made else path for path in lists.values())
+    told = f"{len(names)}, of {', '.join(p.name if p.is_file() else str(p) for p in sources)}"
     return Queries(_split_of(options, found.root, lists), tuple(names), told, tuple(texts), missing)
 
 
 def _split_of(options: NewScene, root: Path, lists: dict[str, Path]) -> dict[str, Any]:
     """The config's ``split``: lists relative to root where they lie in it."""
-    keys = {c: (p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for c, p in lists.items()}
+    keys = {condition: _key(path, root) for condition, path in lists.items()}
     return {"queries": keys, **({"guess_cameras": True} if options.guess_cameras else {})}
+
+
+def _key(path: Path, root: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _missing_cameras(names: list[str], options: NewScene, collection: Collection, where: Path) -> tuple[str, ...]:
