@@ -23,7 +23,7 @@ from scrflow.localize.localizer import Localizer
 from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
 from scrflow.report import published
-from scrflow.report.table import read_table
+from scrflow.report.stored import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.readers import read_source

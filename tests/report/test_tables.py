@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from scrflow.config.table import TableConfig, TableRun, TableScene, TableStage
-from scrflow.report.table import FIELDS, bootstrap, collect, escape_latex, format_value, judge, latex, markdown, to_csv
+from scrflow.report.claims import bootstrap, judge
+from scrflow.report.formats import escape_latex, format_value
+from scrflow.report.table import FIELDS, collect, latex, markdown, to_csv
 from scrflow.storage.artifact import Stamp, write_json
 
 THRESHOLDS = ((0.01, 1.0), (0.05, 5.0))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from scrflow.config import ExtractorConfig, ToyConfig, ToyStage
-from scrflow.report.table import read_table
+from scrflow.report.stored import read_table
 from scrflow.report.toy import WITH, WITHOUT, toy_data, write_toy
 
 

@@ -136,7 +136,7 @@ def table(
 
     Example: scrflow table results/tables/claims@demo.csv --check docs/tables/claims@demo.csv --tolerance median_t=0.01
     """
-    from scrflow.report.table import parse_tolerances, print_check, print_table, read_table
+    from scrflow.report.stored import parse_tolerances, print_check, print_table, read_table
 
     with exit_on_error(2):
         new = read_table(file)

@@ -27,8 +27,9 @@ from scrflow.core.progress import meter, track
 from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.features.encoders import build_encoder
 from scrflow.features.networks import image_for
+from scrflow.report.formats import pipe_table, tabular
 from scrflow.report.published import Papers, Published, load_papers
-from scrflow.report.table import Cell, pipe_table, tabular, to_csv
+from scrflow.report.table import Cell, to_csv
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import atomic_path, write_text
 from scrflow.training.head import Head
