@@ -114,7 +114,7 @@ def test_webp_is_refused_where_colmap_reads_the_photos(tmp_path):
     for i in range(4):
         kinds.picture().save(tmp_path / f"images/{i}.webp")
     stage = SfmStage(source={"reader": "photos"}, split={"every": 4}, sfm=SfmConfig(), seed=0)
-    with pytest.raises(ScrflowError, match=r"0\.webp: COLMAP does not read WEBP.*convert the photos to JPEG"):
+    with pytest.raises(ScrflowError, match=r"0\.webp: COLMAP does not read WEBP.*JPEG by scrflow upright"):
         run_sfm(stage, tmp_path, tmp_path / "sfm", 1)
 
 

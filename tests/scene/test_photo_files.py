@@ -19,6 +19,7 @@ from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST
 from scrflow.scene.lists import query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
+from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.sfm.matching import check_readable
@@ -158,7 +159,7 @@ def test_upright_refuses(photo, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".webp", ".bmp", ".mpo.jpg"])
+@pytest.mark.parametrize("suffix", [".tif", ".bmp", ".mpo.jpg"])
 def test_upright_of_other_files(photo, tmp_path, suffix):
     """BMP has no EXIF; phones write several pictures in a JPEG (MPO), of which the first is kept (49.9 dB)."""
     exif = Image.Exif()
@@ -183,19 +184,28 @@ def test_upright_of_other_files(photo, tmp_path, suffix):
     assert 10 * np.log10(255**2 / error) > 47 if suffix == ".mpo.jpg" else error == 0
 
 
-def test_heic_tells_its_camera_and_becomes_jpeg(photo, tmp_path):
-    """COLMAP does not read HEIC."""
+@pytest.mark.parametrize(("name", "form"), [("a.HEIC", "HEIF"), ("a.webp", "WEBP"), ("really webp.jpg", "WEBP")])
+def test_photos_that_colmap_does_not_read_become_jpeg(photo, tmp_path, name, form):
+    """With their camera, turned upright; transparent pixels are drawn on black."""
     folder = tmp_path / "in"
-    jpeg = with_exif(photo, folder / "a.jpg", (600, 400), **{F35: 28})
+    jpeg = with_exif(photo, folder / "b.jpg", (600, 400), **{F35: 28})
     with Image.open(jpeg) as image:
-        image.save(folder / "a.HEIC", quality=95, exif=image.getexif().tobytes())
-    assert read_rgb(folder / "a.HEIC").size == (600, 400)
-    (camera, source), (same, _) = (camera_from_exif(folder / n, "SIMPLE_PINHOLE") for n in ("a.HEIC", "a.jpg"))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image = image.convert("RGBA") if form == "WEBP" else image
+        image.save(folder / name, form, quality=95, exif=exif.tobytes())
+    assert read_rgb(folder / name).size in ((600, 400), (400, 600))
+    (camera, source), (same, _) = (camera_from_exif(folder / n, "SIMPLE_PINHOLE") for n in (name, "b.jpg"))
     assert source == "exif focal 35mm" and camera.params[0] == pytest.approx(same.params[0], rel=1e-3)
-    with pytest.raises(ScrflowError, match=r"a\.HEIC: COLMAP does not read HEIF.*scrflow upright"):
-        check_readable(folder, ["a.HEIC"])
+    with pytest.raises(ScrflowError, match=rf"{name}: COLMAP does not read {form}.*scrflow upright"):
+        check_readable(folder, [name])
     upright(folder, tmp_path / "out")
-    assert camera_from_exif(tmp_path / "out/a.HEIC.jpg", "SIMPLE_PINHOLE")[1] == source
-    (folder / "a.HEIC").write_bytes(b"no image")
-    with pytest.raises(ScrflowError, match=r"a\.HEIC: image is damaged"):
-        read_rgb(folder / "a.HEIC")
+    copy = PhotoNames(tmp_path / "out").find(name, "list")
+    assert camera_from_exif(tmp_path / "out" / copy, "SIMPLE_PINHOLE")[1] == source
+    check_readable(tmp_path / "out", [copy])
+    with Image.open(tmp_path / "out" / copy) as image, Image.open(jpeg) as before:
+        shown = np.asarray(before.transpose(Image.Transpose.ROTATE_270), np.float64)
+        assert np.abs(np.asarray(image, np.float64) - shown).mean() < 3
+    (folder / name).write_bytes(b"no image")
+    with pytest.raises(ScrflowError, match=rf"{name}: image is damaged"):
+        read_rgb(folder / name)

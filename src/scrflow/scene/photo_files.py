@@ -17,7 +17,7 @@ import pycolmap
 from PIL import Image, ImageOps, JpegImagePlugin
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.images import opened
+from scrflow.core.images import check_kind, opened, rgb
 from scrflow.core.progress import track
 from scrflow.scene.checks import some
 from scrflow.storage.artifact import atomic_dir
@@ -184,6 +184,8 @@ def refuse_guesses(guessed: list[str], where: str, guess: bool) -> None:
 
 _SWAPPED = ((0xA002, 0xA003), (0xA20E, 0xA20F))  # width and height, focal-plane resolution along x and y
 _JPEG = ("JPEG", "MPO")
+COLMAP_UNREAD = ("WEBP", "GIF", "HEIF")  # Pillow's formats that COLMAP does not read
+_UNREAD_SUFFIXES = (".heic", ".heif", ".webp")
 _QUARTER_TURNS = (5, 6, 7, 8)
 _SAMPLINGS = {0: "4:4:4", 2: "4:2:0"}  # of Pillow's three the two that stay themselves in a quarter turn
 
@@ -197,10 +199,10 @@ class Turned:
 
 
 def upright(folder: Path, out: Path) -> Turned:
-    """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, HEIC as
-    JPEG, byte for byte otherwise. The other tags stay.
+    """Copy the photos under ``folder`` to the new folder ``out``: turned where EXIF orientation asks for it, HEIC and
+    WebP as JPEG, byte for byte otherwise. The other tags stay.
 
-    PNG, TIFF, WebP and BMP lose nothing. JPEG is coded again with its own quantisation tables and chroma sampling (over
+    PNG, TIFF and BMP lose nothing. JPEG is coded again with its own quantisation tables and chroma sampling (over
     50 dB); of several pictures in a JPEG (MPO) the first stays. ScrflowError for a damaged photo or a used ``out``.
     """
     folder, out = Path(folder), Path(out)
@@ -228,25 +230,21 @@ def gather(photos: Mapping[str, Path], out: Path, link: bool = True) -> Turned:
     return Turned(tuple(turned), len(photos) - len(turned))
 
 
-def is_heic(name: str | Path) -> bool:
-    return str(name).lower().endswith((".heic", ".heif"))
-
-
 def upright_name(name: str) -> str:
     """Of the photo's upright copy: ``a.HEIC`` becomes ``a.HEIC.jpg``, as there may be an ``a.jpg`` too."""
-    return f"{name}.jpg" if is_heic(name) else name
+    return f"{name}.jpg" if name.lower().endswith(_UNREAD_SUFFIXES) else name
 
 
 def needs_copy(path: Path) -> bool:
-    """Whether EXIF turns the photo, or COLMAP cannot read it."""
-    if is_heic(path):
+    """Whether EXIF turns the photo, or COLMAP cannot read it (also a WebP that is called .jpg)."""
+    if path.suffix.lower() in _UNREAD_SUFFIXES:
         return True
     with opened(path) as image:
-        return read_exif(image).orientation != 1
+        return image.format in COLMAP_UNREAD or read_exif(image).orientation != 1
 
 
 def _turn(source: Path, target: Path) -> None:
-    """Write the photo turned upright, HEIC as JPEG."""
+    """Write the photo turned upright, as JPEG if COLMAP does not read its format."""
     try:
         with opened(source) as image:
             orientation = read_exif(image).orientation
@@ -258,7 +256,10 @@ def _turn(source: Path, target: Path) -> None:
                 for a, b in _SWAPPED:
                     if a in tags and b in tags:
                         tags[a], tags[b] = tags[b], tags[a]
-            form = "JPEG" if image.format in (*_JPEG, "HEIF") else image.format
+            form = "JPEG" if image.format in (*_JPEG, *COLMAP_UNREAD) else image.format
+            if image.format in COLMAP_UNREAD:
+                check_kind(image, source)  # an animation has no single picture
+                turned = rgb(turned, source)
             turned.save(target, form, exif=exif.tobytes(), **how)
     except (OSError, ValueError, struct.error) as error:
         raise ScrflowError(f"{source}: image is damaged, or cannot be written ({error}); replace it") from None
@@ -267,10 +268,8 @@ def _turn(source: Path, target: Path) -> None:
 def _like(image: Image.Image, orientation: int) -> dict:
     """Options that write the image as it was written before."""
     keep = {"icc_profile": image.info["icc_profile"]} if image.info.get("icc_profile") else {}
-    if image.format == "HEIF":
+    if image.format in COLMAP_UNREAD:
         return {**keep, "quality": 95}
-    if image.format == "WEBP":
-        return {**keep, "lossless": True}
     if image.format not in _JPEG:
         return keep
     quarter = orientation in _QUARTER_TURNS

@@ -111,7 +111,9 @@ def _key(name: str) -> list[str]:
     if len(parts) > 1 and parts[0].endswith(":"):
         parts = parts[1:]
     last = parts[-1] if parts else ""
-    return [*parts[:-1], last.rpartition(".")[0] if has_suffix(last) else last]
+    while has_suffix(last):  # scrflow upright makes a.HEIC.jpg of a.HEIC
+        last = last.rpartition(".")[0]
+    return [*parts[:-1], last]
 
 
 def photos_under(folder: Path) -> Iterator[str]:

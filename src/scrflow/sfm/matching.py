@@ -25,13 +25,13 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import opened
 from scrflow.core.progress import meter
 from scrflow.interop.hloc_files import read_keypoints, read_matches, write_pairs
+from scrflow.scene.photo_files import COLMAP_UNREAD
 from scrflow.sfm.colmap_process import Colmap, colmap
 
 log = logging.getLogger("scrflow")
 
 PAIRS_A_STEP = 64  # COLMAP keeps the search trees of the photos of one step in memory
 _IMAGES_A_STEP = 4
-_UNREAD = ("WEBP", "GIF", "HEIF")
 _TABLES = ("matches", "two_view_geometries")
 CLUSTERS = 64
 _LEARN_ON = 50_000  # descriptors; some 800 a cluster, beyond which the centroids hardly move
@@ -67,10 +67,10 @@ def check_readable(image_root: Path, names: Sequence[str]) -> None:
     for name in names:
         with opened(image_root / name) as image:
             form = image.format
-        if form in _UNREAD:
+        if form in COLMAP_UNREAD:
             raise ScrflowError(
                 f"{image_root / name}: COLMAP does not read {form}, and structure from motion and triangulation need "
-                f"its SIFT; convert the photos to JPEG (HEIC: scrflow upright {image_root} OUT)"
+                f"its SIFT; convert the photos to JPEG by scrflow upright {image_root} OUT"
             )
 
 
