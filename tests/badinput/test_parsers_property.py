@@ -84,7 +84,12 @@ _TEXTS = (
     *(("nerfstudio", "transforms.json"), ("nvm scene", "model.nvm"), ("pose list", "poses.txt")),
     *(("cambridge", "dataset_train.txt"), ("7-scenes", "TrainSplit.txt"), ("12-scenes", "a/b/info.txt")),
     *(("7-scenes", "seq-01/frame-000000.pose.txt"), ("12-scenes", "a/b/split.txt"), ("map-free", "poses.txt")),
-    *(("map-free", "intrinsics.txt"), ("dsac", "train/poses/0.txt")),
+    *(("map-free", "intrinsics.txt"), ("dsac", "train/poses/0.txt"), ("blender", "transforms_test.json")),
+    *(("colmap text", name) for name in ("cameras.txt", "images.txt")),
+    *(("tum", name) for name in ("rgb.txt", "groundtruth.txt", "camera.txt")),
+    *(("arkit", "1.json"), ("record3d", "metadata.json"), ("realitycapture", "cameras.csv")),
+    *(("openmvg", "sfm_data.json"), ("opensfm", "reconstruction.json"), ("opensfm", "split.json")),
+    *(("bundler", "bundle.out"), ("bundler", "list.txt")),
     *(("config", name) for name in ("config.yaml", "methods/quick.yaml", "scenes/tiny.yaml")),
 )
 

@@ -1,7 +1,11 @@
-"""Small sound files, one for each of untrusted_readers: bad ones are made from them. All are synthetic."""
+"""Small sound files, one for each of untrusted_readers: bad ones are made from them. All are synthetic.
+
+The fuzzer imports this module, so it takes no package that running scrflow does not need.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -12,7 +16,8 @@ import scipy.sparse
 import torch
 import yaml
 from PIL import Image
-from small_datasets import stage_of
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from untrusted_readers import KEYPOINTS, NAMES
 
 from scrflow.baseline.mapping import BaselineMap
@@ -28,6 +33,8 @@ from scrflow.config import (
     MatchFeaturesConfig,
     RetrievalConfig,
     RetrievalPart,
+    SceneStage,
+    Split,
 )
 from scrflow.features.retrieval import Retriever
 from scrflow.interop import hloc_files as hloc
@@ -184,7 +191,8 @@ def _photos(folder: Path, names: tuple[str, ...] = NAMES) -> None:
 def _scene(root: Path) -> None:
     views = [View(name, CAMERA, pose) for name, pose in POSES.items()]
     _photos(root / "photos")
-    stage = stage_of(PoseListSource(reader="poselist", poses="p.txt"))
+    source = PoseListSource(reader="poselist", poses="p.txt")
+    stage = SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
     write_scene(
         root / "scene", config=stage, code="test", image_root=root / "photos", unit="m", mapping=views[:2],
         queries=[Query(NAMES[2], CAMERA, "all")], query_poses={NAMES[2]: POSES[NAMES[2]]},
@@ -256,16 +264,94 @@ def _datasets(root: Path) -> dict[str, Path]:
             "poses.txt": "seq0/frame_00000.jpg 1 0 0 0 0 0 0\nseq1/frame_00000.jpg 1 0 0 0 1 0 0\n",
         },
     }
+    texts |= _of_programs()
     images = {
         "dsac": ("train/rgb/0.png", "test/rgb/0.png"),
         "7-scenes": ("seq-01/frame-000000.color.png", "seq-02/frame-000000.color.png"),
         "12-scenes": ("a/b/data/frame-000000.color.jpg", "a/b/data/frame-000001.color.jpg"),
         "kapture": (f"sensors/records_data/{NAMES[0]}",),
         "map-free": ("seq0/frame_00000.jpg", "seq1/frame_00000.jpg"),
+        **dict.fromkeys(("arkit", "opensfm"), ("0.png", "1.png", "2.png")),
+        "record3d": ("rgb/0.png", "rgb/1.png", "rgb/2.png"),
     }
     for reader, files in texts.items():
         _photos(root / reader, images.get(reader, NAMES))
         for name, text in files.items():
             (root / reader / name).parent.mkdir(parents=True, exist_ok=True)
             (root / reader / name).write_text(text)
-    return {reader: root / reader for reader in texts}
+    _bag(root / "ros bag")
+    return {reader: root / reader for reader in (*texts, "ros bag")}
+
+
+def _of_programs() -> dict[str, dict[str, str]]:
+    """Poses as other programs write them, and splits beside them."""
+    frames = [{"file_path": name, "transform_matrix": np.eye(4).tolist()} for name in NAMES]
+    size, identity = {"width": 32, "height": 24}, np.eye(3).ravel().tolist()
+    shots = {f"{i}.png": {"rotation": [0, 0, 0], "translation": [i, 0, 0], "camera": "c"} for i in range(3)}
+    lens = {**size, "projection_type": "brown", "focal_x": 1, "focal_y": 1, "k1": 0.1}
+    views = [{"filename": name, "id_view": i, "id_intrinsic": 0, "id_pose": i} for i, name in enumerate(NAMES)]
+    camera = {"value0": {**size, "focal_length": 30, "principal_point": [16, 12]}, "disto_k3": [0.1, 0, 0]}
+    kind = {"polymorphic_id": 2147483649, "polymorphic_name": "pinhole_radial_k3"}
+    poses = [{"key": i, "value": {"rotation": np.eye(3).tolist(), "center": [i, 0, 0]}} for i in range(3)]
+    mvg = {
+        "views": [{"key": i, "value": {"ptr_wrapper": {"data": view}}} for i, view in enumerate(views)],
+        "intrinsics": [{"key": 0, "value": {**kind, "ptr_wrapper": {"data": camera}}}],
+        "extrinsics": poses,
+    }
+    times = [f"{1305031910 + i}.5" for i in range(3)]
+    csv = "#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2\n"
+    bundle = "# Bundle file v0.3\n3 0\n" + "30 0.1 0\n1 0 0\n0 -1 0\n0 0 -1\n0 0 0\n" * 3
+    scans = {"poses": [[0, 0, 0, 1, i, 0, 0] for i in range(3)], "K": [30, 0, 0, 0, 30, 0, 16, 12, 1]}
+    return {
+        "blender": {
+            f"transforms_{split}.json": json.dumps({"camera_angle_x": 1, "frames": some})
+            for split, some in (("train", frames[:2]), ("test", frames[2:]))
+        },
+        "colmap text": {
+            "cameras.txt": "1 PINHOLE 32 24 30 30 16 12\n",
+            "images.txt": "".join(f"{i + 1} 1 0 0 0 {i} 0 0 1 {name}\n" for i, name in enumerate(NAMES)),
+            "lists/test.txt": f"{NAMES[2]}\n",
+        },
+        "tum": {
+            "rgb.txt": "".join(f"{time} {name}\n" for time, name in zip(times, NAMES, strict=True)),
+            "groundtruth.txt": "".join(f"{time} {i} 0 0 0 0 0 1\n" for i, time in enumerate(times)),
+            "camera.txt": "PINHOLE 32 24 30 30 16 12\n",
+        },
+        "arkit": {
+            f"{i}.json": json.dumps(
+                {"transform": np.eye(4).tolist(), "intrinsics": [30, 0, 16, 0, 30, 12, 0, 0, 1], **size}
+            )
+            for i in range(3)
+        },
+        "record3d": {"metadata.json": json.dumps(scans)},
+        "realitycapture": {"cameras.csv": csv + "".join(f"{n},0,0,0,1,2,3,30,0,0,0.1,0,0,0,0,0\n" for n in NAMES)},
+        "openmvg": {"sfm_data.json": json.dumps(mvg)},
+        "opensfm": {
+            "reconstruction.json": json.dumps([{"cameras": {"c": lens}, "shots": shots}]),
+            "split.json": json.dumps({"train": ["0.png", "1.png"], "test": ["2.png"], "of": identity}),
+        },
+        "bundler": {"bundle.out": bundle, "list.txt": "".join(f"{name} 0 30\n" for name in NAMES)},
+    }
+
+
+def _bag(path: Path) -> None:
+    """Three photos with the camera's poses."""
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    T = {name.rpartition("/")[2]: kind for name, kind in types.types.items()}
+    data = io.BytesIO()
+    Image.new("RGB", (32, 24)).save(data, "PNG")
+    K, roi = np.array([30.0, 0, 16, 0, 30, 12, 0, 0, 1]), T["RegionOfInterest"](0, 0, 0, 0, False)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        for i in range(3):
+            header = T["Header"](stamp=T["Time"](sec=100 + i, nanosec=0), frame_id="cam")
+            pose = T["Pose"](T["Point"](float(i), 0.0, 0.0), T["Quaternion"](0.0, 0.0, 0.0, 1.0))
+            info = (header, 24, 32, "plumb_bob", np.zeros(5), K, K, np.zeros(12), 0, 0, roi)
+            pixels = np.frombuffer(data.getvalue(), np.uint8)
+            for topic, kind, message in (
+                ("/cam/info", "sensor_msgs/msg/CameraInfo", T["CameraInfo"](*info)),
+                ("/cam/image", "sensor_msgs/msg/CompressedImage", T["CompressedImage"](header, "png", pixels)),
+                ("/pose", "geometry_msgs/msg/PoseStamped", T["PoseStamped"](header, pose)),
+            ):
+                known = next((c for c in bag.connections if c.topic == topic), None)
+                known = known or bag.add_connection(topic, kind, typestore=types)
+                bag.write(known, (100 + i) * 10**9, types.serialize_cdr(message, kind))

@@ -20,21 +20,34 @@ from scrflow.graph import covisibility
 from scrflow.interop import hloc_files as hloc
 from scrflow.localize.batch import cameras_of
 from scrflow.localize.localizer import Localizer
+from scrflow.newscene.forms import passed_over
+from scrflow.newscene.rosbag import unpack_bag
+from scrflow.newscene.splits import stated_split
+from scrflow.newscene.survey import source_of
 from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
 from scrflow.report import published
 from scrflow.report.stored import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
-from scrflow.scene.readers import read_source
+from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import detect_forms, read_source
+from scrflow.scene.readers.arkit import ArkitSource
+from scrflow.scene.readers.bundler import BundlerSource
 from scrflow.scene.readers.cambridge import CambridgeSource
+from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.dsac import DsacSource
 from scrflow.scene.readers.kapture import KaptureSource
 from scrflow.scene.readers.mapfree import MapFreeSource
 from scrflow.scene.readers.nerfstudio import NerfstudioSource
 from scrflow.scene.readers.nvm import NvmSource, read_nvm
+from scrflow.scene.readers.openmvg import OpenMvgSource
+from scrflow.scene.readers.opensfm import OpenSfmSource
 from scrflow.scene.readers.poselist import PoseListSource
+from scrflow.scene.readers.realitycapture import RealityCaptureSource
+from scrflow.scene.readers.record3d import Record3dSource
 from scrflow.scene.readers.sevenscenes import SevenScenesSource
+from scrflow.scene.readers.tum import TumSource
 from scrflow.scene.readers.twelvescenes import TwelveScenesSource
 from scrflow.storage.fetch import check_fetched, unpack
 from scrflow.storage.journal import Journal
@@ -69,6 +82,25 @@ def _source(source: object) -> Callable[[Path], None]:
     return lambda root: read_source(source, root)
 
 
+def _own(source: object) -> Callable[[Path], None]:
+    """As ``scrflow new-scene`` and the scene stage read a folder that somebody made."""
+
+    def read(root: Path) -> None:
+        try:
+            read_source(source, root)
+        finally:
+            for found in detect_forms(root):
+                passed_over(root, found, source_of(found))
+            stated_split(root, PhotoNames(root))
+
+    return read
+
+
+def _bag(path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unpack_bag(path, Path(folder) / "out", 3)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "archive": _archive,
     "hloc features": lambda path: hloc.read_keypoints(path, NAMES),
@@ -96,6 +128,16 @@ READERS: dict[str, Callable[[Path], object]] = {
     "kapture": _source(KaptureSource(reader="kapture", mapping=".", queries={})),
     "nerfstudio": _source(NerfstudioSource(reader="nerfstudio")),
     "pose list": _source(PoseListSource(reader="poselist", poses="poses.txt")),
+    "blender": _own(NerfstudioSource(reader="nerfstudio", transforms="transforms_{split}.json")),
+    "colmap text": _own(ColmapSource(reader="colmap", model=".", images=".")),
+    "tum": _own(TumSource(reader="tum")),
+    "arkit": _own(ArkitSource(reader="arkit")),
+    "record3d": _own(Record3dSource(reader="record3d")),
+    "realitycapture": _own(RealityCaptureSource(reader="realitycapture", csv="cameras.csv")),
+    "openmvg": _own(OpenMvgSource(reader="openmvg")),
+    "opensfm": _own(OpenSfmSource(reader="opensfm")),
+    "bundler": _own(BundlerSource(reader="bundler")),
+    "ros bag": _bag,
     "nvm scene": _source(NvmSource(reader="nvm", model="model.nvm", images=".")),
     "dsac": _source(DsacSource(reader="dsac")),
     "cambridge": _source(CambridgeSource(reader="cambridge", folder=".")),

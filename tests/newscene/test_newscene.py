@@ -271,6 +271,30 @@ def test_datasets_as_windows_writes_them(form, project, tmp_path):
     assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
 
 
+@pytest.mark.parametrize("form", DATASETS)
+def test_datasets_without_all_their_photos(form, project, tmp_path):
+    """A mapping image has no file: it is told, and with --skip-missing left out and counted."""
+    write, folder, mapping, queries = DATASETS[form]
+    write(tmp_path)
+    lost = {
+        "kapture": "records_data/*.jpg",
+        "12-Scenes": "frame-000004.color.jpg",
+        "NVM": "1.jpg",
+        "Map-free": "seq0/*",
+    }
+    path = sorted((tmp_path / folder).rglob(lost.get(form, "*.png" if form != "DSAC*" else "train/rgb/*")))[0]
+    path.unlink()
+    if form not in ("7-Scenes", "12-Scenes"):  # their frames are those of the folder
+        with pytest.raises(ScrflowError, match=r"no file|missing|not under|for 5 images"):
+            draft(project, tmp_path / folder)
+    found = draft(project, tmp_path / folder, skip_missing=True)
+    config, told = found.config, dict(found.rows)["photos"]
+    assert told.endswith("; 1 without a file are left out")
+    scene = built(stage_of(config.source, config.split, config.unit), Path(config.root), tmp_path / "scene")
+    assert (len(scene.mapping), len(scene.queries)) == (mapping - 1, queries)
+    assert not any(path == scene.image_path(view.name) for view in scene.mapping)
+
+
 def test_real_scenes(project, monkeypatch):
     """fox and redkitchen as they lie there: lists beside the scene are taken, and data_root is seen."""
     for name in ("fox", "redkitchen"):

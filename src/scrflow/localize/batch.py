@@ -175,7 +175,8 @@ def _write_poses(map_: Path, out: Path, least: float | None, records: list[dict[
         log.warning("%s: holds no thresholds, so poses of photos of other places cannot be left out", map_)
     if least is None:
         least = 0.0 if unknown else MIN_CONFIDENCE
-    sure = [r for r in posed if not least or r["confidence"] >= least]
+    # that a photo is of this place does not depend on how well its focal length is known
+    sure = [r for r in posed if not least or r.get("confidence_at_focal", r["confidence"]) >= least]
     write_text(out, "".join(f"{pose_line(r['name'], r['pose'], _DIGITS)}\n" for r in sure))
     broken = tuple(r["name"] for r in records if "error" in r)
     lost = tuple(r["name"] for r in records if "error" not in r and r["pose"] is None)

@@ -61,14 +61,16 @@ def confidence_of(
     threshold_px: float,
     within: tuple[float, float],
     kind: str = "head",
+    focal_spread: float = 0.0,
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
     without a pose. Calibrated for the finest thresholds that a method can reach; too careful for wider ones.
     ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within
-    ``threshold_px``; ``kind`` of pose: ``head`` or ``landmarks``."""
+    ``threshold_px``; ``kind`` of pose: ``head`` or ``landmarks``; ``focal_spread``: standard deviation of the logarithm
+    of an estimated focal length."""
     if cam_from_world is None:
         return 0.0
-    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within)
+    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within, focal_spread)
     return float(shipped_model(kind).probability(features))
 
 
@@ -80,6 +82,7 @@ def evidence(
     cam_from_world: np.ndarray,
     threshold_px: float,
     within: tuple[float, float],
+    focal_spread: float = 0.0,
 ) -> np.ndarray:
     """FEATURES [F] of a pose, all finite; arguments as for ``confidence_of``."""
     inside = np.asarray(inliers_N, bool)
@@ -88,7 +91,8 @@ def evidence(
     points = xyz_world_N3[inside]
     residuals, jacobians = linearised(pixels_N2[inside], points, K, cam_from_world)
     blocks = image_blocks(pixels_N2)[inside]
-    spread = pose_spread(residuals, jacobians, blocks)
+    by_focal = residuals + pixels_N2[inside] - K[:2, 2]
+    spread = pose_spread(residuals, jacobians, blocks, by_focal, focal_spread)
     error = float(np.median(np.linalg.norm(residuals, axis=1))) if count else threshold_px
     radians = error / K[0, 0]
     depth = float(np.median(camera_points(points, cam_from_world)[:, 2])) if count else 1.0
@@ -142,9 +146,16 @@ def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
     return cell[:, 1] * _BLOCKS + cell[:, 0]
 
 
-def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> tuple[float, float]:
+def pose_spread(
+    residuals_N2: np.ndarray,
+    jacobians_N26: np.ndarray,
+    blocks_N: np.ndarray,
+    by_focal_N2: np.ndarray | None = None,
+    focal_spread: float = 0.0,
+) -> tuple[float, float]:
     """Standard deviations of the centre (scene units) and of the rotation (degrees), from linearised inliers under a
-    Cauchy loss; infinite if the inliers do not fix the pose."""
+    Cauchy loss; infinite if the inliers do not fix the pose. ``by_focal_N2``: derivatives by the logarithm of the focal
+    length, whose standard deviation is ``focal_spread``: the pose moves with it."""
     if len(residuals_N2) < 4:
         return np.inf, np.inf
     lengths = np.linalg.norm(residuals_N2, axis=1)
@@ -160,6 +171,9 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
     except np.linalg.LinAlgError:
         return np.inf, np.inf
     covariance = sigma**2 * inverse
+    if focal_spread:
+        motion = focal_spread * inverse @ np.einsum("n,nij,ni->j", weights, jacobians_N26, by_focal_N2)
+        covariance += np.outer(motion, motion)
     if len(by_block) > 1:
         by_block -= by_block.mean(0)  # the refinement stops near the minimum, not at it
         meat = by_block.T @ by_block * len(by_block) / (len(by_block) - 1)

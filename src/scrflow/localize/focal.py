@@ -18,7 +18,7 @@ from scrflow.localize.confidence import linearised
 from scrflow.localize.result import Localization
 
 USUAL = 0.95  # focal length / longer side: phones have 0.7 to 0.85, videos 0.8 to 1, cameras with a zoom 0.7 to 3
-_SPREAD = 0.35  # standard deviation of its logarithm in the prior
+PRIOR_SPREAD = 0.35  # standard deviation of its logarithm in the prior
 _RANSAC_PX = 20.0  # wide, because a wrong focal length adds to the errors of scene coordinates
 _LOSS_PX = 3.0
 _TRUNCATED_PX = 30.0
@@ -86,11 +86,11 @@ class _Problem:
             errors = ((focal * points[:, :2] / points[:, 2:] + self.centre - self.pixels) ** 2).sum(1)
         errors = np.where(points[:, 2] > 0, np.minimum(errors, _TRUNCATED_PX**2), _TRUNCATED_PX**2)
         data = _WEIGHT / 2 * _LOSS_PX**2 * np.log1p(errors / _LOSS_PX**2).sum()
-        return float(data + ((np.log(focal) - self.log_usual) / _SPREAD) ** 2 / 2)
+        return float(data + ((np.log(focal) - self.log_usual) / PRIOR_SPREAD) ** 2 / 2)
 
     def refined(self, pose: np.ndarray, focal: float) -> tuple[float, float, float]:
         """(cost, focal length, spread) that Levenberg-Marquardt reaches from a pose [3, 4] and a focal length."""
-        cost, damping, spread = self.cost(pose, focal), 1e-4, _SPREAD
+        cost, damping, spread = self.cost(pose, focal), 1e-4, PRIOR_SPREAD
         for _ in range(_STEPS):
             hessian, gradient = self._normal_equations(pose, focal)
             spread = float(np.sqrt(np.linalg.pinv(hessian)[6, 6]))
@@ -122,6 +122,6 @@ class _Problem:
         weights = _WEIGHT / (1 + squared / _LOSS_PX**2) * (squared < _TRUNCATED_PX**2)
         hessian = np.einsum("n,nij,nik->jk", weights, jacobians, jacobians)
         gradient = np.einsum("n,nij,ni->j", weights, jacobians, residuals)
-        hessian[6, 6] += _SPREAD**-2
-        gradient[6] += (np.log(focal) - self.log_usual) / _SPREAD**2
+        hessian[6, 6] += PRIOR_SPREAD**-2
+        gradient[6] += (np.log(focal) - self.log_usual) / PRIOR_SPREAD**2
         return hessian, gradient

@@ -24,6 +24,7 @@ from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import ALIKE, confidence_of
+from scrflow.localize.focal import PRIOR_SPREAD
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
@@ -173,7 +174,7 @@ class Localizer:
         def attempt(photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, None]:
             return self.localize_photo(photo, camera, descriptor), None
 
-        return localized(attempt, *query_photo(image, camera), turns=descriptor is None)[0]
+        return self.rated(localized(attempt, *query_photo(image, camera), turns=descriptor is None)[0])
 
     def localize_photo(
         self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
@@ -230,15 +231,23 @@ class Localizer:
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
                 found = replace(refined, hypothesis=hypothesis)
-        confidence, within = None, self.map.config.thresholds
-        if within:
-            kind, agree, config = self.agreement(found)
-            pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
-            view = found.view
-            confidence = confidence_of(
-                view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind
-            )
-        return replace(found, ms=clock.laps(), confidence=confidence)
+        return replace(found, ms=clock.laps(), confidence=self._confidence(found))
+
+    def rated(self, found: Localization) -> Localization:
+        """The result with a confidence that allows for the spread of an estimated focal length."""
+        if found.camera is None or found.confidence is None:
+            return found
+        spread = PRIOR_SPREAD if found.focal_spread is None else found.focal_spread
+        return replace(found, confidence=self._confidence(found, spread), confidence_at_focal=found.confidence)
+
+    def _confidence(self, found: Localization, focal_spread: float = 0.0) -> float | None:
+        """None for a map without thresholds."""
+        if not self.map.config.thresholds:
+            return None
+        kind, agree, config = self.agreement(found)
+        pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
+        pixels, K, within = found.view.pixels, found.view.K, self.map.config.thresholds[0]
+        return confidence_of(pixels, found.xyz_world, agree, K, pose, config.threshold_px, within, kind, focal_spread)
 
     def _by_head(self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray]) -> Localization:
         """By scene coordinates alone. ``starts`` gets poses [3, 4] for landmarks to begin from, the best first."""

@@ -46,14 +46,15 @@ class Localization:
     confidence: float | None = None  # see scrflow.localize.confidence
     camera: pycolmap.Camera | None = None  # with the focal length that was estimated, if it was unknown
     focal_spread: float | None = None  # standard deviation of its logarithm; None: it is only a guess
+    confidence_at_focal: float | None = None  # the confidence if that focal length were exact
     turned: int = 0  # degrees clockwise that the photo had to be turned to be localized
     similarity: np.ndarray | None = None  # [N] cosine of keypoint and its landmark, NaN without; None: not by landmarks
 
     def facts(self) -> dict[str, Any]:
         """The result in numbers, for JSON; without the pose."""
         estimated = {} if self.camera is None else {"estimated_camera": query_line("", self.camera).strip()}
-        if self.focal_spread is not None:
-            estimated["focal_spread"] = round(self.focal_spread, 4)
+        for name, value in (("focal_spread", self.focal_spread), ("confidence_at_focal", self.confidence_at_focal)):
+            estimated |= {} if value is None else {name: round(value, 4)}
         return {
             "inliers": int(self.inliers.sum()),
             "keypoints": len(self.inliers),

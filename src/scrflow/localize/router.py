@@ -68,7 +68,7 @@ class Router:
     def localize(self, image: ImageLike, camera: CameraLike | None = None) -> Routed:
         """The pose of one photo; see ``Localizer.localize`` for the forms of ``image`` and ``camera``."""
         found, routed = localized(self._attempt, *query_photo(image, camera))
-        return replace(routed, found=found)
+        return replace(routed, found=self.maps[routed.map].rated(found))
 
     def _attempt(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, Routed]:
         (first, only), *others = self.maps.items()

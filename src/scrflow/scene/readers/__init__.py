@@ -7,7 +7,7 @@ A new form is one module here, named as the ``reader`` of its scenes: the model 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,15 @@ def detect_forms(path: Path) -> list[Found]:
     return sorted((f for f in found if f is not None), key=lambda f: -f.rank)
 
 
+def missing(source: Source, folder: Path, names: Iterable[str], where: Path) -> set[str]:
+    """Names without a file under ``folder``, told, where the source leaves such photos out; else none."""
+    names = list(names)
+    gone = {name for name in names if source.skip_missing and not (folder / name).is_file()}
+    if gone:
+        log.warning("%s: %d of %d photos have no file; they are left out", where, len(gone), len(names))
+    return gone
+
+
 def read_source(
     source: Source, root: Path, sfm_model: Path | None = None, parts: Mapping[str, Path] | None = None
 ) -> Collection:
@@ -73,10 +82,9 @@ def read_source(
     """
     read = load("reader", source.reader).read
     found = read(source, root, sfm_model, **({"parts": parts} if parts else {}))
-    gone = {i.name for i in found.images if source.skip_missing and not (found.image_root / i.name).is_file()}
+    gone = missing(source, found.image_root, (image.name for image in found.images), found.where)
     if not gone:
         return found
-    log.warning("%s: %d of %d photos have no file; they are left out", found.where, len(gone), len(found.images))
     split = found.split and tuple(tuple(name for name in names if name not in gone) for names in found.split)
     images = tuple(i for i in found.images if i.name not in gone)
     return replace(found, images=images, split=split, absent=found.absent + len(gone))

@@ -22,7 +22,7 @@ from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import Collection
+from scrflow.scene.readers import Collection, missing
 from scrflow.scene.readers.detection import by_files
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
@@ -73,7 +73,8 @@ def read(source: CambridgeSource, root: Path, sfm_model: Path | None = None) -> 
     for names, why in ((absent, f"not in {MODEL}"), (far, f"pose over {_FAR:g} m away")):
         if names:
             log.warning("%s: left out %d of %d images, %s: %s", folder, len(names), len(listed), why, some(names))
-    kept = {name: i for name, i in row_of.items() if name not in far}
+    gone = missing(source, folder, listed, folder)
+    kept = {name: i for name, i in row_of.items() if name not in far and name not in gone}
     if not kept:
         raise ScrflowError(f"{path}: has none of the {len(listed)} images of {LISTS[0]} and {LISTS[1]}; copy it again")
     _compare(listed, poses_of(nvm, path), kept, folder)
@@ -88,7 +89,8 @@ def read(source: CambridgeSource, root: Path, sfm_model: Path | None = None) -> 
         index = np.full(len(nvm.names), -1)
         index[[kept[name] for name in mapping]] = np.arange(len(mapping))
         model = model_of_nvm(nvm, [images[name] for name in mapping], index, path)
-    return Collection(folder, folder, tuple(images.values()), split=(mapping, queries), model=model)
+    split = (mapping, queries)
+    return Collection(folder, folder, tuple(images.values()), split=split, model=model, absent=len(gone))
 
 
 def _stem(name: str) -> str:

@@ -34,7 +34,7 @@ from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import centred_camera, finite_numbers
 from scrflow.scene.photo_names import PhotoNames, read_photo_list
-from scrflow.scene.readers import MODEL, Collection, Found
+from scrflow.scene.readers import MODEL, Collection, Found, missing
 from scrflow.scene.readers.detection import files_like, first_lines, model_and_images
 from scrflow.storage.listfile import open_text
 
@@ -83,23 +83,28 @@ def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collec
     nvm = replace(nvm, names=tuple(photos.find(name, path) or name for name in nvm.names))
     check_unique(nvm.names, str(path))
     poses = poses_of(nvm, path)
+    gone = missing(source, root / source.images, nvm.names, path)
+    there = [i for i, name in enumerate(nvm.names) if name not in gone]
     if source.intrinsics is not None:
         listed = read_photo_list(root / source.intrinsics, photos)
-        missing = [name for name in nvm.names if listed.get(name) is None]
-        if missing:
+        unlisted = [name for name in nvm.names if listed.get(name) is None]
+        if unlisted:
             raise ScrflowError(
-                f"{root / source.intrinsics}: no intrinsics of {some(missing)}, which {path} has; add 'name MODEL w h "
+                f"{root / source.intrinsics}: no intrinsics of {some(unlisted)}, which {path} has; add 'name MODEL w h "
                 "params'"
             )
-        cameras = [listed[name] for name in nvm.names]
+        cameras = [listed[nvm.names[i]] for i in there]
     else:
+        sizes = [image_size(root / source.images / nvm.names[i]) for i in there]
         cameras = [
-            radial_camera(*image_size(root / source.images / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
-            for i, name in enumerate(nvm.names)
+            radial_camera(*size, nvm.focal[i], nvm.radial[i], f"{path}: {nvm.names[i]}")
+            for i, size in zip(there, sizes, strict=True)
         ]
-    views = tuple(View(*image) for image in zip(nvm.names, cameras, poses, strict=True))
-    model = model_of_nvm(nvm, views, np.arange(len(views)), path) if source.points else None
-    return Collection(path, root / source.images, views, model=model)
+    views = tuple(View(nvm.names[i], camera, poses[i]) for i, camera in zip(there, cameras, strict=True))
+    row = np.full(len(nvm.names), -1)
+    row[there] = np.arange(len(there))
+    model = model_of_nvm(nvm, views, row, path) if source.points and views else None
+    return Collection(path, root / source.images, views, model=model, absent=len(gone))
 
 
 def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:

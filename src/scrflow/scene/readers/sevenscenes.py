@@ -27,7 +27,7 @@ from scrflow.scene.checks import checked_pose, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import centred_camera, read_array
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import Collection, Found
+from scrflow.scene.readers import Collection, Found, missing
 from scrflow.scene.readers.detection import has
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines
@@ -154,6 +154,14 @@ def posed_frames(
     name). A warning tells how many have none."""
     folder = source.unpacked(root)
     listed = _read_pose_lists(source, root) if source.poses == "sfm" else {}
+    if source.poses == "sfm":
+        absent = len(missing(source, folder, listed, folder))
+    else:
+        folders = {folder / PurePosixPath(name).parent for name in (*mapping, *queries)}
+        posed = [path for path in folder.glob(source.pose_files) if path.parent in folders]
+        absent = len(posed) - len(mapping) - len(queries)
+        if absent > 0:
+            log.warning("%s: %d of %d poses have no photo; they are left out", folder, absent, len(posed))
     images = {}
     for name in sorted((*mapping, *queries)):
         if source.poses == "dslam":
@@ -171,7 +179,7 @@ def posed_frames(
             total = len(mapping) + len(queries)
             log.warning("%s: %d %s of %d frames left out, %s: %s", folder, len(lost), kind, total, why, some(lost))
     split = tuple(n for n in mapping if n in images), tuple(n for n in queries if n in images)
-    return Collection(folder, folder, tuple(images.values()), split=split)
+    return Collection(folder, folder, tuple(images.values()), split=split, absent=max(absent, 0))
 
 
 def _read_pose_lists(source: RoomSource, root: Path) -> dict[str, tuple[np.ndarray, float]]:
@@ -189,8 +197,11 @@ def _read_pose_lists(source: RoomSource, root: Path) -> dict[str, tuple[np.ndarr
             image = source.unpacked(root) / name
             if name in out:
                 raise ScrflowError(f"{path}: {name} also in another of {', '.join(map(str, paths))}; remove one")
-            if not image.is_file():
-                raise ScrflowError(f"{image}: image is missing; {path} lists it; unpack the dataset again")
+            if not (image.is_file() or source.skip_missing):
+                raise ScrflowError(
+                    f"{image}: image is missing; {path} lists it; unpack the dataset again, or set "
+                    "source.skip_missing: true"
+                )
             out[name] = found
     return out
 
