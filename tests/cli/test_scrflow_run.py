@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import room_forms
 import yaml
+from PIL import Image
+from room_forms import Room, room
 from tiny_project import METHOD, REPO, Project
 from typer.testing import CliRunner
 
@@ -103,6 +108,71 @@ def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     enter_project()
     assert Path.cwd() == REPO  # that scrflow is installed from
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """A project without scenes, which this process is not in."""
+    project = tmp_path / "project"
+    shutil.copytree(REPO / "config", project / "config", ignore=shutil.ignore_patterns("scenes", "tables"))
+    (project / "config/scenes").mkdir()
+    (project / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    return project
+
+
+def photos_with_a_distance(r: Room) -> tuple[str, dict]:
+    r.all_photos("yard/{:04d}.jpg")
+    true = np.linalg.norm(r.world_from_cam(0)[:3, 3] - r.world_from_cam(9)[:3, 3])
+    return "yard", {"known_distance": ("0000.jpg", "0009.jpg", f"{100 * true:.1f}cm")}
+
+
+def poses_of_a_phone(r: Room) -> tuple[str, dict]:
+    room_forms.record3d(r)
+    return "EXR_RGBD/metadata.json", {}
+
+
+def video(r: Room) -> tuple[str, dict]:
+    with av.open(str(r.root / "walk.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 640, 480, "yuv420p", 8_000_000
+        for path in r.sources:
+            with Image.open(path) as image:
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())
+    return "walk.mp4", {}
+
+
+@pytest.mark.parametrize("write", [photos_with_a_distance, poses_of_a_phone, video], ids=lambda w: w.__name__)
+def test_a_path_of_any_kind_and_a_second_call(write, elsewhere, tmp_path, monkeypatch):
+    given, options = write(kitchen := room(tmp_path / "room"))
+    monkeypatch.chdir(elsewhere)
+    path = kitchen.root / given
+    name = scene_of(given, path, **options)
+    config = Path(f"config/scenes/{name}.yaml")
+    before, scene = config.read_text(), Loaded("config").scene(name)
+    assert scene.method == "landmarks" and scene.unit == ("unit" if write is video else "m")
+    if write is photos_with_a_distance:
+        (_, _, length), true = scene.sfm.known_distances[0], [kitchen.world_from_cam(i)[:3, 3] for i in (0, 9)]
+        assert length == pytest.approx(np.linalg.norm(true[0] - true[1]), abs=1e-3)
+        with pytest.raises(ScrflowError, match=r"yaml: written with other options \(--known-distance 0000\.jpg"):
+            scene_of(given, path, outdoor=True)
+    if write is video:  # every frame is sharp, and the camera moves
+        assert 8 <= len(list(Path("resources/walk/images").glob("*.jpg"))) <= room_forms.COUNT
+    assert scene_of(given, path, **options) == scene_of(given, path) == name and config.read_text() == before
+
+
+def test_the_config_of_another_project(elsewhere, tmp_path):
+    """Paths in it are relative to that project."""
+    forms_of = room(elsewhere / "room")
+    room_forms.colmap_by_hand(forms_of)
+    arguments = ["new-scene", "one", str(elsewhere / "room"), "--config", "project/config"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and Path.cwd() == elsewhere
+    scene = Loaded("config").scene("one")
+    assert (scene.root, scene.in_project) == ("room", True) and Loaded("config").scene_root("one").is_dir()
+    with pytest.raises(ScrflowError, match=r"nothing/config: no such folder; correct --config"):
+        CliRunner().invoke(app, [*arguments[:-1], "nothing/config"], catch_exceptions=False)
 
 
 def read(text: str) -> tuple[_Output, list[str]]:

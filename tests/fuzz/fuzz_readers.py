@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def fuzz(options: argparse.Namespace, folder: Path) -> None:
     logging.disable(logging.WARNING)
     pycolmap.logging.minloglevel = 4
     READERS[reader](path)  # imports take longer than a reader may
-    prefix = options.out / f"{options.target.replace(' ', '-')}-"
+    prefix = options.out / f"{re.sub('[ /]', '-', options.target)}-"
     flags = [f"-runs={options.runs}", f"-seed={options.seed}", "-timeout=5", "-rss_limit_mb=2048", "-max_len=65536"]
     atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={prefix}", "-verbosity=0", str(folder / "corpus")], one)
     atheris.Fuzz()

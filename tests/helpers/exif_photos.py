@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from scrflow.scene.colmap_model import read_model
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
+DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")).absolute()
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 

@@ -8,14 +8,17 @@ import plane_map
 import pycolmap
 import pytest
 from PIL import Image
+from room_forms import room
 from typer.testing import CliRunner
 
 from scrflow import Localizer
 from scrflow.cli.app import app
+from scrflow.config import LocalizeConfig
 from scrflow.core.geometry import pose_error
 from scrflow.features.views import EncodedView, roll_rotation
 from scrflow.localize.attempts import localized, turned_camera
 from scrflow.localize.focal import estimated_focal, guessed_camera
+from scrflow.localize.pose import estimate_pose
 from scrflow.localize.result import Localization
 from scrflow.scene.lists import read_poses
 
@@ -42,6 +45,35 @@ def result(focal: float, depths: tuple[float, float], size=(640, 480)) -> Locali
 def test_focal_length_of_a_scene_with_depth(focal):
     found = estimated_focal(result(focal, (1.5, 6)), guessed_camera((640, 480)))
     assert found.px == pytest.approx(focal, rel=0.03) and found.spread < 0.05
+
+
+@pytest.mark.parametrize("stored", ["upright", "sideways", "upside down"])
+@pytest.mark.parametrize("index", [3, 8])
+def test_photos_of_known_cameras(index, stored, tmp_path):
+    """Poses and focal length of redkitchen; keypoints with errors of SYNTHETIC points, found only in upright photos."""
+    kitchen, rng = room(tmp_path / "room"), np.random.default_rng(index)
+    pixels, depth = rng.uniform((0, 0), (640, 480), (600, 2)), rng.uniform(0.8, 4, (600, 1))
+    rays = np.concatenate([(pixels - (320, 240)) / kitchen.focal, np.ones((600, 1))], 1)
+    pose = kitchen.poses[index]
+    world = (rays * depth - pose[:, 3]) @ pose[:, :3] + rng.normal(0, 0.01, (600, 3))
+    world[::4] = rng.uniform(-2, 2, (150, 3))
+    photo = Image.open(kitchen.sources[index])
+    upright = np.asarray(photo)
+
+    def attempt(image, camera):
+        K = camera.calibration_matrix()
+        found = estimate_pose(pixels, world, K, LocalizeConfig(iterations=1000), 10.0, 0)
+        confidence = 0.4 if image.size == photo.size and np.array_equal(np.asarray(image), upright) else 0.01
+        result = Localization(found.cam_from_world, found.inliers, None, world, EncodedView(pixels, None, K, 0.0), {})
+        return replace(result, confidence=confidence), None
+
+    quarters = {"upright": 0, "sideways": 1, "upside down": 2}[stored]
+    found, _ = localized(attempt, Image.fromarray(np.rot90(upright, quarters)), None)
+    assert found.turned == 90 * quarters
+    assert found.camera.mean_focal_length() == pytest.approx(kitchen.focal, rel=4 * found.focal_spread)
+    assert found.focal_spread < 0.03
+    t, r = pose_error(roll_rotation(quarters * np.pi / 2) @ found.cam_from_world, pose)
+    assert t < 0.1 and r < 1
 
 
 def test_on_a_flat_wall_the_usual_focal_length_counts_and_the_spread_tells():
@@ -103,6 +135,7 @@ def test_photos_without_a_focal_length_on_the_command_line(wall_map, tmp_path):
     assert "focal length of 1 estimated" in done.output
     record = json.loads((tmp_path / "poses.jsonl").read_text().splitlines()[1])
     assert record["estimated_camera"].startswith("SIMPLE_PINHOLE 320 240") and record["focal_spread"] > 0
+    assert 0 < record["confidence"] < record["confidence_at_focal"]
     before = (tmp_path / "poses.jsonl").read_text()
     assert CliRunner().invoke(app, ["localize", *map(str, (wall_map.map, photo, "--out", out))]).exit_code == 0
     assert (tmp_path / "poses.jsonl").read_text() == before  # with its times: nothing was localized again

@@ -87,6 +87,29 @@ def test_blur_darkness_and_sets_that_share_nothing_are_named(walk):
     assert advice[2].startswith("Overlap: the photos fall into 3 sets of 23, 3, 1 that")
 
 
+REAL = {  # photos of redkitchen, of fox; what happens to a photo; what is told
+    "two places": (10, 8, None, "fall into 2 sets of 10, 8"),
+    "blur": (10, 0, lambda i: i.filter(ImageFilter.GaussianBlur(5)), "Blur: 1 of 10 photos (k4.jpg)."),
+    "night": (10, 0, lambda i: ImageEnhance.Brightness(i).enhance(0.08), "Darkness: 1 of 10 photos (k4.jpg)."),
+    "few": (10, 0, None, "Photos: 10 are few"),
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_real_captures(case, tmp_path):
+    kitchen, fox, change, told = REAL[case]
+    for name, pattern, count, step in (("redkitchen/seq-01", "*.color.jpg", kitchen, 3), ("fox/images", "*", fox, 1)):
+        photos = sorted((DATA / name).glob(pattern))[::step][:count]
+        if len(photos) < count:
+            pytest.skip(f"real photos are not at hand ({DATA / name})")
+        for i, path in enumerate(photos):
+            with Image.open(path) as image:
+                image.thumbnail((640, 640))
+                image = change(image) if change and i == 4 else image
+                image.convert("RGB").save(tmp_path / f"{name[0].replace('r', 'k')}{i}.jpg", quality=95)
+    assert told in " ".join(look_at(tmp_path, list_photos(tmp_path)).advice)
+
+
 def test_a_turn_on_the_spot_is_told_before_sfm_and_by_it(tmp_path):
     folder = turn_on_the_spot(tmp_path / "pan")
     done = CliRunner().invoke(app, ["check", str(folder)], catch_exceptions=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,10 @@ from scrflow.newscene.survey import chosen_form, source_of
 from scrflow.pipeline.project import Project
 from scrflow.scene import Scene
 from scrflow.scene.lists import camera_of_fields
+from scrflow.scene.photo_files import upright
 from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import detect_forms, read_source
+from scrflow.sfm.matching import check_readable
 from scrflow.storage.listfile import read_text
 
 REPO = Path(__file__).resolve().parents[2]
@@ -168,6 +171,86 @@ def test_stated_splits_are_kept(write, mapping, queries, kitchen, project, tmp_p
     assert numbers(kitchen, scene, [v.name for v in scene.mapping]) == list(mapping)
     assert numbers(kitchen, scene, [q.name for q in scene.queries]) == list(queries)
     check_values(scene, kitchen)
+
+
+# ------------------------------------------------------------------------------------------- any folder, any photo
+
+
+def in_home(r: Room, monkeypatch) -> Path:
+    monkeypatch.setenv("HOME", str(r.root.parent))
+    return Path("~/room")
+
+
+def from_another_folder(r: Room, monkeypatch) -> Path:
+    (r.root.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(r.root.parent / "elsewhere")
+    return Path("../elsewhere/../room/model")
+
+
+def behind_links(r: Room, monkeypatch) -> Path:
+    """The folder is a link, and so is the photos' folder in it, to another disk."""
+    (r.root / "images").rename(r.root.parent / "another disk")
+    r.photos = {r.root.parent.resolve() / "another disk" / path.name: i for path, i in r.photos.items()}
+    (r.root / "images").symlink_to(r.root.parent / "another disk", target_is_directory=True)
+    (r.root.parent / "Küche #1").symlink_to(r.root, target_is_directory=True)
+    return r.root.parent / "Küche #1"
+
+
+def in_the_project(r: Room, monkeypatch) -> Path:
+    monkeypatch.chdir(r.root.parent)
+    return Path("room")
+
+
+@pytest.mark.parametrize("given", [in_home, from_another_folder, behind_links, in_the_project])
+def test_photos_anywhere(given, kitchen, project, tmp_path, monkeypatch):
+    forms.colmap_by_hand(kitchen)
+    found = draft(project, given(kitchen, monkeypatch))
+    assert found.config.in_project == (given is in_the_project)
+    check_values(scene_of(found, tmp_path), kitchen)
+
+
+@pytest.mark.parametrize("suffix", [".HEIC", ".webp", ".jpg"])
+def test_posed_photos_that_colmap_does_not_read(suffix, kitchen, project, tmp_path):
+    """The model names the photos as they were; the last kind is WebP that is called .jpg."""
+    for i, source in enumerate(kitchen.sources):
+        path = kitchen.root / f"phone/{i:04d}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        with Image.open(source) as image:
+            image.save(path, "HEIF" if suffix == ".HEIC" else "WEBP", quality=60)
+    kitchen.model(f"{{:04d}}{suffix}")
+    upright(kitchen.root / "phone", kitchen.root / "images")
+    shutil.rmtree(kitchen.root / "phone")
+    kitchen.photos = {path.resolve(): int(path.name[:4]) for path in (kitchen.root / "images").iterdir()}
+    check_readable(kitchen.root / "images", [path.name for path in kitchen.photos])
+    check_values(scene_of(draft(project, kitchen.root), tmp_path), kitchen)
+
+
+def test_two_folders_of_queries_with_equal_names(kitchen, project, tmp_path):
+    names = [*(f"map/{i:04d}.jpg" for i in range(10)), "day/1.jpg", "night/1.jpg"]
+    for i, name in enumerate(names):
+        kitchen.photo(f"images/{name}", i)
+    kitchen.model("{}.jpg")
+    text = (kitchen.root / "model/images.txt").read_text()
+    for i, name in enumerate(names):
+        text = text.replace(f" 1 {i}.jpg", f" 1 {name}")
+    kitchen.text("model/images.txt", text)
+    found = draft(project, kitchen.root, queries=[kitchen.root / "images" / name for name in ("day", "night")])
+    scene = scene_of(found, tmp_path)
+    assert {q.condition: numbers(kitchen, scene, [q.name]) for q in scene.queries} == {"day": [10], "night": [11]}
+    check_values(scene, kitchen)
+
+
+def test_other_splits_are_named(kitchen, project):
+    """Nearer ones are taken; tables are not read."""
+    forms.split_lists_in_a_folder(kitchen)
+    kitchen.text("train.txt", ["gone.jpg"])
+    kitchen.text("split.csv", ["name,split", "0001.jpg,test"])
+    kitchen.text("splits/two/test.txt", ["0000.jpg"])
+    found = draft(project, kitchen.root)
+    told = sorted(line.split(";")[0] for line in found.missing if line.startswith("Split passed over"))
+    chosen = "(splits/one/test.txt is taken)"
+    assert told == [f"Split passed over: {p} {chosen}" for p in ("split.csv", "splits/two/test.txt", "train.txt")]
+    assert dict(found.rows)["queries"].startswith("4, of test.txt")
 
 
 def test_poses_that_are_not_read_are_named(kitchen, project):

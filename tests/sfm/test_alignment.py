@@ -4,10 +4,13 @@ import numpy as np
 import pycolmap
 import pytest
 from PIL import Image
+from room_forms import Room, room
+from scipy.spatial.transform import Rotation
 from test_sfm import laser_centres, real, some_photos, stage
 
 from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError
+from scrflow.scene.colmap_model import model_of_views
 from scrflow.scene.point_depths import doubt, measured_range
 from scrflow.sfm.alignment import Targets, align, read_gps, read_targets
 from scrflow.sfm.reconstruct import run_sfm
@@ -115,6 +118,55 @@ def test_known_distances(model, laser):
         aligned(model, known(("0000", "0006", true), ("0001", "0005", 2 * near)))
     with pytest.raises(ScrflowError, match=r"no\.jpg could not be registered"):
         aligned(model, known(("0000", "no", 3)))
+
+
+@pytest.fixture
+def kitchen(tmp_path) -> Room:
+    """Photos of redkitchen, and ``model``: their known poses in another frame and scale."""
+    found = room(tmp_path / "room")
+    found.all_photos()
+    made = model_of_views(found.views())
+    turn = Rotation.from_euler("xyz", [100, -30, 20], degrees=True).as_matrix()
+    made.transform(pycolmap.Sim3d(0.37, pycolmap.Rotation3d(turn), np.array([5.0, -2, 9])))
+    found.model = made
+    return found
+
+
+def list_of_windows(r: Room, true: np.ndarray) -> SfmConfig:
+    rows = [f"C:\\scan\\IMAGES\\{i:04d}.PNG {x} {y} {z}" for i, (x, y, z) in enumerate(true)]
+    r.text("survey.txt", "\r\n".join(["# name x y z", *rows, ""]), "utf-16")
+    return SfmConfig(positions="survey.txt")
+
+
+def gps_of_the_south_west(r: Room, true: np.ndarray) -> SfmConfig:
+    """Below sea level; of a room 40 times as large, as GPS in EXIF is exact to centimetres."""
+    to_wgs84 = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    for i, (latitude, longitude, altitude) in enumerate(to_wgs84.enu_to_ellipsoid(40 * true, -33.4, -70.6, -400.0)):
+        exif = Image.Exif()
+        gps = {1: "S", 2: dms(-latitude), 3: "W", 4: dms(-longitude), 5: b"\x01", 6: float(-altitude)}
+        exif.get_ifd(0x8825).update(gps)
+        Image.new("RGB", (16, 16)).save(r.root / f"images/{i:04d}.jpg", exif=exif.tobytes())
+    return SfmConfig(positions="gps")
+
+
+def two_distances(r: Room, true: np.ndarray) -> SfmConfig:
+    pairs = (("0000", "images/0007.JPG"), ("./0003.jpg", "0010.jpg"))
+    ends = ((0, 7), (3, 10))
+    given = [(*names, float(np.linalg.norm(true[a] - true[b]))) for names, (a, b) in zip(pairs, ends, strict=True)]
+    return SfmConfig(known_distances=tuple(given))
+
+
+@pytest.mark.parametrize("write", [list_of_windows, gps_of_the_south_west, two_distances], ids=lambda w: w.__name__)
+def test_known_poses_in_another_scale(write, kitchen):
+    true = np.array([-p[:, :3].T @ p[:, 3] for p in kitchen.poses])
+    config = write(kitchen, true)
+    names = [f"{i:04d}.jpg" for i in range(len(true))]
+    report = align(kitchen.model, read_targets(config, kitchen.root, kitchen.root / "images", names), 1)
+    found, size = centres(kitchen.model), 40 if write is gps_of_the_south_west else 1
+    np.testing.assert_allclose(lengths(found, dict(zip(names, size * true, strict=True))), 1, atol=0.02)
+    assert max(report.get("residuals", [report.get("median_residual")])) < 0.01 * size
+    if write is list_of_windows:  # in its frame too
+        np.testing.assert_allclose([found[name] for name in names], true, atol=1e-3)
 
 
 def test_positions_in_exif_that_are_none(tmp_path):

@@ -85,34 +85,37 @@ def enter_project(config: Path = Path("config")) -> Path:
 def scene_of(given: str, path: Path, **options: Any) -> str:
     """The scene of that name; else that of the photos at ``path``, whose config is written where there is none.
     ``options`` are those of NewScene."""
+    from scrflow.newscene import NewScene, new_scene
+    from scrflow.newscene.draft import command_of, written_by
+
     path = Path(os.path.abspath(path))  # without "..", as new-scene writes it
     project = Project("config")
+
+    def command(name: str) -> list[str]:
+        """Of the config of this path."""
+        words = written_by(Path("config/scenes", f"{name}.yaml")) if name in project.scenes else []
+        return words if words[3:4] == [str(path)] else []
+
     if given not in project.scenes and not path.exists():
         raise ScrflowError(
             f"{path}: no such file or folder, and no scene {given!r} in config/scenes (scrflow validate lists them); "
             "correct it"
         )
-    if given in project.scenes:
-        if any(options.values()):
-            raise ScrflowError(f"{given}: a scene of config/scenes; change its config instead of giving options")
+    if given in project.scenes and not any(options.values()):
         return given
-    from scrflow.newscene import NewScene, new_scene
-    from scrflow.newscene.draft import command_of, written_by
-
+    if given in project.scenes and not command(given):
+        raise ScrflowError(f"{given}: a scene of config/scenes; change its config instead of giving options")
     name = _slug(path)
     taken = {*project.methods, *project.baselines, *RESERVED}
     for number in itertools.count(2):
-        known, config = project.scenes.get(name), Path("config/scenes", f"{name}.yaml")
         asked = NewScene(name=name, path=path, **options)
-        if known is None and name not in taken:
+        if name not in project.scenes and name not in taken:
             new_scene(asked, Path("config"))
             return name
-        words = written_by(config) if known is not None else []
-        if len(words) > 3 and Path(words[3]) == path:
+        if words := command(name):
+            config, before = f"config/scenes/{name}.yaml", shlex.join(words[4:]) or "none"
             if any(options.values()) and words != command_of(asked):
-                raise ScrflowError(
-                    f"{config}: written with other options ({shlex.join(words[4:]) or 'none'}); change or remove it"
-                )
+                raise ScrflowError(f"{config}: written with other options ({before}); change or remove it")
             print(f"scene {name}: goes on with {config}", file=sys.stderr)
             return name
         name = f"{_slug(path)}-{number}"

@@ -6,9 +6,10 @@ and odometry up to the last frame that has a parent. Without such a chain poses 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def unpack_bag(bag: Path, out: Path, max_frames: int) -> Unpacked:
     if out.exists():
         raise ScrflowError(f"{out}: already exists; remove it or name another folder")
     with (
+        _sizes_believed(bag),
         damage_reported(bag, "not a ROS bag", "copy it again"),
         AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader,
         atomic_dir(out) as temporary,
@@ -114,6 +116,15 @@ def unpack_bag(bag: Path, out: Path, max_frames: int) -> Unpacked:
     elif camera is None:
         log.warning("%s: no sensor_msgs/CameraInfo of the photos, so their poses are not taken", bag)
     return Unpacked(len(rgb), len(stamps), photos.topic, bool(truth) and camera is not None)
+
+
+@contextlib.contextmanager
+def _sizes_believed(bag: Path) -> Iterator[None]:
+    """The library reads as many bytes at once as a record claims to have."""
+    try:
+        yield
+    except MemoryError:
+        raise ScrflowError(f"{bag}: damaged, or a record of it is larger than the memory; copy it again") from None
 
 
 def _image_topic(connections: Sequence[Any], bag: Path) -> Any:
