@@ -47,6 +47,17 @@ def test_focal_length_of_a_scene_with_depth(focal):
     assert found.px == pytest.approx(focal, rel=0.03) and found.spread < 0.05
 
 
+def test_landmarks_near_a_pose_do_not_tell_the_focal_length():
+    """They were chosen under a guess of it; those that descriptors alone match do, also if every third is wrong."""
+    found = result(530, (1.5, 6))
+    assumed = np.linalg.inv(found.view.K) @ np.c_[found.view.pixels, np.ones(800)].T
+    near = (assumed.T * found.xyz_world[:, 2:] - found.cam_from_world[:, 3]).astype(float)
+    by_landmarks = replace(found, xyz_world=near, similarity=np.ones(800), by_descriptor=found.xyz_world)
+    guess = guessed_camera((640, 480))
+    assert estimated_focal(replace(by_landmarks, by_descriptor=None), guess).px == pytest.approx(608, rel=0.02)
+    assert estimated_focal(by_landmarks, guess).px == pytest.approx(530, rel=0.02)
+
+
 @pytest.mark.parametrize("stored", ["upright", "sideways", "upside down"])
 @pytest.mark.parametrize("index", [3, 8])
 def test_photos_of_known_cameras(index, stored, tmp_path):

@@ -5,7 +5,15 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scrflow.core.geometry import camera_centre, pose_error
-from scrflow.localize.confidence import FEATURES, confidence_of, evidence, image_blocks, linearised, pose_spread
+from scrflow.localize.confidence import (
+    FEATURES,
+    confidence_of,
+    evidence,
+    image_blocks,
+    linearised,
+    pose_spread,
+    share_within,
+)
 
 K = np.array([[500.0, 0, 320], [0, 520, 240], [0, 0, 1]])
 POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]
@@ -46,6 +54,23 @@ def test_spread_is_that_of_repeated_estimates(together):
     ratio = np.sqrt((np.array(said) ** 2).mean(0)) / true
     # measured: 1.06 and 1.23 for independent noise, 0.76 and 0.87 for noise by block (16 blocks are few)
     assert (ratio > 0.6).all() and (ratio < 1.6).all(), ratio
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.02])
+def test_share_within_thresholds_is_that_of_repeated_estimates_of_the_focal_length(spread):
+    """Gauss-Newton poses under focal lengths that are off."""
+    pixels, world = points(400)
+    rng, within, right = np.random.default_rng(2), (0.05, 0.5), []
+    for _ in range(200):
+        guess, pose = K.copy(), POSE
+        guess[[0, 1], [0, 1]] *= np.exp(rng.normal(0, spread))
+        for _ in range(3):
+            r, J = linearised(pixels, world, guess, pose)
+            pose = moved(pose, -np.linalg.lstsq(J.reshape(-1, 6), r.ravel())[0])
+        t, degrees = pose_error(pose, POSE)
+        right.append(t < within[0] and degrees < within[1])
+    said = share_within(pixels, world, np.ones(400, bool), K, POSE, within, spread)
+    assert 0.2 < said < 1 and said == pytest.approx(np.mean(right), abs=0.08)
 
 
 @pytest.mark.parametrize(("kind", "noise_px"), [("head", 1.5), ("landmarks", 0.5)])

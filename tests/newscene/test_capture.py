@@ -90,8 +90,7 @@ def test_blur_darkness_and_sets_that_share_nothing_are_named(walk):
 REAL = {  # photos of redkitchen, of fox; what happens to a photo; what is told
     "two places": (10, 8, None, "fall into 2 sets of 10, 8"),
     "blur": (10, 0, lambda i: i.filter(ImageFilter.GaussianBlur(5)), "Blur: 1 of 10 photos (k4.jpg)."),
-    "night": (10, 0, lambda i: ImageEnhance.Brightness(i).enhance(0.08), "Darkness: 1 of 10 photos (k4.jpg)."),
-    "few": (10, 0, None, "Photos: 10 are few"),
+    "darkness": (10, 0, lambda i: ImageEnhance.Brightness(i).enhance(0.08), "Darkness: 1 of 10 photos (k4.jpg)."),
 }
 
 

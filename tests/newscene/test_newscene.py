@@ -389,7 +389,8 @@ def test_names_that_cannot_be(colmap, project, name):
         draft_scene(NewScene(name=name, path=colmap), project, gpu=False)
 
 
-def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
+def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
     config = tmp_path / "config"
     shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes", "tables"))
     (config / "scenes").mkdir()
@@ -405,11 +406,17 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path):
     project = Project(config)
     scene = project.scene("yard")
     assert scene == SceneConfig.model_validate(yaml.safe_load(text)) and scene.licence == "ours: all of it # really"
-    assert project.scene_root("yard") == photos and text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
+    assert (
+        Path.cwd() == tmp_path
+        and project.scene_root("yard") == Path("photos")
+        and text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
+    )
     assert scene.split.queries == {"all": "yard-queries.txt"} and (photos / "yard-queries.txt").is_file()
     assert run.invoke(app, [*arguments[:1], "again", *arguments[2:]], catch_exceptions=False).exit_code == 0
     again = Project(config)
-    assert again.scene_root("again") == photos and again.scene("again").split.queries == {"all": "again-queries.txt"}
+    assert again.scene_root("again") == Path("photos") and again.scene("again").split.queries == {
+        "all": "again-queries.txt"
+    }
     (config / "scenes/yard.yaml").write_text(text + "citation: mine\n")
     with pytest.raises(ScrflowError, match=r"yard\.yaml: already exists; --force"):
         run.invoke(app, arguments, catch_exceptions=False)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,16 +62,14 @@ def confidence_of(
     threshold_px: float,
     within: tuple[float, float],
     kind: str = "head",
-    focal_spread: float = 0.0,
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
     without a pose. Calibrated for the finest thresholds that a method can reach; too careful for wider ones.
     ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within
-    ``threshold_px``; ``kind`` of pose: ``head`` or ``landmarks``; ``focal_spread``: standard deviation of the logarithm
-    of an estimated focal length."""
+    ``threshold_px``; ``kind`` of pose: ``head`` or ``landmarks``."""
     if cam_from_world is None:
         return 0.0
-    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within, focal_spread)
+    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within)
     return float(shipped_model(kind).probability(features))
 
 
@@ -82,7 +81,6 @@ def evidence(
     cam_from_world: np.ndarray,
     threshold_px: float,
     within: tuple[float, float],
-    focal_spread: float = 0.0,
 ) -> np.ndarray:
     """FEATURES [F] of a pose, all finite; arguments as for ``confidence_of``."""
     inside = np.asarray(inliers_N, bool)
@@ -91,8 +89,7 @@ def evidence(
     points = xyz_world_N3[inside]
     residuals, jacobians = linearised(pixels_N2[inside], points, K, cam_from_world)
     blocks = image_blocks(pixels_N2)[inside]
-    by_focal = residuals + pixels_N2[inside] - K[:2, 2]
-    spread = pose_spread(residuals, jacobians, blocks, by_focal, focal_spread)
+    spread = pose_spread(residuals, jacobians, blocks)
     error = float(np.median(np.linalg.norm(residuals, axis=1))) if count else threshold_px
     radians = error / K[0, 0]
     depth = float(np.median(camera_points(points, cam_from_world)[:, 2])) if count else 1.0
@@ -136,6 +133,26 @@ def linearised(
     return residuals, np.concatenate([by_point, by_point @ turn], 2)
 
 
+def share_within(
+    pixels_N2: np.ndarray,
+    xyz_world_N3: np.ndarray,
+    inliers_N: np.ndarray,
+    K: np.ndarray,
+    cam_from_world: np.ndarray,
+    within: tuple[float, float],
+    focal_spread: float,
+) -> float:
+    """Probability that the error of an estimated focal length, of standard deviation ``focal_spread`` in its logarithm,
+    moves the pose by less than ``within`` (distance, degrees). The pose moves along a line, in proportion to it."""
+    pixels = pixels_N2[np.asarray(inliers_N, bool)]
+    residuals, jacobians = linearised(pixels, xyz_world_N3[np.asarray(inliers_N, bool)], K, cam_from_world)
+    by_focal = residuals + pixels - K[:2, 2]
+    step = np.linalg.lstsq(jacobians.reshape(-1, 6), -focal_spread * by_focal.ravel())[0]
+    moved = np.linalg.norm(step[:3]), np.degrees(np.linalg.norm(step[3:]))
+    room = min(limit / max(length, 1e-12) for limit, length in zip(within, moved, strict=True))
+    return math.erf(room / math.sqrt(2))
+
+
 def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
     """The block [N] of each pixel; the blocks divide the rectangle that the pixels fill."""
     if len(pixels_N2) == 0:
@@ -146,16 +163,9 @@ def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
     return cell[:, 1] * _BLOCKS + cell[:, 0]
 
 
-def pose_spread(
-    residuals_N2: np.ndarray,
-    jacobians_N26: np.ndarray,
-    blocks_N: np.ndarray,
-    by_focal_N2: np.ndarray | None = None,
-    focal_spread: float = 0.0,
-) -> tuple[float, float]:
+def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> tuple[float, float]:
     """Standard deviations of the centre (scene units) and of the rotation (degrees), from linearised inliers under a
-    Cauchy loss; infinite if the inliers do not fix the pose. ``by_focal_N2``: derivatives by the logarithm of the focal
-    length, whose standard deviation is ``focal_spread``: the pose moves with it."""
+    Cauchy loss; infinite if the inliers do not fix the pose."""
     if len(residuals_N2) < 4:
         return np.inf, np.inf
     lengths = np.linalg.norm(residuals_N2, axis=1)
@@ -171,9 +181,6 @@ def pose_spread(
     except np.linalg.LinAlgError:
         return np.inf, np.inf
     covariance = sigma**2 * inverse
-    if focal_spread:
-        motion = focal_spread * inverse @ np.einsum("n,nij,ni->j", weights, jacobians_N26, by_focal_N2)
-        covariance += np.outer(motion, motion)
     if len(by_block) > 1:
         by_block -= by_block.mean(0)  # the refinement stops near the minimum, not at it
         meat = by_block.T @ by_block * len(by_block) / (len(by_block) - 1)

@@ -22,9 +22,11 @@ PRIOR_SPREAD = 0.35  # standard deviation of its logarithm in the prior
 _RANSAC_PX = 20.0  # wide, because a wrong focal length adds to the errors of scene coordinates
 _LOSS_PX = 3.0
 _TRUNCATED_PX = 30.0
-# errors of neighbouring scene coordinates are correlated, so a keypoint counts as 0.03 independent ones: errors of the
-# logarithm are then 1.2 to 1.3 of the estimated standard deviations (redkitchen, demo)
-_WEIGHT = 0.003
+# errors of neighbouring scene coordinates of a head are correlated, so a keypoint counts as 0.03 independent ones:
+# errors of the logarithm are then 1.2 to 1.3 of the estimated standard deviations (redkitchen, demo), with landmarks
+# 0.5 to 0.9 (also herzjesu)
+_WEIGHTS = {"head": 0.003, "landmarks": 0.02}
+_LENS = 0.01  # error by distortion and principal point, which are unknown too (fox: 1 %)
 _STEPS = 60
 _LEAST = 10  # scene coordinates that an estimate needs
 
@@ -44,18 +46,24 @@ def guessed_camera(size: tuple[int, int], focal: float | None = None) -> pycolma
 
 def estimated_focal(found: Localization, camera: pycolmap.Camera, seed: int = 0) -> Focal | None:
     """The focal length of the photo that gave ``found`` under the assumed ``camera``; None without a pose."""
-    finite = np.isfinite(found.xyz_world).all(1)
-    if found.cam_from_world is None or finite.sum() < _LEAST:
+    if found.cam_from_world is None:
         return None
-    pixels, xyz, K = found.view.pixels[finite], found.xyz_world[finite], found.view.K
+    # landmarks near the pose's projections agree with the focal length that the pose was found under
+    xyz, weight = found.xyz_world, _WEIGHTS["head" if found.similarity is None else "landmarks"]
+    if found.by_descriptor is not None and np.isfinite(found.by_descriptor).all(1).sum() >= _LEAST:
+        xyz = found.by_descriptor
+    finite = np.isfinite(xyz).all(1)
+    if finite.sum() < _LEAST:
+        return None
+    pixels, xyz, K = found.view.pixels[finite], xyz[finite], found.view.K
     scale = K[0, 0] / camera.mean_focal_length()  # encoded image / photo
     usual = USUAL * max(camera.width, camera.height) * scale
-    problem = _Problem(pixels, xyz, K[:2, 2], np.log(usual))
+    problem = _Problem(pixels, xyz, K[:2, 2], np.log(usual), weight)
     starts = [(found.cam_from_world, K[0, 0])]
     if (start := _colmap(pixels, xyz, K, seed)) is not None:
         starts.append(start)
     _, focal, spread = min((problem.refined(*start) for start in starts), key=lambda result: result[0])
-    return Focal(focal / scale, spread)
+    return Focal(focal / scale, float(np.hypot(spread, _LENS)))
 
 
 def _colmap(pixels: np.ndarray, xyz: np.ndarray, K: np.ndarray, seed: int) -> tuple[np.ndarray, float] | None:
@@ -78,6 +86,7 @@ class _Problem:
     xyz: np.ndarray
     centre: np.ndarray  # [2] principal point
     log_usual: float
+    weight: float  # of a keypoint
 
     def cost(self, pose: np.ndarray, focal: float) -> float:
         """Minus the log of the probability."""
@@ -85,7 +94,7 @@ class _Problem:
         with np.errstate(divide="ignore", invalid="ignore"):
             errors = ((focal * points[:, :2] / points[:, 2:] + self.centre - self.pixels) ** 2).sum(1)
         errors = np.where(points[:, 2] > 0, np.minimum(errors, _TRUNCATED_PX**2), _TRUNCATED_PX**2)
-        data = _WEIGHT / 2 * _LOSS_PX**2 * np.log1p(errors / _LOSS_PX**2).sum()
+        data = self.weight / 2 * _LOSS_PX**2 * np.log1p(errors / _LOSS_PX**2).sum()
         return float(data + ((np.log(focal) - self.log_usual) / PRIOR_SPREAD) ** 2 / 2)
 
     def refined(self, pose: np.ndarray, focal: float) -> tuple[float, float, float]:
@@ -119,7 +128,7 @@ class _Problem:
         by_focal = residuals + pixels - self.centre
         jacobians = np.concatenate([by_motion, by_focal[:, :, None]], 2)
         squared = (residuals**2).sum(1)
-        weights = _WEIGHT / (1 + squared / _LOSS_PX**2) * (squared < _TRUNCATED_PX**2)
+        weights = self.weight / (1 + squared / _LOSS_PX**2) * (squared < _TRUNCATED_PX**2)
         hessian = np.einsum("n,nij,nik->jk", weights, jacobians, jacobians)
         gradient = np.einsum("n,nij,ni->j", weights, jacobians, residuals)
         hessian[6, 6] += PRIOR_SPREAD**-2

@@ -4,6 +4,7 @@ projects near a keypoint."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pycolmap
@@ -61,7 +62,9 @@ class LandmarkMatcher:
             (self._settled(view, matches, seed) for matches in tried),
             key=lambda settled: 0 if settled[1] is None else int(settled[1].inliers.sum()),
         )
-        return self._result(view, best, found)
+        by_descriptor = np.full((len(view.pixels), 3), np.nan)
+        by_descriptor[tried[0][:, 0]] = self._landmarks.xyz[tried[0][:, 1]]
+        return replace(self._result(view, best, found), by_descriptor=by_descriptor)
 
     def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
         """Keypoints of a photo that match a landmark, and the landmarks [N, 3]."""

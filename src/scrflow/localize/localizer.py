@@ -23,7 +23,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
-from scrflow.localize.confidence import ALIKE, confidence_of
+from scrflow.localize.confidence import ALIKE, confidence_of, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
@@ -231,23 +231,24 @@ class Localizer:
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
                 found = replace(refined, hypothesis=hypothesis)
-        return replace(found, ms=clock.laps(), confidence=self._confidence(found))
+        confidence, within = None, self.map.config.thresholds
+        if within:
+            kind, agree, config = self.agreement(found)
+            pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
+            view = found.view
+            confidence = confidence_of(
+                view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind
+            )
+        return replace(found, ms=clock.laps(), confidence=confidence)
 
     def rated(self, found: Localization) -> Localization:
         """The result with a confidence that allows for the spread of an estimated focal length."""
-        if found.camera is None or found.confidence is None:
+        if found.camera is None or not found.confidence:
             return found
         spread = PRIOR_SPREAD if found.focal_spread is None else found.focal_spread
-        return replace(found, confidence=self._confidence(found, spread), confidence_at_focal=found.confidence)
-
-    def _confidence(self, found: Localization, focal_spread: float = 0.0) -> float | None:
-        """None for a map without thresholds."""
-        if not self.map.config.thresholds:
-            return None
-        kind, agree, config = self.agreement(found)
-        pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
-        pixels, K, within = found.view.pixels, found.view.K, self.map.config.thresholds[0]
-        return confidence_of(pixels, found.xyz_world, agree, K, pose, config.threshold_px, within, kind, focal_spread)
+        agree, view, within = self.agreement(found)[1], found.view, self.map.config.thresholds[0]
+        share = share_within(view.pixels, found.xyz_world, agree, view.K, found.cam_from_world, within, spread)
+        return replace(found, confidence=found.confidence * share, confidence_at_focal=found.confidence)
 
     def _by_head(self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray]) -> Localization:
         """By scene coordinates alone. ``starts`` gets poses [3, 4] for landmarks to begin from, the best first."""

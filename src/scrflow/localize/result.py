@@ -49,6 +49,7 @@ class Localization:
     confidence_at_focal: float | None = None  # the confidence if that focal length were exact
     turned: int = 0  # degrees clockwise that the photo had to be turned to be localized
     similarity: np.ndarray | None = None  # [N] cosine of keypoint and its landmark, NaN without; None: not by landmarks
+    by_descriptor: np.ndarray | None = None  # [N, 3] landmarks by descriptor alone, not near any pose; NaN without
 
     def facts(self) -> dict[str, Any]:
         """The result in numbers, for JSON; without the pose."""

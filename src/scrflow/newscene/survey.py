@@ -155,7 +155,7 @@ def _collection(found: Found) -> Collection:
             raise ScrflowError(f"{error} (here --skip-missing)") from None
         raise
     check_unique((image.name for image in collection.images), str(collection.where))
-    gone = [i.name for i in collection.images if not (collection.image_root / i.name).is_file()]
+    gone = [i.name for i in collection.images if not os.path.isfile(collection.image_root / i.name)]
     if gone:
         raise ScrflowError(
             f"{collection.where}: {len(gone)} of its {len(collection.images)} images are not under "
@@ -264,7 +264,7 @@ def _listed_queries(
         else:
             cameras = dict.fromkeys(stated)
             texts.append((path, _list_of(cameras)))
-        gone = [name for name in cameras if not (images / name).is_file()]
+        gone = [name for name in cameras if not os.path.isfile(images / name)]
         if gone:
             raise ScrflowError(
                 f"{where}: {len(gone)} of {len(cameras)} queries are not under {images}, which names are relative "

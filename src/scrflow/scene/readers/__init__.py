@@ -7,6 +7,7 @@ A new form is one module here, named as the ``reader`` of its scenes: the model 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def detect_forms(path: Path) -> list[Found]:
 def missing(source: Source, folder: Path, names: Iterable[str], where: Path) -> set[str]:
     """Names without a file under ``folder``, told, where the source leaves such photos out; else none."""
     names = list(names)
-    gone = {name for name in names if source.skip_missing and not (folder / name).is_file()}
+    gone = {name for name in names if source.skip_missing and not os.path.isfile(folder / name)}
     if gone:
         log.warning("%s: %d of %d photos have no file; they are left out", where, len(gone), len(names))
     return gone

@@ -87,7 +87,7 @@ def image_folder(names: list[str], near: list[Path], path: Path) -> Path:
     """The folder that most of the names are relative to; ``near`` goes before what is elsewhere under ``path``."""
     usual = [folder / name for folder in near for name in PHOTO_FOLDERS]
     folders = [f for f in dict.fromkeys([*usual, *near, path, *walk(path)]) if f.is_dir()]
-    exact = {folder: sum((folder / name).is_file() for name in names) for folder in folders}
+    exact = {folder: sum(os.path.isfile(folder / name) for name in names) for folder in folders}
     best = max(folders, key=lambda folder: exact[folder])
     if exact[best] == len(names):
         return best
@@ -118,7 +118,7 @@ def root_of(path: Path, file: Path, names: Iterable[object]) -> Path:
     """The folder that holds a pose file and the photos it names: ``path``, the file's own, or one above it."""
     names = photo_names(names)[:LOOKED_AT]
     exact = [Path(os.path.abspath(file.parent / name)) for name in names]
-    exact = [p for p in exact if p.is_file()]
+    exact = [p for p in exact if os.path.isfile(p)]  # Path.is_file raises for names that are too long
     if names and len(exact) == len(names):
         root = Path(os.path.commonpath([file.parent, *(p.parent for p in exact)]))
         return path if path.is_dir() and root.is_relative_to(path) else root
