@@ -93,7 +93,7 @@ def scene_of(given: str, path: Path, **options: Any) -> str:
 
     def command(name: str) -> list[str]:
         """Of the config of this path."""
-        words = written_by(Path("config/scenes", f"{name}.yaml")) if name in project.scenes else []
+        words = written_by(project.path_of(f"scenes/{name}.yaml")) if name in project.scenes else []
         return words if words[3:4] == [str(path)] else []
 
     if given not in project.scenes and not path.exists():
