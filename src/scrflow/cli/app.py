@@ -12,7 +12,7 @@ from scrflow.core.errors import exit_on_error
 
 GROUPS = {
     "Run": (workflow.run, workflow.new_scene, workflow.check, workflow.validate, workflow.plan),
-    "Use a map": (maps.localize, serve.serve, maps.export),
+    "Use a map": (maps.localize, maps.add, serve.serve, maps.export),
     "Look at results": (results.summary, results.inspect, results.diff),
 }
 HIDDEN = (

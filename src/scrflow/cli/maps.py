@@ -1,4 +1,4 @@
-"""Commands that use a map: localize, export, export-hloc, score-poses."""
+"""Commands that use a map: localize, add, export, export-hloc, score-poses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from scrflow.cli import ConfigDir, Device, Threads
+from scrflow.core.errors import ScrflowError
 
 
 def localize(
@@ -58,6 +59,45 @@ def localize(
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)
+
+
+def add(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors; it stays as it is.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="New photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new map, a file that does not exist.")],
+    camera: Annotated[str | None, typer.Option(help="As for scrflow localize.")] = None,
+    poses: Annotated[
+        Path | None,
+        typer.Option(help="Lines name qw qx qy qz tx ty tz (cam_from_world) in the map's frame. Without: localized."),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=16, help="Landmarks in all. Default: new photos get as many each as the map's photos have."),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Bytes of all landmarks (300 kB), in place of --count.")] = None,
+    min_confidence: Annotated[float, typer.Option(help="Photos of less confident poses are left out.")] = 0.1,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Add photos to a map: landmarks, and a head's index of mapping images. Nothing is trained.
+
+    The new map has the frame of the old one. Photos that the map does not localize confidently are left out.
+
+    Example: scrflow add map.safetensors photos/ --camera "PINHOLE 640 480 525 525 320 240" --out larger.safetensors
+    """
+    import os
+
+    from scrflow.localize.add import add_photos
+
+    budgets = [(key, value) for key, value in (("count", count), ("size", size)) if value is not None]
+    if len(budgets) > 1:
+        raise ScrflowError("--count and --size: give one of them")
+    threads = threads or os.cpu_count() or 1
+    budget = budgets[0] if budgets else None
+    done = add_photos(map_, tuple(images), out, camera, poses, budget, min_confidence, device, threads)
+    parts = [f"{len(done.added)} of {len(done.added) + len(done.left_out)} photos added: {out}"]
+    parts += [f"{done.new} new landmarks, {done.landmarks} in all"] if done.landmarks else []
+    print("; ".join([*parts, f"{out.stat().st_size / 1e6:.2f} MB"]))
 
 
 def export(

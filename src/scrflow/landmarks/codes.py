@@ -55,7 +55,7 @@ class Landmarks:
 def encode(tracks: Tracks, config: LandmarksConfig, seed: int) -> Tensors:
     """Choose and quantise the landmarks. ScrflowError if the budget is too small, or there are too few points."""
     images = len(tracks.names)
-    chosen = choose(tracks, _budget(config, images, tracks.descriptor.shape[1]))
+    chosen = choose(tracks, budget(config, images, tracks.descriptor.shape[1]))
     first = np.full(len(tracks.xyz), images)
     np.minimum.at(first, tracks.point, tracks.image)
     chosen = chosen[np.argsort(first[chosen], kind="stable")]
@@ -69,7 +69,7 @@ def encode(tracks: Tracks, config: LandmarksConfig, seed: int) -> Tensors:
     rows = F.normalize(Pca(mean.float(), components.float())(unit), dim=1)
     codebooks = learn_codebooks(rows.numpy(), config.code_bytes, derived_seed(seed, "landmarks.pq") % (1 << 31))
     start = np.searchsorted(first[chosen], np.arange(images + 1))
-    origin, step, position = _boxed(tracks.xyz[chosen], start)
+    origin, step, position = boxed(tracks.xyz[chosen], start)
     return {
         "mean": mean,
         "components": components,
@@ -119,7 +119,7 @@ def check(tensors: Tensors, images: int) -> None:
         raise ValueError(f"landmark.start does not divide the {count} landmarks")
 
 
-def _budget(config: LandmarksConfig, images: int, full: int) -> int:
+def budget(config: LandmarksConfig, images: int, full: int) -> int:
     """The number of landmarks that the config asks for, or that fit into its size."""
     if config.count is not None:
         return config.count
@@ -134,7 +134,7 @@ def _budget(config: LandmarksConfig, images: int, full: int) -> int:
     return count
 
 
-def _boxed(xyz: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def boxed(xyz: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Origin and step [I, 3] float32 of each image's landmarks [L, 3], and their positions [L, 3] int16."""
     images = len(start) - 1
     origin, step = np.zeros((images, 3), np.float32), np.zeros((images, 3), np.float32)

@@ -84,7 +84,7 @@ def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threa
             f"{scene}: only {100 * np.quantile(fitting, 0.9):.0f} % of the matches of its best pairs of mapping photos "
             f"fit the poses, no more than chance; {_WRONG}"
         )
-    first = np.cumsum([0, *(len(f.pixels) for f in features)])
+    first = first_rows(features)
     seen, keypoint = joined(first, geometry, pairs, matches)
     points = triangulate(seen, geometry.poses, geometry.focal, c.max_error_px, c.min_angle_deg)
     share = len(points.observation) / max(int(first[-1]), 1)
@@ -96,7 +96,7 @@ def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threa
         raise ScrflowError(f"{scene}: no keypoint of its mapping photos could be triangulated; {_WRONG}")
     if share < _WARN_SHARE:
         log.warning("few keypoints could be triangulated: the photos overlap little, or their poses are inaccurate")
-    result = _gathered(names, features, first, keypoint, seen, points)
+    result = gathered(names, features, keypoint, seen, points)
     stamp = Stamp.make(KIND, config, code_of("build_tracks", config), scene=scene / "scene.json", graph=graph)
     with create_h5(out, stamp) as f:
         f.attrs["weights"] = json.dumps(weights, sort_keys=True)
@@ -165,6 +165,11 @@ def _reduced(units: list[torch.Tensor], dim: int) -> list[torch.Tensor]:
     return [F.normalize(projection(unit), dim=1) for unit in units]
 
 
+def first_rows(features: list[PhotoFeatures]) -> np.ndarray:
+    """Row [V + 1] of each view's first keypoint among those of all views; the last is their number."""
+    return np.cumsum([0, *(len(f.pixels) for f in features)])
+
+
 def joined(
     first: np.ndarray, geometry: ViewGeometry, pairs: list[tuple[int, int]], matches: list[np.ndarray]
 ) -> tuple[Observations, np.ndarray]:
@@ -183,14 +188,14 @@ def joined(
     return Observations(track_of, view, np.concatenate(geometry.rays)[keypoint]), keypoint
 
 
-def _gathered(
+def gathered(
     names: tuple[str, ...],
     features: list[PhotoFeatures],
-    first: np.ndarray,
     keypoint: np.ndarray,
     seen: Observations,
     points: Points,
 ) -> Tracks:
+    """Tracks of triangulated points; ``seen`` and ``keypoint`` are what ``joined`` gave."""
     order = np.lexsort((keypoint[points.observation], seen.view[points.observation]))
     rows = points.observation[order]
     start = np.searchsorted(seen.view[rows], np.arange(len(names) + 1))

@@ -66,6 +66,10 @@ class LandmarkMatcher:
         by_descriptor[tried[0][:, 0]] = self._landmarks.xyz[tried[0][:, 1]]
         return replace(self._result(view, best, found), by_descriptor=by_descriptor)
 
+    def seen(self, view: EncodedView, pose: np.ndarray) -> np.ndarray:
+        """Matches [M, 2] of keypoints with the landmarks that ``pose`` [3, 4] projects next to them."""
+        return self._near(view, pose, _LAST_PX)
+
     def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
         """Keypoints of a photo that match a landmark, and the landmarks [N, 3]."""
         view = self.view(photo, camera)

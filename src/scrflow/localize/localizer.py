@@ -275,6 +275,12 @@ class Localizer:
         return Localization(pose, inliers, hypothesis, xyz, view, {}, reason)
 
     @torch.inference_mode()
+    def landmarks_seen(self, features: QueryFeatures, pose: np.ndarray) -> np.ndarray:
+        """Matches [M, 2] of a photo's keypoints (rows of ``features.landmarks``) with the map's landmarks that ``pose``
+        [3, 4] projects next to them."""
+        return self._landmarks.seen(features.landmarks, pose)
+
+    @torch.inference_mode()
     def scene_coordinates(
         self, photo: Image.Image, camera: pycolmap.Camera, name: str
     ) -> tuple[EncodedView, np.ndarray]:
