@@ -4,11 +4,13 @@
     .venv/bin/python benchmarks/add.py southbuilding --method landmarks
 
 One row for the map as it is, with the photos by their own poses, by their true poses, and within the landmarks it had.
-Times are those of the processor, one thread.
+``--mapped N`` begins with a map of the first N mapping photos, made of the scene's tracks. Times are those of the
+processor, one thread.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -22,12 +24,48 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from scrflow.core.geometry import pose_error  # noqa: E402
+from scrflow.config import MapStage, TracksConfig  # noqa: E402
+from scrflow.core.geometry import pose_error, rays_from_pixels  # noqa: E402
 from scrflow.core.parallel import one_thread_each  # noqa: E402
+from scrflow.features.matching import reduction  # noqa: E402
+from scrflow.landmarks.codes import encode  # noqa: E402
+from scrflow.landmarks.tracks import Tracks, load_tracks  # noqa: E402
+from scrflow.landmarks.triangulate import Observations, triangulate  # noqa: E402
 from scrflow.localize.add import add_photos  # noqa: E402
 from scrflow.localize.localizer import Localizer  # noqa: E402
+from scrflow.map.file import load_map  # noqa: E402
 from scrflow.scene.lists import pose_line, query_line  # noqa: E402
 from scrflow.scene.model import Query, Scene, load_scene  # noqa: E402
+from scrflow.storage.artifact import read_safetensors_metadata, read_stamp, write_safetensors  # noqa: E402
+
+
+def partial_map(source: Path, tracks_path: Path, scene: Scene, count: int, out: Path) -> None:
+    """A map of the first ``count`` mapping photos, like that in ``source``: their share of the tracks, triangulated
+    again."""
+    stamp, metadata, tracks = read_stamp(source, "map"), read_safetensors_metadata(source), load_tracks(tracks_path)
+    config = MapStage.model_validate(stamp.config)
+    views, limits = scene.mapping[:count], TracksConfig(features=config.landmarks.features)
+    rows = np.flatnonzero(tracks.image < count)
+    rays = [
+        rays_from_pixels(v.camera, tracks.pixel[a:b])
+        for v, a, b in zip(views, tracks.start, tracks.start[1:], strict=False)
+    ]
+    order = np.lexsort((tracks.image[rows], tracks.point[rows]))
+    rows, label = rows[order], np.unique(tracks.point[rows[order]], return_inverse=True)[1]
+    seen = Observations(label, tracks.image[rows], np.concatenate(rays)[rows])
+    focal = [
+        v.camera.mean_focal_length() * reduction((v.camera.width, v.camera.height), limits.features) for v in views
+    ]
+    poses = np.array([v.cam_from_world for v in views])
+    points = triangulate(seen, poses, np.array(focal), limits.max_error_px, limits.min_angle_deg)
+    order = np.lexsort((rows[points.observation], seen.view[points.observation]))
+    rows, point = rows[points.observation[order]], points.point[order]
+    names = tracks.names[:count]
+    start = np.searchsorted(tracks.image[rows], np.arange(count + 1))
+    part = Tracks(names, points.xyz.astype(np.float32), start, point, tracks.descriptor[rows], tracks.pixel[rows])
+    tensors = encode(part, config.landmarks.landmarks, config.seed)
+    held = {key: metadata[key] for key in ("format", "output_unit", "weights")} | {"names": json.dumps(names)}
+    write_safetensors(out, {f"landmark.{k}": v for k, v in tensors.items()}, stamp, held)
 
 
 def row(label: str, path: Path, scene: Scene, queries: list[Query], what: str) -> None:
@@ -50,16 +88,20 @@ def main(
     scene: Annotated[str, typer.Argument()],
     method: Annotated[str, typer.Option()] = "landmarks",
     results: Annotated[Path, typer.Option()] = Path("results"),
+    mapped: Annotated[int | None, typer.Option(min=2, help="Mapping photos of the first map; default: all.")] = None,
 ) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     loaded, source = load_scene(results / scene / "scene"), results / scene / method / "map.safetensors"
     new, rest = loaded.queries[::2], list(loaded.queries[1::2])
-    landmarks = Localizer.open(source).map.landmarks
     print(f"{scene}, {method}: {len(new)} photos added, {len(rest)} localized\n")
     print("| map | photos, seconds | landmarks | MB | recall, % | median | confidence |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, one_thread_each():
         at = Path(folder)
+        if mapped is not None:
+            whole, source = source, at / "part.safetensors"
+            partial_map(whole, results / scene / "tracks/sift.h5", loaded, mapped, source)
+        landmarks = load_map(source).landmarks
         for query in new:
             link = at / "photos" / query.name
             link.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,15 @@ def wall_map(tmp_path_factory: pytest.TempPathFactory):
     return plane_map.PlaneMap.at(root)
 
 
+@pytest.fixture(scope="session")
+def wall_landmarks(tmp_path_factory: pytest.TempPathFactory):
+    """A map of landmarks alone of the painted wall; beside ``photos`` lie ``graph.npz`` and ``tracks.h5``: change
+    nothing."""
+    import plane_map
+
+    return plane_map.build_landmarks(tmp_path_factory.mktemp("landmarks"))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB, which can be given another size by a remount."""

@@ -34,6 +34,18 @@ def localize(
             "other places are below it. 0 keeps all."
         ),
     ] = None,
+    rig: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Localize photos together whose relative poses are known: lines NAME qw qx qy qz tx ty tz "
+            "(cam_from_rig) of photos, or of the folders of a rig's cameras.",
+        ),
+    ] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(min=2, help="With --rig of photos: this many that follow each other; default: all together."),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -47,6 +59,8 @@ def localize(
 
     Example: scrflow localize map.safetensors a.png b.png --camera "PINHOLE 640 480 525 525 320 240" --out poses.txt
 
+    Example: scrflow localize map.safetensors photos/ --rig odometry.txt --group 8 --out poses.txt
+
     Example: scrflow localize west.safetensors photos/ --map east.safetensors --map north.safetensors --out poses.txt
     """
     import os
@@ -55,7 +69,7 @@ def localize(
 
     threads = threads or os.cpu_count() or 1
     maps = (map_, *(more or ()))
-    outcome = localize_photos(maps, tuple(images), camera, out, min_confidence, device, threads, tried)
+    outcome = localize_photos(maps, tuple(images), camera, out, min_confidence, device, threads, tried, rig, group)
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)

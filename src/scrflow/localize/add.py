@@ -190,10 +190,8 @@ class _Adder:
 def _fits(pose: np.ndarray, found: Localization, threshold_px: float) -> bool:
     """Whether the inliers of the map's own pose agree with a given pose."""
     view, inside = found.view, found.inliers
-    return (
-        float((reprojection_error(view.pixels[inside], found.xyz_world[inside], view.K, pose) < threshold_px).mean())
-        >= _FITS
-    )
+    error = reprojection_error(view.pixels[inside], found.xyz_world[inside], view.K, pose)
+    return float((error < threshold_px).mean()) >= _FITS
 
 
 def _check_frame(poses: Path, found: list[_Photo]) -> None:
@@ -201,13 +199,13 @@ def _check_frame(poses: Path, found: list[_Photo]) -> None:
     compared = [p.fits for p in found if p.fits is not None]
     if not compared:
         raise ScrflowError(
-            f"{poses}: the map localizes none of the photos, so nothing shows that the poses are in its frame; add photos "
-            "of the map's place too"
+            f"{poses}: the map localizes none of the photos, so nothing shows that the poses are in its frame; add "
+            "photos of the map's place too"
         )
     if 2 * sum(compared) < len(compared):
         raise ScrflowError(
-            f"{poses}: in another frame than the map: it localizes {len(compared)} of the photos, and {sum(compared)} of "
-            "them are where the poses say; give cam_from_world in the map's frame"
+            f"{poses}: in another frame than the map: it localizes {len(compared)} of the photos, and {sum(compared)} "
+            "of them are where the poses say; give cam_from_world in the map's frame"
         )
 
 

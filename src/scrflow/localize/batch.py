@@ -6,21 +6,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycolmap
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_numbers
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
-from scrflow.localize.query import camera_of
+from scrflow.localize.localizer import Localizer
+from scrflow.localize.query import camera_of, query_photo
 from scrflow.localize.router import Router
 from scrflow.pipeline.stages import code_version
-from scrflow.scene.checks import check_listable, check_unique, some
-from scrflow.scene.lists import camera_of_fields, pose_line, query_line, read_query_list
+from scrflow.scene.checks import check_listable, check_unique, checked_pose, some
+from scrflow.scene.lists import camera_of_fields, pose_line, query_line, read_poses, read_query_list
 from scrflow.scene.photo_files import list_photos
 from scrflow.storage.artifact import sha256_file, write_text
 from scrflow.storage.journal import Journal, line_of
@@ -54,9 +57,12 @@ def localize_photos(
     device: str | None = None,
     threads: int = 1,
     tried: int = 2,
+    rig: Path | None = None,
+    group: int | None = None,
 ) -> Outcome:
     """Localize photos, or folders of photos, with the ``tried`` most similar of the ``maps`` (scrflow.localize.router).
-    A photo that cannot be used is reported, and does not stop the others; ScrflowError for what concerns all.
+    A photo that cannot be used is reported, and does not stop the others; ScrflowError for what concerns all. With
+    ``rig`` and ``group`` (see ``groups_of``) photos are localized together, by one map.
     ``min_confidence`` None: MIN_CONFIDENCE, if the map has thresholds."""
     photos = photos_of(images)
     cameras = cameras_of(camera, list(photos))
@@ -69,18 +75,34 @@ def localize_photos(
     routing = f", {tried} tried" if len(maps) > 1 else ""
     router = Router.open(maps, device, tried)
     keys = {n: {"camera": cameras[n], "sha256": _digest(path)} for n, path in photos.items()}
+    together = [{name: None} for name in photos]
+    if rig is not None:
+        if len(maps) > 1:
+            raise ScrflowError("--rig takes one map; leave out --map")
+        together = groups_of(rig, group, list(photos))
+        for members in together:
+            poses = "".join(pose_line(name, pose) for name, pose in members.items())
+            label = f"{len(members)} photos, {hashlib.sha256(poses.encode()).hexdigest()[:16]}"
+            for name in members:
+                keys[name]["group"] = label
+    elif group is not None:
+        raise ScrflowError("--group needs the relative poses of photos; give --rig FILE")
     with Journal(log_path, f"photos, map {digests}{routing}, code {code_version('localize.router')}") as journal:
         records = {n: r for n, r in journal.done.items() if n in keys and keys[n].items() <= r.items()}
-        left = [n for n in photos if n not in records or "error" in records[n]]
+        left = [m for m in together if any(n not in records or "error" in records[n] for n in m)]
 
-        def record(name: str) -> tuple[str, dict[str, Any]]:
-            return name, {**keys[name], **_localized(router, photos[name], cameras[name])}
+        def recorded(members: dict[str, np.ndarray | None]) -> dict[str, dict[str, Any]]:
+            if rig is None:
+                return {name: _localized(router, photos[name], cameras[name]) for name in members}
+            return _localized_together(router.maps[str(maps[0])], {n: photos[n] for n in members}, cameras, members)
 
-        for name, done in track(mapped(record, left, threads), "localizing", len(left)):
-            journal.add(name, done)
-            records[name] = {"name": name, **done}
-            if "error" in done:
-                log.error("error: %s", done["error"])
+        for found in track(mapped(recorded, left, threads), "localizing", len(left)):
+            for name, facts in found.items():
+                done = {**keys[name], **facts}
+                journal.add(name, done)
+                records[name] = {"name": name, **done}
+                if "error" in done:
+                    log.error("error: %s", done["error"])
     chosen = [records[name] for name in photos]
     # write the details again as a whole, without photos of an earlier run that are not asked for now
     first = log_path.read_text(encoding="utf-8").splitlines(keepends=True)[0]
@@ -139,6 +161,28 @@ def cameras_of(camera: str | None, names: list[str]) -> dict[str, str | None]:
     return {name: None if (c := listed[name]) is None else _line(camera_of(c, str(path))) for name in names}
 
 
+def groups_of(path: Path, size: int | None, names: list[str]) -> list[dict[str, np.ndarray]]:
+    """Photos that are localized together, each with its cam_from_rig [3, 4], from lines ``NAME qw qx qy qz tx ty tz``.
+    If names are those of photos, all are one group, or each ``size`` that follow each other in the file. If they are
+    folders or other beginnings of names (``cam0``), photos whose names go on alike are one group. ScrflowError for a
+    photo without a line."""
+    poses = {name: checked_pose(pose, f"{path}: {name}") for name, pose in read_poses(path).items()}
+    missing = [name for name in names if name not in poses]
+    if not missing:
+        listed = [name for name in poses if name in set(names)]
+        size = size or len(listed)
+        return [{n: poses[n] for n in listed[at : at + size]} for at in range(0, len(listed), size)]
+    if len(missing) < len(names) or size is not None:
+        raise ScrflowError(f"{path}: no line of {len(missing)} of {len(names)} photos: {some(missing)}; list them too")
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for name in names:
+        begin = max((p for p in poses if name.startswith(p)), key=len, default=None)
+        if begin is None:
+            raise ScrflowError(f"{path}: no line of photo {name}, nor of a folder that it is in; add one")
+        groups.setdefault(name.removeprefix(begin), {})[name] = poses[begin]
+    return list(groups.values())
+
+
 def _line(camera: pycolmap.Camera) -> str:
     return query_line("", camera).strip()
 
@@ -164,6 +208,28 @@ def _localized(router: Router, path: Path, camera: str | None) -> dict[str, Any]
     pose = routed.found.cam_from_world
     several = {"map": routed.map, "tried": list(routed.tried), "scores": routed.scores} if routed.scores else {}
     return {"pose": None if pose is None else pose_numbers(pose), **routed.found.facts(), **several}
+
+
+def _localized_together(
+    localizer: Localizer, photos: dict[str, Path], cameras: dict[str, str | None], rig: dict[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Facts of each photo of a group. A photo that cannot be used is left out of it."""
+    usable, facts = {}, {}
+    for name, path in photos.items():
+        try:
+            usable[name] = query_photo(path, cameras[name])
+            if usable[name][1] is None:
+                raise ScrflowError(f"{path}: its focal length is unknown, which a group needs; give --camera")
+        except ScrflowError as error:
+            usable.pop(name, None)
+            facts[name] = {"error": str(error)}
+    if usable:
+        features = [localizer.features(*query) for query in usable.values()]
+        group = localizer.localize_group_features(features, [rig[name] for name in usable])
+        for name, found in zip(usable, group.photos, strict=True):
+            pose = None if group.rig_from_world is None else pose_numbers(found.cam_from_world)
+            facts[name] = {"pose": pose, **found.facts()} | ({"reason": group.reason} if pose is None else {})
+    return facts
 
 
 def _write_poses(map_: Path, out: Path, least: float | None, records: list[dict[str, Any]]) -> Outcome:

@@ -14,7 +14,14 @@ from scipy.spatial import cKDTree
 
 from scrflow.config import LandmarkLocalizeConfig, LandmarksPart
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, project, rays_from_pixels, rescaled_camera
+from scrflow.core.geometry import (
+    pinhole_matrix,
+    pinhole_pixels,
+    project,
+    rays_from_pixels,
+    reprojection_error,
+    rescaled_camera,
+)
 from scrflow.features.encoders import LocalEncoder
 from scrflow.features.matching import PhotoFeatures, photo_features, reduction
 from scrflow.features.views import EncodedView
@@ -69,6 +76,12 @@ class LandmarkMatcher:
     def seen(self, view: EncodedView, pose: np.ndarray) -> np.ndarray:
         """Matches [M, 2] of keypoints with the landmarks that ``pose`` [3, 4] projects next to them."""
         return self._near(view, pose, _LAST_PX)
+
+    def under(self, view: EncodedView, pose: np.ndarray) -> Localization:
+        """A photo of known pose [3, 4]: the landmarks projected next to its keypoints, and which of them agree."""
+        found = self._result(view, self.seen(view, pose), None)
+        inliers = reprojection_error(view.pixels, found.xyz_world, view.K, pose) < self._config.threshold_px
+        return replace(found, cam_from_world=pose, inliers=inliers, reason=None)
 
     def scene_coordinates(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[EncodedView, np.ndarray]:
         """Keypoints of a photo that match a landmark, and the landmarks [N, 3]."""

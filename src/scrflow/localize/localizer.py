@@ -4,6 +4,7 @@ landmarks, or by landmarks that begin from the head's poses."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from scrflow.config import ExtractorConfig, LandmarkLocalizeConfig, LocalizeConfig, LocalizeStage
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import reprojection_error
 from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
 from scrflow.features.encoders import LocalEncoder, build_encoder
@@ -25,6 +27,7 @@ from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import ALIKE, confidence_of, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
+from scrflow.localize.group import Group, composed, group_pose, inlier_count
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
@@ -32,6 +35,7 @@ from scrflow.localize.result import Clock, Localization, localize_scene
 from scrflow.map.file import Map, load_map
 from scrflow.map.format import retrieval_features
 from scrflow.pipeline.stages import code_of
+from scrflow.scene.checks import checked_pose
 from scrflow.storage.weights import expecting
 
 
@@ -231,15 +235,73 @@ class Localizer:
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
                 found = replace(refined, hypothesis=hypothesis)
-        confidence, within = None, self.map.config.thresholds
-        if within:
-            kind, agree, config = self.agreement(found)
-            pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
-            view = found.view
-            confidence = confidence_of(
-                view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind
+        return replace(found, ms=clock.laps(), confidence=self._confidence(found))
+
+    def _confidence(self, found: Localization) -> float | None:
+        """Of a pose; None for a map without thresholds."""
+        within = self.map.config.thresholds
+        if not within:
+            return None
+        kind, agree, config = self.agreement(found)
+        pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
+        view = found.view
+        return confidence_of(view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind)
+
+    def localize_group(
+        self,
+        images: Sequence[ImageLike],
+        camera: CameraLike | Sequence[CameraLike] | None,
+        cams_from_rig: Sequence[np.ndarray],
+    ) -> Group:
+        """The pose of photos with known relative poses: ``cams_from_rig`` [3, 4] turn coordinates of the rig (or of
+        odometry, in the map's unit) into those of each camera. ``camera``: one of all photos, or a list; the focal
+        length must be known. ScrflowError for an image, a camera or a pose that cannot be used."""
+        cameras = camera if isinstance(camera, list) else [camera] * len(images)
+        if not len(images) == len(cameras) == len(cams_from_rig) or not len(images):
+            raise ScrflowError(
+                f"{len(images)} images, {len(cameras)} cameras, {len(cams_from_rig)} poses in the rig; give as many of "
+                "each, at least one"
             )
-        return replace(found, ms=clock.laps(), confidence=confidence)
+        cams_from_rig = [checked_pose(pose, f"pose {i} in the rig") for i, pose in enumerate(cams_from_rig)]
+        queries = [query_photo(*query) for query in zip(images, cameras, strict=True)]
+        for i, (_, known) in enumerate(queries):
+            if known is None:
+                raise ScrflowError(f"image {i} of the group: its focal length is unknown; give its camera")
+        return self.localize_group_features([self.features(*query) for query in queries], cams_from_rig)
+
+    @torch.inference_mode()
+    def localize_group_features(self, features: Sequence[QueryFeatures], cams_from_rig: Sequence[np.ndarray]) -> Group:
+        """The second half of ``localize_group``. A photo's correspondences are those of its own best attempt; under the
+        group's first pose landmarks are matched again."""
+        found = [self.localize_features(f) for f in features]
+        times, clock = [f.ms for f in found], Clock()
+        config = self._config if self._landmarks is None else self._matching
+        rig = group_pose(found, cams_from_rig, config, self._seed)
+        if rig is not None and self._landmarks is not None:
+            near = [
+                self._landmarks.under(f.landmarks, composed(c, rig))
+                for f, c in zip(features, cams_from_rig, strict=True)
+            ]
+            again = group_pose(near, cams_from_rig, config, self._seed, rig)
+            count = inlier_count(found, cams_from_rig, rig, config.threshold_px)
+            if again is not None and inlier_count(near, cams_from_rig, again, config.threshold_px) >= count:
+                found, rig = near, again
+        agreeing = 0 if rig is None else inlier_count(found, cams_from_rig, rig, config.threshold_px)
+        if agreeing < config.min_inliers:
+            return Group(None, tuple(found), None, f"{agreeing} inliers, {config.min_inliers} are needed")
+        posed = []
+        for f, cam in zip(found, cams_from_rig, strict=True):
+            pose = composed(cam, rig)
+            inliers = reprojection_error(f.view.pixels, f.xyz_world, f.view.K, pose) < config.threshold_px
+            posed.append(replace(f, cam_from_world=pose, inliers=inliers, reason=None))
+        each = [self._confidence(f) for f in posed]
+        # a pose that one photo alone makes likely is that of all
+        confidence = None if None in each else max(each)
+        clock.lap("group")
+        share = clock.laps()["group"] / len(posed)
+        times = [{**ms, "group": round(share, 2), "total": round(ms["total"] + share, 2)} for ms in times]
+        photos = (replace(f, confidence=confidence, ms=ms) for f, ms in zip(posed, times, strict=True))
+        return Group(rig, tuple(photos), confidence)
 
     def rated(self, found: Localization) -> Localization:
         """The result with a confidence that allows for the spread of an estimated focal length."""

@@ -24,7 +24,7 @@ from scrflow.training.head import Head
 
 _LEAST = 20  # iterations of a RANSAC that starts from a pose or only ranks hypotheses
 _LEAST_IN_FULL = 100  # of others, where the config does not say
-_LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement at the end of a RANSAC before our own
+LOSS = {"loss_type": "CAUCHY", "loss_scale": 1.0}  # of the refinement at the end of a RANSAC before our own
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def estimate_pose(
     finite = np.isfinite(xyz_world_N3).all(1)
     if finite.sum() < 4:
         return None
-    camera = _camera(K)
+    camera = poselib_camera(K)
     points2, points3 = pixels_N2[finite], xyz_world_N3[finite]
     least = getattr(config, "min_iterations", _LEAST_IN_FULL) if before is None else _LEAST
-    ransac = _ransac(threshold_px, config.iterations, least, seed)
-    loss = {} if config.refine_px is None else _LOSS
+    ransac = ransac_options(threshold_px, config.iterations, least, seed)
+    loss = {} if config.refine_px is None else LOSS
     pose, info = poselib.estimate_absolute_pose(points2, points3, camera, ransac, loss, before)
     if info["num_inliers"] < 4:
         return None
@@ -92,11 +92,11 @@ def consensus(
     finite = np.isfinite(xyz_world_N3).all(1)
     if finite.sum() < 4:
         return Consensus(0, 1.0, None)
-    ransac = _ransac(threshold_px, iterations, _LEAST, seed)
+    ransac = ransac_options(threshold_px, iterations, _LEAST, seed)
     # the last refinement takes half of the time of a RANSAC, and does not change the number of inliers
-    loss = {**_LOSS, "max_iterations": 1}
+    loss = {**LOSS, "max_iterations": 1}
     points = pixels_N2[finite], xyz_world_N3[finite]
-    pose, info = poselib.estimate_absolute_pose(*points, _camera(K), ransac, loss, before)
+    pose, info = poselib.estimate_absolute_pose(*points, poselib_camera(K), ransac, loss, before)
     if info["num_inliers"] == 0:
         return Consensus(0, 1.0, None)
     # PoseLib sums errors on the plane z = 1
@@ -104,7 +104,8 @@ def consensus(
     return Consensus(int(info["num_inliers"]), (inside + np.sum(~finite)) / len(finite), pose)
 
 
-def _camera(K: np.ndarray) -> dict[str, Any]:
+def poselib_camera(K: np.ndarray) -> dict[str, Any]:
+    """The pinhole camera of K as PoseLib takes it."""
     return {
         "model": "PINHOLE",
         "width": int(2 * K[0, 2]) + 1,
@@ -113,7 +114,8 @@ def _camera(K: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _ransac(threshold_px: float, iterations: int, at_least: int, seed: int) -> dict[str, Any]:
+def ransac_options(threshold_px: float, iterations: int, at_least: int, seed: int) -> dict[str, Any]:
+    """PoseLib's options of a RANSAC."""
     return {
         "max_reproj_error": threshold_px,
         "max_iterations": iterations,

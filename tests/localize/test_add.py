@@ -1,0 +1,116 @@
+"""``scrflow add``: photos beside those of a map of the painted wall, for landmarks and for a head's index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import plane_map
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from scrflow.cli.app import app
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.localize.add import add_photos
+from scrflow.localize.localizer import Localizer
+from scrflow.map.file import load_map
+from scrflow.scene.lists import pose_line
+
+REPO = Path(__file__).resolve().parents[2]
+LINE = plane_map.CAMERA_LINE
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    """A folder of nine photos that see the wall to the right of the map's, and their poses."""
+    folder, texture = tmp_path_factory.mktemp("beside"), plane_map.wall()
+    poses = {f"{i}.png": plane_map.pose(0.6 + 0.2 * (i % 3), -0.2 + 0.2 * (i // 3), 1.5, 2.0, 1.0) for i in range(9)}
+    for name, pose in poses.items():
+        plane_map.photograph(texture, pose).save(folder / name)
+    return folder, poses
+
+
+def test_new_photos_widen_a_map_of_landmarks(wall_landmarks, beside, tmp_path):
+    """A photo of which the map sees a third: more of its keypoints agree. Old landmarks keep their bytes and places."""
+    before, out = wall_landmarks.map.read_bytes(), tmp_path / "wide.safetensors"
+    arguments = [wall_landmarks.map, beside[0], "--camera", LINE, "-o", out, "--threads", 1]
+    done = CliRunner().invoke(app, ["add", *map(str, arguments)])
+    assert done.exit_code == 0 and done.output.startswith("9 of 9 photos added"), done.output
+    assert wall_landmarks.map.read_bytes() == before
+    old, new = load_map(wall_landmarks.map), load_map(out)
+    assert new.names == (*old.names, *sorted(beside[1])) and len(new.landmarks.xyz) == 300 + 9 * 25
+    assert np.array_equal(new.landmarks.xyz[:300], old.landmarks.xyz)
+    assert torch.equal(new.landmarks.descriptors[:300], old.landmarks.descriptors)
+    assert np.median(np.abs(new.landmarks.xyz[300:, 2])) < 0.003  # m from the wall, which is 1.5 m away
+    truth = plane_map.pose(1.1, 0.05, 1.5, 2.0, -1.0)
+    photo = plane_map.photograph(plane_map.wall(), truth)
+    narrow, wide = (Localizer.open(path).localize(photo, LINE) for path in (wall_landmarks.map, out))
+    assert wide.inliers.sum() > 2 * narrow.inliers.sum()
+    assert pose_error(wide.cam_from_world, truth)[0] < 0.005
+    add_photos(wall_landmarks.map, (beside[0],), tmp_path / "again.safetensors", LINE, threads=2)
+    assert (tmp_path / "again.safetensors").read_bytes() == out.read_bytes()
+
+
+def test_given_poses_and_a_budget(wall_landmarks, beside, tmp_path):
+    poses, out = tmp_path / "poses.txt", tmp_path / "map.safetensors"
+    wrong = {**beside[1], "4.png": plane_map.pose(0.0, 0.0, 1.5, 0.0, 0.0)}
+    poses.write_text("".join(f"{pose_line(n, p)}\n" for n, p in wrong.items()))
+    done = add_photos(wall_landmarks.map, (beside[0],), out, LINE, poses, ("count", 300))
+    assert len(done.added) == 8 and "not that by which the map sees it" in done.left_out["4.png"]
+    made = load_map(out).landmarks
+    assert done.landmarks == len(made.xyz) == 300 and done.new == (made.image >= 12).sum() == 120  # 8 of 20 photos
+    assert np.median(np.abs(made.xyz[made.image >= 12][:, 2])) < 0.002
+    assert len(np.unique(made.image)) == 20, "every photo keeps a share"
+    for name, truth in wall_landmarks.queries.items():
+        found = Localizer.open(out).localize(wall_landmarks.photos / name, LINE)
+        assert pose_error(found.cam_from_world, truth)[0] < 0.005
+
+
+def test_photos_join_the_index_of_a_head(tmp_path):
+    """A photo of the index is retrieved first, and stands for the encoding of the image that localized it."""
+    (source, _), only = plane_map.build_halves(tmp_path)
+    photo, out = only[3], tmp_path / "map.safetensors"
+    done = add_photos(source, (photo,), out, LINE, min_confidence=0.0)
+    old, new = load_map(source), load_map(out)
+    assert done.added == new.names[9:] == (photo.as_posix(),) and done.landmarks == 0
+    assert torch.equal(new.encoding[:9], old.encoding) and (new.encoding[9] == old.encoding).all(1).any()
+    assert torch.equal(new.retriever.codes[:9], old.retriever.codes)
+    found = Localizer.open(out).localize(photo, LINE)
+    assert found.hypothesis == photo.as_posix() or found.cam_from_world is not None
+    assert {k: v for k, v in load_file(out).items() if k.startswith("head.")}.keys()
+
+
+CASES = {
+    "a map without landmarks and index": "has neither landmarks nor an index of mapping images",
+    "a file that exists": "exists already and is not overwritten",
+    "photos of the map": r"mapping/00\.png.* in the map already",
+    "photos of another place": "no photo can be added: .* nothing is written",
+    "poses of another frame": r"poses\.txt: in another frame than the map: it localizes 9 of the photos, and 0",
+    "poses of other photos": r"poses\.txt: no pose of any photo",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_be_added_is_refused_in_a_line(request, wall_landmarks, beside, tmp_path, case):
+    source, photos, out, poses = wall_landmarks.map, beside[0], tmp_path / "map.safetensors", None
+    if case == "a map without landmarks and index":
+        source = request.getfixturevalue("wall_map").map
+    elif case == "a file that exists":
+        out.write_bytes(b"mine")
+    elif case == "photos of the map":
+        photos = wall_landmarks.photos
+    elif case == "photos of another place":
+        photos = tmp_path / "streets"
+        photos.mkdir()
+        plane_map.Image.open(REPO / "demo/images/day/000.jpg").resize((320, 240)).save(photos / "a.png")
+    else:
+        poses = tmp_path / "poses.txt"
+        names = {f"other/{n}" if case == "poses of other photos" else n: p for n, p in beside[1].items()}
+        poses.write_text("".join(pose_line(n, p * [1, 1, 1, 2.0]) + "\n" for n, p in names.items()))
+    with pytest.raises(ScrflowError, match=CASES[case]) as caught:
+        add_photos(source, (photos,), out, LINE, poses)
+    assert "\n" not in str(caught.value)
+    assert not out.exists() or out.read_bytes() == b"mine"
