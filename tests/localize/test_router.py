@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import plane_map
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from scrflow import Localizer
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
+from scrflow.localize.add import add_photos
 from scrflow.localize.batch import localize_photos
+from scrflow.localize.query import query_photo
 from scrflow.localize.router import Router
 from scrflow.map.file import load_map
 from scrflow.scene.lists import read_poses
@@ -100,3 +103,16 @@ def test_maps_that_do_not_belong_together(maps, tmp_path):
     assert load_map(other).config.unit == "feet"
     with pytest.raises(ScrflowError, match=r"its unit is not that of .* \(feet, m\)"):
         Router.open([maps[0], other])
+
+
+def test_a_photo_that_is_added_joins_the_index(maps, photos, tmp_path):
+    """It is retrieved first then, and stands for the encoding of the image that localized it."""
+    photo, out = Path(list(photos)[3]), tmp_path / "map.safetensors"
+    done = add_photos(maps[0], (photo,), out, plane_map.CAMERA_LINE, min_confidence=0.0)
+    old, new = load_map(maps[0]), load_map(out)
+    assert done.added == new.names[9:] == (photo.as_posix(),) and done.landmarks == 0
+    assert torch.equal(new.encoding[:9], old.encoding) and (new.encoding[9] == old.encoding).all(1).any()
+    assert torch.equal(new.retriever.codes[:9], old.retriever.codes)
+    localizer = Localizer.open(out)
+    features = localizer.features(*query_photo(photo, plane_map.CAMERA_LINE))
+    assert int(new.retriever.search(features.descriptor, 1)[0][0]) == 9
