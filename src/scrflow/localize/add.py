@@ -147,7 +147,7 @@ class _Adder:
         self._localizer, self._given, self._least = localizer, given, least
         part = localizer.map.config.landmarks
         self._features = None if part is None else part.features
-        self._encoder = None if part is None else build_encoder(part.features.extractor)
+        self._encoder = None if part is None else build_encoder(part.features.extractor, localizer.device)
 
     def photo(self, name: str, path: Path, camera: str | None) -> _Photo:
         try:

@@ -119,26 +119,26 @@ class Localizer:
             raise ScrflowError(
                 "the map holds no encodings of mapping images to try: localize.hypotheses must be 1 (config/methods)"
             )
-        self._device = device_for(device)
-        self._head = None if map_.head is None else map_.head.to(self._device)
-        self._pca = None if map_.pca is None else map_.pca.to(self._device)
+        self.device = device_for(device)
+        self._head = None if map_.head is None else map_.head.to(self.device)
+        self._pca = None if map_.pca is None else map_.pca.to(self.device)
         networks, extractor = networks or Networks(), map_.config.extractor
         self._landmarks = self._encoder = self._describe = None
         with expecting(map_.weights, "the map"):
             if map_.landmarks is not None:
                 part = map_.config.landmarks
-                encoder = networks.encoder(part.features.extractor, self._device)
+                encoder = networks.encoder(part.features.extractor, self.device)
                 self._matching = self._config.landmarks or LandmarkLocalizeConfig()
                 self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder)
             if self._head is None:
                 return
             # one extraction serves head and retrieval if they share the extractor
             wanted = max(self._config.max_keypoints, map_.retrieval_keypoints)
-            self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}), self._device)
+            self._encoder = networks.encoder(extractor.model_copy(update={"max_keypoints": wanted}), self.device)
             if map_.retriever is not None:
                 features, tensors = retrieval_features(map_.config), map_.retriever.description
                 self._describe = PhotoDescriber(
-                    features, tensors, self._device, extractor, networks.encoder, networks.descriptor
+                    features, tensors, self.device, extractor, networks.encoder, networks.descriptor
                 )
         if self._encoder.dim != len(map_.pca.mean):
             raise ScrflowError(
@@ -384,5 +384,5 @@ class Localizer:
         return rows, self.map.encoding[rows]
 
     def _coordinates(self, view: EncodedView, encodings: torch.Tensor | None) -> SceneCoordinates:
-        local = self._pca(view.descriptors.to(self._device))
-        return SceneCoordinates(self._head, local, None if encodings is None else encodings.to(self._device))
+        local = self._pca(view.descriptors.to(self.device))
+        return SceneCoordinates(self._head, local, None if encodings is None else encodings.to(self.device))
