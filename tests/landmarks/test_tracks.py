@@ -15,8 +15,8 @@ from scrflow.config import LandmarksConfig, TracksConfig, TracksStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose, project
 from scrflow.landmarks.codes import check, decode, encode
-from scrflow.landmarks.select import choose
-from scrflow.landmarks.tracks import build_tracks, load_tracks
+from scrflow.landmarks.select import choose, right_matches
+from scrflow.landmarks.tracks import Tracks, build_tracks, load_tracks
 from scrflow.landmarks.triangulate import Observations, triangulate
 from scrflow.scene.colmap_model import View, read_model, views_of_model
 
@@ -129,6 +129,25 @@ def test_a_size_is_kept_to(wall_landmarks, size):
     tensors = encode(tracks, LandmarksConfig(count=None, size=size, dim=16, code_bytes=8), 1)
     held = sum(tensor.nbytes for tensor in tensors.values())
     assert size - 14 <= held <= size, "a landmark has 14 bytes"
+
+
+def test_points_that_are_mistaken_for_others_come_last():
+    """200 points in each of four images; every second one looks like 20 others, up to noise."""
+    rng = np.random.default_rng(4)
+    own, shared = rng.random((200, 128)), rng.random((5, 128))
+    own[::2] = shared[np.arange(100) % 5]
+    seen = np.clip(own[None] + rng.normal(0, 0.05, (4, 200, 128)), 0, 1).reshape(-1, 128)
+    tracks = Tracks(
+        tuple("abcd"),
+        np.zeros((200, 3), np.float32),
+        np.arange(5) * 200,
+        np.tile(np.arange(200, dtype=np.int32), 4),
+        np.rint(200 * seen).astype(np.uint8),
+        np.zeros((800, 2), np.float32),
+    )
+    right = right_matches(tracks)
+    assert (right[1::2] == 4).all() and (right[::2] <= 1).all()
+    assert np.array_equal(choose(tracks, 100), np.arange(1, 200, 2))
 
 
 def test_a_budget_for_no_landmark_is_refused(wall_landmarks):
