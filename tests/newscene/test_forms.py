@@ -245,6 +245,7 @@ def test_other_splits_are_named(kitchen, project):
     forms.split_lists_in_a_folder(kitchen)
     kitchen.text("train.txt", ["gone.jpg"])
     kitchen.text("split.csv", ["name,split", "0001.jpg,test"])
+    kitchen.text("test.json", "5")
     kitchen.text("splits/two/test.txt", ["0000.jpg"])
     found = draft(project, kitchen.root)
     told = sorted(line.split(";")[0] for line in found.missing if line.startswith("Split passed over"))

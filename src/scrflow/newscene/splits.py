@@ -50,7 +50,8 @@ def _looks(path: Path) -> bool:
     """Whether a file may be meant as a split, by its name and, of text, its first lines."""
     stem, suffix = path.stem.lower(), path.suffix.lower()
     if suffix == ".json":
-        return bool(_JSON.fullmatch(stem)) and path.is_file() and "frames" not in (json_of(path) or ())
+        values = json_of(path) if _JSON.fullmatch(stem) and path.is_file() else None
+        return isinstance(values, dict | list) and "frames" not in values
     named = any(form.fullmatch(stem) for form in (_MAPPING, *_QUERIES)) or "split" in stem
     if suffix in _TABLES:
         return named and path.is_file()
