@@ -15,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ PINS = {  # lock file -> file of the pins
     "requirements-storage.lock": "requirements-storage.txt",
     "envs/setuptools.lock": "requirements.txt",
     "envs/torch.lock": "requirements.txt",
+    "envs/serve.lock": "requirements.txt",  # without what torch.lock has
     "envs/node2vec.lock": "envs/node2vec.txt",
     "envs/tools.lock": "envs/tools.txt",
 }
@@ -61,6 +63,9 @@ def read_hashes(path: Path) -> dict[tuple[str, str], set[str]]:
 def wanted(lock: str) -> list[str]:
     """The requirements that a lock file is made of."""
     pins = read_pins(ROOT / PINS[lock])
+    if lock == "envs/serve.lock":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return project["dependencies"] + project["optional-dependencies"]["serve"]
     alone = {"envs/setuptools.lock": "setuptools", "envs/torch.lock": "torch"}.get(lock)
     if alone is not None:
         return [f"{alone}=={pins[alone]}"]
@@ -68,11 +73,15 @@ def wanted(lock: str) -> list[str]:
 
 
 def make(lock: str) -> None:
-    """Write one lock file. uv asks the index for the files of each version; of torch alone also what it brings."""
+    """Write one lock file. uv asks the index for the files of each version; of torch alone also what it brings, and of
+    the image that serves all that it needs."""
     target = ROOT / lock
     command = [Path(sys.executable).with_name("uv"), "pip", "compile", "-", "--universal", "--python-version", PYTHON,
                "--generate-hashes", "--no-header", "--no-annotate", "--quiet", "--output-file", target]  # fmt: skip
-    if lock == "envs/torch.lock":
+    if lock == "envs/serve.lock":
+        brought = [*read_pins(ROOT / "envs/torch.lock"), "colorama"]  # torch comes apart; colorama is for Windows
+        command += ["--constraints", ROOT / "requirements.txt", *(f"--no-emit-package={name}" for name in brought)]
+    elif lock == "envs/torch.lock":
         others = [name for name in read_pins(ROOT / "requirements.txt") if name != "torch"]
         command += ["--constraints", ROOT / "requirements.txt", *(f"--no-emit-package={name}" for name in others)]
     else:

@@ -9,12 +9,17 @@ from typer.testing import CliRunner
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
 from scrflow.localize.pointcloud import ExportOptions, export_map
+from scrflow.scene.model import load_scene
+from scrflow.scene.readers import nerfstudio
 
 
 @pytest.fixture(scope="module")
 def exported(wall_map, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    count = export_map(wall_map.map, None, folder / "wall.ply", folder / "model", ExportOptions(max_error_px=3.0))
+    options = ExportOptions(max_error_px=3.0)
+    count = export_map(
+        wall_map.map, None, folder / "wall.ply", folder / "model", options, nerfstudio=folder / "nerfstudio"
+    )
     return folder, count
 
 
@@ -55,6 +60,17 @@ def test_colmap_model_holds_together(wall_map, exported):
             seen = image.project_point(point.xyz)
             errors.append(np.linalg.norm(seen - image.points2D[e.point2D_idx].xy))
     assert max(errors) < 3.0  # photos are encoded at their own size here: the same pixels
+
+
+def test_nerfstudio_reads_back(wall_map, exported):
+    folder = exported[0] / "nerfstudio"
+    assert (folder / "sparse_pc.ply").read_bytes() == (exported[0] / "wall.ply").read_bytes()
+    made, scene = nerfstudio.read(nerfstudio.NerfstudioSource(reader="nerfstudio"), folder), load_scene(wall_map.scene)
+    assert len(made.images) == len(scene.mapping)
+    for image, view in zip(sorted(made.images, key=lambda image: image.name), scene.mapping, strict=True):
+        assert (made.image_root / image.name).samefile(scene.image_path(view.name))
+        np.testing.assert_allclose(image.cam_from_world, view.cam_from_world, atol=1e-12)
+        assert image.camera.params.tolist() == view.camera.params.tolist()
 
 
 def test_mistakes_are_one_line(wall_map, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+from browsers import launched
 from plane_map import CAMERA, pose
 from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 
@@ -23,7 +24,6 @@ from scrflow.report.page.relocalize import Points, render_points
 from scrflow.report.page.run import load_run
 from scrflow.storage.artifact import read_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECTIONS = ["headline", "scene", "queries", "recall", "distance", "confidence", "training", "graph", "costs", "config"]
 RUNS = {
     "mixed": MIXED,
@@ -172,15 +172,8 @@ def test_files_that_do_not_belong_together(wall, reports, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium here (Debian: apt install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # without a sandbox, which root has none of; the software renderer, as there may be no GPU
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader"])
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 def opened(browser, path: Path, bypass_csp: bool):

@@ -13,7 +13,7 @@ from scrflow.core.errors import exit_on_error
 GROUPS = {
     "Run": (workflow.run, workflow.new_scene, workflow.check, workflow.validate, workflow.plan),
     "Use a map": (maps.localize, maps.add, serve.serve, maps.export),
-    "Look at results": (results.summary, results.inspect, results.diff),
+    "Look at results": (results.summary, results.view, results.inspect, results.diff),
 }
 HIDDEN = (
     *(results.costs, results.verify, results.report, results.table, maps.export_hloc, maps.score_poses),

@@ -118,6 +118,7 @@ def export(
     map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map.safetensors.")],
     ply: Annotated[Path | None, typer.Option(help="The coloured points, as binary PLY.")] = None,
     colmap: Annotated[Path | None, typer.Option(help="A new folder of COLMAP's binary model.")] = None,
+    nerfstudio: Annotated[Path | None, typer.Option(help="A new folder of nerfstudio's transforms.json.")] = None,
     scene: Annotated[Path | None, typer.Option(help="Default: ../scene from the map's folder.")] = None,
     max_error: Annotated[float, typer.Option(min=0.01, help="Largest reprojection error, px.")] = 2.0,
     min_views: Annotated[int, typer.Option(min=1, help="Least number of photos that agree on a point.")] = 2,
@@ -127,7 +128,7 @@ def export(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Write the point cloud of a map, as PLY or COLMAP model.
+    """Write the point cloud of a map, as PLY, COLMAP model or nerfstudio dataset.
 
     The points are the scene coordinates of the mapping photos' keypoints. A map holds no photos and no poses, so the
     scene that it was made of must be at hand, with its photos.
@@ -140,8 +141,8 @@ def export(
 
     options = ExportOptions(max_error_px=max_error, min_views=min_views, voxel=voxel)
     threads = threads or os.cpu_count() or 1
-    points = export_map(map_, scene, ply, colmap, options, device, threads)
-    print(f"{points} points: {', '.join(str(path) for path in (ply, colmap) if path is not None)}")
+    points = export_map(map_, scene, ply, colmap, options, device, threads, nerfstudio)
+    print(f"{points} points: {', '.join(str(path) for path in (ply, colmap, nerfstudio) if path is not None)}")
 
 
 def export_hloc(

@@ -118,6 +118,26 @@ def report(
     print(f"written: {out}")
 
 
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="results/SCENE/METHOD, or results/SCENE.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On localhost.")] = 8080,
+    threads: Threads = None,
+    config: ConfigDir = Path("config"),
+) -> None:
+    """Show a result in 3D in the browser: points, cameras, queries and their errors.
+
+    While the method is being trained, shows the scene coordinates of each checkpoint. Reaches no other machine:
+    from elsewhere, forward the port (ssh -L 8080:localhost:8080 HOST).
+
+    Example: scrflow view results/demo/rscore-cpu
+    """
+    import os
+
+    from scrflow.report.view import view as serve
+
+    serve(_method_folder(folder, config), port, threads or os.cpu_count() or 1)
+
+
 def table(
     file: Annotated[Path, typer.Argument(metavar="FILE.csv", help="results/tables/NAME.csv.")],
     check: Annotated[Path | None, typer.Option(metavar="STORED.csv", help="Compare with this table instead.")] = None,

@@ -1,4 +1,5 @@
-"""The point cloud of a map: scene coordinates of its mapping photos' keypoints, coloured, as PLY or COLMAP model.
+"""The point cloud of a map: scene coordinates of its mapping photos' keypoints, coloured, as PLY, COLMAP model or
+nerfstudio dataset.
 
 Photos and poses are read from the scene that the map was made of. A keypoint is used if its scene coordinate projects
 back onto it. Coordinates of several photos in one voxel become one point if their mean still projects onto the
@@ -7,6 +8,7 @@ keypoints; points that too few photos agree on are dropped.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pycolmap
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import camera_points, pinhole_rays, pixels_from_rays, reprojection_error
+from scrflow.core.geometry import camera_points, invert_pose, pinhole_rays, pixels_from_rays, reprojection_error
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.localize.localizer import Localizer
@@ -71,13 +73,16 @@ def export_map(
     options: ExportOptions,
     device: str | None = None,
     threads: int = 1,
+    nerfstudio: Path | None = None,
 ) -> int:
-    """Write the points of a map as ``ply``, as ``colmap`` model, or both; returns their number. ``scene`` is the scene
-    artifact that the map was made of (default: ``../scene`` from its folder); ScrflowError for another one."""
-    if ply is None and colmap is None:
-        raise ScrflowError("nothing to write: give --ply FILE, --colmap FOLDER, or both")
-    if colmap is not None and colmap.exists() and (not colmap.is_dir() or any(colmap.iterdir())):
-        raise ScrflowError(f"{colmap}: exists already and is not overwritten; remove it or name another folder")
+    """Write the points of a map as ``ply``, as ``colmap`` model, as ``nerfstudio`` dataset; returns their number.
+    ``scene`` is the scene artifact that the map was made of (default: ``../scene`` from its folder); ScrflowError for
+    another one."""
+    if ply is None and colmap is None and nerfstudio is None:
+        raise ScrflowError("nothing to write: give --ply FILE, --colmap FOLDER or --nerfstudio FOLDER")
+    for folder in (colmap, nerfstudio):
+        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ScrflowError(f"{folder}: exists already and is not overwritten; remove it or name another folder")
     localizer = Localizer.open(map_path, device)
     loaded = _scene_of(map_path, scene)
     seen = observe(localizer, loaded, options.max_error_px, threads)
@@ -86,6 +91,8 @@ def export_map(
         write_ply(ply, cloud)
     if colmap is not None:
         write_colmap(colmap, cloud, seen, loaded.mapping)
+    if nerfstudio is not None:
+        write_nerfstudio(nerfstudio, cloud, loaded)
     return len(cloud.xyz)
 
 
@@ -209,3 +216,37 @@ def write_colmap(out: Path, cloud: Cloud, seen: Observations, views: tuple[View,
         begin = end
     with atomic_dir(out) as temporary:
         write_binary_model(model, temporary)
+
+
+def write_nerfstudio(out: Path, cloud: Cloud, scene: Scene) -> None:
+    """nerfstudio's transforms.json in the new folder ``out``, a link to the photos' folder, and the points as
+    sparse_pc.ply. ScrflowError for cameras that it does not know."""
+    frames, kinds = [], set()
+    for view in scene.mapping:
+        kind, intrinsics = _nerfstudio_camera(view.camera, view.name)
+        kinds.add(kind)
+        world_from_cam = np.vstack([invert_pose(view.cam_from_world), [0, 0, 0, 1]])
+        world_from_cam[:, 1:3] *= -1  # OpenGL's axes: y up, z backward
+        frames.append({"file_path": f"images/{view.name}", **intrinsics, "transform_matrix": world_from_cam.tolist()})
+    if len(kinds) > 1:
+        raise ScrflowError("photos of fisheye and of other cameras, and nerfstudio takes one kind; use --colmap")
+    values = {"camera_model": kinds.pop(), "ply_file_path": "sparse_pc.ply", "frames": frames}
+    with atomic_dir(out) as temporary:
+        (temporary / "transforms.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        (temporary / "images").symlink_to(scene.image_root.absolute())
+        write_ply(temporary / "sparse_pc.ply", cloud)
+
+
+def _nerfstudio_camera(camera: pycolmap.Camera, name: str) -> tuple[str, dict[str, float]]:
+    """nerfstudio's camera_model and intrinsics of a COLMAP camera."""
+    values = dict(zip(camera.params_info.split(", "), camera.params.tolist(), strict=True))
+    distortion = {"k1" if key == "k" else key: value for key, value in values.items() if key[0] in "kp"}
+    kind = "OPENCV_FISHEYE" if "FISHEYE" in camera.model.name else "OPENCV"
+    known = {"OPENCV": ("k1", "k2", "k3", "p1", "p2"), "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4")}[kind]
+    rest = values.keys() - {"f", "fx", "fy", "cx", "cy", "k", *distortion}
+    if rest or any(value for key, value in distortion.items() if key not in known):
+        raise ScrflowError(f"{name}: nerfstudio has no camera {camera.model.name}; use --colmap")
+    size = {"w": camera.width, "h": camera.height}
+    focal = {"fl_x": camera.focal_length_x, "fl_y": camera.focal_length_y}
+    centre = {"cx": camera.principal_point_x, "cy": camera.principal_point_y}
+    return kind, {**size, **focal, **centre, **{key: distortion[key] for key in known if key in distortion}}
