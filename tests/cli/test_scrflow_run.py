@@ -210,10 +210,9 @@ def test_the_error_is_the_jobs_own_or_the_end_of_its_log_or_snakemakes(tmp_path)
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
-def test_help_lists_ten_commands_in_groups_and_names_the_others():
+def test_help_lists_commands_in_groups_and_names_the_others():
     shown = CliRunner().invoke(app, ["--help"]).output
     visible = [name_of(command) for group in GROUPS.values() for command in group]
-    assert len(visible) == 10
     for name in visible:
         assert f"\n  {name} " in shown
     for name in map(name_of, HIDDEN):
