@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,14 @@ class Buffer(Views):
         """Columns of rows start..stop of a shard; ``matches`` are rows of the whole buffer."""
         return {name: getattr(self, name)[start:stop] for name in names}
 
+    def read_ranges(
+        self, ranges: Sequence[tuple[int, int, int]], names: Sequence[str] = COLUMNS, pinned: bool = False
+    ) -> dict[str, Tensor]:
+        """Columns of several ranges (shard, start, stop), one after another."""
+        parts = [self.read(*part, names) for part in ranges]
+        joined = {name: torch.cat([part[name] for part in parts]) for name in names}
+        return {name: values.pin_memory() for name, values in joined.items()} if pinned else joined
+
     def descriptors(self, rows: Tensor) -> Tensor:
         """Descriptors [n, d] float16 of any rows [n]."""
         return self.descriptor[rows]
@@ -214,15 +223,29 @@ class BufferFiles(Views):
         return 0 if self.depth is None else self.depth["matches"].shape[1]
 
     def read(self, shard: int, start: int, stop: int, names: Sequence[str] = COLUMNS) -> dict[str, Tensor]:
-        """Columns of rows start..stop of a shard, as those of ``Buffer`` but for ``view`` int32, which is always among
-        them; ``matches`` are rows of the whole buffer."""
-        first, rows = self.first_row[shard], {}
+        """Columns of rows start..stop of a shard, as those of ``Buffer`` but for ``view`` int32; ``matches`` are rows
+        of the whole buffer."""
+        return self.read_ranges([(shard, start, stop)], names)
+
+    def read_ranges(
+        self, ranges: Sequence[tuple[int, int, int]], names: Sequence[str] = COLUMNS, pinned: bool = False
+    ) -> dict[str, Tensor]:
+        """Columns of several ranges (shard, start, stop), one after another; ``pinned``: in memory that a GPU copies
+        from by itself. Threads may call this side by side."""
+        count, rows = sum(stop - start for _, start, stop in ranges), {}
         for name in names:
-            if name in COLUMNS:
-                rows[name] = self.columns[shard][name].rows(start, stop)
-            else:
-                rows[name] = self.depth[name].rows(first + start, first + stop)
-        rows["view"] = rows["view"].int() + self.first_view[shard]
+            like = next(columns for columns in self.columns if columns) if name in COLUMNS else self.depth
+            rows[name] = torch.empty((count, *like[name].shape[1:]), dtype=like[name].dtype, pin_memory=pinned)
+            begin = 0
+            for shard, start, stop in ranges:
+                part = rows[name][begin : begin + stop - start]
+                begin += stop - start
+                if name in COLUMNS:
+                    self.columns[shard][name].read(start, part)
+                else:
+                    self.depth[name].read(self.first_row[shard] + start, part)
+                if name == "view":
+                    part += self.first_view[shard]
         return rows
 
     def descriptors(self, rows: Tensor) -> Tensor:
@@ -240,19 +263,22 @@ class _Column:
 
     def __init__(self, path: Path, data: h5py.Dataset):
         self.shape, self._dtype, self._offset = data.shape, data.dtype, data.id.get_offset()
+        self.dtype = torch.from_numpy(np.empty(0, self._dtype)).dtype
         self._path, self._name = path, data.name.lstrip("/")
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with the column)
         if self._offset is None or self._offset + data.nbytes > path.stat().st_size:
             raise ScrflowError(f"{path}: {self._name} does not lie in the file in one piece; delete it and run again")
         self._mapped: tuple[mmap.mmap, Tensor] | None = None
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows start..stop."""
-        width = math.prod(self.shape[1:])
-        place = self._offset + start * width * self._dtype.itemsize
-        values = np.fromfile(self._path, self._dtype, (stop - start) * width, offset=place)
-        if len(values) < (stop - start) * width:
-            raise ScrflowError(f"{self._path}: ends within {self._name}; delete it and run again")
-        return torch.from_numpy(values.reshape(stop - start, *self.shape[1:]))
+    def read(self, start: int, out: Tensor) -> None:
+        """Rows from ``start`` on into ``out`` [n, ...], which is contiguous."""
+        place = self._offset + start * math.prod(self.shape[1:]) * self._dtype.itemsize
+        left = memoryview(out.numpy().reshape(-1).view(np.uint8))
+        while left:
+            count = os.preadv(self._file.fileno(), [left], place)
+            if count == 0:
+                raise ScrflowError(f"{self._path}: ends within {self._name}; delete it and run again")
+            left, place = left[count:], place + count
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows [n, ...] of any order. The file's pages are given back: they would count as memory of the training."""

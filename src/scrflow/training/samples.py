@@ -98,7 +98,7 @@ class Columns:
         for name, values in rows.items():
             target = getattr(self, name)[start : start + len(values)]
             if name in ("descriptor", "partner") and self.scale is not None:
-                values = (values.to(target.device).float() / self.scale).round_().clamp_(-127, 127)
+                values = (values.to(target.device, non_blocking=True).float() / self.scale).round_().clamp_(-127, 127)
             target.copy_(values, non_blocking=True)
 
     def descriptors(self, positions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,13 +27,17 @@ from scrflow.training.samples import ColumnLayout, Columns, channel_scales
 _CHUNKS_PER_BLOCK = 2048  # if chunks of _MIN_CHUNK rows allow it: so many places are mixed in a batch
 _MIN_CHUNK, _MAX_CHUNK = 16, 4096
 _READ_ROWS = 1 << 16  # read before they are copied to the device
+_READERS = 4  # threads that read for a GPU; one where the CPU trains
+
+
+Range = tuple[int, int, int]  # shard, and rows start..stop of it
 
 
 @dataclass(frozen=True)
 class BlockPlan:
     """How the chunks of a shard group are cut into blocks, pass after pass."""
 
-    chunks: tuple[tuple[int, int, int], ...]  # shard, and rows start..stop of it
+    chunks: tuple[Range, ...]
     chunk_rows: int
     chunks_per_block: int
     blocks: int  # in a pass
@@ -116,6 +121,8 @@ class Stream:
         halves = 1 if plan.blocks == 1 else 2
         self._halves = [Columns.empty(plan.capacity, layout, device, scale) for _ in range(halves)]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="buffer")
+        self._readers = 1 if device.type == "cpu" else _READERS
+        self._reading = ThreadPoolExecutor(self._readers, thread_name_prefix="reading")
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._block: Block | None = None
         self._next: tuple[int, Future[Block]] | None = None
@@ -133,8 +140,9 @@ class Stream:
         return self._block, torch.cat(parts)
 
     def close(self) -> None:
-        """End the reading thread."""
+        """End the reading threads."""
         self._pool.shutdown(cancel_futures=True)
+        self._reading.shutdown(cancel_futures=True)
 
     def _positions(self, which: int, pool: Tensor, count: int, in_block: int) -> Tensor:
         """``count`` positions of a pool, which is passed through again and again, shuffled anew each time."""
@@ -180,32 +188,39 @@ class Stream:
         return block
 
     def _fill(self, number: int) -> Block:
-        """Read the chunks of a block, copied to the device in runs of up to _READ_ROWS rows."""
-        columns, layout = self._halves[number % len(self._halves)], self._layout
-        members = self.plan.members(number)
-        # all chance comes from the block's number, and its rows are always read in the same order
+        """Read the chunks of a block, in runs of up to _READ_ROWS rows: threads read the next ones while one is copied
+        to the device."""
+        columns, runs, waiting = self._halves[number % len(self._halves)], self._runs(number), deque()
+        # all chance comes from the block's number, and its rows are always copied in the same order
         draw = torch_generator(self.plan.seed, "train.partner", self.plan.group, number)
-        run: list[dict[str, Tensor]] = []
-        begin = end = 0  # positions of the run
         used = torch.zeros(self.plan.capacity, dtype=torch.bool)
-        for slot, index in enumerate(members.tolist()):
+        for begin, ranges in runs:
+            used[begin : begin + sum(stop - start for _, start, stop in ranges)] = True
+            waiting.append((begin, ranges, self._reading.submit(self._read, ranges)))
+            if len(waiting) > self._readers:
+                self._put(columns, *waiting.popleft(), draw)
+        while waiting:
+            self._put(columns, *waiting.popleft(), draw)
+        return Block(number, columns, self._pools(columns, used.to(self._device)))
+
+    def _runs(self, number: int) -> list[tuple[int, list[Range]]]:
+        """What is read and copied together: the first position of each, and ranges of rows that follow each other."""
+        runs: list[tuple[int, list[Range]]] = []
+        begin = end = 0
+        for slot, index in enumerate(self.plan.members(number).tolist()):
             shard, first, last = self.plan.chunks[index]
             for start in range(first, last, _READ_ROWS):
                 stop = min(start + _READ_ROWS, last)
-                rows = self._buffer.read(shard, start, stop, layout.names)
-                if layout.matches:
-                    rows["matches"] = self._positions_of(rows["matches"])
                 position = slot * self.plan.chunk_rows + start - first
-                used[position : position + stop - start] = True
-                if run and (position != end or position + stop - start - begin > _READ_ROWS):
-                    self._put(columns, begin, run, draw)
-                    run = []
-                if not run:
+                if not runs or position != end or position + stop - start - begin > _READ_ROWS:
+                    runs.append((position, []))
                     begin = position
-                run.append(rows)
+                runs[-1][1].append((shard, start, stop))
                 end = position + stop - start
-        self._put(columns, begin, run, draw)
-        return Block(number, columns, self._pools(columns, used.to(self._device)))
+        return runs
+
+    def _read(self, ranges: list[Range]) -> dict[str, Tensor]:
+        return self._buffer.read_ranges(ranges, self._layout.names, pinned=self._side is not None)
 
     def _positions_of(self, matches: Tensor) -> Tensor:
         """Positions [n, M] int32, in the only block, of matches [n, M] (rows of the buffer). A match in another shard
@@ -225,15 +240,21 @@ class Stream:
         cycled = position.gather(1, column % count.clamp(min=1))
         return torch.where((column < (rows >= 0).sum(1, keepdim=True)) & (count > 0), cycled, -1).int()
 
-    def _put(self, columns: Columns, start: int, run: list[dict[str, Tensor]], draw: torch.Generator) -> None:
-        joined = {name: torch.cat([rows[name] for rows in run]) if len(run) > 1 else run[0][name] for name in run[0]}
+    def _put(
+        self,
+        columns: Columns,
+        start: int,
+        ranges: list[Range],
+        reading: Future[dict[str, Tensor]],
+        draw: torch.Generator,
+    ) -> None:
+        rows = reading.result()
+        if self._layout.matches:
+            parts = rows["matches"].split([stop - start for _, start, stop in ranges])
+            rows["matches"] = torch.cat([self._positions_of(part) for part in parts])
         if self._layout.partner:
-            joined["partner"] = self._partners(joined.pop("matches"), joined["descriptor"], draw)
-        if self._side is not None:
-            joined = {name: values.pin_memory() for name, values in joined.items()}
-        columns.put(start, joined)
-        if self._side is not None:
-            self._side.synchronize()  # then the pinned memory may go
+            rows["partner"] = self._partners(rows.pop("matches"), rows["descriptor"], draw)
+        columns.put(start, rows)  # torch keeps pinned memory until the copy from it has ended
 
     def _partners(self, matches: Tensor, own: Tensor, draw: torch.Generator) -> Tensor:
         """Descriptors [n, d] float16 of one of the matches [n, M] (rows of the buffer, -1: none) of each sample."""
