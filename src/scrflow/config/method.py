@@ -179,11 +179,15 @@ class TrainingConfig(Strict):
         validate_default=True,
         description="of the training device, for the samples; a buffer that does not fit is streamed from disk",
     )
-    buffer_dtype: Literal["float16", "int8"] = Field("float16", description="of descriptors; int8: a scale a channel")
+    buffer_dtype: Literal["float16", "int8", "auto"] = Field(
+        "float16",
+        description="of descriptors; int8: a scale a channel; auto: int8 where a buffer fits into buffer_memory by it "
+        "alone",
+    )
     gpus: int = Field(1, ge=1, description="parts of each batch, one a GPU (several on a device if there are fewer)")
     holdout: float = Field(0.0, ge=0, lt=0.5, description="share of mapping images to tell when to stop")
     early_stop: EarlyStopConfig | None = Field(None, description="needs holdout")
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1, description="steps; less often where saving takes over 1 % of the time")
     log_every: int = Field(50, ge=1)
     loss: LossConfig = LossConfig()
 

@@ -38,7 +38,14 @@ class Targets:
     def in_camera(self, xyz_world: Tensor) -> Tensor:
         """World points [B, 3] in the samples' cameras."""
         R, t = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3]
-        return (R @ xyz_world[:, :, None])[:, :, 0] + t
+        return transformed(R, xyz_world) + t
+
+
+def transformed(matrices_B33: Tensor, vectors_B3: Tensor) -> Tensor:
+    """Products [B, 3]. A GPU has no fast kernel for so many small ones; on a CPU the sum's order stays as it was."""
+    if vectors_B3.device.type == "cpu":
+        return (matrices_B33 @ vectors_B3[:, :, None])[:, :, 0]
+    return (matrices_B33 * vectors_B3[:, None]).sum(2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def project(xyz_world: Tensor, targets: Targets, config: LossConfig) -> Projecti
     """Reprojection error (GLACE eq. 2), depth and validity of scene coordinates [B, 3]."""
     xyz_cam = targets.in_camera(xyz_world)
     depth = xyz_cam[:, 2]
-    xyz_px = (targets.K @ xyz_cam[:, :, None])[:, :, 0]
+    xyz_px = transformed(targets.K, xyz_cam)
     pixel = xyz_px[:, :2] / depth.clamp(min=config.min_depth)[:, None]
     error = torch.linalg.vector_norm(pixel - targets.pixel, ord=config.norm, dim=1)
     valid = (depth > config.min_depth) & (depth < config.max_depth) & (error < config.max_error_px)

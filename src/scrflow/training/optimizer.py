@@ -143,6 +143,11 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal (Jordan et al. 2024), with the step length of AdamW (Liu et al. 2025:
     0.2 sqrt(max(rows, columns))) and decoupled weight decay: torch.optim.Muon for all matrices of a shape at once."""
 
+    # GradScaler then hands over its scale and what it found, instead of waiting for the GPU to tell it
+    _step_supports_amp_scaling = True
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
     def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
         self._dtype = dtype
@@ -155,16 +160,25 @@ class Muon(torch.optim.Optimizer):
         """Step every matrix."""
         (group,) = self.param_groups
         lr, decay = group["lr"], 1 - group["lr"] * group["weight_decay"]
+        scale, skipped = self.grad_scale, None if self.found_inf is None else self.found_inf > 0
         for shape, matrices in self._shapes.items():
             gradient = torch.stack([m.grad for m in matrices])
+            if scale is not None:
+                gradient /= scale
             state = self.state[matrices[0]]  # of all of this shape
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(gradient)
+            if skipped is not None:
+                gradient = torch.where(skipped, state["momentum"], gradient)  # which then stays as it is
             momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-            update = orthogonalised(gradient.lerp_(momentum, _MOMENTUM), self._dtype)
+            update = orthogonalised(gradient.lerp_(momentum, _MOMENTUM), self._dtype).to(gradient.dtype)
             length = 0.2 * math.sqrt(max(shape)) * lr
-            torch._foreach_mul_(matrices, decay)
-            torch._foreach_add_(matrices, list(update.to(gradient.dtype).unbind()), alpha=-length)
+            if skipped is not None:
+                update, kept = torch.where(skipped, 0.0, update), torch.where(skipped, 1.0, decay)
+                torch._foreach_mul_(matrices, kept)
+            else:
+                torch._foreach_mul_(matrices, decay)
+            torch._foreach_add_(matrices, list(update.unbind()), alpha=-length)
 
 
 def orthogonalised(matrices_Nab: Tensor, dtype: torch.dtype) -> Tensor:

@@ -33,9 +33,12 @@ class ColumnLayout:
     depth: bool
     matches: int  # 0: none are kept
     partner: bool = False  # instead of matches: the descriptor of one of them, drawn when the row is read
+    order_bytes: int = 4  # a row's places in the pool and in the shuffled order
 
     @classmethod
-    def of(cls, config: TrainingConfig, buffer: Buffer | BufferFiles) -> ColumnLayout:
+    def of(
+        cls, config: TrainingConfig, buffer: Buffer | BufferFiles, device: torch.device | None = None
+    ) -> ColumnLayout:
         """The columns that the config needs; ScrflowError where the samples' depths are missing."""
         if config.needs_depth and buffer.depth is None:
             raise ScrflowError(
@@ -43,13 +46,15 @@ class ColumnLayout:
                 "file of depths, or switch them off in the method"
             )
         matches = buffer.match_count if config.mix_share > 0 else 0
-        return cls(buffer.dim, getattr(torch, config.buffer_dtype), config.needs_depth, matches)
+        dtype = torch.int8 if config.buffer_dtype == "int8" else torch.float16
+        order_bytes = 8 if device is not None and device.type == "cuda" else 4
+        return cls(buffer.dim, dtype, config.needs_depth, matches, order_bytes=order_bytes)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row, including its place in the shuffled order."""
-        descriptor = self.dim * self.dtype.itemsize
-        return (2 if self.partner else 1) * descriptor + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + 4
+        descriptors = (2 if self.partner else 1) * self.dim * self.dtype.itemsize
+        return descriptors + 8 + 4 + (8 if self.depth else 0) + 4 * self.matches + self.order_bytes
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scrflow.config import TrainingConfig
 from scrflow.core.errors import ScrflowError
+from scrflow.core.progress import log
 from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.training.buffer import Buffer, BufferFiles
 from scrflow.training.samples import ColumnLayout, Columns, channel_scales
@@ -117,7 +118,7 @@ class Stream:
     ):
         self.plan, self._buffer, self._known_share = plan, buffer, config.known_share
         self._batch = config.batch_size // config.gpus
-        self._device, self._held_out, self._layout = device, held_out, layout
+        self._device, self._held_out, self.layout = device, held_out, layout
         halves = 1 if plan.blocks == 1 else 2
         self._halves = [Columns.empty(plan.capacity, layout, device, scale) for _ in range(halves)]
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="buffer")
@@ -220,7 +221,7 @@ class Stream:
         return runs
 
     def _read(self, ranges: list[Range]) -> dict[str, Tensor]:
-        return self._buffer.read_ranges(ranges, self._layout.names, pinned=self._side is not None)
+        return self._buffer.read_ranges(ranges, self.layout.names, pinned=self._side is not None)
 
     def _positions_of(self, matches: Tensor) -> Tensor:
         """Positions [n, M] int32, in the only block, of matches [n, M] (rows of the buffer). A match in another shard
@@ -249,10 +250,10 @@ class Stream:
         draw: torch.Generator,
     ) -> None:
         rows = reading.result()
-        if self._layout.matches:
+        if self.layout.matches:
             parts = rows["matches"].split([stop - start for _, start, stop in ranges])
             rows["matches"] = torch.cat([self._positions_of(part) for part in parts])
-        if self._layout.partner:
+        if self.layout.partner:
             rows["partner"] = self._partners(rows.pop("matches"), rows["descriptor"], draw)
         columns.put(start, rows)  # torch keeps pinned memory until the copy from it has ended
 
@@ -295,7 +296,16 @@ def open_streams(
     if shards < gpus:
         raise ScrflowError(f"training.gpus is {gpus}, and the buffer has {shards} shards: set buffer_shards to {gpus}")
     batch, memory = config.batch_size // gpus, int(config.buffer_memory) // len(groups)
-    layout = ColumnLayout.of(config, buffer)
+    layout = ColumnLayout.of(config, buffer, device)
+    count = [buffer.first_row[s + 1] - buffer.first_row[s] for s in range(shards)]
+
+    def fits(layout: ColumnLayout) -> bool:
+        return max(sum(count[group::gpus]) for group in groups) * layout.row_bytes <= memory
+
+    halved = replace(layout, dtype=torch.int8)
+    if config.buffer_dtype == "auto" and not fits(layout) and fits(halved):
+        log.info("training: the buffer fits into buffer_memory with descriptors of int8")
+        layout = halved
 
     def plans(layout: ColumnLayout) -> dict[int, BlockPlan]:
         found = {}

@@ -27,11 +27,13 @@ from scrflow.storage.artifact import atomic_path
 from scrflow.training.buffer import pieces
 from scrflow.training.head import Head
 from scrflow.training.losses import project, scene_coordinate_loss
+from scrflow.training.memory import GPU_ROWS, check_gpu_memory
 from scrflow.training.optimizer import HeadOptimizer, flatten_parameters, precision_of, replica_of, use_bf16_backward
 from scrflow.training.samples import ColumnLayout, Columns, Samples, channel_scales
 from scrflow.training.stream import open_streams
 
 _MICRO_BATCH_ROWS = 512  # on a CPU
+_FREE_SAVING_S = 2.0  # in checkpoints of a training that has just begun
 _HELD_OUT_SAMPLES = 8192  # of held-out images, in each look
 _STATEFUL, _STATE = ("head", "optimizer", "scaler", "schedule"), ("step", "seconds", "history")  # in a checkpoint
 _MARK = b"scrflow checkpoint, sha256 "
@@ -66,9 +68,10 @@ def train(
 class Trainer:
     """The state of a training.
 
-    A batch is cut into micro-batches: on a GPU one for each shard group; on a CPU several, whatever the number of
-    threads, each with a replica of the head. A step depends on the seed and its number alone. With more threads than
-    micro-batches an operator has several threads, which may sum in another order: then the last digits differ.
+    A batch is cut into micro-batches: on a GPU by the memory of their activations; on a CPU into small ones, whatever
+    the number of threads. Each has a replica of the head. A step depends on the seed and its number alone. With more
+    threads than micro-batches an operator has several threads, which may sum in another order: then the last digits
+    differ.
     """
 
     def __init__(
@@ -85,14 +88,18 @@ class Trainer:
             )
         held = held_out_views(samples, config, seed)
         groups = list(range(self.rank, config.gpus, self.world))
+        if self.device.type == "cuda":
+            check_gpu_memory(config, head, samples, len(groups), self.device)
         self.streams = open_streams(samples.buffer, config, seed, groups, self.device, held)
-        self.held_out = None if held is None else HeldOut(self.samples, config, seed, held)
+        dtype = self.streams[groups[0]].layout.dtype
+        self.held_out = None if held is None else HeldOut(self.samples, config, seed, held, dtype)
         self.precision = precision_of(config, self.device)
         if self.precision.backward_bf16:
             use_bf16_backward(head)
         self.parameters = flatten_parameters(head)
         rows = config.batch_size // config.gpus  # of each shard group
-        count = max(1, round(rows / _MICRO_BATCH_ROWS)) if self.device.type == "cpu" else 1
+        on_cpu = self.device.type == "cpu"
+        count = max(1, round(rows / _MICRO_BATCH_ROWS) if on_cpu else math.ceil(rows / GPU_ROWS))
         ends = [rows * i // count for i in range(count + 1)]
         self.micro_batches = [MicroBatch(group, i, ends[i], ends[i + 1]) for group in groups for i in range(count)]
         if len(self.micro_batches) == 1:
@@ -169,6 +176,7 @@ class Trainer:
         self.head.train()
         torch.set_num_threads(self._operator_threads)
         began = time.monotonic() - self.seconds
+        saving = _Saving()
         catch = contextlib.nullcontext() if checkpoint is None else on_sigterm(stop.set)
         try:
             with catch, meter("training", config.steps, self.step) as tick:
@@ -184,10 +192,13 @@ class Trainer:
                         note = self._record(float(loss), error_px)
                     # an accumulated gradient is not saved
                     whole = self.step % config.accumulate == 0 and not last
-                    due = stop.is_set() or self.step % config.checkpoint_every < config.accumulate
+                    due = stop.is_set() or (
+                        self.step % config.checkpoint_every < config.accumulate and saving.is_cheap()
+                    )
                     if checkpoint is not None and self.rank == 0 and whole and due:
                         self.seconds = time.monotonic() - began
-                        self.save(checkpoint, digest)
+                        with saving:
+                            self.save(checkpoint, digest)
                         if stop.is_set():
                             raise Stopped(
                                 f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which "
@@ -325,7 +336,7 @@ def held_out_views(samples: Samples, config: TrainingConfig, seed: int) -> Tenso
 class HeldOut:
     """Samples of the plain views of the held-out images, and the head's error on them."""
 
-    def __init__(self, samples: Samples, config: TrainingConfig, seed: int, held: Tensor):
+    def __init__(self, samples: Samples, config: TrainingConfig, seed: int, held: Tensor, dtype: torch.dtype):
         self._samples, self._loss = samples, config.loss
         buffer, device = samples.buffer, samples.image.device
         wanted, parts = held & buffer.plain, []
@@ -335,8 +346,8 @@ class HeldOut:
         joined = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
         generator = torch_generator(seed, "train.holdout.samples")
         some = torch.randperm(len(joined["view"]), generator=generator)[:_HELD_OUT_SAMPLES].sort().values
-        scale = channel_scales(buffer) if config.buffer_dtype == "int8" else None
-        layout = ColumnLayout(buffer.dim, getattr(torch, config.buffer_dtype), depth=False, matches=0)
+        scale = channel_scales(buffer) if dtype is torch.int8 else None
+        layout = ColumnLayout(buffer.dim, dtype, depth=False, matches=0)
         self._columns = Columns.empty(len(some), layout, device, scale)
         self._columns.put(0, {k: v[some] for k, v in joined.items()})
 
@@ -349,6 +360,25 @@ class HeldOut:
         error = project(head(x).xyz_world, targets, self._loss).error_px
         head.train()
         return float(error.nanmedian())
+
+
+class _Saving:
+    """The time that checkpoints take: a hundredth of that of training, and _FREE_SAVING_S."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._spent = self._last = 0.0
+
+    def is_cheap(self) -> bool:
+        """Whether there is time for one more, if it takes as long as the last."""
+        return self._spent + self._last <= 0.01 * (time.monotonic() - self._began) + _FREE_SAVING_S
+
+    def __enter__(self) -> None:
+        self._entered = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.monotonic() - self._entered
+        self._spent += self._last
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
