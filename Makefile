@@ -23,7 +23,7 @@ READY_TOOLS := .venv-tools/.ready
 READY_CLUSTER := .venv-cluster/.ready
 READY_STORAGE := .venv-storage/.ready
 
-.PHONY: help setup wheel demo test test-all test-faults lint format schema node2vec-env cluster-plugins storage-plugins lock sbom bench bench-gpu fuzz clean
+.PHONY: help setup wheel demo test test-all test-faults lint format schema node2vec-env cluster-plugins storage-plugins lock sbom bench check-gpu fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -157,11 +157,8 @@ bench: $(READY) ## the benchmarks of docs/performance.md, on a CPU
 	$(BENCH)/training.py memory
 	OMP_NUM_THREADS=1 $(BENCH)/graph.py --images 1000 --images 5000 --images 20000 --images 50000
 
-bench-gpu: ## the same on a GPU, with the python that is there (torch, h5py, pydantic, pyyaml, typer) and nothing fetched
-	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method rscore --samples 8000000 --dim 128 --batch 40960
-	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method rscore --samples 8000000 --dim 128 --batch 163840
-	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py steps --method glace --samples 8000000 --dim 512 --batch 40960
-	$(or $(wildcard $(BIN)/python),python3) benchmarks/training.py memory --method rscore --dim 128 --sizes 8000000,32000000 --limits 1024,4096,16384
+check-gpu: ## photos to poses of the demo on this machine's GPU, asserted, with figures, in at most 8 minutes
+	OMP_WAIT_POLICY=PASSIVE $(or $(wildcard $(BIN)/python),python3) benchmarks/check_gpu.py
 
 clean: ## remove results and caches; the environments and downloaded photos stay
 	rm -rf results .snakemake .pytest_cache .ruff_cache build dist

@@ -32,11 +32,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import plain  # noqa: E402
 
-from scrflow.config import HeadConfig  # noqa: E402
+from scrflow.config import HeadConfig, TrainStage  # noqa: E402
 from scrflow.config.base import deep_merge  # noqa: E402
+from scrflow.core.device import device_for  # noqa: E402
 from scrflow.core.seeds import derived_seed  # noqa: E402
 from scrflow.pipeline.job import peak_kilobytes  # noqa: E402
-from scrflow.pipeline.project import Project, TrainStage  # noqa: E402
+from scrflow.pipeline.project import Project  # noqa: E402
 from scrflow.storage.artifact import Stamp, create_h5, write_npz  # noqa: E402
 from scrflow.training.buffer import BufferFiles  # noqa: E402
 from scrflow.training.head import Head  # noqa: E402
@@ -46,7 +47,7 @@ from scrflow.training.stream import open_streams  # noqa: E402
 from scrflow.training.trainer import Trainer  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = device_for()
 
 Results = Annotated[Path | None, typer.Option(help="results/SCENE of a run; without it a synthetic buffer.")]
 Method = Annotated[str, typer.Option(help="Of config/methods.")]

@@ -113,6 +113,15 @@ def test_int8_is_close(inputs):
     assert bool((error <= 0.51 * block.columns.scale).all())
 
 
+@pytest.mark.parametrize(("share", "dtype", "blocks"), [(1.1, "float16", 1), (0.75, "int8", 1), (0.3, "float16", 2)])
+def test_auto_takes_int8_only_where_the_buffer_then_fits(inputs, share, dtype, blocks):
+    config = stage(batch_size=64, buffer_dtype="auto", buffer_memory=memory_for(inputs, stage(), share))
+    stream = stream_of(inputs, config)
+    stream.close()
+    assert stream.layout.dtype is getattr(torch, dtype)
+    assert (stream.plan.blocks > 1) == (blocks > 1)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_do_what_one_does_with_the_summed_batch(inputs, tmp_path, accumulate):
     config = known(20, gpus=2, accumulate=accumulate)
