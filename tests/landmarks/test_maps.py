@@ -39,7 +39,8 @@ def test_the_same_tracks_give_the_same_small_file(wall_landmarks, tmp_path):
     made = load_map(again)
     assert made.head is None and made.pca is None and made.retriever is None and len(made.names) == 12
     assert made.landmarks.xyz.shape == (300, 3)
-    assert set(sizes(again)) == {"landmarks", "names and config"} and sizes(again)["landmarks"] == 17_084
+    assert set(sizes(again)) == {"landmarks", "views of mapping photos", "names and config"}
+    assert sizes(again)["landmarks"] == 17_084
 
 
 def test_queries_are_localized_to_a_millimetre(wall_landmarks, tmp_path):

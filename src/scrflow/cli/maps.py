@@ -22,6 +22,13 @@ def localize(
             "HEIGHT PARAMS... of each photo (hloc's list). Without: from EXIF."
         ),
     ] = None,
+    near: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the photos were taken, roughly: 'X Y Z RADIUS' of all photos, with a viewing direction "
+            "'X Y Z RADIUS DX DY DZ DEGREES'; or a file of lines NAME X Y Z RADIUS... Other poses do not count."
+        ),
+    ] = None,
     more: Annotated[
         list[Path] | None,
         typer.Option("--map", metavar="MAP", help="A further map of the same frame; may be repeated."),
@@ -61,6 +68,8 @@ def localize(
 
     Example: scrflow localize map.safetensors photos/ --rig odometry.txt --group 8 --out poses.txt
 
+    Example: scrflow localize map.safetensors a.jpg --near "12 -3 1.5 10" --out poses.txt
+
     Example: scrflow localize west.safetensors photos/ --map east.safetensors --map north.safetensors --out poses.txt
     """
     import os
@@ -69,7 +78,9 @@ def localize(
 
     threads = threads or os.cpu_count() or 1
     maps = (map_, *(more or ()))
-    outcome = localize_photos(maps, tuple(images), camera, out, min_confidence, device, threads, tried, rig, group)
+    outcome = localize_photos(
+        maps, tuple(images), camera, out, min_confidence, device, threads, tried, rig, group, near
+    )
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)

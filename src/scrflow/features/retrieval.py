@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,14 @@ class Retriever:
         """The string metadata that belongs to the tensors."""
         return {"retrieval_names": json.dumps(self.names)}
 
-    def search(self, descriptor: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], and minus their squared distances [k]."""
+    def search(
+        self, descriptor: torch.Tensor, k: int, among: np.ndarray | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], and minus their squared distances [k].
+        ``among``: the rows [C] to choose from, if not all."""
+        if among is not None:
+            nearest, similarity = replace(self, codes=self.codes[among]).search(descriptor, k)
+            return torch.from_numpy(among)[nearest], similarity
         distance = squared_distances(descriptor.to(self.codes.device), self.codes, self.codebooks)
         nearest = torch.argsort(distance, stable=True)[:k]
         return nearest, -distance[nearest]

@@ -29,7 +29,8 @@ from scrflow.localize.localizer import Localizer
 from scrflow.localize.query import query_photo
 from scrflow.localize.result import Localization
 from scrflow.map.file import Map, load_map
-from scrflow.map.format import BOOKS, CODES, LANDMARK, Tensors, check, pack, unpack
+from scrflow.map.format import BOOKS, CODES, LANDMARK, VIEW, Tensors, check, pack, unpack
+from scrflow.map.views import Views, reach_of
 from scrflow.pipeline.stages import code_version
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View
@@ -66,6 +67,7 @@ class _Photo:
     new: NewPhoto | None = None  # None for a map without landmarks
     code: torch.Tensor | None = None  # [dim] retrieval feature
     encoding: int | None = None  # row of the mapping image whose encoding localized the photo
+    pose: np.ndarray | None = None  # [3, 4]
     fits: bool | None = None  # whether the given pose fits the map's own; None: nothing to compare
 
 
@@ -128,6 +130,11 @@ def add_photos(
         raise ScrflowError(f"{map_path}: has no landmarks; leave out --count and --size")
     if map_.encoding is not None:
         stored |= _index(map_, stored, photos)
+    if map_.views is not None:
+        seen = [np.zeros((0, 3)) if p.new is None else map_.landmarks.xyz[p.new.landmark] for p in photos]
+        reach = np.array([reach_of(p.pose, xyz) for p, xyz in zip(photos, seen, strict=True)])
+        views = map_.views.joined(Views.of(np.stack([p.pose for p in photos]), reach))
+        stored |= {VIEW + k: v for k, v in views.tensors().items()}
     names = [*map_.names, *(p.name for p in photos)]
     check(map_.config, unpack(stored), len(names))
     digest = hashlib.sha256("".join(f"{p.name} {sha256_file(paths[p.name])}\n" for p in photos).encode()).hexdigest()
@@ -184,7 +191,7 @@ class _Adder:
             # the keypoints of the localizer's view: in some corners a lens's distortion has no inverse
             full = full.only(np.isfinite(rays_from_pixels(taken, full.pixels)).all(1))
             new = NewPhoto(View(name, taken, pose), full, *localizer.landmarks_seen(features, pose).T)
-        return _Photo(name, None, new, features.descriptor, encoding, fits)
+        return _Photo(name, None, new, features.descriptor, encoding, pose, fits)
 
 
 def _fits(pose: np.ndarray, found: Localization, threshold_px: float) -> bool:

@@ -18,6 +18,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_numbers
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
+from scrflow.localize.hint import hint_of
 from scrflow.localize.localizer import Localizer
 from scrflow.localize.query import camera_of, query_photo
 from scrflow.localize.router import Router
@@ -27,7 +28,7 @@ from scrflow.scene.lists import camera_of_fields, pose_line, query_line, read_po
 from scrflow.scene.photo_files import list_photos
 from scrflow.storage.artifact import sha256_file, write_text
 from scrflow.storage.journal import Journal, line_of
-from scrflow.storage.listfile import read_lines
+from scrflow.storage.listfile import read_lines, split_name
 
 # Photos of other places had 0.0095 at most by heads, by landmarks 5 of 264 had more (docs/api.md); 2 of 100 queries in
 # their own place had less by heads, by landmarks none whose pose was right.
@@ -59,13 +60,14 @@ def localize_photos(
     tried: int = 2,
     rig: Path | None = None,
     group: int | None = None,
+    near: str | None = None,
 ) -> Outcome:
     """Localize photos, or folders of photos, with the ``tried`` most similar of the ``maps`` (scrflow.localize.router).
     A photo that cannot be used is reported, and does not stop the others; ScrflowError for what concerns all. With
     ``rig`` and ``group`` (see ``groups_of``) photos are localized together, by one map.
-    ``min_confidence`` None: MIN_CONFIDENCE, if the map has thresholds."""
+    ``min_confidence`` None: MIN_CONFIDENCE, if the map has thresholds. ``near``: see ``hints_of``."""
     photos = photos_of(images)
-    cameras = cameras_of(camera, list(photos))
+    cameras, hints = cameras_of(camera, list(photos)), hints_of(near, list(photos))
     if min_confidence is not None and not 0 <= min_confidence < 1:
         raise ScrflowError(f"--min-confidence {min_confidence:g}: give a probability, 0 or more and under 1")
     log_path = out.with_suffix(".jsonl")
@@ -75,10 +77,11 @@ def localize_photos(
     routing = f", {tried} tried" if len(maps) > 1 else ""
     router = Router.open(maps, device, tried)
     keys = {n: {"camera": cameras[n], "sha256": _digest(path)} for n, path in photos.items()}
+    keys = {n: key if hints[n] is None else {**key, "near": hints[n]} for n, key in keys.items()}
     together = [{name: None} for name in photos]
     if rig is not None:
-        if len(maps) > 1:
-            raise ScrflowError("--rig takes one map; leave out --map")
+        if len(maps) > 1 or near is not None:
+            raise ScrflowError("--rig takes one map and no hints; leave out --map and --near")
         together = groups_of(rig, group, list(photos))
         for members in together:
             poses = "".join(pose_line(name, pose) for name, pose in members.items())
@@ -88,12 +91,12 @@ def localize_photos(
     elif group is not None:
         raise ScrflowError("--group needs the relative poses of photos; give --rig FILE")
     with Journal(log_path, f"photos, map {digests}{routing}, code {code_version('localize.router')}") as journal:
-        records = {n: r for n, r in journal.done.items() if n in keys and keys[n].items() <= r.items()}
+        records = {n: r for n, r in journal.done.items() if n in keys and _same(keys[n], r)}
         left = [m for m in together if any(n not in records or "error" in records[n] for n in m)]
 
         def recorded(members: dict[str, np.ndarray | None]) -> dict[str, dict[str, Any]]:
             if rig is None:
-                return {name: _localized(router, photos[name], cameras[name]) for name in members}
+                return {name: _localized(router, photos[name], cameras[name], hints[name]) for name in members}
             return _localized_together(router.maps[str(maps[0])], {n: photos[n] for n in members}, cameras, members)
 
         for found in track(mapped(recorded, left, threads), "localizing", len(left)):
@@ -183,6 +186,25 @@ def groups_of(path: Path, size: int | None, names: list[str]) -> list[dict[str, 
     return list(groups.values())
 
 
+def hints_of(near: str | None, names: list[str]) -> dict[str, str | None]:
+    """The hint of every photo as text (scrflow.localize.hint), None where nothing is known. ``near`` is of all photos,
+    or a file of lines ``NAME HINT``. ScrflowError for a hint that cannot be read."""
+    if near is None:
+        return dict.fromkeys(names)
+    path = Path(near)
+    if not path.is_file():
+        if len(near.split()) < 2:
+            raise ScrflowError(f"--near {near}: no such file; name one, or give 'X Y Z RADIUS'")
+        hint_of(near, "--near")
+        return dict.fromkeys(names, " ".join(near.split()))
+    hints: dict[str, str] = {}
+    for number, line in read_lines(path):
+        name, fields = split_name(line)
+        hint_of(fields, f"{path}: line {number}")
+        hints[name] = " ".join(fields)
+    return {name: hints.get(name) for name in names}
+
+
 def _line(camera: pycolmap.Camera) -> str:
     return query_line("", camera).strip()
 
@@ -200,9 +222,13 @@ def _digest(path: Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def _localized(router: Router, path: Path, camera: str | None) -> dict[str, Any]:
+def _same(key: dict[str, Any], record: dict[str, Any]) -> bool:
+    return key.items() <= record.items() and key.get("near") == record.get("near")
+
+
+def _localized(router: Router, path: Path, camera: str | None, near: str | None) -> dict[str, Any]:
     try:
-        routed = router.localize(path, camera)
+        routed = router.localize(path, camera, near)
     except ScrflowError as error:
         return {"error": str(error)}
     pose = routed.found.cam_from_world

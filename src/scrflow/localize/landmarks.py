@@ -26,8 +26,10 @@ from scrflow.features.encoders import LocalEncoder
 from scrflow.features.matching import PhotoFeatures, photo_features, reduction
 from scrflow.features.views import EncodedView
 from scrflow.landmarks.codes import Landmarks
+from scrflow.localize.hint import Hint
 from scrflow.localize.pose import PoseEstimate, estimate_pose
 from scrflow.localize.result import Localization
+from scrflow.map.views import Views
 
 # cosine of a local match. In photos of another place half of the keypoints near a projected landmark have less than
 # 0.2, one in fifteen more than 0.6
@@ -40,8 +42,14 @@ class LandmarkMatcher:
     """Landmarks of a map, ready to be matched with photos."""
 
     def __init__(
-        self, landmarks: Landmarks, part: LandmarksPart, config: LandmarkLocalizeConfig, encoder: LocalEncoder
+        self,
+        landmarks: Landmarks,
+        part: LandmarksPart,
+        config: LandmarkLocalizeConfig,
+        encoder: LocalEncoder,
+        views: Views | None = None,
     ):
+        self._views = views
         self._landmarks, self._features, self._config, self._encoder = landmarks, part.features, config, encoder
         if encoder.dim != len(landmarks.projection.mean):
             raise ScrflowError(
@@ -59,16 +67,22 @@ class LandmarkMatcher:
         usable = np.isfinite(pixels).all(1)  # in some corners a lens's distortion has no inverse
         return EncodedView(pixels[usable], self._landmarks.projected(features.only(usable).unit_descriptors()), K, 0.0)
 
-    def localize(self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = ()) -> Localization:
+    def localize(
+        self, view: EncodedView, seed: int, starts: Sequence[np.ndarray] = (), hint: Hint | None = None
+    ) -> Localization:
         """Pose of a photo from its ``view``: the one with the most inliers among those from matches with all landmarks
-        and from local matches under each pose [3, 4] of ``starts``. Scene coordinates are NaN for keypoints without a
-        match."""
-        tried = [self._nearest(view.descriptors)]
+        and from local matches under each pose [3, 4] of ``starts``. With a ``hint`` the first are matches with those
+        landmarks that it leaves, and poses that it excludes do not count. Scene coordinates are NaN for keypoints
+        without a match."""
+        rows = None if hint is None else hint.landmarks(self._landmarks, self._views, view.K)
+        tried = [self._nearest(view.descriptors, rows)]
         tried += [self._near(view, start, self._config.radius_px) for start in starts[: self._config.hypotheses]]
-        best, found = max(
-            (self._settled(view, matches, seed) for matches in tried),
-            key=lambda settled: 0 if settled[1] is None else int(settled[1].inliers.sum()),
-        )
+        settled = [self._settled(view, matches, seed) for matches in tried]
+        if hint is not None:
+            settled = [
+                (m, None if found is None or not hint.allows(found.cam_from_world) else found) for m, found in settled
+            ]
+        best, found = max(settled, key=lambda one: 0 if one[1] is None else int(one[1].inliers.sum()))
         by_descriptor = np.full((len(view.pixels), 3), np.nan)
         by_descriptor[tried[0][:, 0]] = self._landmarks.xyz[tried[0][:, 1]]
         return replace(self._result(view, best, found), by_descriptor=by_descriptor)
@@ -104,11 +118,12 @@ class LandmarkMatcher:
             return matches, found
         return again, settled
 
-    def _nearest(self, descriptors_Nd: torch.Tensor) -> np.ndarray:
-        """Matches [M, 2] with all landmarks: mutual nearest neighbours that pass the ratio test."""
-        if not len(descriptors_Nd):
+    def _nearest(self, descriptors_Nd: torch.Tensor, rows: np.ndarray | None = None) -> np.ndarray:
+        """Matches [M, 2] with all landmarks, or those of ``rows``: mutual nearest neighbours that pass the ratio
+        test."""
+        if not len(descriptors_Nd) or (rows is not None and len(rows) < 2):
             return np.zeros((0, 2), np.int64)
-        every = self._landmarks.descriptors.T
+        every = (self._landmarks.descriptors if rows is None else self._landmarks.descriptors[rows]).T
         best_of_landmark = torch.full((every.shape[1],), -2.0)
         landmark, best, second = [], [], []
         memory = torch.empty(_ROWS, every.shape[1])  # new memory for each block would cost a fifth of the time
@@ -124,7 +139,8 @@ class LandmarkMatcher:
         angle, next_angle = (v.clamp(-1, 1).acos() for v in (value, torch.cat(second)))
         good = (value == best_of_landmark[to]) & (angle < self._config.max_ratio * next_angle)
         keypoint = torch.nonzero(good)[:, 0]
-        return torch.stack([keypoint, to[keypoint]], 1).numpy()
+        matched = to[keypoint].numpy()
+        return np.stack([keypoint.numpy(), matched if rows is None else rows[matched]], 1)
 
     def _pose(self, view: EncodedView, matches: np.ndarray, seed: int) -> PoseEstimate | None:
         if len(matches) < 4:

@@ -28,6 +28,7 @@ from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import ALIKE, confidence_of, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
 from scrflow.localize.group import Group, composed, group_pose, inlier_count
+from scrflow.localize.hint import Hint, HintLike, hint_of
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
@@ -129,7 +130,7 @@ class Localizer:
                 part = map_.config.landmarks
                 encoder = networks.encoder(part.features.extractor, self.device)
                 self._matching = self._config.landmarks or LandmarkLocalizeConfig()
-                self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder)
+                self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder, map_.views)
             if self._head is None:
                 return
             # one extraction serves head and retrieval if they share the extractor
@@ -160,32 +161,41 @@ class Localizer:
         image: ImageLike | list[ImageLike],
         camera: CameraLike | list[CameraLike] | None = None,
         descriptor: torch.Tensor | list[torch.Tensor] | None = None,
+        hint: HintLike | list[HintLike] | None = None,
     ) -> Any:
         """The Localization of one photo taken by ``camera`` (at the photo's full size; the forms of both:
         scrflow.localize.query.query_photo), or a list of them for a list, which takes one camera or as many.
         ``descriptor`` [dim], the photo's global descriptor, is needed if the map's retrieval feature comes from a file.
+        ``hint``: where the photo was taken, roughly (scrflow.localize.hint).
         Several attempts are made where the focal length is unknown or the photo may be stored sideways
         (scrflow.localize.attempts). ScrflowError for an image or a camera that cannot be used."""
         if isinstance(image, list):
             cameras = camera if isinstance(camera, list) else [camera] * len(image)
             descriptors = [None] * len(image) if descriptor is None else descriptor
-            if not len(image) == len(cameras) == len(descriptors):
+            hints = hint if isinstance(hint, list) else [hint] * len(image)
+            if not len(image) == len(cameras) == len(descriptors) == len(hints):
                 raise ScrflowError(
-                    f"{len(image)} images, {len(cameras)} cameras, {len(descriptors)} descriptors; give as many of each"
+                    f"{len(image)} images, {len(cameras)} cameras, {len(descriptors)} descriptors, {len(hints)} hints; "
+                    "give as many of each"
                 )
-            return [self.localize(*query) for query in zip(image, cameras, descriptors, strict=True)]
+            return [self.localize(*query) for query in zip(image, cameras, descriptors, hints, strict=True)]
+        near = hint_of(hint)
 
         def attempt(photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, None]:
-            return self.localize_photo(photo, camera, descriptor), None
+            return self.localize_photo(photo, camera, descriptor, near), None
 
         return self.rated(localized(attempt, *query_photo(image, camera), turns=descriptor is None)[0])
 
     def localize_photo(
-        self, photo: Image.Image, camera: pycolmap.Camera, descriptor: torch.Tensor | None = None
+        self,
+        photo: Image.Image,
+        camera: pycolmap.Camera,
+        descriptor: torch.Tensor | None = None,
+        hint: Hint | None = None,
     ) -> Localization:
         """The result of one attempt on a photo whose pixels are those of ``camera``."""
         clock = Clock()
-        return self.localize_features(self.features(photo, camera, None, descriptor, clock), clock)
+        return self.localize_features(self.features(photo, camera, None, descriptor, clock, hint), clock, hint)
 
     @torch.inference_mode()
     def features(
@@ -195,6 +205,7 @@ class Localizer:
         like: QueryFeatures | None = None,
         descriptor: torch.Tensor | None = None,
         clock: Clock | None = None,
+        hint: Hint | None = None,
     ) -> QueryFeatures:
         """The first half of ``localize``; ``like`` holds the same photo's keypoints, from a map that
         ``shares_keypoints`` with this one."""
@@ -205,7 +216,8 @@ class Localizer:
             return QueryFeatures(None, None, landmarks)
         view = self._encoded(photo, camera) if like is None else like.keypoints
         clock.lap("encode")
-        if descriptor is None and self._describe is not None:
+        few = hint is not None and len(self._candidates(hint)) <= self._config.hypotheses  # all of them are tried
+        if descriptor is None and self._describe is not None and (not few or self.map.config.own_encoding):
             descriptor = self._describe(photo, camera, view)
         return QueryFeatures(view, descriptor, landmarks)
 
@@ -223,14 +235,16 @@ class Localizer:
         return self.map.retriever.search(features.descriptor, k)[1].numpy()
 
     @torch.inference_mode()
-    def localize_features(self, features: QueryFeatures, clock: Clock | None = None) -> Localization:
+    def localize_features(
+        self, features: QueryFeatures, clock: Clock | None = None, hint: Hint | None = None
+    ) -> Localization:
         """The second half of ``localize``. ``confidence`` is the probability that the pose is within the map's finest
         threshold (scrflow.localize.confidence)."""
         clock = clock or Clock()
         starts: list[np.ndarray] = []
-        found = None if self._head is None else self._by_head(features, clock, starts)
+        found = None if self._head is None else self._by_head(features, clock, starts, hint)
         if self._landmarks is not None:
-            refined = self._landmarks.localize(features.landmarks, self._seed, starts)
+            refined = self._landmarks.localize(features.landmarks, self._seed, starts, hint)
             clock.lap("landmarks")
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
@@ -312,11 +326,13 @@ class Localizer:
         share = share_within(view.pixels, found.xyz_world, agree, view.K, found.cam_from_world, within, spread)
         return replace(found, confidence=found.confidence * share, confidence_at_focal=found.confidence)
 
-    def _by_head(self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray]) -> Localization:
+    def _by_head(
+        self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray], hint: Hint | None
+    ) -> Localization:
         """By scene coordinates alone. ``starts`` gets poses [3, 4] for landmarks to begin from, the best first."""
         config = self._config
         view = self._best_keypoints(features.keypoints)
-        rows, encodings = self._encodings(features.descriptor)
+        rows, encodings = self._encodings(features.descriptor, hint)
         clock.lap("retrieve")
         count = len(view.pixels)
         pose, inliers, hypothesis, reason = None, np.zeros(count, bool), None, "too few keypoints"
@@ -324,14 +340,15 @@ class Localizer:
         if count >= config.min_inliers:
             coordinates = self._coordinates(view, encodings)
             best, estimate = best_pose(
-                coordinates, view.pixels, view.K, config, self._seed, clock, self._threads, starts
+                coordinates, view.pixels, view.K, config, self._seed, clock, self._threads, starts, hint
             )
             if estimate is not None:
                 starts.insert(0, estimate.cam_from_world)
             xyz = coordinates.all(best)
             hypothesis = None if rows is None else self.map.names[int(rows[best])]
             found = 0 if estimate is None else int(estimate.inliers.sum())
-            reason = f"{found} inliers, {config.min_inliers} are needed"
+            within = "" if hint is None else " within the hint"
+            reason = f"{found} inliers{within}, {config.min_inliers} are needed"
             if estimate is not None and found >= config.min_inliers:
                 pose, inliers, reason = estimate.cam_from_world, estimate.inliers, None
         return Localization(pose, inliers, hypothesis, xyz, view, {}, reason)
@@ -372,16 +389,30 @@ class Localizer:
         count = self._config.max_keypoints
         return EncodedView(found.pixels[:count], found.descriptors[:count], found.K, found.roll)
 
-    def _encodings(self, descriptor: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _encodings(
+        self, descriptor: torch.Tensor | None, hint: Hint | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Rows [k] of the mapping images whose encodings are tried (None if they are not those of images), and the
         encodings [k, D] (None for a map without)."""
-        if descriptor is None:
-            return None, None
-        if self.map.config.own_encoding:
+        if self.map.config.own_encoding and descriptor is not None:
             own = own_encoding(descriptor, self.map.centres)[None]
             return None, standardised(own, per_row=True) if self.map.config.global_encoding.scale else own
-        rows = self.map.retriever.search(descriptor, self._config.hypotheses)[0]
+        if self.map.encoding is None:
+            return None, None
+        candidates = None if hint is None else self._candidates(hint)
+        if candidates is not None and len(candidates) <= self._config.hypotheses:
+            rows = torch.from_numpy(candidates)
+        elif descriptor is None:
+            return None, None
+        else:
+            rows = self.map.retriever.search(descriptor, self._config.hypotheses, candidates)[0]
         return rows, self.map.encoding[rows]
+
+    def _candidates(self, hint: Hint) -> np.ndarray:
+        """Rows [C] of the mapping images that may serve as hypotheses; all where the map holds no positions."""
+        if self.map.views is None or self.map.encoding is None:
+            return np.arange(len(self.map.names))
+        return hint.photos(self.map.views, self._config.hypotheses)
 
     def _coordinates(self, view: EncodedView, encodings: torch.Tensor | None) -> SceneCoordinates:
         local = self._pca(view.descriptors.to(self.device))

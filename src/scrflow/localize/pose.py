@@ -19,6 +19,7 @@ import torch
 
 from scrflow.config import HalvingConfig, LandmarkLocalizeConfig, LocalizeConfig, MatchLocalizeConfig
 from scrflow.core.geometry import reprojection_error
+from scrflow.localize.hint import Hint
 from scrflow.localize.result import Clock
 from scrflow.training.head import Head
 
@@ -187,14 +188,15 @@ def best_pose(
     clock: Clock,
     threads: int = 1,
     others: list[np.ndarray] | None = None,
+    hint: Hint | None = None,
 ) -> tuple[int, PoseEstimate | None]:
     """The hypothesis whose pose has the most inliers (with ``config.halving``: the one that halving leaves), and its
     pose. ``threads`` hypotheses are judged at a time. ``others`` gets the rough poses [3, 4] of the first round of
-    halving, the best first."""
+    halving, the best first. Poses that ``hint`` excludes do not count."""
     left, start = np.arange(coordinates.hypotheses), None
     if config.halving is not None:
         chosen, start = best_hypothesis(
-            coordinates, pixels_N2, K, config.halving, config.threshold_px, seed, clock, threads, others
+            coordinates, pixels_N2, K, config.halving, config.threshold_px, seed, clock, threads, others, hint
         )
         left = left[[chosen]]
     coordinates.first(len(pixels_N2), left)
@@ -202,7 +204,8 @@ def best_pose(
 
     def pose(hypothesis: int) -> PoseEstimate | None:
         xyz = coordinates.all(hypothesis)
-        return estimate_pose(pixels_N2, xyz, K, config, config.threshold_px, seed, start)
+        found = estimate_pose(pixels_N2, xyz, K, config, config.threshold_px, seed, start)
+        return None if found is None or (hint is not None and not hint.allows(found.cam_from_world)) else found
 
     estimates = _each(pose, left, threads)
     clock.lap("pose")
@@ -220,10 +223,11 @@ def best_hypothesis(
     clock: Clock,
     threads: int = 1,
     others: list[np.ndarray] | None = None,
+    hint: Hint | None = None,
 ) -> tuple[int, poselib.CameraPose | None]:
     """The hypothesis left after all rounds and its pose so far (None if there was only one hypothesis). A round drops
     hypotheses only if the best one has ``config.evidence`` inliers; otherwise it is repeated with more keypoints. Of
-    equal hypotheses the one retrieved first stays. ``others``: as for ``best_pose``."""
+    equal hypotheses the one retrieved first stays. ``others`` and ``hint``: as for ``best_pose``."""
     pixels = pixels_N2[coordinates.order]
     left, keypoints = np.arange(coordinates.hypotheses), config.keypoints
     poses: list[poselib.CameraPose | None] = [None] * len(left)
@@ -233,7 +237,9 @@ def best_hypothesis(
         clock.lap("head")
 
         def judged(i: int, xyz: np.ndarray = xyz, poses: list[poselib.CameraPose | None] = poses) -> Consensus:
-            return consensus(pixels[: xyz.shape[1]], xyz[i], K, threshold_px, config.iterations, seed, poses[i])
+            found = consensus(pixels[: xyz.shape[1]], xyz[i], K, threshold_px, config.iterations, seed, poses[i])
+            excluded = hint is not None and found.pose is not None and not hint.allows(found.pose.Rt)
+            return Consensus(0, 1.0, None) if excluded else found
 
         found = _each(judged, range(len(left)), threads)
         clock.lap("hypotheses")

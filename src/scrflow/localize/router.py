@@ -17,6 +17,7 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.localize.attempts import localized
+from scrflow.localize.hint import Hint, HintLike, hint_of
 from scrflow.localize.localizer import Localizer, Networks, QueryFeatures
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization
@@ -65,22 +66,23 @@ class Router:
             found[name] = localizer.features(photo, camera, like)
         return found
 
-    def localize(self, image: ImageLike, camera: CameraLike | None = None) -> Routed:
-        """The pose of one photo; see ``Localizer.localize`` for the forms of ``image`` and ``camera``."""
-        found, routed = localized(self._attempt, *query_photo(image, camera))
+    def localize(self, image: ImageLike, camera: CameraLike | None = None, hint: HintLike | None = None) -> Routed:
+        """The pose of one photo; see ``Localizer.localize`` for the forms of the arguments."""
+        near = hint_of(hint)
+        found, routed = localized(lambda *query: self._attempt(*query, near), *query_photo(image, camera))
         return replace(routed, found=self.maps[routed.map].rated(found))
 
-    def _attempt(self, photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, Routed]:
+    def _attempt(self, photo: Image.Image, camera: pycolmap.Camera, hint: Hint | None) -> tuple[Localization, Routed]:
         (first, only), *others = self.maps.items()
         if not others:
-            found = only.localize_photo(photo, camera)
+            found = only.localize_photo(photo, camera, hint=hint)
             return found, Routed(found, first, {}, (first,))
         clock = Clock()
         features = self.features(photo, camera)
         scores = {name: float(m.similarity(features[name], 1)[0]) for name, m in self.maps.items()}
         order = sorted(scores, key=lambda name: -scores[name])[: self._tried]
         clock.lap("route")
-        found = {name: self.maps[name].localize_features(features[name]) for name in order}
+        found = {name: self.maps[name].localize_features(features[name], hint=hint) for name in order}
         clock.lap("localize")
         # of equal poses, that of the more similar map: it comes first
         best = max(order, key=lambda name: (found[name].cam_from_world is not None, int(found[name].inliers.sum())))

@@ -29,6 +29,7 @@ from scrflow.map.format import (
     CODES,
     LANDMARK,
     MAP_FORMAT,
+    VIEW,
     Tensors,
     check,
     pack,
@@ -36,6 +37,7 @@ from scrflow.map.format import (
     retrieval_features,
     unpack,
 )
+from scrflow.map.views import Views, reach_of
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, write_safetensors
@@ -57,6 +59,7 @@ class Map:
     centres: torch.Tensor | None = None  # [K, D]: cluster centres; a query's encoding is one of them
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the published weights that made it
     landmarks: Landmarks | None = None
+    views: Views | None = None  # where the mapping images were taken; None in maps of older scrflow
 
 
 def write_map(
@@ -72,7 +75,8 @@ def write_map(
 ) -> None:
     """Gather the parts of a map into one file, reduced as ``config.map`` says (``graph`` only for ``map.merge``).
     ScrflowError if they are of different mapping images or do not fit together."""
-    names = tuple(v.name for v in load_scene(scene).mapping)
+    mapping = load_scene(scene).mapping
+    names = tuple(v.name for v in mapping)
     inputs: dict[str, Path] = {"scene": scene / "scene.json"}
     optional = {"head": head, "pca": pca, "encoding": encoding, "retrieval": retrieval, "graph": graph}
     inputs |= {name: path for name, path in {**optional, "tracks": tracks}.items() if path is not None}
@@ -86,8 +90,19 @@ def write_map(
     if config.head is not None:
         tensors, kept = shrink(config, tensors, names, overlap)
         tensors = pack(tensors, config.map)
+    found = None
     if config.landmarks is not None:
-        tensors |= {LANDMARK + k: v for k, v in _landmarks(config, names, tracks).items()}
+        found = load_tracks(tracks)
+        if found.names != names:
+            raise ScrflowError(f"{tracks}: of other mapping images than the scene; delete it and run again")
+        landmarks = encode(found, config.landmarks.landmarks, config.seed)
+        tensors |= {LANDMARK + k: v for k, v in landmarks.items()}
+    poses, reach = np.stack([v.cam_from_world for v in mapping]), None
+    if found is not None:
+        seen = np.split(found.xyz[found.point], found.start[1:-1])
+        reach = np.array([reach_of(pose, xyz) for pose, xyz in zip(poses, seen, strict=True)])
+    views = Views.of(poses, reach).only(np.flatnonzero(np.isin(names, kept)))
+    tensors |= {VIEW + k: v for k, v in views.tensors().items()}
     try:
         check(config, unpack(tensors), len(kept))
     except ValueError as error:
@@ -105,13 +120,6 @@ def write_map(
     log.info("map: %.2f MB", out.stat().st_size / 1e6)
 
 
-def _landmarks(config: MapStage, names: tuple[str, ...], tracks: Path) -> Tensors:
-    found = load_tracks(tracks)
-    if found.names != names:
-        raise ScrflowError(f"{tracks}: of other mapping images than the scene; delete it and run again")
-    return encode(found, config.landmarks.landmarks, config.seed)
-
-
 def load_map(path: Path) -> Map:
     """The map of a file; nothing in it is executed. ScrflowError if it is damaged, of another version, or no map."""
     config, names, tensors, unit, weights = read_map(path)
@@ -120,8 +128,9 @@ def load_map(path: Path) -> Map:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     landmarks = None if config.landmarks is None else decode(part(LANDMARK))
+    views = Views.from_tensors(part(VIEW))
     if config.head is None:
-        return Map(config, names, None, None, None, None, 0, None, weights, landmarks)
+        return Map(config, names, None, None, None, None, 0, None, weights, landmarks, views)
     state = part("head.")
     head = Head(state["input.layers.0.weight"].shape[1], config.head, state["decoder.centres"], unit)
     head.load_state_dict(state, strict=True)
@@ -134,8 +143,8 @@ def load_map(path: Path) -> Map:
         retriever = Retriever(names, books, codes, described)
     keypoints = max((f.retrieval.keypoints for f in retrieval_features(config) if f.extractor is not None), default=0)
     projection = Pca(tensors["pca.mean"], tensors["pca.components"])
-    encoding, centres = tensors.get("encoding"), tensors.get("centres")
-    return Map(config, names, head.eval(), projection, encoding, retriever, keypoints, centres, weights, landmarks)
+    encoding, centres, head = tensors.get("encoding"), tensors.get("centres"), head.eval()
+    return Map(config, names, head, projection, encoding, retriever, keypoints, centres, weights, landmarks, views)
 
 
 def _gathered(

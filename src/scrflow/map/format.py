@@ -20,6 +20,7 @@ from torch import Tensor
 from scrflow.config import MapConfig, MapStage, RetrievalConfig, RetrievalPart
 from scrflow.core.errors import ScrflowError
 from scrflow.landmarks import codes as landmark_codes
+from scrflow.map import views
 from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
 from scrflow.training.head import Head
 
@@ -29,6 +30,7 @@ SCALE = ".scale"  # of NAME, int8: NAME.scale [rows] float32, and row i is NAME[
 BOOKS = "retrieval.codebooks"
 CODES = "retrieval.codes"
 LANDMARK = "landmark."  # tensors of scrflow.landmarks.codes, in their own types
+VIEW = "view."  # tensors of scrflow.map.views; maps of older scrflow have none
 # limits of numbers in a map's config, by the last part of the key, in addition to the config's own
 _BOUNDS = {
     "short_side": (1, 8192),
@@ -222,6 +224,8 @@ def check(config: MapStage, tensors: Tensors, images: int) -> None:
     """Compare the tensors with the config: names, shapes that fit together, ``images`` rows. ValueError names the
     first that does not fit."""
     left = dict(tensors)
+    seen = {name.removeprefix(VIEW): left.pop(name) for name in list(left) if name.startswith(VIEW)}
+    views.check(seen, images)
     if config.landmarks is not None:
         found = {name: left.pop(name) for name in list(left) if name.startswith(LANDMARK)}
         landmark_codes.check({name.removeprefix(LANDMARK): tensor for name, tensor in found.items()}, images)
@@ -339,6 +343,7 @@ def part_of(name: str) -> str:
     if name in (BOOKS, CODES):
         return "retrieval index"
     parts = {"landmark": "landmarks", "head": "head", "pca": "PCA", "encoding": "encodings", "centres": "encodings"}
+    parts["view"] = "views of mapping photos"
     return {**parts, "retrieval": "retrieval describer"}.get(name.partition(".")[0], "unknown")
 
 

@@ -129,11 +129,15 @@ def service(pool: Pool, token: str | None) -> FastAPI:
             str | None,
             Form(description="MODEL WIDTH HEIGHT PARAMS..., as COLMAP has it. Without: EXIF, else estimated"),
         ] = None,
+        near: Annotated[
+            str | None,
+            Form(description="X Y Z RADIUS, or X Y Z RADIUS DX DY DZ DEGREES: position and viewing direction, roughly"),
+        ] = None,
         map: Annotated[str | None, Form(description="a name of /maps")] = None,
         matches: Annotated[bool, Form(description="also return inliers")] = False,
     ) -> Any:
         """Localize a photo."""
-        job = Job(await photo.read(), camera or None, map or None, matches)
+        job = Job(await photo.read(), camera or None, near or None, map or None, matches)
         with metrics.outcome() as outcome:
             try:
                 reply = await pool.localize(job, request.is_disconnected)
@@ -161,15 +165,15 @@ def service(pool: Pool, token: str | None) -> FastAPI:
     @app.get("/maps", response_model=MapList)
     async def list_maps() -> Any:
         """The maps that are served."""
-        listed = [{"name": n, **{k: v for k, v in about.items() if k != "points"}} for n, about in maps.items()]
+        listed = [{"name": n, **{k: v for k, v in about.items() if k != "scene"}} for n, about in maps.items()]
         return {"maps": listed, "routed": routed}
 
-    @app.get("/maps/{name:path}/points", include_in_schema=False)
-    async def points(name: str) -> Response:
-        """float32 [P, 3], little-endian: at most 20 000 points to draw."""
+    @app.get("/maps/{name:path}/scene", include_in_schema=False)
+    async def scene(name: str) -> Response:
+        """What the page draws of a map."""
         if name not in maps:
             raise HTTPException(404, "no such map; GET /maps lists them")
-        return Response(maps[name]["points"], media_type="application/octet-stream")
+        return Response(maps[name]["scene"], media_type="application/json")
 
     @app.get("/healthz", response_model=Health)
     async def health(response: Response) -> Any:

@@ -16,6 +16,7 @@ class Job:
 
     photo: bytes
     camera: str | None = None
+    near: str | None = None
     map: str | None = None
     matches: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import traceback
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import torch
 from scrflow.core.errors import ScrflowError, error_line
 from scrflow.core.geometry import invert_pose, pinhole_rays, pixels_from_rays, pose_numbers
 from scrflow.core.images import REPLACE, opened
+from scrflow.localize.hint import hint_of
 from scrflow.localize.query import query_photo
 from scrflow.localize.result import Localization
 from scrflow.localize.router import Router, check_alike, localizers_of
@@ -25,7 +27,7 @@ from scrflow.serve.messages import SHOWN_MATCHES, Job, Reply
 MAX_PIXELS = 40_000_000  # of a photo, checked before it is decoded: 120 MB in RGB
 # of what Pillow opens, the formats of cameras, phones and screens; others, such as EPS, call further programs
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP")
-_SHOWN_POINTS = 20_000
+_SHOWN_POINTS, _SHOWN_CAMERAS = 20_000, 3_000
 
 
 def work(connection: Connection, paths: Mapping[str, Path], device: str | None, threads: int) -> None:
@@ -66,13 +68,14 @@ class Maps:
     def localize(self, job: Job) -> dict[str, Any]:
         """The fields of an Answer. ScrflowError for a photo or a text that cannot be used."""
         name = job.map if self.routed and job.map is None else self._chosen(job.map)
+        hint = hint_of(job.near, "near")
         check_photo(job.photo)
         photo, camera = query_photo(job.photo, job.camera)
         if name is None:
-            routed = self._router.localize(photo, camera)
+            routed = self._router.localize(photo, camera, hint)
             name, found = routed.map, routed.found
         else:
-            found = self._localizers[name].localize(photo, camera)
+            found = self._localizers[name].localize(photo, camera, hint=hint)
         source = "estimated" if camera is None else "exif" if job.camera is None else "given"
         fields = answer_of(found, camera or found.camera, source, job.matches)
         return {"map": name, "unit": self.described[name]["unit"], **fields}
@@ -143,16 +146,29 @@ def _matches(found: Localization, camera: pycolmap.Camera) -> list[dict[str, Any
 
 
 def _described(map_: Map, path: Path) -> dict[str, Any]:
-    """Fields of a MapInfo, and ``points``: float32 [P, 3] as bytes."""
+    """Fields of a MapInfo, and ``scene``: JSON of the points and mapping cameras that the page draws."""
     parts = [what for what, part in (("head", map_.head), ("landmarks", map_.landmarks)) if part is not None]
-    points = np.zeros((0, 3)) if map_.landmarks is None else map_.landmarks.xyz
-    if len(points) > _SHOWN_POINTS:
-        points = np.random.default_rng(0).permutation(points)[:_SHOWN_POINTS]
     return {
         "kind": " and ".join(parts),
         "unit": map_.config.unit,
         "mapping_photos": len(map_.names),
         "megabytes": round(path.stat().st_size / 1e6, 2),
         "thresholds": map_.config.thresholds,
-        "points": points.astype(np.float32).tobytes(),
+        "scene": _scene(map_),
     }
+
+
+def _scene(map_: Map) -> str:
+    points, views = np.zeros((0, 3)) if map_.landmarks is None else map_.landmarks.xyz, map_.views
+    if len(points) > _SHOWN_POINTS:
+        points = np.random.default_rng(0).permutation(points)[:_SHOWN_POINTS]
+    cameras = []
+    if views is not None:
+        step = -(-len(views.centre) // _SHOWN_CAMERAS)
+        cameras = [
+            {"at": at, "forward": forward, "up": up}
+            for at, forward, up in zip(
+                *(v[::step].tolist() for v in (views.centre, views.direction, views.up)), strict=True
+            )
+        ]
+    return json.dumps({"points": points.astype(np.float32).ravel().tolist(), "cameras": cameras})
