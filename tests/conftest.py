@@ -62,15 +62,6 @@ def copied(finished: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def wall_landmarks(tmp_path_factory: pytest.TempPathFactory):
-    """A map of landmarks alone of the painted wall. Beside ``photos`` lie ``graph.npz`` and ``tracks.h5``: change
-    nothing."""
-    import plane_map
-
-    return plane_map.build_landmarks(tmp_path_factory.mktemp("landmarks"))
-
-
-@pytest.fixture(scope="session")
 def wall_map(tmp_path_factory: pytest.TempPathFactory):
     """A painted wall's photos, scene and map (``plane_map.PlaneMap``), built once for all processes: change nothing."""
     import plane_map

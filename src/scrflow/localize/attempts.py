@@ -88,9 +88,11 @@ def _turned_back(found: Localization, quarters: int, turned: pycolmap.Camera | N
     scale = view.K[0, 0] / pinhole_matrix(of_turned)[0, 0]
     K = np.diag([scale, scale, 1.0]) @ pinhole_matrix(of_stored)
     pixels = pinhole_pixels(pinhole_rays(view.pixels, view.K) @ back[:2, :2].T, K)
+    both = np.kron(np.eye(2), back)  # translation and rotation
     return replace(
         found,
         cam_from_world=back @ found.cam_from_world,
+        covariance=None if found.covariance is None else both @ found.covariance @ both.T,
         view=EncodedView(pixels, view.descriptors, K, view.roll),
         camera=None if turned is not None else of_stored,
         turned=90 * quarters,

@@ -164,10 +164,20 @@ def image_blocks(pixels_N2: np.ndarray) -> np.ndarray:
 
 
 def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> tuple[float, float]:
-    """Standard deviations of the centre (scene units) and of the rotation (degrees), from linearised inliers under a
-    Cauchy loss; infinite if the inliers do not fix the pose."""
-    if len(residuals_N2) < 4:
+    """Standard deviations of the centre (scene units) and of the rotation (degrees), from linearised inliers; infinite
+    if they do not fix the pose."""
+    covariance = pose_covariance(residuals_N2, jacobians_N26, blocks_N)
+    if covariance is None:
         return np.inf, np.inf
+    variances = np.diag(covariance)
+    return float(np.sqrt(variances[:3].sum())), float(np.degrees(np.sqrt(variances[3:].sum())))
+
+
+def pose_covariance(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: np.ndarray) -> np.ndarray | None:
+    """Covariance [6, 6] of a motion of the camera's frame (see ``linearised``; scene units, radians), from inliers
+    under a Cauchy loss; None if they do not fix the pose."""
+    if len(residuals_N2) < 4:
+        return None
     lengths = np.linalg.norm(residuals_N2, axis=1)
     sigma = max(float(np.median(lengths)) / 1.1774, 1e-6)  # of one coordinate: the median of a Rayleigh distribution
     weights = 1 / (1 + (lengths / (2.3849 * sigma)) ** 2)  # 95 % efficient on Gaussian residuals
@@ -179,7 +189,7 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
     try:
         inverse = np.linalg.inv(hessian)
     except np.linalg.LinAlgError:
-        return np.inf, np.inf
+        return None
     covariance = sigma**2 * inverse
     if len(by_block) > 1:
         by_block -= by_block.mean(0)  # the refinement stops near the minimum, not at it
@@ -187,8 +197,16 @@ def pose_spread(residuals_N2: np.ndarray, jacobians_N26: np.ndarray, blocks_N: n
         covariance += inverse @ meat @ inverse
     variances = np.diag(covariance)
     if not (np.isfinite(variances).all() and (variances > 0).all()):
-        return np.inf, np.inf
-    return float(np.sqrt(variances[:3].sum())), float(np.degrees(np.sqrt(variances[3:].sum())))
+        return None
+    return covariance
+
+
+def covariance_of(
+    pixels_N2: np.ndarray, xyz_world_N3: np.ndarray, inliers_N: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray
+) -> np.ndarray | None:
+    """``pose_covariance`` of a pose; arguments as for ``confidence_of``."""
+    residuals, jacobians = linearised(pixels_N2[inliers_N], xyz_world_N3[inliers_N], K, cam_from_world)
+    return pose_covariance(residuals, jacobians, image_blocks(pixels_N2)[inliers_N])
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
-from scrflow.localize.confidence import ALIKE, confidence_of, share_within
+from scrflow.localize.confidence import ALIKE, confidence_of, covariance_of, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
 from scrflow.localize.group import Group, composed, group_pose, inlier_count
 from scrflow.localize.hint import Hint, HintLike, hint_of
@@ -249,17 +249,15 @@ class Localizer:
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
                 found = replace(refined, hypothesis=hypothesis)
-        return replace(found, ms=clock.laps(), confidence=self._confidence(found))
+        return self._judged(replace(found, ms=clock.laps()))
 
-    def _confidence(self, found: Localization) -> float | None:
-        """Of a pose; None for a map without thresholds."""
-        within = self.map.config.thresholds
-        if not within:
-            return None
+    def _judged(self, found: Localization) -> Localization:
+        """The result with the covariance of its pose and, if the map has thresholds, its confidence."""
         kind, agree, config = self.agreement(found)
         pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
-        view = found.view
-        return confidence_of(view.pixels, found.xyz_world, agree, view.K, pose, config.threshold_px, within[0], kind)
+        evidence, within = (found.view.pixels, found.xyz_world, agree, found.view.K, pose), self.map.config.thresholds
+        confidence = confidence_of(*evidence, config.threshold_px, within[0], kind) if within else None
+        return replace(found, confidence=confidence, covariance=None if pose is None else covariance_of(*evidence))
 
     def localize_group(
         self,
@@ -307,8 +305,8 @@ class Localizer:
         for f, cam in zip(found, cams_from_rig, strict=True):
             pose = composed(cam, rig)
             inliers = reprojection_error(f.view.pixels, f.xyz_world, f.view.K, pose) < config.threshold_px
-            posed.append(replace(f, cam_from_world=pose, inliers=inliers, reason=None))
-        each = [self._confidence(f) for f in posed]
+            posed.append(self._judged(replace(f, cam_from_world=pose, inliers=inliers, reason=None)))
+        each = [f.confidence for f in posed]
         # a pose that one photo alone makes likely is that of all
         confidence = None if None in each else max(each)
         clock.lap("group")

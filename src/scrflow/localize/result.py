@@ -44,6 +44,8 @@ class Localization:
     ms: dict[str, float]
     reason: str | None = None  # why there is no pose
     confidence: float | None = None  # see scrflow.localize.confidence
+    # [6, 6] of small motions of the camera in its own axes: translation, rotation (radians); None if they are not known
+    covariance: np.ndarray | None = None
     camera: pycolmap.Camera | None = None  # with the focal length that was estimated, if it was unknown
     focal_spread: float | None = None  # standard deviation of its logarithm; None: it is only a guess
     confidence_at_focal: float | None = None  # the confidence if that focal length were exact

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from scrflow.serve.guard import CONNECTIONS, Guard, ImpatientProtocol
 from scrflow.serve.messages import Answer, Health, Job, MapList, Problem
 from scrflow.serve.pool import Busy, Crashed, Overdue, Pool
 
+_FAILED = "the photo could not be localized, and the service's log says why"
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _PROBLEMS = {
     401: "the token is missing or wrong",
@@ -59,7 +60,8 @@ def serve(
     if token is not None and len(token) < 8:
         raise ScrflowError("--token: give at least 8 characters")
     pool = Pool(names_of(paths), workers, queue, timeout_s, device)
-    app = service(pool, token)
+    address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    app = service(pool, token, lambda names: print(f"serving {', '.join(names)}: {address}", flush=True))
     config = uvicorn.Config(
         app,
         host=host,
@@ -90,8 +92,8 @@ def names_of(paths: tuple[Path, ...]) -> dict[str, Path]:
     raise ScrflowError("MAP: a map is named twice; name each once")
 
 
-def service(pool: Pool, token: str | None) -> FastAPI:
-    """The ASGI application; it starts and ends the workers."""
+def service(pool: Pool, token: str | None, started: Callable[[list[str]], None] = lambda names: None) -> FastAPI:
+    """The ASGI application. It starts and ends the workers, and calls ``started`` with the names of the maps."""
     maps: dict[str, dict[str, Any]] = {}
     routed = False
 
@@ -101,6 +103,7 @@ def service(pool: Pool, token: str | None) -> FastAPI:
         try:
             described, routed = await pool.start()
             maps.update(described)
+            started(list(maps))
             yield
         finally:
             pool.close()
@@ -149,7 +152,7 @@ def service(pool: Pool, token: str | None) -> FastAPI:
                 raise HTTPException(504, "the photo took too long; send a smaller one, or try again") from None
             except Crashed:
                 log.error("a worker ended while it localized a photo of %d bytes", len(job.photo))
-                raise HTTPException(500, "the photo could not be localized, and the service's log says why") from None
+                raise HTTPException(500, _FAILED) from None
             if reply is None:
                 outcome.set("gone")
                 return Response(status_code=499)
@@ -158,7 +161,7 @@ def service(pool: Pool, token: str | None) -> FastAPI:
                 raise HTTPException(422, reply.refused)
             if reply.failed is not None:
                 log.error("%s", reply.failed)
-                raise HTTPException(500, "the photo could not be localized, and the service's log says why")
+                raise HTTPException(500, _FAILED)
             outcome.set("localized" if reply.answer["cam_from_world"] else "lost")
             return JSONResponse(reply.answer)
 
@@ -194,6 +197,10 @@ def service(pool: Pool, token: str | None) -> FastAPI:
     @app.exception_handler(AnyHTTPException)
     async def problem(_: Request, error: AnyHTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": _FAILED}, 500)  # uvicorn logs it
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

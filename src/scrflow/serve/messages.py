@@ -63,6 +63,9 @@ class Answer(BaseModel):
     cam_from_world: Pose | None = Field(description="world to camera, as in COLMAP")
     world_from_cam: Pose | None = Field(description="camera to world: its translation is the camera's centre")
     confidence: float | None = Field(description="probability that the pose is within the map's finest threshold")
+    covariance: list[list[float]] | None = Field(
+        description="6 x 6, of small motions of the camera in its own axes: translation, rotation (radians)"
+    )
     reason: str | None = Field(description="why there is no pose")
     inliers: int
     keypoints: int

@@ -127,7 +127,7 @@ class Pool:
         began = time.monotonic()
         try:
             reply = await self._in_thread(lambda: worker.ask(job, timeout_s))
-        except (Overdue, Crashed):
+        except Exception:  # Overdue, Crashed, or a bug: its state is not known
             self._workers.discard(worker)
             worker.end()
             self._task(self._replace())

@@ -108,6 +108,7 @@ def answer_of(found: Localization, camera: pycolmap.Camera, source: str, matches
     return {
         "cam_from_world": None if pose is None else _pose(pose),
         "world_from_cam": None if pose is None else _pose(invert_pose(pose)),
+        "covariance": None if found.covariance is None else found.covariance.tolist(),
         **{key: facts[key] for key in ("confidence", "reason", "inliers", "keypoints", "ms")},
         "camera": {
             "model": camera.model.name,
