@@ -249,7 +249,7 @@ def _encoder_units(project: Project, encoder: EncoderConfig, images: int) -> dic
     low, high = buffer.augment.scale
     area = (high**2 - low**2) / (2 * math.log(high / low)) if high > low else low**2  # of an augmented copy, mean
     encoded = min(buffer.plain_copies, copies) + area * max(0, copies - buffer.plain_copies)
-    shards, samples = project.config.buffer_shards, images * copies * buffer.samples_per_copy
+    shards, samples = project.config.buffer_shards, images * copies * buffer.samples(images)
     return {
         "pca_s": photo_s * min(images, max(64, -(-encoder.pca.samples // encoder.extractor.max_keypoints))),
         "shard_s": photo_s * encoded * math.ceil(images / shards),

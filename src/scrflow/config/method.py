@@ -16,6 +16,10 @@ class ExtractorConfig(Strict):
 
     name: str
     short_side: int = Field(480, ge=64, description="px; photos are resized to it, cameras with them")
+    resize: Literal["lanczos", "bilinear"] = Field(
+        "lanczos", description="bilinear: as torchvision's, with antialiasing, in ACE, GLACE and R-SCoRe"
+    )
+    multiple: int = Field(1, ge=1, le=64, description="bilinear: sides are rounded up to its multiples (R-SCoRe: 8)")
     max_keypoints: int = Field(1024, ge=16)
     options: dict[str, Any] = Field(default_factory=dict, description="options of the class itself")
 
@@ -28,6 +32,7 @@ class ExtractorConfig(Strict):
 class PcaConfig(Strict):
     """Reduction of local descriptors."""
 
+    kind: Literal["pca", "none"] = Field("pca", description="none: descriptors as they are (ACE, GLACE)")
     dim: int = Field(128, ge=2)
     samples: int = Field(200_000, ge=256, description="descriptors it is learnt on")
     scale: bool = Field(True, description="an entry has a mean square of 1; false: the projection as it is (R-SCoRe)")
@@ -36,6 +41,12 @@ class PcaConfig(Strict):
 class AugmentConfig(Strict):
     """Augmentation when the buffer is filled (GLACE sec. B)."""
 
+    kind: Literal["scrflow", "published"] = Field(
+        "scrflow",
+        description="published: as in the code of ACE, GLACE and R-SCoRe, the original is resized once, by a uniform "
+        "scale, brightness is a factor, and rotation bilinear; scrflow: the resized photo is warped, by a log-uniform "
+        "scale, brightness is added, and rotation bicubic",
+    )
     rotation_deg: float = Field(15.0, ge=0, le=180)
     scale: tuple[float, float] = (2 / 3, 3 / 2)
     brightness: float = Field(0.1, ge=0, lt=1)
@@ -50,15 +61,32 @@ class BufferConfig(Strict):
     plain_copies: int = Field(1, ge=0)
     augmented_copies: int = Field(1, ge=0)
     samples_per_copy: int = Field(1024, ge=16)
+    draw: Literal["best", "random"] = Field("best", description="of the extractor's keypoints of a copy")
     max_samples: int | None = Field(None, ge=1, description="an image has no more copies than these need")
+    fill: Literal["whole", "reduced", "rooms"] = Field(
+        "whole",
+        description="max_samples with as many copies of each image and whole copies; reduced: with fewer samples a "
+        "copy, to hold them exactly (R-SCoRe); rooms: with copies of some images more than of others, of a combined "
+        "scene as many of each room (GLACE)",
+    )
+    devices: int = Field(1, ge=1, description="that share max_samples, each with copies of its own (R-SCoRe: 4)")
     augment: AugmentConfig = AugmentConfig()
 
-    def copies(self, images: int) -> int:
-        """Copies of each of so many mapping images; the plain ones come first."""
+    def copies(self, images: int) -> float:
+        """Copies of each of so many mapping images, with fill ``rooms`` in the mean; the plain ones come first."""
         wanted = self.plain_copies + self.augmented_copies
         if self.max_samples is None:
             return wanted
-        return min(wanted, max(1, -(-self.max_samples // (images * self.samples_per_copy))))
+        if self.fill == "rooms":
+            return min(wanted, max(1, self.max_samples / (images * self.samples_per_copy)))
+        each = -(-self.max_samples // (self.devices * images * self.samples_per_copy))
+        return min(wanted, self.devices * max(1, each))
+
+    def samples(self, images: int) -> int:
+        """Samples of a copy, at most."""
+        if self.fill != "reduced" or self.max_samples is None:
+            return self.samples_per_copy
+        return min(self.samples_per_copy, self.max_samples // (int(self.copies(images)) * images))
 
     @model_validator(mode="after")
     def _some(self) -> BufferConfig:

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -176,9 +176,17 @@ def _grey_of_16_bits(image: Image.Image, name: Path | str) -> Image.Image:
     return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
 
 
-def resized_to_short_side(image: Image.Image, short_side: int) -> Image.Image:
-    """The image resized to a short side of ``short_side`` px (antialiased); smaller ones are enlarged."""
+def resized_to_short_side(
+    image: Image.Image, short_side: int, how: Literal["lanczos", "bilinear"] = "lanczos", multiple: int = 1
+) -> Image.Image:
+    """The image resized to a short side of ``short_side`` px (antialiased); smaller ones are enlarged. ``bilinear``: as
+    torchvision does it, cutting off fractions of a side, which is then rounded up to a multiple (R-SCoRe's code)."""
     width, height = image.size
+    if how == "bilinear":
+        short = -(-short_side // multiple) * multiple
+        sides = (-(-int(short * side / min(width, height)) // multiple) * multiple for side in (width, height))
+        size = tuple(sides)
+        return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
     scale = short_side / min(width, height)
     size = (round(width * scale), round(height * scale))
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)

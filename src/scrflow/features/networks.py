@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from scrflow.core.errors import ScrflowError
-from scrflow.core.images import to_tensor
+from scrflow.core.images import resized_to_short_side, to_tensor
 from scrflow.core.parallel import mapped, read_ahead
 from scrflow.core.seeds import torch_generator
 from scrflow.features.descriptors import GlobalDescriptor
@@ -89,6 +89,11 @@ class NetworkDescriptor:
 def device_of(network: LocalEncoder | GlobalDescriptor) -> torch.device:
     """Where an encoder or a descriptor takes its images."""
     return getattr(network, "device", torch.device("cpu"))
+
+
+def resized_for(encoder: LocalEncoder, photo: Image.Image, short_side: int) -> Image.Image:
+    """The photo at ``short_side`` px as the encoder is to get it."""
+    return resized_to_short_side(photo, short_side, *getattr(encoder, "resize", ()))
 
 
 def image_for(encoder: LocalEncoder, photo: Image.Image) -> torch.Tensor:

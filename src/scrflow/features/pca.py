@@ -21,13 +21,15 @@ from scrflow.storage.artifact import Stamp, read_safetensors, write_safetensors
 
 @dataclass(frozen=True)
 class Pca:
-    """Projection of descriptors: (d - mean) components."""
+    """Projection of descriptors: (d - mean) components; or none, without components."""
 
     mean: torch.Tensor  # [D]
-    components: torch.Tensor  # [D, d], orthonormal, or scaled so that an entry has a mean square of 1
+    components: torch.Tensor  # [D, d], orthonormal, or scaled so that an entry has a mean square of 1; [D, 0]: none
 
     def __call__(self, descriptors_ND: torch.Tensor) -> torch.Tensor:
         """[N, D] -> [N, d]."""
+        if not self.components.shape[1]:
+            return descriptors_ND
         return (descriptors_ND - self.mean) @ self.components
 
     def to(self, device: torch.device) -> Pca:
@@ -58,6 +60,14 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     s = load_scene(scene)
     encoder = build_encoder(config.extractor, device_for())
+    stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
+    if config.pca.kind == "none":
+        if encoder.dim != config.pca.dim:
+            raise ScrflowError(
+                f"encoder {config.extractor.name}: pca.kind none keeps all {encoder.dim} numbers; set pca.dim to that"
+            )
+        write_safetensors(out, {"mean": torch.zeros(encoder.dim), "components": torch.zeros(encoder.dim, 0)}, stamp)
+        return
     rng = numpy_generator(config.seed, "pca")
     # at least 64 images for variety
     per_image = config.extractor.max_keypoints
@@ -77,7 +87,6 @@ def fit_pca(config: PcaStage, scene: Path, out: Path, threads: int) -> None:
         raise ScrflowError(f"{scene}: PCA: {error}; lower pca.dim, or take images that are not blank") from None
     shape = pca.components.shape
     log.info("PCA: %d descriptors of %d images, %d to %d dimensions", len(descriptors), count, *shape)
-    stamp = Stamp.make("pca", config, code_of("fit_pca", config), scene=scene / "scene.json")
     write_safetensors(out, {"mean": pca.mean.cpu(), "components": pca.components.cpu()}, stamp)
 
 

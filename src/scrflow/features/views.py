@@ -7,7 +7,8 @@ about its axis with a scaled focal length. Keypoints are undistorted in the phot
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pycolmap
@@ -17,10 +18,9 @@ from PIL import Image
 
 from scrflow.config import AugmentConfig
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, rescaled_camera
-from scrflow.core.images import resized_to_short_side
 from scrflow.core.parallel import mapped, read_ahead
 from scrflow.features.encoders import LocalEncoder, LocalFeatures
-from scrflow.features.networks import AHEAD, device_of, encode_images, image_for
+from scrflow.features.networks import AHEAD, device_of, encode_images, image_for, resized_for
 from scrflow.scene.model import Scene
 
 
@@ -32,6 +32,11 @@ class EncodedView:
     descriptors: torch.Tensor  # [N, D] float32, on the encoder's device
     K: np.ndarray  # [3, 3]
     roll: float
+
+    def some(self, keep: np.ndarray) -> EncodedView:
+        """These keypoints alone."""
+        chosen = torch.from_numpy(keep).to(self.descriptors.device)
+        return replace(self, pixels=self.pixels[keep], descriptors=self.descriptors[chosen])
 
 
 def encode_view(
@@ -57,7 +62,7 @@ class ResizedPhoto:
     @classmethod
     def of(cls, photo: Image.Image, camera: pycolmap.Camera, encoder: LocalEncoder, short_side: int) -> ResizedPhoto:
         """The photo at ``short_side`` px."""
-        resized = resized_to_short_side(photo, short_side)
+        resized = resized_for(encoder, photo, short_side)
         return cls(image_for(encoder, resized), rescaled_camera(camera, *resized.size))
 
 
@@ -67,6 +72,16 @@ class PhotoCopy:
 
     photo: ResizedPhoto
     augmentation: Augmentation | None = None
+
+    @classmethod
+    def resized_once(
+        cls, photo: Image.Image, camera: pycolmap.Camera, encoder: LocalEncoder, short_side: int, a: Augmentation | None
+    ) -> PhotoCopy:
+        """A copy whose scale is the size that the original is resized to, as in the code of ACE, GLACE and R-SCoRe."""
+        if a is None:
+            return cls(ResizedPhoto.of(photo, camera, encoder, short_side))
+        resized = ResizedPhoto.of(photo, camera, encoder, int(short_side * a.scale))
+        return cls(resized, replace(a, scale=1.0))
 
 
 def encode_views(views: Iterable[PhotoCopy], encoder: LocalEncoder, max_keypoints: int) -> Iterator[EncodedView]:
@@ -129,13 +144,23 @@ class Augmentation:
     roll: float = 0.0
     scale: float = 1.0
     brightness: float = 0.0  # added
+    gain: float = 1.0  # factor of brightness
     contrast: float = 1.0  # factor about the mean
     saturation: float = 1.0  # factor about the grey value
     hue: float = 0.0  # rotation of the colour plane, in turns
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of the roll
 
     @classmethod
     def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-        """A random augmentation; the scale is log-uniform."""
+        """A random augmentation; the scale is log-uniform, or uniform in published ones."""
+        if config.kind == "published":
+            return cls(
+                roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
+                scale=float(rng.uniform(*config.scale)),
+                gain=float(1 + rng.uniform(-config.brightness, config.brightness)),
+                contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
+                interpolation="bilinear",
+            )
         low, high = np.log(config.scale)
         return cls(
             roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
@@ -167,7 +192,7 @@ def warp(image_CHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
         x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
     if a.roll:
         x = F.grid_sample(
-            x, _source(size, a.roll, x.device), mode="bicubic", padding_mode="reflection", align_corners=False
+            x, _source(size, a.roll, x.device), mode=a.interpolation, padding_mode="reflection", align_corners=False
         )
     return _photometric(x[0], a).clamp_(0, 1)
 
@@ -192,6 +217,8 @@ def _photometric(x: torch.Tensor, a: Augmentation) -> torch.Tensor:
         c, s = np.cos(2 * np.pi * a.hue) * a.saturation, np.sin(2 * np.pi * a.hue) * a.saturation
         turn = torch.tensor([[1, 0, 0], [0, c, -s], [0, s, c]], dtype=torch.float32)
         x = torch.einsum("ij,jhw->ihw", (torch.linalg.inv(to_yiq) @ turn @ to_yiq).to(x.device), x)
+    if a.gain != 1.0:
+        x = x * a.gain
     if a.contrast != 1.0 or a.brightness != 0.0:
         mean = (x * grey_weights).sum(0).mean()
         x = (x - mean) * a.contrast + mean + a.brightness

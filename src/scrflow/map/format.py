@@ -43,6 +43,7 @@ _BOUNDS = {
     "max_keypoints": (0, 1 << 17),
     "hypotheses": (1, 1 << 17),
     "iterations": (1, 1_000_000),
+    "min_iterations": (1, 1_000_000),
     "thresholds": (1e-9, 1e9),
 }
 _NUMBERS = (-(2**63), 2**63)
@@ -258,7 +259,7 @@ def _take(left: Tensors, name: str, *shape: int | None) -> tuple[int, ...]:
 
 def _pca(left: Tensors) -> int:
     (full,) = _take(left, "pca.mean", None)
-    return _take(left, "pca.components", full, None)[1]
+    return _take(left, "pca.components", full, None)[1] or full
 
 
 def _encodings(config: MapStage, left: Tensors, images: int) -> int:

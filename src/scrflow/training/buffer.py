@@ -10,25 +10,35 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from scrflow.config import BufferStage
+from scrflow.config import BufferConfig, BufferStage
 from scrflow.core.errors import ScrflowError
+from scrflow.core.seeds import numpy_generator
 from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, open_h5
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from scrflow.features.views import ResizedPhoto
+    from scrflow.scene.model import Scene
 
 # fill_shard imports what it alone needs: training reads a buffer without pycolmap and without an encoder
 
 SAMPLE_DEPTH = "sample-depth"  # kind of the file with the samples' depths (scrflow.depths)
 COLUMNS = ("descriptor", "pixel", "view")  # of a shard
 _TABLES = ("image", "plain", "K", "cam_from_world")
+_IN_ROLLED = 1.5  # keypoints found in a rolled copy, mirrored border and all, to have as many as are wanted inside
 _GATHER_ROWS = 1 << 13  # rows of a mapped file that are read before its pages are given back
 
 
@@ -39,41 +49,76 @@ def shard_range(images: int, shards: int, shard: int) -> range:
     return range(images * shard // shards, images * (shard + 1) // shards)
 
 
+def copies_of(settings: BufferConfig, scene: Scene, seed: int) -> list[int]:
+    """Copies of each mapping image. With fill ``rooms`` they are dealt evenly to the rooms of a combined scene, and to
+    the images of each room; GLACE's code draws images with replacement, which gives the same in the mean."""
+    names = [view.name for view in scene.mapping]
+    if settings.fill != "rooms" or settings.max_samples is None:
+        return [int(settings.copies(len(names)))] * len(names)
+    rooms: dict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        rooms[scene.parts.get(name, "")].append(row)
+    total, counts = -(-settings.max_samples // settings.samples_per_copy), [0] * len(names)
+    for number, (room, rows) in enumerate(sorted(rooms.items())):
+        share = total * (number + 1) // len(rooms) - total * number // len(rooms)
+        each, more = divmod(share, len(rows))
+        order = numpy_generator(seed, "buffer.rooms", room).permutation(rows)
+        for place, row in enumerate(order.tolist()):
+            counts[row] = each + (place < more)
+    # every image has a place in the buffer
+    return [min(max(1, count), settings.plain_copies + settings.augmented_copies) for count in counts]
+
+
 def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Path, threads: int) -> None:
     """Encode every copy of the shard's images and write the shard; ScrflowError for an image without any keypoint."""
     from scrflow.core.device import device_for
     from scrflow.core.parallel import read_ahead
     from scrflow.core.progress import track
-    from scrflow.core.seeds import numpy_generator
     from scrflow.features.encoders import build_encoder
     from scrflow.features.networks import device_of
     from scrflow.features.pca import load_pca
     from scrflow.features.views import Augmentation, PhotoCopy, ResizedPhoto, encode_views, rolled_pose
     from scrflow.scene.model import load_scene
 
-    s, settings = load_scene(scene), config.buffer
-    encoder = build_encoder(config.extractor, device_for())
-    device, rows = device_of(encoder), shard_range(len(s.mapping), config.shards, shard)
-    projection, count = load_pca(pca).to(device), settings.copies(len(s.mapping))
+    s, settings, extractor = load_scene(scene), config.buffer, config.extractor
+    rows, counts = shard_range(len(s.mapping), config.shards, shard), copies_of(settings, s, config.seed)
+    wanted, drawn = settings.samples(len(s.mapping)), settings.draw == "random"
+    if drawn:  # among the best keypoints that lie in the photo
+        extractor = extractor.model_copy(update={"max_keypoints": math.ceil(_IN_ROLLED * extractor.max_keypoints)})
+    encoder = build_encoder(extractor, device_for())
+    device, published = device_of(encoder), settings.augment.kind == "published"
+    projection = load_pca(pca).to(device)
 
-    def photo(row: int) -> ResizedPhoto:
+    def photo(row: int) -> Image | ResizedPhoto:
         view = s.mapping[row]
-        return ResizedPhoto.of(s.photo(view.name), view.camera, encoder, config.extractor.short_side)
+        image = s.photo(view.name)
+        return image if published else ResizedPhoto.of(image, view.camera, encoder, extractor.short_side)
 
-    def copies() -> Iterator[PhotoCopy]:
-        for row, resized in zip(rows, read_ahead(photo, rows, threads, device), strict=True):
-            for copy in range(count):
-                rng = numpy_generator(config.seed, "buffer", s.mapping[row].name, copy)
-                plain = copy < settings.plain_copies
-                yield PhotoCopy(resized, None if plain else Augmentation.draw(settings.augment, rng))
+    def sources() -> Iterator[tuple[int, int, Image | ResizedPhoto]]:
+        for row, image in zip(rows, read_ahead(photo, rows, threads, device), strict=True):
+            yield from ((row, copy, image) for copy in range(counts[row]))
 
-    encoded = encode_views(copies(), encoder, settings.samples_per_copy)
+    def copy_of(source: tuple[int, int, Image | ResizedPhoto]) -> PhotoCopy:
+        row, copy, image = source
+        view, a = s.mapping[row], None
+        if copy >= settings.plain_copies:
+            a = Augmentation.draw(settings.augment, numpy_generator(config.seed, "buffer", view.name, copy))
+        if isinstance(image, ResizedPhoto):
+            return PhotoCopy(image, a)
+        return PhotoCopy.resized_once(image, view.camera, encoder, extractor.short_side, a)
+
+    encoded = encode_views(
+        read_ahead(copy_of, sources(), threads, device), encoder, config.extractor.max_keypoints if drawn else wanted
+    )
     columns: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, *_TABLES)}
     views = 0
     for row in track(rows, f"buffer shard {shard}"):
         mapped, found = s.mapping[row], 0
-        for copy in range(count):
+        for copy in range(counts[row]):
             view = next(encoded)
+            if drawn:
+                chance = numpy_generator(config.seed, "buffer.draw", mapped.name, copy)
+                view = view.some(np.sort(chance.permutation(len(view.pixels))[:wanted]))
             found += len(view.pixels)
             columns["descriptor"].append(projection(view.descriptors).half().cpu().numpy())
             columns["pixel"].append(view.pixels.astype(np.float32))

@@ -36,6 +36,7 @@ class LocalEncoder(Protocol):
     With ``sees_colour = False`` it gets images [1, H, W] of the mean of the colours. With ``side_by_side = True``
     (small, nothing kept from one photo to the next) several threads encode photos at once on a CPU. A network derives
     from ``scrflow.features.networks.NetworkEncoder``, which has a device and takes several images at a time.
+    ``build_encoder`` adds ``resize``, how photos are to be brought to that size (core.images.resized_to_short_side).
     """
 
     dim: int
@@ -54,4 +55,5 @@ def build_encoder(config: ExtractorConfig, device: torch.device | str = "cpu") -
         built = encoder(config.max_keypoints, **config.options)
     except TypeError as error:
         raise ScrflowError(f"encoder {config.name}: options {config.options}: {error}; correct them") from None
+    built.resize = config.resize, config.multiple
     return built.to(device) if hasattr(built, "device") else built

@@ -13,7 +13,7 @@ from kornia.feature.dedode.utils import dedode_denormalize_pixel_coordinates, sa
 
 from scrflow.core.errors import ScrflowError
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import NetworkEncoder, load_published, read_tensors
+from scrflow.features.networks import CELL, NetworkEncoder, load_published, read_tensors
 from scrflow.storage.weights import locate
 
 _DETECTORS = {"L-upright": "dedode-detector-l", "L-C4-v2": "dedode-detector-l-v2"}
@@ -38,7 +38,8 @@ class Dedode(NetworkEncoder):
         with torch.device("meta"):  # drawing 300 million values that the weights replace takes longer than an image
             self._model = KorniaDeDoDe("L", "B", amp_dtype=_PRECISION)
         self._model.normalizer = Normalize(torch.tensor(_MEAN), torch.tensor(_STD))
-        if descriptor.startswith("G"):
+        self._patches = descriptor.startswith("G")  # DINOv2's, of 14 px
+        if self._patches:
             self._model.descriptor = _descriptor_g()
         load_published(self._model.detector, _DETECTORS[detector])
         load_published(self._model.descriptor, _DESCRIPTORS[descriptor])
@@ -48,7 +49,8 @@ class Dedode(NetworkEncoder):
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
-        x = self._model._preprocess(images_B3HW, True, True)  # normalises the colours, pads to multiples of 14
+        pad = self._patches or bool(height % CELL or width % CELL)
+        x = self._model._preprocess(images_B3HW, True, pad)  # normalises the colours; pads to multiples of 14
         return tuple(network(x)[..., :height, :width] for network in (self._model.detector, self._model.descriptor))
 
     def select(self, logits: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
