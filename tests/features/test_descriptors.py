@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def values(rng: np.random.Generator, *shape: int, scale: float = 0.05) -> np.ndarray:
     return (scale * rng.standard_normal(shape, dtype=np.float32)).astype(np.float32)
+
+
+def test_netvlad_reduces_photos_by_area():
+    """As hloc does (cv2.INTER_AREA): each pixel is the mean of what it covers."""
+    photo = np.random.default_rng(0).integers(0, 255, (96, 144, 3), dtype=np.uint8)
+    image = netvlad.NetVlad.image(SimpleNamespace(_max_side=48), Image.fromarray(photo)).permute(1, 2, 0).numpy()
+    means = photo.reshape(32, 3, 48, 3, 3).mean((1, 3)) / 255
+    np.testing.assert_allclose(image, means, atol=1e-6)
 
 
 def test_names_are_known():

@@ -125,6 +125,6 @@ def test_published_augmentation_is_the_plain_recipe():
     i, j = np.floor(py).astype(int), np.floor(px).astype(int)
     fy, fx = (py - i)[:, None], (px - j)[:, None]
     plain = (1 - fy) * ((1 - fx) * x[i, j] + fx * x[i, j + 1]) + fy * ((1 - fx) * x[i + 1, j] + fx * x[i + 1, j + 1])
-    # float32 places of a wide image; measured 3e-5
+    # float32 places of a wide image; measured 1.9e-5
     np.testing.assert_allclose(ours[rows, columns], plain.clip(0, 1), atol=2e-4)
     assert len(rows) > 1500 and abs(a.roll) > 0.05 and a.gain != 1

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,8 @@ class NetVlad(NetworkDescriptor):
         if max(photo.size) > self._max_side:
             scale = self._max_side / max(photo.size)
             size = (max(_STRIDE, round(photo.width * scale)), max(_STRIDE, round(photo.height * scale)))
-            photo = photo.resize(size, Image.Resampling.BILINEAR)
+            area = cv2.resize(np.asarray(photo, np.float32), size, interpolation=cv2.INTER_AREA)  # as hloc
+            return torch.from_numpy(area).permute(2, 0, 1).div(255)
         return to_tensor(photo)
 
     def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:

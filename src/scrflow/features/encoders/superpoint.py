@@ -61,7 +61,7 @@ class SuperPoint(NetworkEncoder):
         """See NetworkEncoder. The score is the heatmap."""
         height, width = size
         heatmap = heatmap[..., :height, :width]
-        peak = heatmap == F.max_pool2d(heatmap, 2 * self._radius + 1, stride=1, padding=self._radius)
+        peak = maxima(heatmap, self._radius)
         y, x_ = (peak & (heatmap > self._threshold))[0, 0].nonzero(as_tuple=True)
         inner = (x_ >= self._border) & (x_ < width - self._border) & (y >= self._border) & (y < height - self._border)
         y, x_ = y[inner], x_[inner]
@@ -69,6 +69,21 @@ class SuperPoint(NetworkEncoder):
         order = torch.argsort(scores, descending=True, stable=True)[: self._max_keypoints]
         keypoints = torch.stack([x_, y], 1)[order].float() + 0.5
         return LocalFeatures(keypoints, sample_cells(descriptors, keypoints), scores[order])
+
+
+def maxima(heatmap: torch.Tensor, radius: int) -> torch.Tensor:
+    """The largest values within ``radius`` px, and, twice, the largest of what is not near one of those: nearly what
+    suppression one by one leaves (as in the code of SuperGlue and hloc)."""
+
+    def largest(values: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
+
+    found = heatmap == largest(heatmap)
+    for _ in range(2):
+        near = largest(found.float()) > 0
+        rest = heatmap.masked_fill(near, 0)
+        found = found | ((rest == largest(rest)) & ~near)
+    return found
 
 
 def sample_cells(map_1DHW: torch.Tensor, keypoints_px_N2: torch.Tensor) -> torch.Tensor:
