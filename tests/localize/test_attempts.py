@@ -147,6 +147,9 @@ def test_photos_without_a_focal_length_on_the_command_line(wall_map, tmp_path):
     record = json.loads((tmp_path / "poses.jsonl").read_text().splitlines()[1])
     assert record["estimated_camera"].startswith("SIMPLE_PINHOLE 320 240") and record["focal_spread"] > 0
     assert 0 < record["confidence"] < record["confidence_at_focal"]
+    localizer = Localizer.open(wall_map.map)
+    known, unknown = (localizer.localize(Image.open(photo), camera) for camera in (plane_map.CAMERA, None))
+    assert np.trace(unknown.covariance[:3, :3]) > 4 * np.trace(known.covariance[:3, :3])
     before = (tmp_path / "poses.jsonl").read_text()
     assert CliRunner().invoke(app, ["localize", *map(str, (wall_map.map, photo, "--out", out))]).exit_code == 0
     assert (tmp_path / "poses.jsonl").read_text() == before  # with its times: nothing was localized again

@@ -9,6 +9,7 @@ from scrflow.localize.confidence import (
     FEATURES,
     confidence_of,
     evidence,
+    focal_motion,
     image_blocks,
     linearised,
     pose_spread,
@@ -69,7 +70,7 @@ def test_share_within_thresholds_is_that_of_repeated_estimates_of_the_focal_leng
             pose = moved(pose, -np.linalg.lstsq(J.reshape(-1, 6), r.ravel())[0])
         t, degrees = pose_error(pose, POSE)
         right.append(t < within[0] and degrees < within[1])
-    said = share_within(pixels, world, np.ones(400, bool), K, POSE, within, spread)
+    said = share_within(focal_motion(pixels, world, np.ones(400, bool), K, POSE, spread), within)
     assert 0.2 < said < 1 and said == pytest.approx(np.mean(right), abs=0.08)
 
 

@@ -133,23 +133,26 @@ def linearised(
     return residuals, np.concatenate([by_point, by_point @ turn], 2)
 
 
-def share_within(
+def focal_motion(
     pixels_N2: np.ndarray,
     xyz_world_N3: np.ndarray,
     inliers_N: np.ndarray,
     K: np.ndarray,
     cam_from_world: np.ndarray,
-    within: tuple[float, float],
     focal_spread: float,
-) -> float:
-    """Probability that the error of an estimated focal length, of standard deviation ``focal_spread`` in its logarithm,
-    moves the pose by less than ``within`` (distance, degrees). The pose moves along a line, in proportion to it."""
-    pixels = pixels_N2[np.asarray(inliers_N, bool)]
-    residuals, jacobians = linearised(pixels, xyz_world_N3[np.asarray(inliers_N, bool)], K, cam_from_world)
+) -> np.ndarray:
+    """The motion [6] of the camera's frame (see ``linearised``) that an error of an estimated focal length causes, of
+    one standard deviation ``focal_spread`` of its logarithm."""
+    pixels = pixels_N2[inliers_N]
+    residuals, jacobians = linearised(pixels, xyz_world_N3[inliers_N], K, cam_from_world)
     by_focal = residuals + pixels - K[:2, 2]
-    step = np.linalg.lstsq(jacobians.reshape(-1, 6), -focal_spread * by_focal.ravel())[0]
-    moved = np.linalg.norm(step[:3]), np.degrees(np.linalg.norm(step[3:]))
-    room = min(limit / max(length, 1e-12) for limit, length in zip(within, moved, strict=True))
+    return np.linalg.lstsq(jacobians.reshape(-1, 6), -focal_spread * by_focal.ravel())[0]
+
+
+def share_within(motion_6: np.ndarray, within: tuple[float, float]) -> float:
+    """Probability that a normal error along ``motion_6``, its standard deviation, is within (distance, degrees)."""
+    lengths = np.linalg.norm(motion_6[:3]), np.degrees(np.linalg.norm(motion_6[3:]))
+    room = min(limit / max(length, 1e-12) for limit, length in zip(within, lengths, strict=True))
     return math.erf(room / math.sqrt(2))
 
 

@@ -25,7 +25,7 @@ from scrflow.features.global_encoding import own_encoding, standardised
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
-from scrflow.localize.confidence import ALIKE, confidence_of, covariance_of, share_within
+from scrflow.localize.confidence import ALIKE, confidence_of, covariance_of, focal_motion, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
 from scrflow.localize.group import Group, composed, group_pose, inlier_count
 from scrflow.localize.hint import Hint, HintLike, hint_of
@@ -316,13 +316,17 @@ class Localizer:
         return Group(rig, tuple(photos), confidence)
 
     def rated(self, found: Localization) -> Localization:
-        """The result with a confidence that allows for the spread of an estimated focal length."""
-        if found.camera is None or not found.confidence:
+        """The result with a confidence and a covariance that allow for the error of an estimated focal length."""
+        if found.camera is None or found.covariance is None:
             return found
         spread = PRIOR_SPREAD if found.focal_spread is None else found.focal_spread
-        agree, view, within = self.agreement(found)[1], found.view, self.map.config.thresholds[0]
-        share = share_within(view.pixels, found.xyz_world, agree, view.K, found.cam_from_world, within, spread)
-        return replace(found, confidence=found.confidence * share, confidence_at_focal=found.confidence)
+        agree, view, within = self.agreement(found)[1], found.view, self.map.config.thresholds
+        motion = focal_motion(view.pixels, found.xyz_world, agree, view.K, found.cam_from_world, spread)
+        found = replace(found, covariance=found.covariance + np.outer(motion, motion))
+        if not within or found.confidence is None:
+            return found
+        confidence = found.confidence * share_within(motion, within[0])
+        return replace(found, confidence=confidence, confidence_at_focal=found.confidence)
 
     def _by_head(
         self, features: QueryFeatures, clock: Clock, starts: list[np.ndarray], hint: Hint | None
