@@ -27,6 +27,7 @@ from scrflow.config import (
 )
 from scrflow.core.errors import ScrflowError
 from scrflow.features import retrieval
+from scrflow.features.global_encoding import read_global_encoding
 from scrflow.features.retrieval import Retriever, Whitening, joined
 from scrflow.localize.localizer import Localizer
 from scrflow.map.file import Map, load_map, shrink, write_map
@@ -129,6 +130,26 @@ def test_all_that_a_query_needs_is_in_the_file(parts, map_path, tmp_path):
     assert sum(found.values()) == map_path.stat().st_size and "unknown" not in found
     assert found["encodings"] == 2 * IMAGES * GLOBAL
     Localizer(made, made.config.localize)  # is all it takes
+
+
+def test_descriptors_as_they_are_and_a_raw_table(parts, tmp_path):
+    """ACE's and GLACE's descriptors are not projected, R-SCoRe's table is not scaled: what a query needs is kept."""
+    folder = parts["folder"]
+    state = {k: v.half() for k, v in Head(128 + GLOBAL, HEAD, torch.randn(3, 3), 2.5).state_dict().items()}
+    state["decoder.centres"] = state["decoder.centres"].float()
+    write_safetensors(tmp_path / "head.safetensors", state, Stamp("head"), {"output_unit": "2.5"})
+    none = {"mean": torch.zeros(128), "components": torch.zeros(128, 0)}
+    write_safetensors(tmp_path / "pca.safetensors", none, Stamp("pca"))
+    stage = STAGE.model_copy(update={"global_encoding": GlobalEncodingUse(name="scrstudio", scale=False)})
+    files = [tmp_path / "head.safetensors", tmp_path / "pca.safetensors"]
+    files += [folder / "node2vec.h5", folder / "retrieval.safetensors"]
+    write_map(stage, folder / "scene", *files, tmp_path / "map.safetensors")
+    made = load_map(tmp_path / "map.safetensors")
+    descriptors = torch.randn(5, 128)
+    assert torch.equal(made.pca(descriptors), descriptors)
+    table = read_global_encoding(folder / "node2vec.h5", NAMES)
+    torch.testing.assert_close(made.encoding.float(), table, rtol=1e-3, atol=1e-3)  # float16
+    Localizer(made, made.config.localize)
 
 
 def test_int8_is_smaller_and_nearly_the_same(parts, map_path, tmp_path):

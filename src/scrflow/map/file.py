@@ -142,7 +142,8 @@ def load_map(path: Path) -> Map:
         codes = described.pop("codes", torch.zeros(0, 0, dtype=torch.uint8))
         retriever = Retriever(names, books, codes, described)
     keypoints = max((f.retrieval.keypoints for f in retrieval_features(config) if f.extractor is not None), default=0)
-    projection = Pca(tensors["pca.mean"], tensors["pca.components"])
+    none = torch.zeros(len(tensors["pca.mean"]), 0)
+    projection = Pca(tensors["pca.mean"], tensors.get("pca.components", none))
     encoding, centres, head = tensors.get("encoding"), tensors.get("centres"), head.eval()
     return Map(config, names, head, projection, encoding, retriever, keypoints, centres, weights, landmarks, views)
 
@@ -153,7 +154,9 @@ def _gathered(
     """All tensors of the map, in the stages' own number formats."""
     projection = load_pca(pca)
     tensors = {f"head.{k}": v for k, v in read_safetensors(head, "head").items()}
-    tensors |= {"pca.mean": projection.mean, "pca.components": projection.components}
+    tensors |= {"pca.mean": projection.mean}
+    if projection.components.shape[1]:
+        tensors |= {"pca.components": projection.components}
     if encoding is not None and config.clustered:
         tensors["centres"] = read_centres(encoding)
     elif encoding is not None and not config.own_encoding:

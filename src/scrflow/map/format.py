@@ -259,7 +259,8 @@ def _take(left: Tensors, name: str, *shape: int | None) -> tuple[int, ...]:
 
 def _pca(left: Tensors) -> int:
     (full,) = _take(left, "pca.mean", None)
-    return _take(left, "pca.components", full, None)[1] or full
+    # a map of descriptors as they are has no components
+    return _take(left, "pca.components", full, None)[1] if "pca.components" in left else full
 
 
 def _encodings(config: MapStage, left: Tensors, images: int) -> int:
