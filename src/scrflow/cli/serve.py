@@ -36,11 +36,7 @@ def serve(
     """
     import os
 
-    from scrflow.core.errors import ScrflowError
+    from scrflow.serve.app import serve as run
 
-    try:
-        from scrflow.serve.app import serve as run
-    except ModuleNotFoundError as error:
-        raise ScrflowError(f"scrflow serve needs {error.name}: pip install 'scrflow[serve]'") from None
     workers = workers or min(4, os.cpu_count() or 1)
     run(tuple(maps), host, port, token, no_token, workers, queue, timeout, device)

@@ -80,8 +80,8 @@ def _missing_extra(module: str) -> str | None:
 
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         installed = importlib.metadata.distribution("scrflow")
-        needs = [need.split(";") for need in installed.requires or () if ";" in need]
-        package = module.partition(".")[0]
+        needs = [need.split(";") for need in installed.requires or () if "extra ==" in need]
+        package = module.partition(".")[0].replace("_", "-")
         extras = [marker.split("extra ==")[1].strip(" '\"") for name, marker in needs if name.startswith(package)]
         if package and extras:
             source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")  # where pip had it from

@@ -35,6 +35,7 @@ _LOOK_S = 2.0  # between two looks for a new checkpoint
 _GREY, _NEAR, _FAR = (110, 120, 130), np.array([27, 94, 155]), np.array([242, 176, 74])
 _FAR_PX = 10.0  # reprojection error in the last colour: the papers' inlier threshold
 _PHOTO_PX = 640
+_TEXT = '<div style="padding: 0 0.8em">{}</div>'
 _SIGNS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a photo's corners
 
 
@@ -67,16 +68,20 @@ def show_run(server: viser.ViserServer, run: Run, threads: int = 1) -> None:
     """The map's points, the mapping cameras, and each query with its error and, when it is chosen, its photo."""
     server.scene.reset()
     server.gui.reset()
-    server.gui.add_html(f"<b>{run.scene.folder.parent.name}, {run.folder.name}</b>")
+    _add_text(server, f"<b>{run.scene.folder.parent.name}, {run.folder.name}</b>")
     views = run.scene.mapping
     K, poses = (np.stack(x) for x in zip(*((pinhole_matrix(v.camera), v.cam_from_world) for v in views), strict=True))
     size = _add_cameras(server, K, poses)
-    handle = server.gui.add_html("the map's points are computed ...")
+    handle = _add_text(server, "the map's points are computed ...")
     points = open_map(run, threads)[1]
-    handle.content = points.note
+    handle.content = _TEXT.format(points.note)
     shown = np.random.default_rng(0).permutation(len(points.xyz))[:_SHOWN_POINTS]
     _add_points(server, points.xyz[shown], points.rgb[shown], size)
     _add_queries(server, run, size)
+
+
+def _add_text(server: viser.ViserServer, html: str) -> viser.GuiHtmlHandle:
+    return server.gui.add_html(_TEXT.format(html))
 
 
 def _add_cameras(server: viser.ViserServer, K: np.ndarray, cam_from_world: np.ndarray) -> float:
@@ -103,7 +108,7 @@ def _add_cameras(server: viser.ViserServer, K: np.ndarray, cam_from_world: np.nd
 
 def _add_points(server: viser.ViserServer, xyz: np.ndarray, rgb: np.ndarray, size: float) -> None:
     server.scene.add_point_cloud(
-        "/points", xyz.astype(np.float32), rgb, point_size=0.15 * size, precision="float32", point_shading="flat"
+        "/points", xyz.astype(np.float32), rgb, point_size=0.07 * size, precision="float32", point_shading="flat"
     )
 
 
@@ -142,17 +147,17 @@ def _add_queries(server: viser.ViserServer, run: Run, size: float) -> None:
             server.scene.add_line_segments(
                 f"/queries/{number}/errors", segments, colour, thickness=2.0, thickness_units="screen"
             )
-        server.gui.add_html(f'<span style="color:{band.colour}">&#9632;</span> {band.label}: {len(band.queries)}')
+        _add_text(server, f'<span style="color:{band.colour}">&#9632;</span> {band.label}: {len(band.queries)}')
 
     chosen = server.gui.add_dropdown("query, worst first", ["none", *worst.index])
-    details = server.gui.add_html("")
+    details = _add_text(server, "")
     picture = server.gui.add_image(np.full((1, 1, 3), 255, np.uint8), format="jpeg", visible=False)
 
     @chosen.on_update
     def _(event: viser.GuiEvent) -> None:
         if chosen.value == "none":
             return
-        details.content = worst.loc[chosen.value, "hover"]
+        details.content = _TEXT.format(worst.loc[chosen.value, "hover"])
         photo = run.scene.photo(chosen.value)
         photo.thumbnail((_PHOTO_PX, _PHOTO_PX))
         picture.image, picture.visible = np.asarray(photo), True
@@ -177,7 +182,7 @@ def watch_training(server: viser.ViserServer, folder: Path) -> None:
     samples = Samples.open(job.config, list(job.shards), job.graph, job.encoding, None)
     plain = samples.buffer.plain.numpy()
     size = _add_cameras(server, samples.buffer.K.numpy()[plain], samples.buffer.cam_from_world.numpy()[plain])
-    state_text = server.gui.add_html("no checkpoint yet")
+    state_text = _add_text(server, "no checkpoint yet")
     columns, seen, state = _even_rows(samples), 0.0, None
     while not (folder / "metrics.json").is_file():
         with contextlib.suppress(FileNotFoundError):  # the end of the training removes it
@@ -187,7 +192,7 @@ def watch_training(server: viser.ViserServer, folder: Path) -> None:
             xyz, error_px = _scene_coordinates(job, samples, columns, state)
             share = np.clip(error_px / _FAR_PX, 0, 1)[:, None]
             _add_points(server, xyz, np.round(_NEAR + share * (_FAR - _NEAR)).astype(np.uint8), size)
-            state_text.content = (
+            state_text.content = _TEXT.format(
                 f"step {state['step']} of {job.config.training.steps}: median reprojection error "
                 f"{np.median(error_px):.1f} px; blue are points with 0 px, amber with {_FAR_PX:g} px and more"
             )
