@@ -33,8 +33,6 @@ def run_scene(scene: str, methods: Sequence[str], cores: int | None, arguments: 
     ``arguments`` are passed on to Snakemake. ScrflowError for an unknown scene or method and, with the failing job's
     error and the path of the log, when Snakemake fails.
     """
-    if importlib.util.find_spec("snakemake") is None:  # it runs in a process of its own
-        raise ModuleNotFoundError(name="snakemake")
     chosen = [targets_of(scene, method) for method in methods or (None,)]
     folders = [folder for folder, _ in chosen]
     command = [sys.executable, "-m", "snakemake", *(target for _, targets in chosen for target in targets)]
