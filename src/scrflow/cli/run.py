@@ -62,6 +62,8 @@ def enter_project(config: Path = Path("config")) -> Path:
     """Change to the project's folder, which relative paths of a config are relative to: the one that ``config`` is in;
     by default the one that this folder is in, else the checkout that scrflow is installed from. Installed from a wheel,
     every folder is one: results and config/scenes are written there. Returns the config's path there."""
+    if importlib.util.find_spec("snakemake") is None:  # before another package of the extra is missed
+        raise ModuleNotFoundError(name="snakemake")
     here = Path.cwd()
     if config != Path("config"):
         config = config.expanduser().absolute()
