@@ -49,7 +49,16 @@ def test_a_group_is_localized_where_a_photo_alone_is_not(request, kind):
     assert np.array_equal(again.rig_from_world, group.rig_from_world)
 
 
-def test_a_wrong_rig_has_few_inliers_and_blank_photos_none(wall_landmarks):
+def test_a_photo_that_is_not_where_the_rig_has_it_is_named(wall_landmarks):
+    localizer, poses = Localizer.open(wall_landmarks.map), list(wall_landmarks.queries.values())
+    images = [wall_landmarks.photos / name for name in wall_landmarks.queries]
+    wrong = [*poses[:2], plane_map.pose(0.5, 0.3, 1.5, 0.0, 0.0)]
+    group = localizer.localize_group(images, LINE, rig_of(wrong))
+    assert group.disagreeing == (2,)
+    assert localizer.localize_group(images, LINE, rig_of(poses)).disagreeing == ()
+
+
+def test_blank_photos_and_wrong_arguments_have_a_reason(wall_landmarks):
     localizer, blank = Localizer.open(wall_landmarks.map), Image.new("RGB", (320, 240))
     group = localizer.localize_group([blank, blank], LINE, [np.eye(3, 4)] * 2)
     assert group.rig_from_world is None and "0 inliers, 12 are needed" in group.reason

@@ -16,7 +16,7 @@ import torch
 
 from scrflow.config import LandmarksConfig, TracksConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import rays_from_pixels, reprojection_error
+from scrflow.core.geometry import rays_from_pixels
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import derived_seed
@@ -25,14 +25,14 @@ from scrflow.features.matching import photo_features
 from scrflow.features.retrieval import ENTRIES, Retriever, decoded, learn_codebooks, quantised
 from scrflow.landmarks.extend import NewPhoto, extended, new_tracks
 from scrflow.localize.batch import cameras_of, photos_of
+from scrflow.localize.group import CONFIDENT
+from scrflow.localize.group import fits as agrees
 from scrflow.localize.localizer import Localizer
 from scrflow.localize.query import query_photo
-from scrflow.localize.result import Localization
 from scrflow.map.file import Map, load_map
 from scrflow.map.format import BOOKS, CODES, LANDMARK, VIEW, Tensors, check, pack, unpack
 from scrflow.map.views import Views, reach_of
 from scrflow.pipeline.stages import code_version
-from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_poses
 from scrflow.storage.artifact import (
@@ -43,9 +43,6 @@ from scrflow.storage.artifact import (
     sha256_file,
     write_safetensors,
 )
-
-CONFIDENT = 0.1  # right poses of the scenes of docs/api.md had more
-_FITS = 0.5  # least share of the inliers of the map's own pose that fit a given pose, within the map's threshold
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,6 @@ def add_photos(
         raise ScrflowError(f"{map_path}: holds no thresholds, so no photo is known to be right; give --poses")
     paths = photos_of(images)
     cameras, given = cameras_of(camera, list(paths)), None if poses is None else read_poses(poses)
-    double = [name for name in paths if name in map_.names]
-    if double:
-        raise ScrflowError(f"IMAGES: {some(double)} in the map already; leave out, or rename, photos of these names")
     if given is not None and not given.keys() & paths.keys():
         raise ScrflowError(f"{poses}: no pose of any photo, first {next(iter(paths))}; name photos as IMAGES has them")
     adder = _Adder(localizer, given, min_confidence)
@@ -157,6 +151,8 @@ class _Adder:
         self._encoder = None if part is None else build_encoder(part.features.extractor, localizer.device)
 
     def photo(self, name: str, path: Path, camera: str | None) -> _Photo:
+        if name in self._localizer.map.names:
+            return _Photo(name, "the map has a photo of this name already")
         try:
             photo, taken = query_photo(path, camera)
         except ScrflowError as error:
@@ -172,7 +168,7 @@ class _Adder:
         pose, fits = found.cam_from_world, None
         if self._given is not None:
             pose = self._given[name]
-            fits = _fits(pose, found, localizer.agreement(found)[2].threshold_px) if sure else None
+            fits = agrees(pose, found, localizer.agreement(found)[2].threshold_px) if sure else None
             if fits is False:
                 return _Photo(name, "its given pose is not that by which the map sees it", fits=False)
         elif not sure:
@@ -192,13 +188,6 @@ class _Adder:
             full = full.only(np.isfinite(rays_from_pixels(taken, full.pixels)).all(1))
             new = NewPhoto(View(name, taken, pose), full, *localizer.landmarks_seen(features, pose).T)
         return _Photo(name, None, new, features.descriptor, encoding, pose, fits)
-
-
-def _fits(pose: np.ndarray, found: Localization, threshold_px: float) -> bool:
-    """Whether the inliers of the map's own pose agree with a given pose."""
-    view, inside = found.view, found.inliers
-    error = reprojection_error(view.pixels[inside], found.xyz_world[inside], view.K, pose)
-    return float((error < threshold_px).mean()) >= _FITS
 
 
 def _check_frame(poses: Path, found: list[_Photo]) -> None:

@@ -252,6 +252,8 @@ def _localized_together(
     if usable:
         features = [localizer.features(*query) for query in usable.values()]
         group = localizer.localize_group_features(features, [rig[name] for name in usable])
+        for i in group.disagreeing:
+            log.warning("%s: its own pose is not where the rig has it; check its line in --rig", [*usable][i])
         for name, found in zip(usable, group.photos, strict=True):
             pose = None if group.rig_from_world is None else pose_numbers(found.cam_from_world)
             facts[name] = {"pose": pose, **found.facts()} | ({"reason": group.reason} if pose is None else {})

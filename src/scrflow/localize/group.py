@@ -14,6 +14,9 @@ from scrflow.core.geometry import invert_pose, reprojection_error
 from scrflow.localize.pose import LOSS, poselib_camera, ransac_options
 from scrflow.localize.result import Localization
 
+CONFIDENT = 0.1  # right poses of the scenes of docs/api.md had more
+_FITS = 0.5  # least share of the inliers of a photo's own pose that fit a given one
+
 
 @dataclass(frozen=True)
 class Group:
@@ -23,11 +26,19 @@ class Group:
     photos: tuple[Localization, ...]  # poses by the group, inliers under them; without a group's pose each one's own
     confidence: float | None  # the highest of the photos' under the group's pose; every photo has it
     reason: str | None = None  # why there is no pose
+    disagreeing: tuple[int, ...] = ()  # photos with a confident pose of their own that is not where the rig has them
 
 
 def composed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The pose [3, 4] that applies ``second``, then ``first``."""
     return np.column_stack([first[:, :3] @ second[:, :3], first[:, :3] @ second[:, 3] + first[:, 3]])
+
+
+def fits(pose: np.ndarray, found: Localization, threshold_px: float) -> bool:
+    """Whether the inliers of a photo's own pose agree with a given one [3, 4]."""
+    view, inside = found.view, found.inliers
+    error = reprojection_error(view.pixels[inside], found.xyz_world[inside], view.K, pose)
+    return float((error < threshold_px).mean()) >= _FITS
 
 
 def group_pose(

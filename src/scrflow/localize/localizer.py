@@ -27,7 +27,7 @@ from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import ALIKE, confidence_of, covariance_of, focal_motion, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
-from scrflow.localize.group import Group, composed, group_pose, inlier_count
+from scrflow.localize.group import CONFIDENT, Group, composed, fits, group_pose, inlier_count
 from scrflow.localize.hint import Hint, HintLike, hint_of
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
@@ -286,7 +286,7 @@ class Localizer:
         """The second half of ``localize_group``. A photo's correspondences are those of its own best attempt; under the
         group's first pose landmarks are matched again."""
         found = [self.localize_features(f) for f in features]
-        times, clock = [f.ms for f in found], Clock()
+        own, clock = found, Clock()
         config = self._config if self._landmarks is None else self._matching
         rig = group_pose(found, cams_from_rig, config, self._seed)
         if rig is not None and self._landmarks is not None:
@@ -311,9 +311,14 @@ class Localizer:
         confidence = None if None in each else max(each)
         clock.lap("group")
         share = clock.laps()["group"] / len(posed)
-        times = [{**ms, "group": round(share, 2), "total": round(ms["total"] + share, 2)} for ms in times]
+        times = [{**f.ms, "group": round(share, 2), "total": round(f.ms["total"] + share, 2)} for f in own]
         photos = (replace(f, confidence=confidence, ms=ms) for f, ms in zip(posed, times, strict=True))
-        return Group(rig, tuple(photos), confidence)
+        disagreeing = (
+            i
+            for i, (alone, f) in enumerate(zip(own, posed, strict=True))
+            if (alone.confidence or 0) >= CONFIDENT and not fits(f.cam_from_world, alone, config.threshold_px)
+        )
+        return Group(rig, tuple(photos), confidence, disagreeing=tuple(disagreeing))
 
     def rated(self, found: Localization) -> Localization:
         """The result with a confidence and a covariance that allow for the error of an estimated focal length."""
