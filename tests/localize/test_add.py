@@ -47,6 +47,8 @@ def test_new_photos_widen_a_map_of_landmarks(wall_landmarks, beside, tmp_path):
     assert np.array_equal(new.landmarks.xyz[:300], old.landmarks.xyz)
     assert torch.equal(new.landmarks.descriptors[:300], old.landmarks.descriptors)
     assert np.median(np.abs(new.landmarks.xyz[300:, 2])) < 0.003  # m from the wall, which is 1.5 m away
+    assert np.array_equal(new.views.centre[:12], old.views.centre) and (new.views.reach > 1.4).all()
+    assert np.abs(new.views.centre[12:] - camera_centre(np.stack([*beside[1].values()]))).max() < 0.01
     truth = plane_map.pose(1.1, 0.05, 1.5, 2.0, -1.0)
     photo = plane_map.photograph(plane_map.wall(), truth)
     narrow, wide = (Localizer.open(path).localize(photo, LINE) for path in (wall_landmarks.map, out))

@@ -112,7 +112,7 @@ def add_photos(
         raise ScrflowError(f"no photo can be added: {name}: {reason}; nothing is written")
     stored = read_safetensors(map_path, "map")
     stamp, metadata = read_stamp(map_path, "map"), read_safetensors_metadata(map_path)
-    new = 0
+    new, tracks = 0, None
     if map_.landmarks is not None:
         part = {k.removeprefix(LANDMARK): v for k, v in stored.items() if k.startswith(LANDMARK)}
         shown = [p.new for p in photos]
@@ -126,6 +126,9 @@ def add_photos(
         stored |= _index(map_, stored, photos)
     if map_.views is not None:
         seen = [np.zeros((0, 3)) if p.new is None else map_.landmarks.xyz[p.new.landmark] for p in photos]
+        if tracks is not None:
+            own = np.split(tracks.xyz[tracks.point], tracks.start[1:-1])
+            seen = [np.concatenate(both) for both in zip(seen, own, strict=True)]
         reach = np.array([reach_of(p.pose, xyz) for p, xyz in zip(photos, seen, strict=True)])
         views = map_.views.joined(Views.of(np.stack([p.pose for p in photos]), reach))
         stored |= {VIEW + k: v for k, v in views.tensors().items()}
