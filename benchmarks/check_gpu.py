@@ -154,7 +154,8 @@ def encoder_rates(report: Report, project: Project, scene: Path, device: torch.d
     if min(share for share, _ in shared) < 0.95 or min(cosine for _, cosine in shared) < 0.99:
         raise SystemExit("FAILED: XFeat on this device does not find what it finds on the CPU")
     if device.type == "cuda":
-        with mock.patch.object(dedode, "load_published", Loader()):
+        offline = mock.patch.dict(os.environ, {"SCRFLOW_OFFLINE": "1"})
+        with offline, mock.patch.object(dedode, "load_published", Loader()):
             paper = build_encoder(project.encoders["dedode-128m"].extractor, device)
         batch = torch.rand(paper.batch, 3, 480, 640, device=device)
         rate = len(batch) / seconds_of(lambda: paper.many(batch), device, 3)

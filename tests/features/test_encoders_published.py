@@ -171,6 +171,18 @@ def test_on_another_device(published, name):
                 torch.testing.assert_close(getattr(features, part).cpu(), getattr(one, part), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["loftr-outdoor", "ace"])
+def test_half_precision_stays_within_its_bound(published, name):
+    e, images = encoder(name), picture(64, 80)[None]
+    assert e.half_on_gpu
+    with torch.inference_mode():
+        (whole,) = e.maps(images)
+        with torch.autocast("cpu", torch.float16):
+            (half,) = e.maps(images)
+    error = torch.linalg.vector_norm(half.float() - whole, dim=1) / torch.linalg.vector_norm(whole, dim=1)
+    assert float(error.max()) < 0.002  # docs/encoders.md; measured: 0.0011
+
+
 @pytest.mark.parametrize(("name", "origin"), [("loftr-outdoor", 0.5), ("ace", 4.0)])
 def test_grid_and_receptive_field(published, changed, name, origin):
     """A cell sees as many pixels on its left as on its right, so the middle of what it sees is certain: the centre of

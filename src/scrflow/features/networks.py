@@ -35,7 +35,7 @@ class NetworkEncoder(nn.Module):
     """A local encoder that is a network: ``maps`` of several images at once, and ``select`` for each of them."""
 
     batch = 16  # images of one size that a GPU encodes at once
-    half_on_gpu = False  # maps in float16 on a GPU; only where positions do not depend on them (docs/encoders.md)
+    half_on_gpu = False  # maps in float16 on a GPU; for dense encoders (docs/encoders.md has the error)
 
     @property
     def device(self) -> torch.device:
