@@ -24,8 +24,9 @@ rule write_report:
         "../envs/scrflow.yaml"
     threads: 4
     resources:
-        mem_mb=growing(3000),
+        mem_mb=growing(3000, method_networks),
         runtime=longer(60),
+        gpu=one_gpu(method_networks),
     params:
         code=stage_code("write_report"),
     message:
@@ -49,6 +50,10 @@ use rule write_report as write_baseline_report with:
         "results/{scene}/logs/write_baseline_report/{baseline}.log",
     benchmark:
         "results/{scene}/benchmarks/write_baseline_report/{baseline}.tsv"
+    resources:
+        mem_mb=growing(3000, baseline_query_networks),
+        runtime=longer(60),
+        gpu=one_gpu(baseline_query_networks),
     params:
         code=stage_code("write_baseline_report"),
     message:

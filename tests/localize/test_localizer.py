@@ -1,5 +1,6 @@
 """Maps made in memory, and the stage on the wall's map."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from simulated_device import DEVICE, simulated_device
 
 from scrflow.config import ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, LocalizeStage, MapStage
 from scrflow.core.errors import ScrflowError
@@ -16,7 +18,7 @@ from scrflow.features.pca import Pca
 from scrflow.localize.localizer import Localizer, localize_queries
 from scrflow.map.file import Map, load_map
 from scrflow.scene.lists import read_poses
-from scrflow.scene.model import Scene
+from scrflow.scene.model import Scene, load_scene
 from scrflow.training.head import Head, HeadOutput
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
@@ -112,6 +114,22 @@ def test_the_stage_and_its_times(wall_map, tmp_path):
     summary = details["summary"]
     assert summary["queries"] == 3 and summary["queries_per_s"] == pytest.approx(3 / summary["seconds"], rel=0.2)
     assert details["overlay"]["name"] in wall_map.queries and len(details["overlay"]["pixels"]) > 20
+
+
+def test_on_another_device(wall_map, monkeypatch):
+    """PCA and head compute there, and the pose is that of the CPU."""
+    scene, map_ = load_scene(wall_map.scene), load_map(wall_map.map)
+    query = scene.queries[0]
+    photo = scene.photo(query.name)
+    expected = Localizer(map_, threads=1, device="cpu").localize_photo(photo, query.camera)
+    monkeypatch.setattr("scrflow.localize.localizer.device_for", lambda device: DEVICE)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # of known devices only
+    with simulated_device():
+        localizer = Localizer(map_, threads=1)
+        assert next(localizer._head.parameters()).device == DEVICE
+        found = localizer.localize_photo(photo, query.camera)
+    np.testing.assert_allclose(found.cam_from_world, expected.cam_from_world, atol=1e-4)
+    np.testing.assert_allclose(found.xyz_world, expected.xyz_world, atol=1e-4)
 
 
 def test_a_stopped_run_continues_with_two_threads(wall_map, tmp_path, monkeypatch):
