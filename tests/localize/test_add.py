@@ -77,6 +77,8 @@ def test_given_poses_and_a_budget(wall_landmarks, beside, tmp_path):
 CASES = {
     "a map without landmarks and index": "has neither landmarks nor an index of mapping images",
     "a file that exists": "exists already and is not overwritten",
+    "another suffix": "ends with .safetensors",
+    "a size that is no number": "--size much: cannot be read",
     "photos of the map": r"no photo can be added: mapping/00\.png: the map has a photo of this name already",
     "photos of another place": "no photo can be added: .* nothing is written",
     "poses of another frame": r"poses\.txt: in another frame than the map: it localizes 9 of the photos, and 0",
@@ -86,11 +88,16 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_added_is_refused_in_a_line(request, wall_landmarks, beside, tmp_path, case):
-    source, photos, out, poses = wall_landmarks.map, beside[0], tmp_path / "map.safetensors", None
+    source, photos, out = wall_landmarks.map, beside[0], tmp_path / "map.safetensors"
+    poses = budget = None
     if case == "a map without landmarks and index":
         source = request.getfixturevalue("wall_map").map
     elif case == "a file that exists":
         out.write_bytes(b"mine")
+    elif case == "another suffix":
+        out = tmp_path / "map.bin"
+    elif case == "a size that is no number":
+        budget = ("size", "much")
     elif case == "photos of the map":
         photos = tmp_path / "photos"
         photos.mkdir()
@@ -104,6 +111,6 @@ def test_what_cannot_be_added_is_refused_in_a_line(request, wall_landmarks, besi
         names = {f"other/{n}" if case == "poses of other photos" else n: p for n, p in beside[1].items()}
         poses.write_text("".join(pose_line(n, p * [1, 1, 1, 2.0]) + "\n" for n, p in names.items()))
     with pytest.raises(ScrflowError, match=CASES[case]) as caught:
-        add_photos(source, (photos,), out, LINE, poses)
+        add_photos(source, (photos,), out, LINE, poses, budget)
     assert "\n" not in str(caught.value)
     assert not out.exists() or out.read_bytes() == b"mine"

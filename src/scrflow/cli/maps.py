@@ -100,7 +100,9 @@ def add(
         typer.Option(min=16, help="Landmarks in all. Default: new photos get as many each as the map's photos have."),
     ] = None,
     size: Annotated[str | None, typer.Option(help="Bytes of all landmarks (300 kB), in place of --count.")] = None,
-    min_confidence: Annotated[float, typer.Option(help="Photos of less confident poses are left out.")] = 0.1,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Photos of less confident poses are left out.")
+    ] = 0.1,
     device: Device = None,
     threads: Threads = None,
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from scrflow.config import LandmarksConfig, TracksConfig
 from scrflow.core.errors import ScrflowError
@@ -74,7 +75,7 @@ def add_photos(
     out: Path,
     camera: str | None = None,
     poses: Path | None = None,
-    budget: tuple[str, int] | None = None,
+    budget: tuple[str, int | str] | None = None,
     min_confidence: float = CONFIDENT,
     device: str | None = None,
     threads: int = 1,
@@ -85,12 +86,17 @@ def add_photos(
     nothing to extend, no photo can be added, or the poses are of another frame."""
     if out.exists():
         raise ScrflowError(f"{out}: exists already and is not overwritten; remove it or name another file")
+    if out.suffix != ".safetensors":
+        raise ScrflowError(f"{out}: a map's name ends with .safetensors; name it so")
     localizer = Localizer(load_map(map_path), device=device)
     map_ = localizer.map
     if map_.landmarks is None and map_.encoding is None:
         raise ScrflowError(f"{map_path}: has neither landmarks nor an index of mapping images; give a map with either")
     if not map_.config.thresholds and poses is None:
         raise ScrflowError(f"{map_path}: holds no thresholds, so no photo is known to be right; give --poses")
+    if budget is not None and map_.landmarks is None:
+        raise ScrflowError(f"{map_path}: has no landmarks; leave out --count and --size")
+    limit = None if budget is None else _budget(map_.config.landmarks.landmarks, *budget)
     paths = photos_of(images)
     cameras, given = cameras_of(camera, list(paths)), None if poses is None else read_poses(poses)
     if given is not None and not given.keys() & paths.keys():
@@ -118,10 +124,8 @@ def add_photos(
         shown = [p.new for p in photos]
         settings = TracksConfig(features=map_.config.landmarks.features)
         tracks = new_tracks(shown, map_.landmarks.xyz, settings, map_.config.seed, threads)
-        part, new = extended(part, shown, tracks, _budget(map_.config.landmarks.landmarks, budget))
+        part, new = extended(part, shown, tracks, limit)
         stored |= {LANDMARK + k: v for k, v in part.items()}
-    elif budget is not None:
-        raise ScrflowError(f"{map_path}: has no landmarks; leave out --count and --size")
     if map_.encoding is not None:
         stored |= _index(map_, stored, photos)
     if map_.views is not None:
@@ -208,11 +212,11 @@ def _check_frame(poses: Path, found: list[_Photo]) -> None:
         )
 
 
-def _budget(config: LandmarksConfig, budget: tuple[str, int] | None) -> LandmarksConfig | None:
-    if budget is None:
-        return None
-    key, value = budget
-    return LandmarksConfig.model_validate({**config.model_dump(), "count": None, "size": None, key: value})
+def _budget(config: LandmarksConfig, key: str, value: int | str) -> LandmarksConfig:
+    try:
+        return LandmarksConfig.model_validate({**config.model_dump(), "count": None, "size": None, key: value})
+    except ValidationError:
+        raise ScrflowError(f"--{key} {value}: cannot be read; give a number, as 20000, or of bytes, as 300kB") from None
 
 
 def _index(map_: Map, stored: Tensors, photos: list[_Photo]) -> Tensors:
