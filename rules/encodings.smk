@@ -19,6 +19,7 @@ rule embed_graph:
     resources:
         mem_mb=growing(2000),
         runtime=longer(120),
+        gpu=one_gpu(encoding_on_gpu),
     params:
         **stage_params("embed_graph"),
     message:

@@ -67,6 +67,10 @@ def training_gpus(wildcards):
     return 0 if os.environ["SCRFLOW_DEVICE"] == "cpu" else project.method(wildcards.method).training.gpus
 
 
+def encoding_on_gpu(wildcards):
+    return project.config.encodings[wildcards.encoding].device != "cpu"
+
+
 def encoder_network(wildcards):
     return project.encoders[wildcards.encoder].extractor.uses_gpu
 

@@ -39,7 +39,7 @@ def test_every_term_is_known_for_every_method(method):
     tracks = made.landmarks and made.landmarks.tracks
     wildcards = {"method": method, "encoder": made.encoder, "feature": made.retrieval, "tracks": tracks}
     counts = units(CONFIG, {k: v for k, v in wildcards.items() if v}, method, 1000, 50)
-    none = {"muon_gflop", "image_s", "sampled", *({"query_gflop"} if made.head is None else ())}
+    none = {"muon_gflop", "image_s", "sampled", "walked_s", *({"query_gflop"} if made.head is None else ())}
     of_a_head = {"fit_pca", "fill_buffer", "train_head", "triangulate_samples", "find_point_depths", "read_depth_maps"}
     for rule, law in laws()["rules"].items():
         if (made.head is None and rule in of_a_head) or (tracks is None and rule == "build_tracks"):

@@ -219,7 +219,10 @@ def units(
     sfm_pairs = photos * (photos - 1) / 2 if photos <= 60 else 20 * photos
     out = {"job": 1, "images": images, "queries": queries, "photos": photos, "sfm_pairs": sfm_pairs}
     sampled = images > COUNTED_NODES
-    out |= {"counted": 0 if sampled else images, "sampled": images if sampled else 0}
+    out |= {"counted": 0 if sampled else images, "sampled": images if sampled else 0, "walked_s": 0.0}
+    encoding = project.config.encodings.get(wildcards.get("encoding", ""))
+    if getattr(encoding, "engine", None) == "pyg":
+        out |= {"counted": 0, "sampled": 0, "walked_s": encoding.iterations * _step_s(encoding.walks, images)}
     if "feature" in wildcards:
         feature = project.config.retrieval[wildcards["feature"]]
         dim = feature.clusters * _VLAD_WORD if feature.kind == "vlad" else _NETWORK_DIM.get(feature.network or "", 1280)
@@ -242,6 +245,11 @@ def units(
         out["map_mb"] += 1e-6 * (wish.size or wish.count * (wish.code_bytes + _POSITION_BYTES))
         out["query_s"] += queries * _photo_s(project.config.tracks[wish.tracks].features.name)
     return out
+
+
+def _step_s(walks: int, images: int) -> float:
+    """A step of Node2Vec's engine pyg on a core: walks from 256 images, and products of all pairs."""
+    return 1e-5 * walks * min(256, images) + 3e-8 * images**2
 
 
 def _encoder_units(project: Project, encoder: EncoderConfig, images: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ import scipy.sparse
 import torch
 
 from scrflow.config import Node2VecConfig, Node2VecStage
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import load_graph
 from scrflow.graph.node2vec.pyg import UnweightedWalker, train_windows
@@ -163,7 +164,7 @@ def _device(wanted: str, large: bool) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ScrflowError("key encodings: device cuda, but torch sees no GPU; use auto or cpu")
     if wanted == "auto":
-        return "cuda" if large and torch.cuda.is_available() else "cpu"
+        return "cuda" if large and device_for().type == "cuda" else "cpu"
     return wanted
 
 
