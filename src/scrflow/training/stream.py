@@ -221,7 +221,10 @@ class Stream:
         return runs
 
     def _read(self, ranges: list[Range]) -> dict[str, Tensor]:
-        return self._buffer.read_ranges(ranges, self.layout.names, pinned=self._side is not None)
+        if self._side is None:
+            return self._buffer.read_ranges(ranges, self.layout.names)
+        with torch.cuda.device(self._device):  # pinned memory is that of the thread's device
+            return self._buffer.read_ranges(ranges, self.layout.names, pinned=True)
 
     def _positions_of(self, matches: Tensor) -> Tensor:
         """Positions [n, M] int32, in the only block, of matches [n, M] (rows of the buffer). A match in another shard

@@ -111,7 +111,7 @@ class Trainer:
         self.optimizer = HeadOptimizer(config, head, self.parameters)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision.autocast is torch.float16)
 
-        workers = min(threads, len(self.micro_batches))
+        workers = min(threads, len(self.micro_batches)) if on_cpu else 1  # a GPU holds the activations of one
         self._operator_threads = max(1, threads // workers)
         start = {"initializer": torch.set_num_threads, "initargs": (self._operator_threads,)}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="micro-batch", **start) if workers > 1 else None
