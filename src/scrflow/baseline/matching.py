@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scrflow.config import MatcherConfig
+from scrflow.core.device import device_for
 from scrflow.features.matching import Nearest, PhotoFeatures
 
 
@@ -36,7 +37,7 @@ class LightGlue:
         from scrflow.storage.weights import locate
 
         path = locate(config.weights)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device_for()
         network = KorniaLightGlue(None, input_dim=dim, filter_threshold=config.min_score)
         # the thresholds are computed from the number of layers
         load_strictly(network, read_tensors(path), path, config.weights, missing={"confidence_thresholds"})

@@ -19,6 +19,7 @@ import yaml
 
 from scrflow.config import SceneConfig, SfmConfig
 from scrflow.config.base import validate
+from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.capture import FEW, Capture, look_at
 from scrflow.newscene.gather import folders_to_gather, gathered
@@ -65,7 +66,6 @@ def new_scene(
     The frames of a video, and photos that COLMAP cannot take as they are, go to ``images``, or resources/NAME/images
     in the project. ScrflowError as in ``draft_scene``. Returns the path of the config.
     """
-    import torch
     from rich.console import Console
 
     project = Project(config_dir)
@@ -107,7 +107,7 @@ def new_scene(
         made = gathered(options, found, folders, folder)
         console.print(f"upright JPEGs of {', '.join(map(str, folders))}, and links, in {folder}", markup=False)
     try:
-        draft = draft_scene(made or options, project, torch.cuda.is_available(), command_of(options))
+        draft = draft_scene(made or options, project, device_for().type == "cuda", command_of(options))
     except BaseException:
         if made is not None and not dry_run:  # or the next try would find it there
             shutil.rmtree(folder)
