@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import socket
 import threading
 import time
 import urllib.error
@@ -17,8 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from scrflow.serve.app import service
-from scrflow.serve.guard import ImpatientProtocol
+from scrflow.serve.app import bound, server_of
 from scrflow.serve.pool import Pool
 
 
@@ -61,17 +60,20 @@ def form(photo: bytes | None, **texts: str) -> tuple[bytes, str]:
 @contextmanager
 def serving(maps: dict[str, Path], token: str | None = None, workers: int = 1, queue: int = 4) -> Iterator[Service]:
     pool = Pool(maps, workers, queue, 60, "cpu")
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(service(pool, token), http=ImpatientProtocol, ws="none", log_level="warning")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],))
+    servers: list[uvicorn.Server] = []
+    with bound("127.0.0.1", 0) as listening:
+
+        async def run() -> None:
+            servers.append(await server_of(pool, token))
+            await servers[0].serve([listening])
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()
-        while not server.started:
+        while not (servers and servers[0].started):
             assert thread.is_alive(), "the service does not start"
             time.sleep(0.02)
         try:
             yield Service(listening.getsockname()[1], pool)
         finally:
-            server.should_exit = True
+            servers[0].should_exit = True
             thread.join()

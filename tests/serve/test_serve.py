@@ -292,16 +292,15 @@ def test_the_command(wall_landmarks, query, tmp_path):
     assert "at least 8 characters" in refused("--token", "short")
     (tmp_path / "map.safetensors").write_bytes(wall_landmarks.map.read_bytes()[:-9])
     assert "map.safetensors: damaged" in refused(str(tmp_path / "map.safetensors"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "Address already in use; give another" in refused("--port", str(taken.getsockname()[1]))
+    running = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert running.stdout.readline().endswith(f": http://127.0.0.1:{port}/\n")
+        address = re.fullmatch(r"serving .*: (http://127\.0\.0\.1:\d+)/\n", running.stdout.readline())[1]
         body, kind = form(query, camera=LINE)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/localize", body, {"Content-Type": kind})
+        request = urllib.request.Request(f"{address}/localize", body, {"Content-Type": kind})
         with urllib.request.urlopen(request) as response:
             assert json.load(response)["inliers"] > 100
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,21 +62,49 @@ def serve(
     if token is not None and len(token) < 8:
         raise ScrflowError("--token: give at least 8 characters")
     pool = Pool(names_of(paths), workers, queue, timeout_s, device)
-    address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    app = service(pool, token, lambda names: print(f"serving {', '.join(names)}: {address}", flush=True))
+
+    async def run() -> None:
+        server = await server_of(pool, token)
+        address, at = listening.getsockname()[:2]
+        print(
+            f"serving {', '.join(pool.maps)}: http://{f'[{address}]' if ':' in address else address}:{at}/", flush=True
+        )
+        await server.serve([listening])
+
+    with bound(host, port) as listening:
+        asyncio.run(run())
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at the address; ScrflowError if it cannot be had."""
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise ScrflowError(f"--host {host} --port {port}: {error.strerror}; give another") from None
+    return opened
+
+
+async def server_of(pool: Pool, token: str | None) -> uvicorn.Server:
+    """A server, whose workers are started. ScrflowError for maps that cannot be loaded."""
+    try:
+        await pool.start()
+    except BaseException:
+        pool.close()
+        raise
     config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
+        service(pool, token),
         http=ImpatientProtocol,
         ws="none",
         limit_concurrency=CONNECTIONS,
         server_header=False,
         proxy_headers=False,
         log_level="warning",
-        timeout_graceful_shutdown=int(timeout_s),
+        timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
 
 
 def names_of(paths: tuple[Path, ...]) -> dict[str, Path]:
@@ -92,18 +122,13 @@ def names_of(paths: tuple[Path, ...]) -> dict[str, Path]:
     raise ScrflowError("MAP: a map is named twice; name each once")
 
 
-def service(pool: Pool, token: str | None, started: Callable[[list[str]], None] = lambda names: None) -> FastAPI:
-    """The ASGI application. It starts and ends the workers, and calls ``started`` with the names of the maps."""
-    maps: dict[str, dict[str, Any]] = {}
-    routed = False
+def service(pool: Pool, token: str | None) -> FastAPI:
+    """The ASGI application of a pool that is started; it ends the workers when it ends."""
+    maps = pool.maps
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        nonlocal routed
         try:
-            described, routed = await pool.start()
-            maps.update(described)
-            started(list(maps))
             yield
         finally:
             pool.close()
@@ -169,7 +194,7 @@ def service(pool: Pool, token: str | None, started: Callable[[list[str]], None] 
     async def list_maps() -> Any:
         """The maps that are served."""
         listed = [{"name": n, **{k: v for k, v in about.items() if k != "scene"}} for n, about in maps.items()]
-        return {"maps": listed, "routed": routed}
+        return {"maps": listed, "routed": pool.routed}
 
     @app.get("/maps/{name:path}/scene", include_in_schema=False)
     async def scene(name: str) -> Response:

@@ -85,16 +85,19 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._mean_s = 1.0  # of a photo; a moving average
         self.waiting = self.restarts = 0
+        # of scrflow.serve.worker.Maps, when the workers have started
+        self.maps: dict[str, dict[str, Any]] = {}
+        self.routed = False
 
     @property
     def ready(self) -> int:
         """Number of workers that have loaded the maps, idle or busy."""
         return len(self._workers)
 
-    async def start(self) -> tuple[dict[str, dict[str, Any]], bool]:
-        """Start all workers; what scrflow.serve.worker.Maps says of the maps. ScrflowError if they cannot be loaded."""
+    async def start(self) -> None:
+        """Start all workers. ScrflowError if they cannot load the maps."""
         hellos = await asyncio.gather(*(self._launch() for _ in range(self._count)))
-        return hellos[0]
+        self.maps, self.routed = hellos[0]
 
     async def localize(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> Reply | None:
         """The reply to a job; None if ``gone`` says, when its turn comes, that nobody waits for it. Raises Busy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import traceback
@@ -41,12 +42,9 @@ def work(connection: Connection, paths: Mapping[str, Path], device: str | None, 
         connection.send(error_line(error) or traceback.format_exc())
         return
     connection.send((maps.described, maps.routed))
-    while True:
-        try:
-            job = connection.recv()
-        except (EOFError, OSError):  # the service has ended
-            return
-        connection.send(_reply(maps, job))
+    with contextlib.suppress(EOFError, OSError):  # the service has ended
+        while True:
+            connection.send(_reply(maps, connection.recv()))
 
 
 class Maps:
