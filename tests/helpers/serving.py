@@ -46,7 +46,7 @@ class Service:
         return self.call("/localize", data, {"Content-Type": kind, **(headers or {})})
 
 
-def form(photo: bytes | None, **texts: str) -> tuple[bytes, str]:
+def form(photo: bytes | None, /, **texts: str) -> tuple[bytes, str]:
     """The body of a POST, and its Content-Type."""
     mark, parts = uuid.uuid4().hex, []
     for name, text in texts.items():

@@ -65,10 +65,10 @@ def serve(
 
     async def run() -> None:
         server = await server_of(pool, token)
-        address, at = listening.getsockname()[:2]
-        print(
-            f"serving {', '.join(pool.maps)}: http://{f'[{address}]' if ':' in address else address}:{at}/", flush=True
-        )
+        listening.listen()  # who reads the line may connect at once
+        address, chosen = listening.getsockname()[:2]  # the port that is chosen for --port 0
+        at = f"[{address}]" if ":" in address else address
+        print(f"serving {', '.join(pool.maps)}: http://{at}:{chosen}/", flush=True)
         await server.serve([listening])
 
     with bound(host, port) as listening:

@@ -125,7 +125,9 @@ def _reply(maps: Maps, job: Job) -> Reply:
     try:
         return Reply(answer=maps.localize(job))
     except ScrflowError as error:
-        return Reply(refused=str(error).replace(REPLACE, "send another"))
+        # the client has no lists
+        text = str(error).replace(REPLACE, "send another").replace(" or remove its name from the lists", "")
+        return Reply(refused=text)
     except Exception:
         return Reply(failed=traceback.format_exc())
 
