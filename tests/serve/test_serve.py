@@ -244,10 +244,10 @@ def test_a_worker_that_ends_or_stalls_costs_one_photo(wall_landmarks, query):
         assert status == 500 and answer == {"error": "the photo could not be localized, and the service's log says why"}
         assert send()[0] == 200 and one.pool.restarts == 1
         # one that does not come to an end
-        one.pool._timeout_s = 0.2
+        one.pool.timeout_s = 0.2
         os.kill(worker(), signal.SIGSTOP)
         assert send()[0] == 504
-        one.pool._timeout_s = 60
+        one.pool.timeout_s = 60
         assert send()[0] == 200 and one.pool.restarts == 2 and one.call("/healthz")[2] == {"workers": 1, "waiting": 0}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import math
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -102,7 +103,7 @@ async def server_of(pool: Pool, token: str | None) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         log_level="warning",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=math.ceil(pool.timeout_s),
     )
     return uvicorn.Server(config)
 

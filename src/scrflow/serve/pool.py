@@ -76,7 +76,7 @@ class Pool:
     not done after ``timeout_s`` seconds is given up."""
 
     def __init__(self, maps: Mapping[str, Path], workers: int, most: int, timeout_s: float, device: str | None):
-        self._count, self._most, self._timeout_s = workers, most, timeout_s
+        self._count, self._most, self.timeout_s = workers, most, timeout_s
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow down the other workers
         self._arguments = (dict(maps), device, max(1, (os.cpu_count() or 1) // workers))
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker")
@@ -106,7 +106,7 @@ class Pool:
             raise Busy(max(1, round(self._mean_s * self.waiting / self._count)))
         began, self.waiting = time.monotonic(), self.waiting + 1
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 worker = await self._idle.get()
         except TimeoutError:
             raise Overdue from None
@@ -115,7 +115,7 @@ class Pool:
         if await gone():
             self._idle.put_nowait(worker)
             return None
-        left = max(0.0, self._timeout_s - (time.monotonic() - began))
+        left = max(0.0, self.timeout_s - (time.monotonic() - began))
         return await asyncio.shield(self._task(self._asked(worker, job, left)))
 
     def close(self) -> None:

@@ -34,15 +34,16 @@ _SHOWN_POINTS, _SHOWN_CAMERAS = 20_000, 3_000
 def work(connection: Connection, paths: Mapping[str, Path], device: str | None, threads: int) -> None:
     """Load the maps, send ``(described, routed)`` or the error's line, then answer each Job with a Reply until the
     connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the service ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):  # some reach all processes; the service ends this one
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    try:
-        maps = Maps(paths, device)
-    except Exception as error:
-        connection.send(error_line(error) or traceback.format_exc())
-        return
-    connection.send((maps.described, maps.routed))
     with contextlib.suppress(EOFError, OSError):  # the service has ended
+        try:
+            maps = Maps(paths, device)
+        except Exception as error:
+            connection.send(error_line(error) or traceback.format_exc())
+            return
+        connection.send((maps.described, maps.routed))
         while True:
             connection.send(_reply(maps, connection.recv()))
 
