@@ -100,7 +100,10 @@ def _exif_camera(image: ImageLike, photo: Image.Image, orientation: int) -> pyco
         with NamedTemporaryFile() as file:  # COLMAP's list of cameras is only for files
             file.write(image)
             file.flush()
-            return _exif_camera(file.name, photo, orientation)
+            try:
+                return _exif_camera(file.name, photo, orientation)
+            except ScrflowError as error:
+                raise ScrflowError(str(error).replace(file.name, "photo")) from None
     if not isinstance(image, str | Path):
         return None
     camera, source = camera_from_exif(Path(image), "SIMPLE_PINHOLE")
