@@ -13,8 +13,13 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-KINDS = {"head-": "C1", "landmarks": "C0", "matching": "C2"}  # beginnings of row ids
-BOTH = "C3"  # a head with landmarks
+KINDS = (  # title, colour, mark, and the ids of the table's rows
+    ("landmarks", "C0", "o-", "landmarks-500 landmarks-2000 landmarks-5000 landmarks landmarks-all"),
+    ("landmarks of XFeat", "C4", "s", "landmarks-xfeat"),
+    ("head", "C1", "o", "head-half head-int8 head"),
+    ("head and landmarks", "C3", "D", "head-int8-landmarks head-landmarks"),
+    ("SIFT matching", "C2", "^", "matching"),
+)
 
 
 def main(
@@ -25,24 +30,20 @@ def main(
     rows = pd.read_csv(table)
     rows = rows[(rows["condition"] == "all") & (rows["scene"] != "mean")]
     scenes = list(dict.fromkeys(rows["scene"]))
-    figure = Figure((5 * len(scenes), 7), layout="constrained")
+    figure = Figure((5 * len(scenes), 6), layout="constrained")
     axes = figure.subplots(2, len(scenes), squeeze=False, sharex=True)
     for column, scene in enumerate(scenes):
         here = rows[rows["scene"] == scene]
         wide = here.pivot(index="row", columns="metric", values="mean")
-        labels = here.drop_duplicates("row").set_index("row")["label"]
         for axis, metric in zip(axes[:, column], ("median_t", "recall@0"), strict=True):
-            for row, values in wide.iterrows():
-                both = row.startswith("head") and row.endswith("landmarks")
-                colour = BOTH if both else next((c for start, c in KINDS.items() if row.startswith(start)), "C1")
-                axis.plot(values["map_mb"], values[metric], "o", color=colour)
-                axis.annotate(
-                    labels[row], (values["map_mb"], values[metric]), (4, 4), textcoords="offset points", size=7
-                )
+            for title, colour, mark, ids in KINDS:
+                values = wide.reindex(ids.split()).dropna(subset=["map_mb"])
+                axis.plot(values["map_mb"], values[metric], mark, color=colour, label=title)
             axis.set_xscale("log")
         unit = here[here["metric"] == "median_t"]["unit"].iloc[0]
         axes[0, column].set(title=scene, ylabel=f"median error, {unit}", yscale="log")
         axes[1, column].set(ylabel="recall at the finest threshold, %", xlabel="map, MB")
+    axes[0, 0].legend(fontsize="small")
     figure.savefig(out, dpi=110)
 
 
