@@ -64,8 +64,10 @@ def wanted(lock: str) -> list[str]:
     """The requirements that a lock file is made of."""
     pins = read_pins(ROOT / PINS[lock])
     if lock == "envs/serve.lock":
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return project["dependencies"] + project["optional-dependencies"]["serve"]
+        declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        project, without = declared["project"], declared["tool"]["scrflow"]["workflow-only"]
+        needed = [need for need in project["dependencies"] if re.split("[<>=]", need)[0] not in without]
+        return needed + project["optional-dependencies"]["serve"]
     alone = {"envs/setuptools.lock": "setuptools", "envs/torch.lock": "torch"}.get(lock)
     if alone is not None:
         return [f"{alone}=={pins[alone]}"]

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import plane_map
@@ -33,9 +35,11 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def needed(distribution: importlib.metadata.Distribution, extra: str, found: dict) -> dict:
+def needed(distribution: importlib.metadata.Distribution, extra: str, found: dict, without: Sequence[str] = ()) -> dict:
     """Everything that a distribution needs with an extra ("": without), by name, as far as it is installed here."""
     for requirement in map(Requirement, distribution.requires or ()):
+        if requirement.name in without:
+            continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             for wanted in requirement.extras or {""}:
                 if (requirement.name, wanted) not in found:
@@ -45,8 +49,11 @@ def needed(distribution: importlib.metadata.Distribution, extra: str, found: dic
     return found
 
 
-def install(wheel: Path, folder: Path, extra: str = "") -> Path:
-    """A virtual environment with the wheel and, as links into this one, what it needs. Its ``bin``."""
+def install(wheel: Path, folder: Path, light: bool = False) -> Path:
+    """A virtual environment with the wheel and, as links into this one, what it needs, or what a ``light`` installation
+    has of it. Its ``bin``."""
+    declared = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+    without = declared["tool"]["scrflow"]["workflow-only"] if light else ()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin/python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
@@ -54,7 +61,7 @@ def install(wheel: Path, folder: Path, extra: str = "") -> Path:
     here = Path(sysconfig.get_path("purelib"))
     there = folder / here.relative_to(sys.prefix)
     scrflow = next(importlib.metadata.distributions(name="scrflow", path=[str(there)]))
-    for other in needed(scrflow, extra, {}).values():
+    for other in needed(scrflow, "", {}, without).values():
         for name in {file.parts[0] for file in other.files or ()} - {"..", "__pycache__"}:
             if not (there / name).exists():
                 (there / name).symlink_to(here / name)
@@ -71,8 +78,8 @@ def scrflow(bin_: Path, folder: Path, *arguments: str | Path) -> subprocess.Comp
     return subprocess.run(command, cwd=folder, env=environment(), text=True, capture_output=True)
 
 
-def test_without_extras_it_localizes_and_names_the_extra_for_the_rest(wheel, tmp_path):
-    bin_ = install(wheel, tmp_path / "venv")
+def test_a_light_installation_localizes_and_names_the_rest(wheel, tmp_path):
+    bin_ = install(wheel, tmp_path / "venv", light=True)
     wall = plane_map.build_landmarks(tmp_path / "wall")
     photo = next(iter(wall.queries))
     told = ("--camera", plane_map.CAMERA_LINE, "--out", "poses.txt", "--threads", "1")
@@ -81,14 +88,14 @@ def test_without_extras_it_localizes_and_names_the_extra_for_the_rest(wheel, tmp
     assert done.stdout == "1 of 1 photos have a pose: poses.txt\n"
 
     refused = scrflow(bin_, tmp_path, "run", "demo")
-    line = f"error: snakemake is not installed; pip install 'scrflow[workflow] @ {wheel.as_uri()}'\n"
+    line = f"error: snakemake is not installed; pip install 'scrflow @ {wheel.as_uri()}'\n"
     assert (refused.returncode, refused.stderr) == (1, line)
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.long
 def test_the_workflow_runs_in_any_folder(wheel, tmp_path):
-    bin_ = install(wheel, tmp_path / "venv", "workflow")
+    bin_ = install(wheel, tmp_path / "venv")
     photos, work = tmp_path / "yard", tmp_path / "work"
     shutil.copytree(REPO / "demo/images/mapping", photos, ignore=lambda _, names: sorted(names)[10:])
     work.mkdir()

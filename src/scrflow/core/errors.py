@@ -50,12 +50,12 @@ class ScrflowError(Exception):
 
 def error_line(error: BaseException) -> str | None:
     """The line that the user sees instead of a traceback: the message of a ScrflowError, or ``where: what; the fix`` of
-    an error of the machine (disk, quota, permissions, memory), or of a package of an extra that is not installed. None
+    an error of the machine (disk, quota, permissions, memory), or of a package that is not installed. None
     for any other error, which is a bug."""
     if isinstance(error, ScrflowError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
-        return _missing_extra(error.name or "")
+        return _missing_package(error.name or "")
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if number not in _FIXES:
@@ -74,19 +74,20 @@ def error_line(error: BaseException) -> str | None:
     return None
 
 
-def _missing_extra(module: str) -> str | None:
-    """The pip command for a module that comes with an extra of pyproject.toml; None for any other module."""
+def _missing_package(module: str) -> str | None:
+    """The pip command for a module that pyproject.toml names: a light installation has not all of them, and some come
+    with an extra. None for any other module."""
     import importlib.metadata
 
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         installed = importlib.metadata.distribution("scrflow")
-        needs = [need.split(";") for need in installed.requires or () if "extra ==" in need]
         package = module.partition(".")[0].replace("_", "-")
-        extras = [marker.split("extra ==")[1].strip(" '\"") for name, marker in needs if name.startswith(package)]
-        if package and extras:
-            source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")  # where pip had it from
-            what = f"scrflow[{extras[0]}]" + (f" @ {source}" if source else "")
-            return f"{package} is not installed; pip install '{what}'"
+        for need, _, marker in (need.partition(";") for need in installed.requires or ()):
+            if package and need.startswith(package):
+                extra = marker.partition("extra ==")[2].strip(" '\"")
+                source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")  # where pip had it from
+                what = "scrflow" + (f"[{extra}]" if extra else "") + (f" @ {source}" if source else "")
+                return f"{package} is not installed; pip install '{what}'"
     return None
 
 
