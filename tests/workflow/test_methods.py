@@ -1,23 +1,33 @@
 """Every kind of method runs through the whole workflow: without a global encoding (ACE), with the query's own retrieval
-feature (GLACE), with known depths; and a graph of shared points."""
+feature (GLACE), with known depths; a graph of shared points; buffer and encoding as in the papers' public code."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from tiny_project import METHOD, SCENE, Project
+from tiny_project import ENCODER, METHOD, SCENE, Project
 
 from scrflow.config import deep_merge
 
 PLAIN_LOSS = {"coarse": False, "depth_adjusted": False, "pull": False}
+PUBLISHED = {
+    "extractor": {"resize": "bilinear", "multiple": 8},
+    "pca": {"kind": "none", "dim": 128},
+    "buffer": {
+        "plain_copies": 0, "augmented_copies": 9, "max_samples": 5000, "fill": "rooms", "draw": "random",
+        "augment": {"kind": "published"},
+    },
+}  # fmt: skip
+CODE = {"engine": "pyg", "graph": "tube", "dim": 16, "walks": 4, "negatives": 1, "iterations": 40}
 METHODS = {
     "plain": {
+        "encoder": "published",
         "retrieval": None,
         "global_encoding": {"name": None, "neighbour_share": 0.0},
         "head": {"clusters": 1, "refine_blocks": 0},
         "training": {"loss": PLAIN_LOSS},
-        "localize": {"hypotheses": 1},
+        "localize": {"hypotheses": 1, "halving": None, "min_iterations": 1000},
     },
     "own": {
         "global_encoding": {"name": "vlad", "neighbour_share": 0.0, "noise": 0.1},
@@ -25,7 +35,10 @@ METHODS = {
         "training": {"loss": PLAIN_LOSS},
         "localize": {"hypotheses": 1},
     },
-    "held": {"training": {"mix_share": 0.5, "known_share": 0.9, "loss": {"known_depth": True}}},
+    "held": {
+        "global_encoding": {"name": "code", "scale": False},
+        "training": {"mix_share": 0.5, "known_share": 0.9, "loss": {"known_depth": True}},
+    },
 }
 
 
@@ -36,7 +49,11 @@ def made(finished: Project, tmp_path_factory) -> Project:
     for name, values in METHODS.items():
         project.write(f"config/methods/{name}.yaml", deep_merge(METHOD, values))
     project.write("config/scenes/dense.yaml", {**SCENE, "graph": "shared"})
-    project.edit("config/config.yaml", "graphs:\n", "graphs:\n  shared: {kind: points, min_points: 5}\n")
+    graphs = "  shared: {kind: points, min_points: 5}\n  tube: {kind: scrstudio, samples: 64, min_overlap: 0.05}\n"
+    project.edit("config/config.yaml", "graphs:\n", f"graphs:\n{graphs}")
+    code = json.dumps(CODE | {"min_average_precision": 0})
+    project.edit("config/config.yaml", "encodings:\n", f"encodings:\n  code: {code}\n")
+    project.write("config/encoders/published.yaml", deep_merge(ENCODER, PUBLISHED))
     project.snakemake("results/dense/covisibility.npz", *(f"results/tiny/{name}/metrics.json" for name in METHODS))
     assert (project.folder / "results/dense/triangulated/triangulation.json").exists()
     return project
