@@ -45,6 +45,7 @@ def run(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=600)
 
 
+@pytest.mark.long
 def test_run_goes_from_photos_to_the_report_and_goes_on(project):
     planned = run(project, "tiny", "--", "--dry-run")
     assert planned.returncode == 0 and "build_scene" in planned.stdout and not (project.folder / "results").exists()

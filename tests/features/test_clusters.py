@@ -89,6 +89,7 @@ def project(tmp_path_factory) -> Project:
     return made
 
 
+@pytest.mark.long
 def test_from_photos_to_poses(project: Project):
     """Training, map and localization; no graph is made, and the map holds the centres in place of images' encodings."""
     project.snakemake("results/tiny/grouped/poses.txt")

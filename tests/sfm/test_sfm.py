@@ -53,6 +53,7 @@ def laser_centres(folder: Path) -> dict[str, np.ndarray]:
     return out
 
 
+@pytest.mark.long
 def test_bare_photos_agree_with_the_laser(tmp_path):
     """25 of 25 registered; after a similarity the centres are within 2 cm (median) of the laser's (measured: 0.74)."""
     root = real("herzjesu")

@@ -62,6 +62,7 @@ def test_variants_share_what_they_have_in_common(project: Project):
     assert plan["write_table"] == plan["write_table_of_set"] == 1
 
 
+@pytest.mark.long
 def test_a_table_of_real_runs(copied: Project):
     """Beside what is there: the first seed of the first row."""
     project = with_table(copied)
