@@ -18,6 +18,7 @@ BASELINE = {
 METRICS = "results/tiny/match/metrics.json"
 
 
+@pytest.mark.long
 def test_map_poses_and_evaluation(copied: Project):
     copied.write("config/baselines/match.yaml", BASELINE)
     assert set(copied.planned(METRICS)) == {"map_baseline", "localize_baseline", "evaluate_baseline"}

@@ -108,6 +108,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes_and_killed_runs_complete(finished: Project, project: Project):
     """SIGKILL to Snakemake and all its jobs in one stage after the other; the same command goes on each time."""
     results = project.folder / "results/tiny"
