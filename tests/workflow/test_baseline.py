@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tiny_project import Project
 
 from scrflow.report.costs import costs_of
