@@ -3,6 +3,7 @@ cells of 8 x 8 px."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import itertools
 from collections import defaultdict
@@ -31,7 +32,7 @@ AHEAD = 64  # images that wait on a GPU for others of their size
 _REASON = 300  # characters of torch's reason: a wrong file disagrees in hundreds of tensors
 
 
-class NetworkEncoder(nn.Module):
+class NetworkEncoder(nn.Module, abc.ABC):
     """A local encoder that is a network: ``maps`` of several images at once, and ``select`` for each of them."""
 
     batch = 16  # images of one size that a GPU encodes at once
@@ -42,13 +43,13 @@ class NetworkEncoder(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @abc.abstractmethod
     def maps(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the network computes of images of one size, each [B, ...]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def select(self, *maps_1: torch.Tensor, size: tuple[int, int]) -> LocalFeatures:
         """Features of one image of ``size`` (height, width) from its maps [1, ...], float32."""
-        raise NotImplementedError
 
     def forward(self, image_CHW: torch.Tensor) -> LocalFeatures:
         """See LocalEncoder."""
@@ -64,7 +65,7 @@ class NetworkEncoder(nn.Module):
         return [self.select(*(m[i : i + 1].float() for m in maps), size=size) for i in range(len(images_BCHW))]
 
 
-class NetworkDescriptor:
+class NetworkDescriptor(abc.ABC):
     """A global descriptor that is a network on ``device``: the ``image`` of a photo, and ``describe`` for several."""
 
     batch = 16  # images of one size that a GPU describes at once
@@ -72,13 +73,13 @@ class NetworkDescriptor:
     def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
 
+    @abc.abstractmethod
     def image(self, photo: Image.Image) -> torch.Tensor:
         """The photo [3, H, W] at the size at which it is described, float32 in 0..1, on the CPU."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Descriptors [B, dim] of unit length of images on the device."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> torch.Tensor:
