@@ -55,13 +55,7 @@ _HLOC = {
     "hloc/features.h5": ("hloc/images.json",),
     "hloc/global-feats-*.h5": ("hloc/images.json",),
 }
-# (rule, pattern) of every output of a scene
-_OUTPUTS = tuple(
-    (rule, pattern)
-    for rule, stage in STAGES.items()
-    for pattern in stage.outputs.values()
-    if pattern.startswith("results/{scene}/")
-)
+_OUTPUTS = tuple((rule, pattern) for rule, stage in STAGES.items() for pattern in stage.made.split())
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class Artifact:
         config = {} if self.stamp is None else self.stamp.config
         marks = {*config, *(path.rpartition("/")[2] for path in self.inputs.values())}
         for rule, pattern in _OUTPUTS:
-            found = _regex(pattern).fullmatch(f"results/{self.path}")
+            found = _regex(pattern).fullmatch(self.path.partition("/")[2])
             if found and _MARKS.get(rule) in {None, *marks}:
                 return rule, found.groupdict()
         return None
@@ -146,7 +140,7 @@ class _Walk:
     def _known(self, scene: str) -> dict[str, list[Path]]:
         if scene not in self._by_digest:
             known = self._by_digest[scene] = {}
-            patterns = {re.sub(r"\{\w+\}", "*", p.removeprefix("results/{scene}/")) for _, p in _OUTPUTS}
+            patterns = {re.sub(r"\{\w+\}", "*", pattern) for _, pattern in _OUTPUTS}
             for pattern in sorted(p for p in patterns if p.endswith(FORMS)):
                 for path in sorted((self._results / scene).glob(pattern)):
                     stamp = _stamp_of(path)

@@ -1,4 +1,4 @@
-"""The stages of the workflow, described once: function, config, inputs, outputs, and the code that counts.
+"""The stages of the workflow, described once: function, config, artifacts, and the code that counts.
 
 Each rule of rules/*.smk is a stage of that name here. A new stage is a function, a row of this table, and a rule.
 """
@@ -32,14 +32,17 @@ _NEUTRAL = (
 _BESIDE = (".json", ".html", ".css", ".js")  # numbers and templates of a module, in files of its name
 
 
+# inputs and outputs of rules that name a folder by a JSON file in it: functions get the folder
+_FOLDERS = ("scene", "scenes", "parts", "sfm_model", "model", "report", "folder")
+
+
 @dataclass(frozen=True)
 class Stage:
     """The function that a rule's job calls, and what binds them."""
 
     function: str  # MODULE:NAME, relative to the package
-    config: str | None  # Project's method NAME_stage makes it, from the wildcards that its parameters name
-    inputs: str  # names; "name/": the function gets the folder of that file
-    outputs: Mapping[str, str]  # name or "name/" -> pattern, relative to the project
+    config: str | None = None  # Project's method NAME_stage makes it, from the wildcards that its parameters name
+    made: str = ""  # outputs below results/SCENE that results are traced to
     code: str = ""  # keys of the config that name an encoder, a descriptor or a reader whose code counts too
     modules: tuple[str, ...] = ()  # other modules that count and that no import shows
 
@@ -60,12 +63,9 @@ class Stage:
         ``config`` and ``threads``; ``out`` is the first output unless it is a param. For an input that the rule leaves
         empty the parameter keeps its default or is None."""
         function = self.load()
-        folders = {name.rstrip("/") for name in (*self.inputs.split(), *self.outputs) if name.endswith("/")}
         given: dict[str, Any] = {"threads": snakemake.threads}
-        for files in (snakemake.output, snakemake.input):
-            given |= {name: _paths(value, name in folders) for name, value in files.items()}
-        first = next(iter(self.outputs)).rstrip("/")
-        given["out"] = _paths(getattr(snakemake.output, first), first in folders)
+        outputs, inputs = ({n: _paths(n, v) for n, v in files.items()} for files in (snakemake.output, snakemake.input))
+        given |= {"out": next(iter(outputs.values())), **outputs, **inputs}
         params, parameters = dict(snakemake.params.items()), inspect.signature(function).parameters
         for name, parameter in parameters.items():
             if name in params:
@@ -78,10 +78,11 @@ class Stage:
         function(**{name: given[name] for name in parameters if name in given})
 
 
-def _paths(value: str | list[str], folder: bool) -> Path | list[Path]:
-    if isinstance(value, str):
-        return Path(value).parent if folder else Path(value)
-    return [_paths(v, folder) for v in value]
+def _paths(name: str, value: str | list[str]) -> Path | list[Path]:
+    if not isinstance(value, str):
+        return [_paths(name, v) for v in value]
+    path = Path(value)
+    return path.parent if name in _FOLDERS and path.suffix == ".json" else path
 
 
 def code_of(rule: str, config: Any = None) -> str:
@@ -166,173 +167,62 @@ def _digest(module: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the table
 
-
-def _files(folder: str, **names: str) -> dict[str, str]:
-    return {name: f"{folder}/{file}" for name, file in names.items()}
-
-
-def _of_set(files: Mapping[str, str]) -> dict[str, str]:
-    return _files(_TABLES, **{name: file.replace(".", "@{set_name}.") for name, file in files.items()})
-
-
-def _model(folder: str, report: str) -> dict[str, str]:
-    """A COLMAP model and the report on it, whose folder the function gets."""
-    parts = {part: f"{part}.bin" for part in ("cameras", "frames", "images", "points3D", "rigs")}
-    return {"report/": f"{folder}/{report}", **_files(folder, **parts)}
-
-
-_SCENE, _TABLES = "results/{scene}", "results/tables"
-_HLOC, _LOCAL = f"{_SCENE}/hloc", f"{_SCENE}/local/{{encoder}}"
-_METHOD, _BASELINE = f"{_SCENE}/{{method}}", f"{_SCENE}/{{baseline}}"
-_SCENE_FILES = {"scene/": f"{_SCENE}/scene/scene.json"}
-_SCENE_FILES |= _files(f"{_SCENE}/scene", queries="queries.txt", mapping="mapping")
-_ENCODING = _files(f"{_SCENE}/encodings", encoding="{encoding}.h5", metrics="{encoding}.json")
-_RETRIEVAL = {"descriptors": "{feature}.h5", "model": "{feature}.safetensors", "quality": "{feature}.json"}
-_LOCALIZED = {"poses": "poses.txt", "details": "localization.json"}
-_EVALUATED = {"out_csv": "queries.csv", "out_metrics": "metrics.json"}
-_EVALUATED |= {"errors_png": "errors.png", "overlay_png": "overlay.png"}
-_TABLE = {"out_markdown": "{table}.md", "out_csv": "{table}.csv", "out_latex": "{table}.tex"}
-_TOY = {"markdown": "glace-figure-8.md", "table": "glace-figure-8.csv"}
-_TOY |= {"latex": "glace-figure-8.tex", "picture": "glace-figure-8.png"}
-
 STAGES = {
     # photos, poses and points
-    "download_dataset": Stage(
-        "scene.downloads:download_dataset", "download", "table", {"marker": "resources/{root}.downloaded"}
-    ),
-    "reconstruct_scene": Stage("sfm.reconstruct:run_sfm", "sfm", "sources hloc", _model(f"{_SCENE}/sfm", "sfm.json")),
-    "build_scene": Stage("scene.build:build_scene", "scene", "sources sfm_model/ parts/", _SCENE_FILES, code="source"),
-    "triangulate_points": Stage(
-        "sfm.triangulate:triangulate",
-        "triangulate",
-        "scene/ hloc",
-        _model(f"{_SCENE}/triangulated", "triangulation.json"),
-    ),
+    "download_dataset": Stage("scene.downloads:download_dataset", "download"),
+    "reconstruct_scene": Stage("sfm.reconstruct:run_sfm", "sfm", "sfm/sfm.json"),
+    "build_scene": Stage("scene.build:build_scene", "scene", "scene/scene.json", code="source"),
+    "triangulate_points": Stage("sfm.triangulate:triangulate", "triangulate", "triangulated/triangulation.json"),
     # encodings and retrieval
-    "build_graph": Stage(
-        "graph.covisibility:build_graph", "covisibility", "scene/ model/", _files(_SCENE, graph="covisibility.npz")
-    ),
-    "build_named_graph": Stage(
-        "graph.covisibility:build_graph", "covisibility", "scene/ model/", _files(_SCENE, graph="graphs/{graph}.npz")
-    ),
+    "build_graph": Stage("graph.covisibility:build_graph", "covisibility", "covisibility.npz"),
+    "build_named_graph": Stage("graph.covisibility:build_graph", "covisibility", "graphs/{graph}.npz"),
     "embed_graph": Stage(
-        "graph.node2vec:embed", "node2vec", "graph", _ENCODING, modules=("graph.node2vec.reference_worker",)
+        *("graph.node2vec:embed", "node2vec", "encodings/{encoding}.h5 encodings/{encoding}.json"),
+        modules=("graph.node2vec.reference_worker",),
     ),
-    "cluster_features": Stage("features.global_encoding:cluster_features", "clusters", "scene/ features", _ENCODING),
+    "cluster_features": Stage(
+        "features.global_encoding:cluster_features", "clusters", "encodings/{encoding}.h5 encodings/{encoding}.json"
+    ),
     "build_retrieval": Stage(
-        "features.retrieval_index:build_retrieval",
-        "retrieval",
-        "scene/ features part_descriptors part_models",
-        _files(f"{_SCENE}/retrieval", **_RETRIEVAL),
+        *("features.retrieval_index:build_retrieval", "retrieval"),
+        "retrieval/{feature}.h5 retrieval/{feature}.safetensors retrieval/{feature}.json",
         code="extractor retrieval",
     ),
     # features and matches by hloc
-    "list_hloc_images": Stage(
-        "baseline.hloc_images:list_images", "hloc_photos", "scene/ sources", _files(_HLOC, images="images.json")
-    ),
-    "hloc_global_features": Stage(
-        "baseline.hloc_run:extract_features", None, "images", _files(_HLOC, features="global-feats-{configuration}.h5")
-    ),
-    "hloc_local_features": Stage(
-        "baseline.hloc_run:extract_features", None, "images", _files(_HLOC, features="features.h5")
-    ),
-    "hloc_pairs": Stage(
-        "baseline.hloc_run:pairs_from_retrieval", None, "images descriptors", _files(_HLOC, pairs="pairs.txt")
-    ),
-    "hloc_match": Stage(
-        "baseline.hloc_run:match_features", None, "features pairs", _files(_HLOC, matches="matches.h5")
-    ),
-    "hloc_triangulate": Stage(
-        "baseline.hloc_run:triangulate",
-        None,
-        "scene reference images pairs features matches",
-        _files(_HLOC, model="triangulated"),
-    ),
+    "list_hloc_images": Stage("baseline.hloc_images:list_images", "hloc_photos", "hloc/images.json"),
+    "hloc_global_features": Stage("baseline.hloc_run:extract_features", None, "hloc/global-feats-{configuration}.h5"),
+    "hloc_local_features": Stage("baseline.hloc_run:extract_features", None, "hloc/features.h5"),
+    "hloc_pairs": Stage("baseline.hloc_run:pairs_from_retrieval", None, "hloc/pairs.txt"),
+    "hloc_match": Stage("baseline.hloc_run:match_features", None, "hloc/matches.h5"),
+    "hloc_triangulate": Stage("baseline.hloc_run:triangulate"),
     # training samples and their depths
-    "fit_pca": Stage("features.pca:fit_pca", "pca", "scene/", _files(_LOCAL, pca="pca.safetensors"), code="extractor"),
-    "fill_buffer": Stage(
-        "training.buffer:fill_shard",
-        "buffer",
-        "scene/ pca",
-        _files(_LOCAL, samples="buffer-{shard}.h5"),
-        code="extractor",
-    ),
+    "fit_pca": Stage("features.pca:fit_pca", "pca", "local/{encoder}/pca.safetensors", code="extractor"),
+    "fill_buffer": Stage("training.buffer:fill_shard", "buffer", "local/{encoder}/buffer-{shard}.h5", code="extractor"),
     "triangulate_samples": Stage(
-        "depths.matched:estimate_sample_depths",
-        "sample_depth",
-        "graph shards",
-        _files(_LOCAL, depth="depth-matched.h5"),
+        "depths.matched:estimate_sample_depths", "sample_depth", "local/{encoder}/depth-matched.h5"
     ),
-    "find_point_depths": Stage(
-        "depths.points:depths_from_points", "point_depth", "points shards", _files(_LOCAL, depth="depth-points.h5")
-    ),
-    "read_depth_maps": Stage(
-        "depths.maps:depths_from_maps", "map_depth", "scene/ maps shards", _files(_LOCAL, depth="depth-maps.h5")
-    ),
-    "build_tracks": Stage(
-        "landmarks.tracks:build_tracks",
-        "tracks",
-        "scene/ graph",
-        _files(_SCENE, tracks="tracks/{tracks}.h5"),
-        code="tracks",
-    ),
+    "find_point_depths": Stage("depths.points:depths_from_points", "point_depth", "local/{encoder}/depth-points.h5"),
+    "read_depth_maps": Stage("depths.maps:depths_from_maps", "map_depth", "local/{encoder}/depth-maps.h5"),
+    "build_tracks": Stage("landmarks.tracks:build_tracks", "tracks", "tracks/{tracks}.h5", code="tracks"),
     # methods
-    "train_head": Stage(
-        "training.job:train_head",
-        "train",
-        "shards graph encoding depth",
-        _files(_METHOD, head="head.safetensors", history="train.jsonl"),
-    ),
-    "write_map": Stage(
-        "map.file:write_map",
-        "map",
-        "scene/ head pca encoding retrieval graph tracks",
-        _files(_METHOD, map="map.safetensors"),
-    ),
-    "localize_queries": Stage(
-        "localize.localizer:localize_queries", "localize", "scene/ map_path descriptors", _files(_METHOD, **_LOCALIZED)
-    ),
-    "evaluate_poses": Stage(
-        "evaluate.metrics:evaluate", "evaluate", "scene/ map_path poses details training", _files(_METHOD, **_EVALUATED)
-    ),
-    "choose_poses": Stage(
-        "evaluate.submission:write_submission", "submission", "scene/ poses metrics", _files(_SCENE, chosen="poses.txt")
-    ),
+    "train_head": Stage("training.job:train_head", "train", "{method}/head.safetensors"),
+    "write_map": Stage("map.file:write_map", "map", "{method}/map.safetensors"),
+    "localize_queries": Stage("localize.localizer:localize_queries", "localize", "{method}/localization.json"),
+    "evaluate_poses": Stage("evaluate.metrics:evaluate", "evaluate", "{method}/metrics.json"),
+    "choose_poses": Stage("evaluate.submission:write_submission", "submission"),
     # baselines
     "map_baseline": Stage(
-        "baseline.mapping:build_map",
-        "baseline_map",
-        "scene/ graph retrieval",
-        _files(_BASELINE, map="map.h5"),
-        code="features retrieval retrieval_parts",
+        "baseline.mapping:build_map", "baseline_map", "{baseline}/map.h5", code="features retrieval retrieval_parts"
     ),
     "localize_baseline": Stage(
-        "baseline.localizer:localize_baseline",
-        "baseline_localize",
-        "scene/ map_path descriptors",
-        _files(_BASELINE, **_LOCALIZED),
+        "baseline.localizer:localize_baseline", "baseline_localize", "{baseline}/localization.json"
     ),
-    "evaluate_baseline": Stage(
-        "evaluate.metrics:evaluate",
-        "evaluate",
-        "scene/ map_path poses details training",
-        _files(_BASELINE, **_EVALUATED),
-    ),
+    "evaluate_baseline": Stage("evaluate.metrics:evaluate", "evaluate", "{baseline}/metrics.json"),
     # reports and tables
-    "write_report": Stage(
-        "report.page.page:write_report",
-        None,
-        "scene/ map_path poses details folder/ history graph descriptors",
-        _files(_METHOD, page="report.html"),
-    ),
-    "write_baseline_report": Stage(
-        "report.page.page:write_report",
-        None,
-        "scene/ map_path poses details folder/ graph descriptors",
-        _files(_BASELINE, page="report.html"),
-    ),
-    "write_table": Stage("report.table:write_table", "table", "metrics published", _files(_TABLES, **_TABLE)),
-    "write_table_of_set": Stage("report.table:write_table", "table", "metrics published", _of_set(_TABLE)),
-    "toy_example": Stage("report.toy:write_toy", "toy", "scenes/ published", _files(_TABLES, **_TOY), code="toy"),
-    "toy_example_of_set": Stage("report.toy:write_toy", "toy", "scenes/ published", _of_set(_TOY), code="toy"),
+    "write_report": Stage("report.page.page:write_report"),
+    "write_baseline_report": Stage("report.page.page:write_report"),
+    "write_table": Stage("report.table:write_table", "table"),
+    "write_table_of_set": Stage("report.table:write_table", "table"),
+    "toy_example": Stage("report.toy:write_toy", "toy", code="toy"),
+    "toy_example_of_set": Stage("report.toy:write_toy", "toy", code="toy"),
 }
