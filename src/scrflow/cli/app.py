@@ -7,12 +7,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from scrflow.cli import maps, results, serve, workflow
+from scrflow.cli import maps, results, workflow
 from scrflow.core.errors import exit_on_error
 
 GROUPS = {
     "Run": (workflow.run, workflow.new_scene, workflow.check, workflow.validate, workflow.plan),
-    "Use a map": (maps.localize, maps.add, serve.serve, maps.export),
+    "Use a map": (maps.localize, maps.add, maps.serve, maps.export),
     "Look at results": (results.summary, results.view, results.inspect, results.diff),
 }
 HIDDEN = (

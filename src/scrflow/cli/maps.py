@@ -1,4 +1,4 @@
-"""Commands that use a map: localize, add, export, export-hloc, score-poses."""
+"""Commands that use a map: localize, add, serve, export, export-hloc, score-poses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scrflow.cli import ConfigDir, Device, Threads
+from scrflow.cli import ALL, ConfigDir, Device, Threads
 from scrflow.core.errors import ScrflowError
 
 
@@ -54,7 +54,7 @@ def localize(
         typer.Option(min=2, help="With --rig of photos: this many that follow each other; default: all together."),
     ] = None,
     device: Device = None,
-    threads: Threads = None,
+    threads: Threads = ALL,
 ) -> None:
     """Localize photos with a map.
 
@@ -72,15 +72,10 @@ def localize(
 
     Example: scrflow localize west.safetensors photos/ --map east.safetensors --map north.safetensors --out poses.txt
     """
-    import os
-
     from scrflow.localize.batch import localize_photos, summary_of
 
-    threads = threads or os.cpu_count() or 1
-    maps = (map_, *(more or ()))
-    outcome = localize_photos(
-        maps, tuple(images), camera, out, min_confidence, device, threads, tried, rig, group, near
-    )
+    of = (camera, out, min_confidence, device, threads, tried, rig, group, near)
+    outcome = localize_photos((map_, *(more or ())), tuple(images), *of)
     print(summary_of(outcome, out))
     if outcome.broken:
         raise typer.Exit(1)
@@ -104,7 +99,7 @@ def add(
         float, typer.Option(min=0, max=1, help="Photos of less confident poses are left out.")
     ] = 0.1,
     device: Device = None,
-    threads: Threads = None,
+    threads: Threads = ALL,
 ) -> None:
     """Add photos to a map: landmarks, and a head's index of mapping images. Nothing is trained.
 
@@ -112,19 +107,44 @@ def add(
 
     Example: scrflow add map.safetensors photos/ --camera "PINHOLE 640 480 525 525 320 240" --out larger.safetensors
     """
-    import os
-
     from scrflow.localize.add import add_photos
 
     budgets = [(key, value) for key, value in (("count", count), ("size", size)) if value is not None]
     if len(budgets) > 1:
         raise ScrflowError("--count and --size: give one of them")
-    threads = threads or os.cpu_count() or 1
     budget = budgets[0] if budgets else None
     done = add_photos(map_, tuple(images), out, camera, poses, budget, min_confidence, device, threads)
     parts = [f"{len(done.added)} of {len(done.added) + len(done.left_out)} photos added: {out}"]
     parts += [f"{done.new} new landmarks, {done.landmarks} in all"] if done.landmarks else []
     print("; ".join([*parts, f"{out.stat().st_size / 1e6:.2f} MB"]))
+
+
+def serve(
+    maps: Annotated[list[Path], typer.Argument(metavar="MAP...", help="Maps (map.safetensors).")],
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs --token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="SCRFLOW_TOKEN", help="Clients send it: Authorization: Bearer TOKEN.")
+    ] = None,
+    no_token: Annotated[bool, typer.Option("--no-token", help="With --host: anyone may use the service.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Photos localized at a time, a process each. Default: processors, up to 4.")
+    ] = min(4, ALL),
+    queue: Annotated[int, typer.Option(min=0, help="Photos that may wait; further ones get status 503.")] = 16,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a photo, waiting included.")] = 30,
+    device: Device = None,
+) -> None:
+    """Serve maps over HTTP, with a page that localizes photos.
+
+    Example: scrflow serve results/demo/landmarks/map.safetensors
+
+    Example: curl -F photo=@photo.jpg http://127.0.0.1:8000/localize
+    """
+    from scrflow.serve.app import serve as run
+
+    run(tuple(maps), host, port, token, no_token, workers, queue, timeout, device)
 
 
 def export(
@@ -139,7 +159,7 @@ def export(
         float | None, typer.Option(min=1e-9, help="Edge of a point's cell; default: of max-error.")
     ] = None,
     device: Device = None,
-    threads: Threads = None,
+    threads: Threads = ALL,
 ) -> None:
     """Write the point cloud of a map, as PLY, COLMAP model or nerfstudio dataset.
 
@@ -148,12 +168,9 @@ def export(
 
     Example: scrflow export results/redkitchen/rscore-cpu/map.safetensors --ply redkitchen.ply --colmap redkitchen-model
     """
-    import os
-
     from scrflow.localize.pointcloud import ExportOptions, export_map
 
     options = ExportOptions(max_error_px=max_error, min_views=min_views, voxel=voxel)
-    threads = threads or os.cpu_count() or 1
     points = export_map(map_, scene, ply, colmap, options, device, threads, nerfstudio)
     print(f"{points} points: {', '.join(str(path) for path in (ply, colmap, nerfstudio) if path is not None)}")
 

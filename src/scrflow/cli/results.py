@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-from scrflow.cli import ConfigDir, Threads
+from scrflow.cli import ALL, ConfigDir, Threads
 from scrflow.core.errors import ScrflowError, exit_on_error
+
+_OF = "results/SCENE/METHOD, or results/SCENE."
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help=_OF)]
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help=_OF)]
 
 
 def summary(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="results/SCENE/METHOD, or results/SCENE.")],
+    folders: Folders,
     config: ConfigDir = Path("config"),
 ) -> None:
     """Print errors, recall, size and times of results, and name their files.
@@ -26,9 +30,7 @@ def summary(
     print_summary([_method_folder(folder, config) for folder in folders])
 
 
-def inspect(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts under results/.")],
-) -> None:
+def inspect(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts of results/.")]) -> None:
     """Print what an artifact holds.
 
     Example: scrflow inspect results/demo/covisibility.npz results/demo/rscore-cpu/map.safetensors
@@ -67,7 +69,7 @@ def diff(
 
 
 def costs(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="results/SCENE/METHOD, or results/SCENE.")],
+    folders: Folders,
     config: ConfigDir = Path("config"),
 ) -> None:
     """Print time and memory of every job that a map needed, the mapping time, and the cost of localization.
@@ -79,9 +81,7 @@ def costs(
     print_costs([_method_folder(folder, config) for folder in folders])
 
 
-def verify(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Artifacts, or folders of them.")],
-) -> None:
+def verify(paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Artifacts, or folders.")]) -> None:
     """Check artifacts against the checksums in them, after a copy or when a disk is in doubt.
 
     Names every damaged file, and then ends with exit status 1. Logs, pictures and tables have no checksums.
@@ -97,9 +97,9 @@ def verify(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="results/SCENE/METHOD, or results/SCENE.")],
+    folder: Folder,
     out: Annotated[Path | None, typer.Option(help="The page; default: FOLDER/report.html.")] = None,
-    threads: Threads = None,
+    threads: Threads = ALL,
     config: ConfigDir = Path("config"),
 ) -> None:
     """Write the HTML page of a result: how good the map is, where it fails, how it was made.
@@ -108,20 +108,18 @@ def report(
 
     Example: scrflow report results/demo/rscore-cpu
     """
-    import os
-
     from scrflow.report.page.page import write_report
 
     folder = _method_folder(folder, config)
     out = out or folder / "report.html"
-    write_report(folder, out, threads or os.cpu_count() or 1)
+    write_report(folder, out, threads)
     print(f"written: {out}")
 
 
 def view(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="results/SCENE/METHOD, or results/SCENE.")],
+    folder: Folder,
     port: Annotated[int, typer.Option(min=1, max=65535, help="On localhost.")] = 8080,
-    threads: Threads = None,
+    threads: Threads = ALL,
     config: ConfigDir = Path("config"),
 ) -> None:
     """Show a result in 3D in the browser: points, cameras, queries and their errors.
@@ -131,11 +129,9 @@ def view(
 
     Example: scrflow view results/demo/rscore-cpu
     """
-    import os
-
     from scrflow.report.view import view as serve
 
-    serve(_method_folder(folder, config), port, threads or os.cpu_count() or 1)
+    serve(_method_folder(folder, config), port, threads)
 
 
 def table(

@@ -146,28 +146,12 @@ def new_scene(
 
     Example: scrflow new-scene hall ~/photos/map --queries ~/photos/day --queries ~/photos/night
     """
+    given = locals()
     from scrflow.cli.run import enter_project
     from scrflow.newscene import NewScene
     from scrflow.newscene import new_scene as command
 
-    options = NewScene(
-        name=name,
-        path=path,
-        form=form,
-        queries=queries or (),
-        every=every,
-        outdoor=outdoor,
-        unit=unit,
-        single_camera=single_camera,
-        skip_missing=skip_missing,
-        guess_cameras=guess_cameras,
-        gps=gps,
-        positions=positions,
-        known_distance=known_distance,
-        method=method,
-        licence=licence,
-        description=description,
-    )
+    options = NewScene(**{key: given[key] for key in NewScene.model_fields})
     out, images = (p and p.expanduser().absolute() for p in (out, images))
     config = enter_project(config)
     written = command(options, config, out, images, max_frames, force, dry_run)
