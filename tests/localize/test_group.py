@@ -62,7 +62,7 @@ def test_blank_photos_and_wrong_arguments_have_a_reason(wall_landmarks):
     localizer, blank = Localizer.open(wall_landmarks.map), Image.new("RGB", (320, 240))
     group = localizer.localize_group([blank, blank], LINE, [np.eye(3, 4)] * 2)
     assert group.rig_from_world is None and "0 inliers, 12 are needed" in group.reason
-    with pytest.raises(ScrflowError, match="1 images, 1 cameras, 2 poses in the rig; give as many of each"):
+    with pytest.raises(ScrflowError, match="1 images, 1 cameras, 2 poses; give as many of each"):
         localizer.localize_group([blank], LINE, [np.eye(3, 4)] * 2)
     with pytest.raises(ScrflowError, match="pose 0 in the rig: 3x3 part of the pose is not a rotation"):
         localizer.localize_group([blank], LINE, [2 * np.eye(3, 4)])

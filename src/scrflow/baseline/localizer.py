@@ -10,13 +10,12 @@ import torch
 from PIL import Image
 
 from scrflow.baseline.mapping import BaselineMap, load_map
-from scrflow.baseline.matching import build_matcher
 from scrflow.config import BaselineLocalizeStage, MatchLocalizeConfig
 from scrflow.core.device import device_for
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, reprojection_error, rescaled_camera
 from scrflow.core.seeds import derived_seed
 from scrflow.features.encoders import build_encoder
-from scrflow.features.matching import photo_features
+from scrflow.features.matching import build_matcher, photo_features
 from scrflow.features.retrieval import PhotoDescriber
 from scrflow.features.views import EncodedView
 from scrflow.localize.pose import estimate_pose

@@ -21,14 +21,13 @@ import numpy as np
 import pycolmap
 import torch
 
-from scrflow.baseline.matching import build_matcher
 from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, meter, track
 from scrflow.features.encoders import build_encoder
-from scrflow.features.matching import PhotoFeatures, features_of_photos
+from scrflow.features.matching import PhotoFeatures, build_matcher, features_of_photos
 from scrflow.features.retrieval import PhotoDescriber, Retriever
 from scrflow.graph.covisibility import load_graph, neighbour_pairs
 from scrflow.map.format import check_index, stage_config

@@ -20,6 +20,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.parallel import mapped
 from scrflow.core.progress import log, track
 from scrflow.core.seeds import torch_generator
+from scrflow.features.matching import Nearest
 from scrflow.graph.covisibility import Graph, load_graph, neighbour_pairs
 from scrflow.pipeline.stages import code_of
 from scrflow.storage.artifact import Stamp, create_h5, read_stamp
@@ -116,6 +117,7 @@ def _match(
             "depths need a plain copy of every mapping image: set buffer.plain_copies to 1 in the encoder's config"
         )
     R, t = buffer.cam_from_world[:, :, :3], buffer.cam_from_world[:, :, 3]
+    nearest = Nearest(None, None)
 
     @functools.lru_cache(_HELD_VIEWS)
     def samples(view: int) -> tuple[int, torch.Tensor]:
@@ -125,7 +127,7 @@ def _match(
     def matched(pair: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         vi, vj = plain_view[pair[0]], plain_view[pair[1]]
         (i0, unit_i), (j0, unit_j) = samples(vi), samples(vj)
-        in_i, in_j = _mutual(unit_i, unit_j)
+        in_i, in_j = torch.from_numpy(nearest.rows(unit_i, unit_j)).unbind(1)
         relative = R[vj] @ R[vi].T
         shift = t[vj] - relative @ t[vi]
         error = _sampson(rays[i0 + in_i], rays[j0 + in_j], relative, shift) * buffer.K[vi, 0, 0]
@@ -135,18 +137,6 @@ def _match(
     none = (torch.zeros(0, dtype=torch.long),) * 2
     found = [none, *mapped(matched, track(pairs, "matching covisible images"), threads)]
     return torch.cat([first for first, _ in found]), torch.cat([second for _, second in found])
-
-
-def _mutual(a_ND: torch.Tensor, b_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ``a`` and ``b`` that are each other's most similar; of equal ones the first in ``b`` and all in ``a``."""
-    if not len(a_ND) or not len(b_MD):
-        return (torch.zeros(0, dtype=torch.long),) * 2
-    similarity = a_ND @ b_MD.T
-    # numpy's argmax along rows and torch's amax take a tenth of the time of torch's argmax
-    to_b = torch.from_numpy(similarity.numpy().argmax(1))
-    best_of_b = similarity.amax(0)
-    in_a = torch.nonzero(similarity.gather(1, to_b[:, None])[:, 0] == best_of_b[to_b]).flatten()
-    return in_a, to_b[in_a]
 
 
 def _sampson(x_N3: torch.Tensor, y_N3: torch.Tensor, R: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,6 @@ class NetworkEncoder(nn.Module, abc.ABC):
         """Features of one image of ``size`` (height, width) from its maps [1, ...], float32."""
 
     def forward(self, image_CHW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder."""
         return self.many(image_CHW[None])[0]
 
     @torch.inference_mode()
@@ -83,7 +82,6 @@ class NetworkDescriptor(abc.ABC):
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> torch.Tensor:
-        """See GlobalDescriptor."""
         return self.describe(self.image(photo)[None].to(self.device))[0].cpu()
 
 

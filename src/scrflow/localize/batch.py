@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,9 @@ def cameras_of(camera: str | None, names: list[str]) -> dict[str, str | None]:
     """``MODEL WIDTH HEIGHT PARAMS...`` of every photo; None: EXIF, else estimated. ``camera`` is of all photos, or a
     file: lines ``NAME MODEL ...`` (hloc's list; a name alone: EXIF), one line ``MODEL ...``, or COLMAP's cameras.txt
     with one camera. ScrflowError for a camera that cannot be read, or a photo that a list leaves out."""
-    if camera is None:
-        return dict.fromkeys(names)
-    path = Path(camera)
-    if not path.is_file():
-        if len(camera.split()) < 2:
-            raise ScrflowError(f"--camera {camera}: no such file; name one, or give 'MODEL WIDTH HEIGHT PARAMS...'")
-        return dict.fromkeys(names, _line(camera_of(camera, "--camera")))
+    path = _file_of("--camera", camera, "MODEL WIDTH HEIGHT PARAMS...")
+    if path is None:
+        return dict.fromkeys(names, None if camera is None else _line(camera_of(camera, "--camera")))
     lines = read_lines(path)
     if not lines:
         raise ScrflowError(f"{path}: no camera in it; write lines NAME MODEL WIDTH HEIGHT PARAMS...")
@@ -158,9 +155,7 @@ def cameras_of(camera: str | None, names: list[str]) -> dict[str, str | None]:
         where = f"{path}: line {number}"
         return dict.fromkeys(names, _line(camera_of(camera_of_fields(fields, where), where)))
     listed = read_query_list(path)
-    missing = [name for name in names if name not in listed]
-    if missing:
-        raise ScrflowError(f"{path}: no line of {len(missing)} of {len(names)} photos: {some(missing)}; list them too")
+    _check_listed(path, names, listed)
     return {name: None if (c := listed[name]) is None else _line(camera_of(c, str(path))) for name in names}
 
 
@@ -170,13 +165,11 @@ def groups_of(path: Path, size: int | None, names: list[str]) -> list[dict[str, 
     folders or other beginnings of names (``cam0``), photos whose names go on alike are one group. ScrflowError for a
     photo without a line."""
     poses = {name: checked_pose(pose, f"{path}: {name}") for name, pose in read_poses(path).items()}
-    missing = [name for name in names if name not in poses]
-    if not missing:
+    if size is not None or any(name in poses for name in names):
+        _check_listed(path, names, poses)
         listed = [name for name in poses if name in set(names)]
         size = size or len(listed)
         return [{n: poses[n] for n in listed[at : at + size]} for at in range(0, len(listed), size)]
-    if len(missing) < len(names) or size is not None:
-        raise ScrflowError(f"{path}: no line of {len(missing)} of {len(names)} photos: {some(missing)}; list them too")
     groups: dict[str, dict[str, np.ndarray]] = {}
     for name in names:
         begin = max((p for p in poses if name.startswith(p)), key=len, default=None)
@@ -189,20 +182,31 @@ def groups_of(path: Path, size: int | None, names: list[str]) -> list[dict[str, 
 def hints_of(near: str | None, names: list[str]) -> dict[str, str | None]:
     """The hint of every photo as text (scrflow.localize.hint), None where nothing is known. ``near`` is of all photos,
     or a file of lines ``NAME HINT``. ScrflowError for a hint that cannot be read."""
-    if near is None:
-        return dict.fromkeys(names)
-    path = Path(near)
-    if not path.is_file():
-        if len(near.split()) < 2:
-            raise ScrflowError(f"--near {near}: no such file; name one, or give 'X Y Z RADIUS'")
+    path = _file_of("--near", near, "X Y Z RADIUS")
+    if path is None:
         hint_of(near, "--near")
-        return dict.fromkeys(names, " ".join(near.split()))
+        return dict.fromkeys(names, None if near is None else " ".join(near.split()))
     hints: dict[str, str] = {}
     for number, line in read_lines(path):
         name, fields = split_name(line)
         hint_of(fields, f"{path}: line {number}")
         hints[name] = " ".join(fields)
     return {name: hints.get(name) for name in names}
+
+
+def _file_of(option: str, value: str | None, form: str) -> Path | None:
+    """The file that an option names; None where it is not given, or is text of ``form`` for all photos."""
+    if value is not None and Path(value).is_file():
+        return Path(value)
+    if value is not None and len(value.split()) < 2:
+        raise ScrflowError(f"{option} {value}: no such file; name one, or give '{form}'")
+    return None
+
+
+def _check_listed(path: Path, names: list[str], listed: Collection[str]) -> None:
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise ScrflowError(f"{path}: no line of {len(missing)} of {len(names)} photos: {some(missing)}; list them too")
 
 
 def _line(camera: pycolmap.Camera) -> str:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import poselib
@@ -12,7 +12,7 @@ import poselib
 from scrflow.config import LandmarkLocalizeConfig, LocalizeConfig
 from scrflow.core.geometry import invert_pose, reprojection_error
 from scrflow.localize.pose import LOSS, poselib_camera, ransac_options
-from scrflow.localize.result import Localization
+from scrflow.localize.result import Clock, Localization
 
 CONFIDENT = 0.1  # right poses of the scenes of docs/api.md had more
 _FITS = 0.5  # least share of the inliers of a photo's own pose that fit a given one
@@ -39,6 +39,47 @@ def fits(pose: np.ndarray, found: Localization, threshold_px: float) -> bool:
     view, inside = found.view, found.inliers
     error = reprojection_error(view.pixels[inside], found.xyz_world[inside], view.K, pose)
     return float((error < threshold_px).mean()) >= _FITS
+
+
+def localized_group(
+    found: Sequence[Localization],
+    cams_from_rig: Sequence[np.ndarray],
+    config: LocalizeConfig | LandmarkLocalizeConfig,
+    seed: int,
+    judged: Callable[[Localization], Localization],
+    under: Callable[[Sequence[np.ndarray]], list[Localization]] | None = None,
+) -> Group:
+    """The group of photos whose own best attempts are ``found``. ``under`` matches the photos again under poses of
+    theirs, for a map of landmarks; ``judged`` adds a result's confidence."""
+    own, clock = found, Clock()
+    rig = group_pose(found, cams_from_rig, config, seed)
+    if rig is not None and under is not None:
+        near = under([composed(cam, rig) for cam in cams_from_rig])
+        again = group_pose(near, cams_from_rig, config, seed, rig)
+        count = inlier_count(found, cams_from_rig, rig, config.threshold_px)
+        if again is not None and inlier_count(near, cams_from_rig, again, config.threshold_px) >= count:
+            found, rig = near, again
+    agreeing = 0 if rig is None else inlier_count(found, cams_from_rig, rig, config.threshold_px)
+    if agreeing < config.min_inliers:
+        return Group(None, tuple(found), None, f"{agreeing} inliers, {config.min_inliers} are needed")
+    posed = []
+    for f, cam in zip(found, cams_from_rig, strict=True):
+        pose = composed(cam, rig)
+        inliers = reprojection_error(f.view.pixels, f.xyz_world, f.view.K, pose) < config.threshold_px
+        posed.append(judged(replace(f, cam_from_world=pose, inliers=inliers, reason=None)))
+    each = [f.confidence for f in posed]
+    # a pose that one photo alone makes likely is that of all
+    confidence = None if None in each else max(each)
+    clock.lap("group")
+    share = clock.laps()["group"] / len(posed)
+    times = [{**f.ms, "group": round(share, 2), "total": round(f.ms["total"] + share, 2)} for f in own]
+    photos = (replace(f, confidence=confidence, ms=ms) for f, ms in zip(posed, times, strict=True))
+    disagreeing = (
+        i
+        for i, (alone, f) in enumerate(zip(own, posed, strict=True))
+        if (alone.confidence or 0) >= CONFIDENT and not fits(f.cam_from_world, alone, config.threshold_px)
+    )
+    return Group(rig, tuple(photos), confidence, disagreeing=tuple(disagreeing))
 
 
 def group_pose(

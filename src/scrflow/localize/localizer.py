@@ -17,7 +17,6 @@ from PIL import Image
 from scrflow.config import ExtractorConfig, LandmarkLocalizeConfig, LocalizeConfig, LocalizeStage
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import reprojection_error
 from scrflow.core.seeds import derived_seed
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
 from scrflow.features.encoders import LocalEncoder, build_encoder
@@ -27,7 +26,7 @@ from scrflow.features.views import EncodedView, encode_view
 from scrflow.localize.attempts import localized
 from scrflow.localize.confidence import ALIKE, confidence_of, covariance_of, focal_motion, share_within
 from scrflow.localize.focal import PRIOR_SPREAD
-from scrflow.localize.group import CONFIDENT, Group, composed, fits, group_pose, inlier_count
+from scrflow.localize.group import Group, localized_group
 from scrflow.localize.hint import Hint, HintLike, hint_of
 from scrflow.localize.landmarks import LandmarkMatcher
 from scrflow.localize.pose import SceneCoordinates, best_pose
@@ -170,15 +169,8 @@ class Localizer:
         Several attempts are made where the focal length is unknown or the photo may be stored sideways
         (scrflow.localize.attempts). ScrflowError for an image or a camera that cannot be used."""
         if isinstance(image, list):
-            cameras = camera if isinstance(camera, list) else [camera] * len(image)
-            descriptors = [None] * len(image) if descriptor is None else descriptor
-            hints = hint if isinstance(hint, list) else [hint] * len(image)
-            if not len(image) == len(cameras) == len(descriptors) == len(hints):
-                raise ScrflowError(
-                    f"{len(image)} images, {len(cameras)} cameras, {len(descriptors)} descriptors, {len(hints)} hints; "
-                    "give as many of each"
-                )
-            return [self.localize(*query) for query in zip(image, cameras, descriptors, hints, strict=True)]
+            queries = _of_each(len(image), images=image, cameras=camera, descriptors=descriptor, hints=hint)
+            return [self.localize(*query) for query in queries]
         near = hint_of(hint)
 
         def attempt(photo: Image.Image, camera: pycolmap.Camera) -> tuple[Localization, None]:
@@ -268,57 +260,30 @@ class Localizer:
         """The pose of photos with known relative poses: ``cams_from_rig`` [3, 4] turn coordinates of the rig (or of
         odometry, in the map's unit) into those of each camera. ``camera``: one of all photos, or a list; the focal
         length must be known. ScrflowError for an image, a camera or a pose that cannot be used."""
-        cameras = camera if isinstance(camera, list) else [camera] * len(images)
-        if not len(images) == len(cameras) == len(cams_from_rig) or not len(images):
-            raise ScrflowError(
-                f"{len(images)} images, {len(cameras)} cameras, {len(cams_from_rig)} poses in the rig; give as many of "
-                "each, at least one"
-            )
-        cams_from_rig = [checked_pose(pose, f"pose {i} in the rig") for i, pose in enumerate(cams_from_rig)]
-        queries = [query_photo(*query) for query in zip(images, cameras, strict=True)]
-        for i, (_, known) in enumerate(queries):
+        if not len(images):
+            raise ScrflowError("a group without images; give at least one")
+        features, poses = [], []
+        members = _of_each(len(images), images=list(images), cameras=camera, poses=list(cams_from_rig))
+        for i, (image, its_camera, pose) in enumerate(members):
+            poses.append(checked_pose(pose, f"pose {i} in the rig"))
+            photo, known = query_photo(image, its_camera)
             if known is None:
                 raise ScrflowError(f"image {i} of the group: its focal length is unknown; give its camera")
-        return self.localize_group_features([self.features(*query) for query in queries], cams_from_rig)
+            features.append(self.features(photo, known))
+        return self.localize_group_features(features, poses)
 
     @torch.inference_mode()
     def localize_group_features(self, features: Sequence[QueryFeatures], cams_from_rig: Sequence[np.ndarray]) -> Group:
         """The second half of ``localize_group``. A photo's correspondences are those of its own best attempt; under the
         group's first pose landmarks are matched again."""
         found = [self.localize_features(f) for f in features]
-        own, clock = found, Clock()
         config = self._config if self._landmarks is None else self._matching
-        rig = group_pose(found, cams_from_rig, config, self._seed)
-        if rig is not None and self._landmarks is not None:
-            near = [
-                self._landmarks.under(f.landmarks, composed(c, rig))
-                for f, c in zip(features, cams_from_rig, strict=True)
-            ]
-            again = group_pose(near, cams_from_rig, config, self._seed, rig)
-            count = inlier_count(found, cams_from_rig, rig, config.threshold_px)
-            if again is not None and inlier_count(near, cams_from_rig, again, config.threshold_px) >= count:
-                found, rig = near, again
-        agreeing = 0 if rig is None else inlier_count(found, cams_from_rig, rig, config.threshold_px)
-        if agreeing < config.min_inliers:
-            return Group(None, tuple(found), None, f"{agreeing} inliers, {config.min_inliers} are needed")
-        posed = []
-        for f, cam in zip(found, cams_from_rig, strict=True):
-            pose = composed(cam, rig)
-            inliers = reprojection_error(f.view.pixels, f.xyz_world, f.view.K, pose) < config.threshold_px
-            posed.append(self._judged(replace(f, cam_from_world=pose, inliers=inliers, reason=None)))
-        each = [f.confidence for f in posed]
-        # a pose that one photo alone makes likely is that of all
-        confidence = None if None in each else max(each)
-        clock.lap("group")
-        share = clock.laps()["group"] / len(posed)
-        times = [{**f.ms, "group": round(share, 2), "total": round(f.ms["total"] + share, 2)} for f in own]
-        photos = (replace(f, confidence=confidence, ms=ms) for f, ms in zip(posed, times, strict=True))
-        disagreeing = (
-            i
-            for i, (alone, f) in enumerate(zip(own, posed, strict=True))
-            if (alone.confidence or 0) >= CONFIDENT and not fits(f.cam_from_world, alone, config.threshold_px)
-        )
-        return Group(rig, tuple(photos), confidence, disagreeing=tuple(disagreeing))
+
+        def under(poses: Sequence[np.ndarray]) -> list[Localization]:
+            return [self._landmarks.under(f.landmarks, pose) for f, pose in zip(features, poses, strict=True)]
+
+        again = None if self._landmarks is None else under
+        return localized_group(found, cams_from_rig, config, self._seed, self._judged, again)
 
     def rated(self, found: Localization) -> Localization:
         """The result with a confidence and a covariance that allow for the error of an estimated focal length."""
@@ -424,3 +389,12 @@ class Localizer:
     def _coordinates(self, view: EncodedView, encodings: torch.Tensor | None) -> SceneCoordinates:
         local = self._pca(view.descriptors.to(self.device))
         return SceneCoordinates(self._head, local, None if encodings is None else encodings.to(self.device))
+
+
+def _of_each(count: int, **given: Any) -> list[tuple[Any, ...]]:
+    """A tuple for each image. What is not a list is of every image; ScrflowError for lists of another length."""
+    columns = {name: value if isinstance(value, list) else [value] * count for name, value in given.items()}
+    if {len(column) for column in columns.values()} != {count}:
+        told = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+        raise ScrflowError(f"{told}; give as many of each")
+    return list(zip(*columns.values(), strict=True))

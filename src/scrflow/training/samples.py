@@ -14,9 +14,8 @@ from torch import Tensor
 
 from scrflow.config import TrainingConfig, TrainStage
 from scrflow.core.errors import ScrflowError
-from scrflow.core.kmeans import kmeans
 from scrflow.core.seeds import torch_generator
-from scrflow.features.global_encoding import read_global_encoding, standardised, unit_length
+from scrflow.features.global_encoding import kmeans, read_global_encoding, standardised, unit_length
 from scrflow.graph.covisibility import load_graph
 from scrflow.training.buffer import COLUMNS, Buffer, BufferFiles, pieces
 from scrflow.training.losses import Targets

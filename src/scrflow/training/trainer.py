@@ -27,13 +27,20 @@ from scrflow.storage.artifact import atomic_path
 from scrflow.training.buffer import pieces
 from scrflow.training.head import Head
 from scrflow.training.losses import project, scene_coordinate_loss
-from scrflow.training.memory import GPU_ROWS, check_gpu_memory
-from scrflow.training.optimizer import HeadOptimizer, flatten_parameters, precision_of, replica_of, use_bf16_backward
+from scrflow.training.optimizer import (
+    GPU_ROWS,
+    HeadOptimizer,
+    check_gpu_memory,
+    flatten_parameters,
+    precision_of,
+    replica_of,
+    use_bf16_backward,
+)
 from scrflow.training.samples import ColumnLayout, Columns, Samples, channel_scales
 from scrflow.training.stream import open_streams
 
 _MICRO_BATCH_ROWS = 512  # on a CPU
-_FREE_SAVING_S = 2.0  # in checkpoints of a training that has just begun
+_SAVING_SHARE = 0.01  # of the time goes into checkpoints, at most
 _HELD_OUT_SAMPLES = 8192  # of held-out images, in each look
 _STATEFUL, _STATE = ("head", "optimizer", "scaler", "schedule"), ("step", "seconds", "history")  # in a checkpoint
 _MARK = b"scrflow checkpoint, sha256 "
@@ -176,7 +183,7 @@ class Trainer:
         self.head.train()
         torch.set_num_threads(self._operator_threads)
         began = time.monotonic() - self.seconds
-        saving = _Saving()
+        saved, took = began, 0.0  # when the last checkpoint was, and how long it took
         catch = contextlib.nullcontext() if checkpoint is None else on_sigterm(stop.set)
         try:
             with catch, meter("training", config.steps, self.step) as tick:
@@ -192,13 +199,14 @@ class Trainer:
                         note = self._record(float(loss), error_px)
                     # an accumulated gradient is not saved
                     whole = self.step % config.accumulate == 0 and not last
-                    due = stop.is_set() or (
-                        self.step % config.checkpoint_every < config.accumulate and saving.is_cheap()
-                    )
+                    now = time.monotonic()
+                    cheap = took <= _SAVING_SHARE * (now - saved)
+                    due = stop.is_set() or (self.step % config.checkpoint_every < config.accumulate and cheap)
                     if checkpoint is not None and self.rank == 0 and whole and due:
-                        self.seconds = time.monotonic() - began
-                        with saving:
-                            self.save(checkpoint, digest)
+                        self.seconds = now - began
+                        self.save(checkpoint, digest)
+                        saved = time.monotonic()
+                        took = saved - now
                         if stop.is_set():
                             raise Stopped(
                                 f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which "
@@ -360,25 +368,6 @@ class HeldOut:
         error = project(head(x).xyz_world, targets, self._loss).error_px
         head.train()
         return float(error.nanmedian())
-
-
-class _Saving:
-    """The time that checkpoints take: a hundredth of that of training, and _FREE_SAVING_S."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._spent = self._last = 0.0
-
-    def is_cheap(self) -> bool:
-        """Whether there is time for one more, if it takes as long as the last."""
-        return self._spent + self._last <= 0.01 * (time.monotonic() - self._began) + _FREE_SAVING_S
-
-    def __enter__(self) -> None:
-        self._entered = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._last = time.monotonic() - self._entered
-        self._spent += self._last
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -50,13 +50,11 @@ class EfficientNetLite0(NetworkDescriptor):
         self._short_side, self._power = short_side, power
 
     def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """See NetworkDescriptor."""
         features = self._network.features(self.normalised(images_B3HW)).clamp_min(1e-6)  # [B, C, h, w]
         pooled = [image.pow(self._power).mean((1, 2)).pow(1 / self._power) for image in features]
         return F.normalize(torch.stack(pooled), dim=1)
 
     def image(self, photo: Image.Image) -> torch.Tensor:
-        """See NetworkDescriptor."""
         scale = self._short_side / min(photo.size)
         width, height = (max(_STRIDE, round(side * scale / _STRIDE) * _STRIDE) for side in photo.size)
         return to_tensor(photo.resize((width, height), Image.Resampling.BICUBIC))

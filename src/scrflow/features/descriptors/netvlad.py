@@ -54,7 +54,6 @@ class NetVlad(NetworkDescriptor):
         self._max_side = max_side
 
     def image(self, photo: Image.Image) -> torch.Tensor:
-        """See NetworkDescriptor."""
         if max(photo.size) > self._max_side:
             scale = self._max_side / max(photo.size)
             size = (max(_STRIDE, round(photo.width * scale)), max(_STRIDE, round(photo.height * scale)))
@@ -63,7 +62,6 @@ class NetVlad(NetworkDescriptor):
         return to_tensor(photo)
 
     def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """See NetworkDescriptor."""
         return self._network(255 * images_B3HW)
 
 

@@ -61,7 +61,6 @@ class R2Former(NetworkDescriptor):
         return to_tensor(photo)
 
     def describe(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """See NetworkDescriptor."""
         mean, std = (torch.tensor(v, device=images_B3HW.device).view(3, 1, 1) for v in (_MEAN, _STD))
         # not antialiased, as in GLACE
         return self._network(

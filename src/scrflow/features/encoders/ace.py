@@ -58,11 +58,9 @@ class Ace(NetworkEncoder):
         self._max_keypoints = max_keypoints
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor]:
-        """See NetworkEncoder."""
         return (self.map(grey(images_B3HW)),)
 
     def select(self, features: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder."""
         return grid_features(features[0], ORIGIN_PX, size, self._max_keypoints)
 
     def map(self, grey_B1HW: torch.Tensor) -> torch.Tensor:

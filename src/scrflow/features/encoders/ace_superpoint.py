@@ -26,7 +26,6 @@ class AceSuperPoint(NetworkEncoder):
         self._max_keypoints = max_keypoints
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
         x = grey(images_B3HW)
         padded = F.pad(x, (0, -width % CELL, 0, -height % CELL), mode="replicate")
@@ -35,7 +34,6 @@ class AceSuperPoint(NetworkEncoder):
     def select(
         self, ace: torch.Tensor, heatmap: torch.Tensor, superpoint: torch.Tensor, *, size: tuple[int, int]
     ) -> LocalFeatures:
-        """See NetworkEncoder."""
         corner = F.pixel_unshuffle(heatmap, CELL)[0].sum(0)
         return grid_features(torch.cat([ace[0], superpoint[0]]), ORIGIN_PX, size, self._max_keypoints, corner)
 

@@ -26,11 +26,9 @@ class Aliked(NetworkEncoder):
         self._max_keypoints = max_keypoints
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         return self._model.extract_dense_map(images_B3HW)
 
     def select(self, features: torch.Tensor, scores: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder."""
         keypoints, score, _ = self._model.dkd(scores)  # keypoints in -1..1
         descriptors, _ = self._model.desc_head(features, keypoints)
         order = torch.argsort(score[0], descending=True, stable=True)[: self._max_keypoints]

@@ -47,14 +47,13 @@ class Dedode(NetworkEncoder):
         self._max_keypoints = max_keypoints
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
         pad = self._patches or bool(height % CELL or width % CELL)
         x = self._model._preprocess(images_B3HW, True, pad)  # normalises the colours; pads to multiples of 14
         return tuple(network(x)[..., :height, :width] for network in (self._model.detector, self._model.descriptor))
 
     def select(self, logits: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder. The score is the detector's probability over the root of its local density."""
+        """The score is the detector's probability over the root of its local density."""
         # a pixel's probability is about 1e-6: as kornia's own code, but in float32 on a GPU too
         probability = logits.reshape(1, -1).softmax(dim=-1).reshape(1, *size)
         keypoints, scores = sample_keypoints(probability, num_samples=self._max_keypoints)  # in -1..1, best first

@@ -34,14 +34,13 @@ class Disk(NetworkEncoder):
         self._threshold = detection_threshold
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
         # black on the right and below, as kornia pads; no keypoint lies in it
         x = F.pad(images_B3HW, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE))
         return tuple(m[..., :height, :width] for m in self._model.heatmap_and_dense_descriptors(x))
 
     def select(self, heatmap: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder. The score is the network's logit."""
+        """The score is the network's logit."""
         found = heatmap_to_keypoints(heatmap, self._max_keypoints, self._window, self._threshold)[0]
         found = found.merge_with_descriptors(descriptors[0])
         order = torch.argsort(found.detection_scores, descending=True, stable=True)

@@ -31,12 +31,10 @@ class Loftr(NetworkEncoder):
         self._max_keypoints = max_keypoints
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor]:
-        """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
         return (self.map(F.pad(grey(images_B3HW), (0, -width % CELL, 0, -height % CELL))),)
 
     def select(self, features: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder."""
         return grid_features(features[0], _ORIGIN_PX, size, self._max_keypoints)
 
     def map(self, grey_B1HW: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ class OpencvSift:
         self._options = {"contrastThreshold": contrast_threshold, "edgeThreshold": edge_threshold}
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. The score is the contrast."""
+        """The score is the contrast."""
         pixels = (image_3HW.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().contiguous().numpy()
         # one a call: an extractor keeps its pyramids, and several threads call this at once
         sift = cv2.SIFT_create(nfeatures=self._max_keypoints, **self._options)

@@ -36,7 +36,7 @@ class Sift:
             self._extractors.append(pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu))
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
-        """See LocalEncoder. The score is the keypoint's scale, as larger blobs are the steadier ones."""
+        """The score is the keypoint's scale, as larger blobs are the steadier ones."""
         grey_HW = (grey(image_3HW[None])[0, 0] * 255).round().clamp(0, 255).byte().numpy()
         large = grey_HW.size >= _LARGE
         for extractor in self._extractors if large else self._extractors[-1:]:

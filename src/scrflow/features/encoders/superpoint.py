@@ -52,13 +52,12 @@ class SuperPoint(NetworkEncoder):
         self._border = border
 
     def maps(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         height, width = images_B3HW.shape[2:]
         # repeated edges, as an edge against black would be full of corners
         return self._model(F.pad(grey(images_B3HW), (0, -width % CELL, 0, -height % CELL), mode="replicate"))
 
     def select(self, heatmap: torch.Tensor, descriptors: torch.Tensor, *, size: tuple[int, int]) -> LocalFeatures:
-        """See NetworkEncoder. The score is the heatmap."""
+        """The score is the heatmap."""
         height, width = size
         heatmap = heatmap[..., :height, :width]
         peak = maxima(heatmap, self._radius)

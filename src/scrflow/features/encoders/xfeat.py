@@ -32,14 +32,13 @@ class XFeat(NetworkEncoder):
         self._threshold = detection_threshold
 
     def maps(self, images_B1HW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """See NetworkEncoder."""
         size = [max(32, round(side * self._upscale / 32) * 32) for side in images_B1HW.shape[2:]]
         return self._model.net(F.interpolate(images_B1HW, size, mode="bilinear", align_corners=False, antialias=True))
 
     def select(
         self, features: torch.Tensor, logits: torch.Tensor, reliability: torch.Tensor, *, size: tuple[int, int]
     ) -> LocalFeatures:
-        """See NetworkEncoder. The score is heatmap times reliability."""
+        """The score is heatmap times reliability."""
         features = F.normalize(features, dim=1)
         heatmap = F.pixel_shuffle(logits.softmax(1)[:, :64], 8)  # [1, 1, H', W']
         resized = tuple(heatmap.shape[2:])
