@@ -11,7 +11,6 @@ processor, one thread.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,22 +20,19 @@ import numpy as np
 import torch
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import MapStage, TracksConfig  # noqa: E402
-from scrflow.core.geometry import pose_error, rays_from_pixels  # noqa: E402
-from scrflow.core.parallel import one_thread_each  # noqa: E402
-from scrflow.features.matching import reduction  # noqa: E402
-from scrflow.landmarks.codes import encode  # noqa: E402
-from scrflow.landmarks.tracks import Tracks, load_tracks  # noqa: E402
-from scrflow.landmarks.triangulate import Observations, triangulate  # noqa: E402
-from scrflow.localize.add import add_photos  # noqa: E402
-from scrflow.localize.localizer import Localizer  # noqa: E402
-from scrflow.map.file import load_map  # noqa: E402
-from scrflow.scene.lists import pose_line, query_line  # noqa: E402
-from scrflow.scene.model import Query, Scene, load_scene  # noqa: E402
-from scrflow.storage.artifact import read_safetensors_metadata, read_stamp, write_safetensors  # noqa: E402
+from scrflow.config import MapStage, TracksConfig
+from scrflow.core.geometry import pose_error, rays_from_pixels
+from scrflow.core.parallel import one_thread_each
+from scrflow.features.matching import reduction
+from scrflow.landmarks.codes import encode
+from scrflow.landmarks.tracks import Tracks, load_tracks
+from scrflow.landmarks.triangulate import Observations, triangulate
+from scrflow.localize.add import add_photos
+from scrflow.localize.localizer import Localizer
+from scrflow.map.file import load_map
+from scrflow.scene.lists import pose_line, query_line
+from scrflow.scene.model import Query, Scene, load_scene
+from scrflow.storage.artifact import read_safetensors_metadata, read_stamp, write_safetensors
 
 
 def partial_map(source: Path, tracks_path: Path, scene: Scene, count: int, out: Path) -> None:

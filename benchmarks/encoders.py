@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import os
 import pkgutil
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,17 +22,15 @@ import typer
 from PIL import Image
 from torch import nn
 
+from scrflow.config import EncoderConfig
+from scrflow.core.errors import ScrflowError
+from scrflow.core.images import read_rgb, to_tensor
+from scrflow.features import encoders, networks
+from scrflow.features.encoders import build_encoder
+from scrflow.pipeline.project import Project
+from scrflow.storage import weights
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import EncoderConfig  # noqa: E402
-from scrflow.core.errors import ScrflowError  # noqa: E402
-from scrflow.core.images import read_rgb, to_tensor  # noqa: E402
-from scrflow.features import encoders, networks  # noqa: E402
-from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.storage import weights  # noqa: E402
-
 MIN_RUNS = 3
 
 

@@ -26,13 +26,10 @@ import pycolmap
 import scipy.sparse
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import Node2VecConfig  # noqa: E402
-from scrflow.graph.covisibility import point_weights  # noqa: E402
-from scrflow.graph.frustum import Frusta, frustum_graph, visible_shares  # noqa: E402
-from scrflow.scene.colmap_model import View  # noqa: E402
+from scrflow.config import Node2VecConfig
+from scrflow.graph.covisibility import point_weights
+from scrflow.graph.frustum import Frusta, frustum_graph, visible_shares
+from scrflow.scene.colmap_model import View
 
 SAMPLES, DEPTHS, MIN_OVERLAP, MIN_POINTS = 1024, (0.1, 50.0), 0.2, 15
 BLOCK_M, SPACING_M = 60.0, 1.5

@@ -10,7 +10,6 @@ and enlarged again. Times are those of the processor, one thread, features left 
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,13 +20,10 @@ import typer
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.core.geometry import invert_pose, pose_error  # noqa: E402
-from scrflow.localize.group import composed  # noqa: E402
-from scrflow.localize.localizer import Localizer  # noqa: E402
-from scrflow.scene.model import load_scene  # noqa: E402
+from scrflow.core.geometry import invert_pose, pose_error
+from scrflow.localize.group import composed
+from scrflow.localize.localizer import Localizer
+from scrflow.scene.model import load_scene
 
 
 def reduced(photo: Image.Image, factor: float) -> Image.Image:

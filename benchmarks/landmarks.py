@@ -10,7 +10,6 @@ that of matching and pose, of the processor.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -20,19 +19,18 @@ import torch
 import torch.nn.functional as F
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+from scrflow.config import LandmarkLocalizeConfig, LandmarksConfig, LandmarksPart
+from scrflow.core.geometry import pose_error
+from scrflow.features.encoders import build_encoder
+from scrflow.features.pca import Pca
+from scrflow.landmarks.codes import Landmarks
+from scrflow.landmarks.select import mean_descriptors
+from scrflow.landmarks.tracks import load_tracks
+from scrflow.localize.landmarks import LandmarkMatcher
+from scrflow.pipeline.project import Project
+from scrflow.scene.model import load_scene
 
-from scrflow.config import LandmarkLocalizeConfig, LandmarksConfig, LandmarksPart  # noqa: E402
-from scrflow.core.geometry import pose_error  # noqa: E402
-from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.features.pca import Pca  # noqa: E402
-from scrflow.landmarks.codes import Landmarks  # noqa: E402
-from scrflow.landmarks.select import mean_descriptors  # noqa: E402
-from scrflow.landmarks.tracks import load_tracks  # noqa: E402
-from scrflow.localize.landmarks import LandmarkMatcher  # noqa: E402
-from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.scene.model import load_scene  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,21 +24,19 @@ import numpy as np
 import torch
 import typer
 
+from scrflow.config import LocalizeConfig
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.core.images import read_rgb
+from scrflow.core.parallel import mapped, one_thread_each
+from scrflow.core.seeds import derived_seed
+from scrflow.localize.localizer import Localizer
+from scrflow.localize.result import Clock, Localization
+from scrflow.map.file import Map, load_map
+from scrflow.pipeline.project import Project
+from scrflow.scene.model import Query, Scene, load_scene
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import LocalizeConfig  # noqa: E402
-from scrflow.core.errors import ScrflowError  # noqa: E402
-from scrflow.core.geometry import pose_error  # noqa: E402
-from scrflow.core.images import read_rgb  # noqa: E402
-from scrflow.core.parallel import mapped, one_thread_each  # noqa: E402
-from scrflow.core.seeds import derived_seed  # noqa: E402
-from scrflow.localize.localizer import Localizer  # noqa: E402
-from scrflow.localize.result import Clock, Localization  # noqa: E402
-from scrflow.map.file import Map, load_map  # noqa: E402
-from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.scene.model import Query, Scene, load_scene  # noqa: E402
-
 PARTS = ("encode", "retrieve", "head", "hypotheses", "pose", "total")
 
 

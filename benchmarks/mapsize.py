@@ -22,20 +22,18 @@ import typer
 import yaml
 from safetensors.torch import load_file
 
+from scrflow.config import LocalizeStage, MapStage
+from scrflow.config.base import deep_merge
+from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import pose_error
+from scrflow.localize.localizer import localize_queries
+from scrflow.map.file import write_map
+from scrflow.map.format import sizes
+from scrflow.pipeline.project import Project
+from scrflow.scene.lists import read_poses
+from scrflow.scene.model import Scene, load_scene
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import LocalizeStage, MapStage  # noqa: E402
-from scrflow.config.base import deep_merge  # noqa: E402
-from scrflow.core.errors import ScrflowError  # noqa: E402
-from scrflow.core.geometry import pose_error  # noqa: E402
-from scrflow.localize.localizer import localize_queries  # noqa: E402
-from scrflow.map.file import write_map  # noqa: E402
-from scrflow.map.format import sizes  # noqa: E402
-from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.scene.lists import read_poses  # noqa: E402
-from scrflow.scene.model import Scene, load_scene  # noqa: E402
-
 PARTS = ("head", "encodings", "PCA", "retrieval describer", "retrieval index", "names and config")
 # keys under ``map`` of the method
 SETTINGS: dict[str, dict[str, Any]] = {

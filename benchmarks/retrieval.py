@@ -22,20 +22,18 @@ import torch
 import typer
 import yaml
 
+from scrflow.config import ExtractorConfig, RetrievalPart
+from scrflow.core.images import read_rgb
+from scrflow.features.encoders import build_encoder
+from scrflow.features.retrieval import Retriever, build_describer
+from scrflow.features.retrieval_index import ANGLE_DEG, build_retrieval, measure
+from scrflow.features.views import encode_view
+from scrflow.interop import hloc_files as hloc
+from scrflow.pipeline.project import Project
+from scrflow.scene.model import Scene, load_scene
+from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from scrflow.config import ExtractorConfig, RetrievalPart  # noqa: E402
-from scrflow.core.images import read_rgb  # noqa: E402
-from scrflow.features.encoders import build_encoder  # noqa: E402
-from scrflow.features.retrieval import Retriever, build_describer  # noqa: E402
-from scrflow.features.retrieval_index import ANGLE_DEG, build_retrieval, measure  # noqa: E402
-from scrflow.features.views import encode_view  # noqa: E402
-from scrflow.interop import hloc_files as hloc  # noqa: E402
-from scrflow.pipeline.project import Project  # noqa: E402
-from scrflow.scene.model import Scene, load_scene  # noqa: E402
-from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata  # noqa: E402
-
 COLUMNS = ("scene", "feature", "dim", "MB in the map", "CPU ms a query",
            "queries R@1", "R@10", "P@10", "left out R@1", "R@10", "P@10", "PQ = exact @10")  # fmt: skip
 

@@ -197,23 +197,16 @@ def write_colmap(out: Path, cloud: Cloud, seen: Observations, views: tuple[View,
     """COLMAP's binary model in the new folder ``out``: cameras, images with the keypoints used, points with tracks."""
     model = model_of_views(views)
     # images are numbered from 1 in the order of views, keypoints by their place in the image
-    order = np.argsort(seen.image[cloud.observation], kind="stable")
-    images = seen.image[cloud.observation][order]
-    begins = np.searchsorted(images, np.arange(len(views) + 1))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order)) - begins[images]
-    pixels = seen.photo_pixel[cloud.observation][order]
-    for row in range(len(views)):
-        part = pixels[begins[row] : begins[row + 1]]
-        model.image(row + 1).points2D = pycolmap.Point2DList([pycolmap.Point2D(p) for p in part])
-    elements = np.stack([seen.image[cloud.observation] + 1, place], 1).tolist()
-    ends = np.searchsorted(cloud.point, np.arange(len(cloud.xyz)), "right").tolist()
-    begin = 0
-    for xyz, rgb, error, end in zip(cloud.xyz, cloud.rgb, cloud.error_px.tolist(), ends, strict=True):
-        track_elements = [pycolmap.TrackElement(image, point2d) for image, point2d in elements[begin:end]]
-        added = model.add_point3D(xyz, pycolmap.Track(track_elements), rgb)
-        model.point3D(added).error = error
-        begin = end
+    keypoints: list[list[pycolmap.Point2D]] = [[] for _ in views]
+    tracks: list[list[pycolmap.TrackElement]] = [[] for _ in cloud.xyz]
+    for row, point in zip(cloud.observation.tolist(), cloud.point.tolist(), strict=True):
+        image = int(seen.image[row])
+        tracks[point].append(pycolmap.TrackElement(image + 1, len(keypoints[image])))
+        keypoints[image].append(pycolmap.Point2D(seen.photo_pixel[row]))
+    for image, points in enumerate(keypoints):
+        model.image(image + 1).points2D = pycolmap.Point2DList(points)
+    for xyz, rgb, error, elements in zip(cloud.xyz, cloud.rgb, cloud.error_px.tolist(), tracks, strict=True):
+        model.point3D(model.add_point3D(xyz, pycolmap.Track(elements), rgb)).error = error
     with atomic_dir(out) as temporary:
         write_binary_model(model, temporary)
 
