@@ -1,7 +1,5 @@
 """``scrflow export-hloc``: a scene in hloc's files (features, descriptors, pairs, lists, COLMAP model)."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The list of photos for hloc's rules, of a posed scene or of photos without poses."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Written for version 1.5 at commit c13273bd0ecc2917a35910fd843712a1c6243193. As t
 this module imports nothing else but the standard library.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Localization by matching: retrieval, matches with each retrieved image, PoseLib on the points behind the matches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

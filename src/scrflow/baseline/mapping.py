@@ -7,8 +7,6 @@ what describes a query. Attributes: the stamp, whose config says how to localize
 name to SHA-256).
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import tempfile

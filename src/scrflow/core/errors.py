@@ -1,7 +1,5 @@
 """Errors that the user can fix, and the one line that is printed for each of them."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -3,8 +3,6 @@
 Small networks gain little from several threads on one photo: each operator takes a fraction of a millisecond.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """Encoders, descriptors and readers: modules that are found by their file's name, without importing them."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

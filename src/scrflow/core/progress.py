@@ -1,7 +1,5 @@
 """Progress of long work: a bar on a terminal, a line every ten seconds in a log."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

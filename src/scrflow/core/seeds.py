@@ -1,7 +1,5 @@
 """Named random generators: each use has its own, seeded by the run's one seed and a name."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

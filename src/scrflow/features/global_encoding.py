@@ -5,8 +5,6 @@ al., CVPR 2024, Table 6: "Diffusion" with noise 0.1, "Identity" with noise 0), a
 "Explicit Clustering") or of kind ``node2vec`` (R-SCoRe, CVPR 2025; a query takes those of retrieved images).
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """What encoders and descriptors share: a network's device and batches, reading published checkpoints, faster inference,
 cells of 8 x 8 px."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import itertools

@@ -1,7 +1,5 @@
 """The retrieval stage: describe the mapping images, quantise the descriptors, and measure what is found."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Each photo is localized by the map itself, or has a given pose in the map's fram
 landmarks (scrflow.landmarks.extend). In a head's index the photo stands for the encoding of the mapping image whose
 encoding localized it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

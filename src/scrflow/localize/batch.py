@@ -4,8 +4,6 @@
 .jsonl the details of every photo as results come, and a stopped run continues from it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass

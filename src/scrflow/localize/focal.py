@@ -6,8 +6,6 @@ probability under a Cauchy loss; the optimisation starts from COLMAP's result an
 counts.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Photos with known relative poses, of a rig or by odometry, localized together: PoseLib's generalized absolute pose
 (the minimal solver is gP3P: Nister and Stewenius, JMIV 2007) on the correspondences of all photos."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ Only photos and landmarks that can matter are tried, and poses outside the hint 
 places that look alike are told apart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias

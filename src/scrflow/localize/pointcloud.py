@@ -6,8 +6,6 @@ back onto it. Coordinates of several photos in one voxel become one point if the
 keypoints; points that too few photos agree on are dropped.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

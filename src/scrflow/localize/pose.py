@@ -6,8 +6,6 @@ In every round of halving a short RANSAC tests each remaining hypothesis on the 
 the best ones go on to the next round with more keypoints.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The forms of a query: a path, a picture or an array, with a camera object, its numbers, EXIF, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile

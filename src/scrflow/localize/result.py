@@ -1,7 +1,5 @@
 """The result of one query, and of all queries of a scene (poses.txt and localization.json) by any localizer."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from dataclasses import dataclass

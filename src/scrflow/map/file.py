@@ -1,7 +1,5 @@
 """map.safetensors: one file with all that localizing a query needs, written, made smaller (key ``map``), and loaded."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

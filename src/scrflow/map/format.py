@@ -4,8 +4,6 @@ A map may come from anywhere, so nothing in it is trusted: names, dtypes, shapes
 own config before a network is built from them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The scene-specific network: from a global and a local encoding to a scene coordinate (GLACE fig. 7 and eq. 6-8)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

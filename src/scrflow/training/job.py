@@ -3,8 +3,6 @@
 ``[torchrun ...] -m scrflow.training results/SCENE/METHOD/train.json`` runs a job by hand, on several machines too.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

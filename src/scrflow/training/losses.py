@@ -5,8 +5,6 @@ its 3D point instead (beyond the papers). ``coarse_term``: R-SCoRe's term on the
 R-SCoRe's pull of y towards y0, or of both towards the known depth, in the first half of training.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,8 +1,6 @@
 """How a head is optimised: precision of its arithmetic, its parameters as one vector, AdamW and Muon, and the memory
 of a GPU that this takes, counted before training begins."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import defaultdict

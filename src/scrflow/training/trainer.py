@@ -1,7 +1,5 @@
 """Training: the loop from samples to the next step, with its schedule, held-out images, record and checkpoint."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -1,8 +1,6 @@
 """NetVLAD (Arandjelovic et al., CVPR 2016): VGG16 up to conv5_3, soft-assigned VLAD over its 512-d features, whitening;
 read from the authors' MATLAB networks as hloc publishes them."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """R2Former (Zhu et al., CVPR 2023), its global branch: a DeiT-S whose two tokens' 256-d features are averaged
 (GLACE)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

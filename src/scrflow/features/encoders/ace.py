@@ -1,7 +1,5 @@
 """The encoder of ACE (Brachmann et al., CVPR 2023; sec. 3.2), from the paper and the published checkpoint's shapes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """ACE's encoder and SuperPoint's joined, cells drawn by their probability of a corner (GLACE sec. 4.2 and B)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

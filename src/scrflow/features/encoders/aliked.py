@@ -1,7 +1,5 @@
 """ALIKED (Zhao et al., TIM 2023): kornia's network with its published weights."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from kornia.feature import ALIKED as KorniaAliked

@@ -1,7 +1,5 @@
 """DeDoDe (Edstedt et al., 3DV 2024): kornia's networks with their published weights."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from kornia.enhance.normalize import Normalize

@@ -1,7 +1,5 @@
 """DISK (Tyszkiewicz et al., NeurIPS 2020): kornia's network, sub-pixel keypoints read here."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from kornia.feature import DISK as KorniaDisk

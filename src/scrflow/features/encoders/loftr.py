@@ -1,7 +1,5 @@
 """The backbone of LoFTR (Sun et al., CVPR 2021) as a dense local encoder, as R-SCoRe uses it: kornia's network."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from kornia.feature.loftr.backbone.resnet_fpn import ResNetFPN_8_2

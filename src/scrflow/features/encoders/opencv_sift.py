@@ -1,8 +1,6 @@
 """SIFT by OpenCV, as RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012): a third of pycolmap's time, and more
 keypoints. Needs no weights."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """SIFT by pycolmap, as RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012). Needs no weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pycolmap
 import torch

@@ -1,7 +1,5 @@
 """SuperPoint (DeTone et al., CVPR workshops 2018), from the paper and the published checkpoint's shapes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,7 +1,5 @@
 """XFeat (Potje et al., CVPR 2024): kornia's network with its published weights, sub-pixel keypoints read here."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from kornia.feature import XFeat as KorniaXFeat
