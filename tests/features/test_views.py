@@ -109,13 +109,13 @@ def test_published_augmentation_is_the_plain_recipe():
     # sides as R-SCoRe's code computes them
     short = 8 * math.ceil(int(480 * a.scale) / 8)
     width, height = 8 * math.ceil(int(short * 900 / 600) / 8), short
-    assert (copy.photo.camera.width, copy.photo.camera.height) == (width, height)
+    assert (copy.camera.width, copy.camera.height) == (width, height)
     x = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR)) / 255
     x = x * a.gain
     grey = (x @ [0.299, 0.587, 0.114]).mean()
     x = a.contrast * x + (1 - a.contrast) * grey
     # for each pixel the place that it comes from, about the centre of the image
-    ours = warp(copy.photo.image, copy.augmentation).permute(1, 2, 0).numpy()
+    ours = warp(copy.image, copy.augmentation).permute(1, 2, 0).numpy()
     rows, columns = rng.integers(0, height, 2000), rng.integers(0, width, 2000)
     c, s = math.cos(a.roll), math.sin(a.roll)
     u, v = columns - (width - 1) / 2, rows - (height - 1) / 2

@@ -13,35 +13,17 @@ from scrflow.config import ExtractorConfig, RetrievalConfig, RetrievalStage
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log, track
+from scrflow.features import retrieval
 from scrflow.features.descriptors import build_descriptor
 from scrflow.features.encoders import build_encoder
 from scrflow.features.networks import describe_photos, device_of
-from scrflow.features.retrieval import (
-    KIND,
-    Retriever,
-    Whitening,
-    aggregate,
-    decoded,
-    joined,
-    learn_codebooks,
-    learn_vocabulary,
-    learn_whitening,
-    quantised,
-)
+from scrflow.features.retrieval import KIND, Retriever, Whitening, aggregate, decoded
 from scrflow.features.views import encode_photos
 from scrflow.interop import hloc_files
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import Scene, load_scene
-from scrflow.storage.artifact import (
-    Stamp,
-    create_h5,
-    read_safetensors,
-    read_safetensors_metadata,
-    read_stamp,
-    sha256_file,
-    write_json,
-    write_safetensors,
-)
+from scrflow.storage import artifact
+from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata
 
 ANGLE_DEG = 30.0  # views within it (and near enough) look alike enough for one to serve as the other's hypothesis
 _RANKS = (1, 10)
@@ -94,18 +76,20 @@ def build_retrieval(
         found = _fusion(r, config.seed, names, list(zip(part_descriptors, part_models, strict=True)))
     else:
         found = _from_file(r, scene, loaded)
-    codebooks = learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
-    codes = quantised(torch.from_numpy(found.descriptors), codebooks)
+    codebooks = retrieval.learn_codebooks(found.descriptors, r.pq_bytes, _seed(config.seed, "pq"))
+    codes = retrieval.quantised(torch.from_numpy(found.descriptors), codebooks)
     retriever = Retriever(tuple(names), codebooks, codes, found.tensors)
 
     inputs = {"scene": loaded.stamp.digest, **(found.inputs or {})}
     stamp = Stamp.make(KIND, config, code_of("build_retrieval", config), **inputs)
-    with create_h5(out, stamp) as f:
+    with artifact.create_h5(out, stamp) as f:
         hloc_files.write_descriptors(f, dict(zip(names, found.descriptors, strict=True)) | (found.queries or {}))
-    write_safetensors(model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)})
+    artifact.write_safetensors(
+        model, retriever.tensors(), stamp, {**retriever.metadata(), "keypoints": str(found.keypoints)}
+    )
     poses = np.stack([v.cam_from_world for v in loaded.mapping])
     result = measure(retriever, found.descriptors, poses, config.near, found.queries, loaded.query_poses)
-    write_json(quality, {"unit": loaded.unit, **result}, stamp)
+    artifact.write_json(quality, {"unit": loaded.unit, **result}, stamp)
     log.info("retrieval: %d images, %d dimensions, model of %.2f MB", len(names), result["dim"], result["model_mb"])
 
 
@@ -125,7 +109,7 @@ def _vlad(r: RetrievalConfig, extractor: ExtractorConfig | None, seed: int, scen
             f"{scene.folder}: encoder {extractor.name} finds no keypoint in any of {len(sample)} mapping images; "
             "are they blank? Take other images, or another encoder"
         )
-    vocabulary = learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
+    vocabulary = retrieval.learn_vocabulary(pooled, r.clusters, _seed(seed, "vocabulary"))
     words = vocabulary.to(device_of(encoder))
     rows = {i: aggregate(found, words).cpu().numpy() for i, found in zip(sample, held, strict=True)}
     rest = [i for i in range(count) if i not in rows]
@@ -151,7 +135,7 @@ def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tup
     rows = []
     keypoints = 0
     for i, (descriptors, model) in enumerate(parts):
-        inputs[f"part{i}"] = read_stamp(descriptors, KIND).digest
+        inputs[f"part{i}"] = artifact.read_stamp(descriptors, KIND).digest
         metadata = read_safetensors_metadata(model)
         part = Retriever.from_tensors(read_safetensors(model, KIND), metadata)
         keypoints = max(keypoints, int(metadata["keypoints"]))
@@ -159,7 +143,7 @@ def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tup
             raise ScrflowError(f"{model}: of other mapping images than the scene; delete it and run again")
         tensors |= {f"part{i}.{name}": tensor for name, tensor in part.description.items()}
         rows.append(torch.from_numpy(hloc_files.read_descriptors(descriptors, names)))
-    descriptors, whitening = _whitened(joined(rows, r.weights).numpy(), r.dim, seed)
+    descriptors, whitening = _whitened(retrieval.joined(rows, r.weights).numpy(), r.dim, seed)
     return _Described(descriptors, tensors | whitening.tensors(), keypoints, inputs=inputs)
 
 
@@ -168,7 +152,7 @@ def _from_file(r: RetrievalConfig, folder: Path, scene: Scene) -> _Described:
     path = Path(str(r.file).replace("{scene}", Path(folder).resolve().parent.name))
     count, queries = len(scene.mapping), [q.name for q in scene.queries]
     rows = hloc_files.read_descriptors(path, [v.name for v in scene.mapping] + queries)
-    inputs = {"file": sha256_file(path)[:16]}
+    inputs = {"file": artifact.sha256_file(path)[:16]}
     return _Described(rows[:count], {}, inputs=inputs, queries=dict(zip(queries, rows[count:], strict=True)))
 
 
@@ -176,7 +160,7 @@ def _whitened(rows_NV: np.ndarray, dim: int | None, seed: int) -> tuple[np.ndarr
     """Descriptors [N, d] float32 after a whitening learnt on them; as they are without ``dim``."""
     if dim is None:
         return rows_NV, Whitening()
-    whitening = Whitening(*learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening"))))
+    whitening = Whitening(*retrieval.learn_whitening(rows_NV, dim, np.random.default_rng(_seed(seed, "whitening"))))
     return whitening(torch.from_numpy(rows_NV)).numpy(), whitening
 
 

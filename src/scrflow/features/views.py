@@ -48,30 +48,30 @@ def encode_view(
     augmentation: Augmentation | None = None,
 ) -> EncodedView:
     """Encode a photo at ``short_side`` px; keep the ``max_keypoints`` best that lie in it and can be undistorted."""
-    view = PhotoCopy(ResizedPhoto.of(photo, camera, encoder, short_side), augmentation)
+    view = PhotoCopy.of(photo, camera, encoder, short_side, augmentation)
     return next(encode_views([view], encoder, max_keypoints))
 
 
 @dataclass(frozen=True)
-class ResizedPhoto:
-    """A photo as it is encoded, and its camera at that size."""
+class PhotoCopy:
+    """A photo at the size at which it is encoded, and its camera there; to be augmented or plain."""
 
     image: torch.Tensor  # [C, H, W] float32, on the CPU; C = 1 for encoders that do not see colours
     camera: pycolmap.Camera
+    augmentation: Augmentation | None = None
 
     @classmethod
-    def of(cls, photo: Image.Image, camera: pycolmap.Camera, encoder: LocalEncoder, short_side: int) -> ResizedPhoto:
+    def of(
+        cls,
+        photo: Image.Image,
+        camera: pycolmap.Camera,
+        encoder: LocalEncoder,
+        short_side: int,
+        augmentation: Augmentation | None = None,
+    ) -> PhotoCopy:
         """The photo at ``short_side`` px."""
         resized = resized_for(encoder, photo, short_side)
-        return cls(image_for(encoder, resized), rescaled_camera(camera, *resized.size))
-
-
-@dataclass(frozen=True)
-class PhotoCopy:
-    """A photo to be encoded, augmented or plain."""
-
-    photo: ResizedPhoto
-    augmentation: Augmentation | None = None
+        return cls(image_for(encoder, resized), rescaled_camera(camera, *resized.size), augmentation)
 
     @classmethod
     def resized_once(
@@ -79,9 +79,8 @@ class PhotoCopy:
     ) -> PhotoCopy:
         """A copy whose scale is the size that the original is resized to, as in the code of ACE, GLACE and R-SCoRe."""
         if a is None:
-            return cls(ResizedPhoto.of(photo, camera, encoder, short_side))
-        resized = ResizedPhoto.of(photo, camera, encoder, int(short_side * a.scale))
-        return cls(resized, replace(a, scale=1.0))
+            return cls.of(photo, camera, encoder, short_side)
+        return cls.of(photo, camera, encoder, int(short_side * a.scale), replace(a, scale=1.0))
 
 
 def encode_views(views: Iterable[PhotoCopy], encoder: LocalEncoder, max_keypoints: int) -> Iterator[EncodedView]:
@@ -89,7 +88,7 @@ def encode_views(views: Iterable[PhotoCopy], encoder: LocalEncoder, max_keypoint
     device, waiting = device_of(encoder), []
     most = 1 if device.type == "cpu" else AHEAD
     for view in views:
-        image = view.photo.image.to(device)
+        image = view.image.to(device)
         waiting.append((view, image if view.augmentation is None else warp(image, view.augmentation)))
         if len(waiting) == most:
             yield from _encoded(waiting, encoder, max_keypoints)
@@ -105,7 +104,7 @@ def encode_photos(
 
     def resized(row: int) -> PhotoCopy:
         view = scene.mapping[row]
-        return PhotoCopy(ResizedPhoto.of(scene.photo(view.name), view.camera, encoder, short_side))
+        return PhotoCopy.of(scene.photo(view.name), view.camera, encoder, short_side)
 
     def encoded(row: int) -> EncodedView:
         return next(encode_views([resized(row)], encoder, max_keypoints))
@@ -126,7 +125,7 @@ def _encoded(
 
 def _undistorted(view: PhotoCopy, size: tuple[int, int], features: LocalFeatures, max_keypoints: int) -> EncodedView:
     """What was found in the (augmented) image of ``size`` (width, height)."""
-    a, camera = view.augmentation or Augmentation(), view.photo.camera
+    a, camera = view.augmentation or Augmentation(), view.camera
     photo_size = (camera.width, camera.height)
     pixels = to_photo_pixels(features.keypoints_px.cpu().numpy(), photo_size, size, a)
     rays = rays_from_pixels(camera, pixels)

@@ -34,14 +34,7 @@ from scrflow.map.views import Views, reach_of
 from scrflow.pipeline.stages import code_version
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_poses
-from scrflow.storage.artifact import (
-    Stamp,
-    read_safetensors,
-    read_safetensors_metadata,
-    read_stamp,
-    sha256_file,
-    write_safetensors,
-)
+from scrflow.storage import artifact
 
 
 @dataclass(frozen=True)
@@ -114,8 +107,8 @@ def add_photos(
     if not photos:
         name, reason = next(iter(left_out.items()))
         raise ScrflowError(f"no photo can be added: {name}: {reason}; nothing is written")
-    stored = read_safetensors(map_path, "map")
-    stamp, metadata = read_stamp(map_path, "map"), read_safetensors_metadata(map_path)
+    stored = artifact.read_safetensors(map_path, "map")
+    stamp, metadata = artifact.read_stamp(map_path, "map"), artifact.read_safetensors_metadata(map_path)
     new, tracks = 0, None
     if map_.landmarks is not None:
         part = {k.removeprefix(LANDMARK): v for k, v in stored.items() if k.startswith(LANDMARK)}
@@ -136,12 +129,14 @@ def add_photos(
         stored |= {VIEW + k: v for k, v in views.tensors().items()}
     names = [*map_.names, *(p.name for p in photos)]
     check(map_.config, unpack(stored), len(names))
-    digest = hashlib.sha256("".join(f"{p.name} {sha256_file(paths[p.name])}\n" for p in photos).encode()).hexdigest()
-    inputs = {**stamp.inputs, "map": sha256_file(map_path)[:16], "photos": digest[:16]}
-    made = Stamp("map", stamp.config, code_version("localize.add"), inputs)
+    digest = hashlib.sha256(
+        "".join(f"{p.name} {artifact.sha256_file(paths[p.name])}\n" for p in photos).encode()
+    ).hexdigest()
+    inputs = {**stamp.inputs, "map": artifact.sha256_file(map_path)[:16], "photos": digest[:16]}
+    made = artifact.Stamp("map", stamp.config, code_version("localize.add"), inputs)
     kept = {key: metadata[key] for key in ("format", "output_unit", "weights")}
     text = json.dumps(names, ensure_ascii=False, separators=(",", ":"))
-    write_safetensors(out, stored, made, {**kept, "names": text})
+    artifact.write_safetensors(out, stored, made, {**kept, "names": text})
     total = 0 if map_.landmarks is None else len(stored[LANDMARK + "codes"])
     return Added(tuple(p.name for p in photos), left_out, new, total)
 

@@ -12,7 +12,7 @@ import mmap
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from scrflow.storage.artifact import Stamp, create_h5, open_h5
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from scrflow.features.views import ResizedPhoto
+    from scrflow.features.views import PhotoCopy
     from scrflow.scene.model import Scene
 
 # fill_shard imports what it alone needs: training reads a buffer without pycolmap and without an encoder
@@ -77,7 +77,7 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     from scrflow.features.encoders import build_encoder
     from scrflow.features.networks import device_of
     from scrflow.features.pca import load_pca
-    from scrflow.features.views import Augmentation, PhotoCopy, ResizedPhoto, encode_views, rolled_pose
+    from scrflow.features.views import Augmentation, PhotoCopy, encode_views, rolled_pose
     from scrflow.scene.model import load_scene
 
     s, settings, extractor = load_scene(scene), config.buffer, config.extractor
@@ -89,22 +89,22 @@ def fill_shard(config: BufferStage, scene: Path, pca: Path, shard: int, out: Pat
     device, published = device_of(encoder), settings.augment.kind == "published"
     projection = load_pca(pca).to(device)
 
-    def photo(row: int) -> Image | ResizedPhoto:
+    def photo(row: int) -> Image | PhotoCopy:
         view = s.mapping[row]
         image = s.photo(view.name)
-        return image if published else ResizedPhoto.of(image, view.camera, encoder, extractor.short_side)
+        return image if published else PhotoCopy.of(image, view.camera, encoder, extractor.short_side)
 
-    def sources() -> Iterator[tuple[int, int, Image | ResizedPhoto]]:
+    def sources() -> Iterator[tuple[int, int, Image | PhotoCopy]]:
         for row, image in zip(rows, read_ahead(photo, rows, threads, device), strict=True):
             yield from ((row, copy, image) for copy in range(counts[row]))
 
-    def copy_of(source: tuple[int, int, Image | ResizedPhoto]) -> PhotoCopy:
+    def copy_of(source: tuple[int, int, Image | PhotoCopy]) -> PhotoCopy:
         row, copy, image = source
         view, a = s.mapping[row], None
         if copy >= settings.plain_copies:
             a = Augmentation.draw(settings.augment, numpy_generator(config.seed, "buffer", view.name, copy))
-        if isinstance(image, ResizedPhoto):
-            return PhotoCopy(image, a)
+        if isinstance(image, PhotoCopy):
+            return replace(image, augmentation=a)
         return PhotoCopy.resized_once(image, view.camera, encoder, extractor.short_side, a)
 
     encoded = encode_views(
