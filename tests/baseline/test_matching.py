@@ -1,7 +1,5 @@
 """The feature-matching baseline on photos of a painted wall: features, matches, the map and its file, poses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

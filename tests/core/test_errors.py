@@ -1,7 +1,5 @@
 """Errors of the machine (full disk, permissions, memory) become one line that names the file and the fix."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Global encodings by kind: clusters of a retrieval feature, from the stage to the pose of a query."""
 
-from __future__ import annotations
-
 import json
 
 import h5py

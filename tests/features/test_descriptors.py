@@ -1,8 +1,6 @@
 """The networks: EfficientNet-Lite0 with its published weights; NetVLAD and R2Former with checkpoints of the published
 layout and random values, and their layers against independent computations."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,31 +201,8 @@ def test_netvlad_file_must_fit(cache, layers):
 def published_r2former(rng: np.random.Generator) -> dict:
     """A checkpoint of the published layout: backbone, local head and reranker under ``model_state_dict``, and what else
     its training saved, recalls as NumPy values among it."""
-    shapes = {
-        "cls_token": (1, 1, 384),
-        "dist_token": (1, 1, 384),
-        "pos_embed": (1, 1202, 384),
-        "patch_embed.proj.weight": (384, 3, 16, 16),
-        "patch_embed.proj.bias": (384,),
-        "norm.weight": (384,),
-        "norm.bias": (384,),
-        "head.weight": (256, 384),
-        "head.bias": (256,),
-        "head_dist.weight": (256, 384),
-        "head_dist.bias": (256,),
-    }
-    for i in range(12):
-        for name, out, n in (
-            ("attn.qkv", 1152, 384),
-            ("attn.proj", 384, 384),
-            ("mlp.fc1", 1536, 384),
-            ("mlp.fc2", 384, 1536),
-        ):
-            shapes[f"blocks.{i}.{name}.weight"] = (out, n)
-            shapes[f"blocks.{i}.{name}.bias"] = (out,)
-        for name in ("norm1", "norm2"):
-            shapes[f"blocks.{i}.{name}.weight"] = shapes[f"blocks.{i}.{name}.bias"] = (384,)
-    state = {f"module.backbone.{k}": torch.from_numpy(values(rng, *s)) for k, s in shapes.items()}
+    own = r2former.Network(256).state_dict()  # r2former_by_hand asks for each tensor by its published name
+    state = {f"module.backbone.{k}": torch.from_numpy(values(rng, *v.shape)) for k, v in own.items()}
     state["module.local_head.weight"] = torch.zeros(128, 384)
     state["module.Reranker.cls_token"] = torch.zeros(1, 1, 32)
     return {

@@ -1,7 +1,5 @@
 """The stages that encode, on a simulated second device: nothing of them is left on the CPU, and they find the same."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import h5py

@@ -1,8 +1,6 @@
 """Local encoders whose weights are not at hand: checkpoints with random values in the published layout, loaded through
 the registry as the true ones are. What a descriptor is worth these tests cannot tell; where it stands they can."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """VLAD against a plain loop, product quantisation against faiss, hloc's form, and the stage on synthetic photos."""
 
-from __future__ import annotations
-
 import h5py
 import numpy as np
 import pycolmap

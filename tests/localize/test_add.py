@@ -1,7 +1,5 @@
 """``scrflow add``: photos beside those of a map of the painted wall; the index of a head is in test_router."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Photos of known relative poses, localized together: the painted wall's, through a fog that hides most of it."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

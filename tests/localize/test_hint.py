@@ -1,7 +1,5 @@
 """Hints: which photos and landmarks they leave, and what they do to poses."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

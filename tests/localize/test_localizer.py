@@ -1,88 +1,21 @@
-"""Maps made in memory, and the stage on the wall's map."""
+"""The stage on the wall's map: its poses and times, another device, and a run that was stopped."""
 
 import contextlib
 import json
 
 import numpy as np
-import pycolmap
 import pytest
 import torch
 from PIL import Image
-from scipy.spatial.transform import Rotation
 from simulated_device import DEVICE, simulated_device
 
-from scrflow.config import ExtractorConfig, GlobalEncodingUse, HeadConfig, LocalizeConfig, LocalizeStage, MapStage
+from scrflow.config import LocalizeStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
-from scrflow.features.pca import Pca
 from scrflow.localize.localizer import Localizer, localize_queries
-from scrflow.map.file import Map, load_map
+from scrflow.map.file import load_map
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene, load_scene
-from scrflow.training.head import Head, HeadOutput
-
-K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
-POSE = np.c_[Rotation.from_euler("xyz", [5, -20, 3], degrees=True).as_matrix(), [0.2, -0.1, 0.5]]
-CONFIG = LocalizeConfig(hypotheses=1, iterations=1000, max_keypoints=500)
-
-
-def photo() -> tuple[Image.Image, pycolmap.Camera]:
-    noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
-    image = Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC)
-    return image, pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])
-
-
-def empty_map(head: torch.nn.Module) -> Map:
-    stage = MapStage(
-        extractor=ExtractorConfig(name="sift", max_keypoints=500),
-        global_encoding=GlobalEncodingUse(),
-        head=HeadConfig(width=32, blocks=0, clusters=1, refine_blocks=0),
-        retrieval=None,
-        retrieval_extractor=None,
-        own_encoding=False,
-        localize=CONFIG,
-        thresholds=((0.05, 5.0),),
-        unit="m",
-        seed=0,
-    )
-    return Map(stage, ("a.jpg",), head, Pca(torch.zeros(128), torch.eye(128)), None, None, 0)
-
-
-def test_a_query_that_cannot_be_localized_has_a_reason():
-    torch.manual_seed(0)
-    head = Head(128, HeadConfig(width=32, blocks=0, clusters=1, refine_blocks=0), torch.zeros(1, 3)).eval()
-    result = Localizer(empty_map(head), CONFIG).localize(*photo())
-    assert result.cam_from_world is None
-    assert "inliers" in result.reason
-    blank = Image.new("RGB", (640, 480))
-    result = Localizer(empty_map(head), CONFIG).localize(blank, photo()[1])
-    assert result.cam_from_world is None and result.reason == "too few keypoints"
-
-
-class _Oracle(torch.nn.Module):
-    """Knows the true scene coordinates of keypoints by their descriptors."""
-
-    def __init__(self, descriptors: torch.Tensor, xyz: np.ndarray):
-        super().__init__()
-        self.descriptors, self.xyz = descriptors, torch.from_numpy(xyz)
-
-    def forward(self, x: torch.Tensor) -> HeadOutput:
-        known = torch.cdist(x, self.descriptors).argmin(1)
-        return HeadOutput(self.xyz[known], self.xyz[known])
-
-
-def blind() -> _Oracle:
-    return _Oracle(torch.zeros(1, 128), np.zeros((1, 3)))
-
-
-def test_a_perfect_head_gives_the_pose():
-    image, camera = photo()
-    view = Localizer(empty_map(blind()), CONFIG).localize(image, camera).view
-    rays = np.c_[(view.pixels - view.K[:2, 2]) / 500, np.ones(len(view.pixels))]
-    world = (rays * np.linspace(2, 6, len(rays))[:, None] - POSE[:, 3]) @ POSE[:, :3]
-    result = Localizer(empty_map(_Oracle(view.descriptors, world)), CONFIG).localize(image, camera)
-    t, r = pose_error(result.cam_from_world, POSE)
-    assert t < 1e-5 and r < 1e-4 and result.inliers.all()
 
 
 def run(wall_map, folder, threads: int = 1) -> tuple[bytes, dict]:

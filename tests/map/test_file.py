@@ -1,7 +1,5 @@
 """The map file: a round trip, smaller maps, and one-line errors for files that are crafted or of another version."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The buffers of the papers' public code: which copies, how many samples, which keypoints."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from types import SimpleNamespace

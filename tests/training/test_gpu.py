@@ -1,7 +1,5 @@
 """What training does on a GPU alone, as far as a CPU can tell."""
 
-from __future__ import annotations
-
 import math
 
 import torch
