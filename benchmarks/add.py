@@ -8,8 +8,6 @@ One row for the map as it is, with the photos by their own poses, by their true 
 processor, one thread.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

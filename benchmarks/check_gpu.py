@@ -7,8 +7,6 @@ Trains R-SCoRe's head at the paper's size and batch on XFeat, held to known dept
 envs/gpu.txt lists what Python needs. The weights of XFeat (6 MB) are fetched, or carried (SCRFLOW_WEIGHTS).
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import json

@@ -6,8 +6,6 @@ An encoder whose weights are not at hand runs with random ones, which the table 
 depend on its values, what it finds does. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

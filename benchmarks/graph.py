@@ -9,8 +9,6 @@ density. Every size and stage runs in a process of its own, so that its peak mem
 the work costs where other jobs share the machine.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

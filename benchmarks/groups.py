@@ -8,8 +8,6 @@ noise on each photo's position and rotation if asked for. ``--shrink`` makes que
 and enlarged again. Times are those of the processor, one thread, features left out.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

@@ -4,8 +4,6 @@ the true viewing direction, turned by up to the angle.
     .venv/bin/python benchmarks/hints.py results/demo/rscore-cpu/map.safetensors --radius 2 5 10 --angle 180 30
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

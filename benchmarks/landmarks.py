@@ -8,8 +8,6 @@ made-up ones: the mean of two random real descriptors, with noise. They lie 1 00
 that of matching and pose, of the processor.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Annotated

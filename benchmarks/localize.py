@@ -9,8 +9,6 @@ query by part. Times are those of one thread: the processor's, which other work 
 --device cuda the clock's. The other table has queries a second for several queries side by side, by the clock.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import time

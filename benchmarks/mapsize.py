@@ -9,8 +9,6 @@ thresholds and median errors. The rows ``default, seed N`` are the default map l
 what differs between them is noise.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

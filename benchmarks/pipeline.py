@@ -8,8 +8,6 @@ Wall clock is from Snakemake's benchmark files; CPU time and memory are what the
 Jobs run side by side, so the sum of their wall clocks is more than the run's.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import sys

@@ -4,8 +4,6 @@ benchmarks/training.py measures speed-ups against it, and tests/training/test_lo
 shares no code with scrflow.training.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

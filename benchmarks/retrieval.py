@@ -8,8 +8,6 @@ but the measures. Recalls are those of scrflow.features.retrieval_index. CPU ms 
 describing one, of all threads together: what else the machine does hardly counts.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 import tempfile

@@ -6,8 +6,6 @@ Clients run on the same machine and take some of its time. Every client sends th
 photos are the scene's queries with their cameras.
 """
 
-from __future__ import annotations
-
 import argparse
 import http.client
 import json

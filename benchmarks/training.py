@@ -8,8 +8,6 @@ Without --results the buffer is SYNTHETIC: random descriptors of random points, 
 needs to be fetched. Variants take turns, a few steps each, so that what else the machine does hits all alike.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
