@@ -59,7 +59,7 @@ def test_on_another_device(wall_map, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # of known devices only
     with simulated_device():
         localizer = Localizer(map_, threads=1)
-        assert next(localizer._head.parameters()).device == DEVICE
+        assert next(localizer._head._head.parameters()).device == DEVICE
         found = localizer.localize_photo(photo, query.camera)
     np.testing.assert_allclose(found.cam_from_world, expected.cam_from_world, atol=1e-4)
     np.testing.assert_allclose(found.xyz_world, expected.xyz_world, atol=1e-4)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from scrflow.core.errors import ScrflowError
 from scrflow.localize.attempts import localized
+from scrflow.localize.head import Networks, QueryFeatures
 from scrflow.localize.hint import Hint, HintLike, hint_of
-from scrflow.localize.localizer import Localizer, Networks, QueryFeatures
+from scrflow.localize.localizer import Localizer
 from scrflow.localize.query import CameraLike, ImageLike, query_photo
 from scrflow.localize.result import Clock, Localization
 from scrflow.map.file import Map, load_map
