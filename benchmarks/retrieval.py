@@ -29,7 +29,6 @@ from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.pipeline.project import Project
 from scrflow.scene.model import Scene, load_scene
-from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("scene", "feature", "dim", "MB in the map", "CPU ms a query",
@@ -67,7 +66,7 @@ class Bench:
     def row(self, feature: str, near: float | None) -> list[str]:
         """One line of the table."""
         descriptors, model = self.files(feature)
-        retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
+        retriever = Retriever.open(model)
         main = self.part(feature)
         members = [self.part(name) for name in main.retrieval.parts]
         describer = build_describer(main, retriever.description, members)

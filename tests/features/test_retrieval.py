@@ -19,7 +19,7 @@ from scrflow.features.views import encode_view
 from scrflow.interop import hloc_files as hloc
 from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Query, load_scene
-from scrflow.storage.artifact import read_json, read_safetensors, read_safetensors_metadata
+from scrflow.storage.artifact import read_json, read_safetensors_metadata
 
 
 def unit(rows, dim, seed=0):
@@ -142,7 +142,7 @@ def test_vlad_stage_finds_the_right_crops(scene, tmp_path):
 
     path = tmp_path / "a.safetensors"
     metadata = read_safetensors_metadata(path)
-    retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), metadata)
+    retriever = Retriever.open(path)
     assert retriever.names == tuple(names) and metadata["keypoints"] == "200"
     again = Retriever.from_tensors(retriever.tensors(), retriever.metadata())
     feature = RetrievalPart(retrieval=vlad_stage().retrieval, extractor=EXTRACTOR)
@@ -187,7 +187,7 @@ def test_fusion_joins_its_parts(scene, tmp_path):
             np.testing.assert_allclose(fused, np.hstack([2 * rows[0], rows[1]]) / np.sqrt(5), atol=1e-6)
         assert fused.shape == (16, dim or 15 + 512)
         path = tmp_path / "f.safetensors"
-        retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
+        retriever = Retriever.open(path)
         feature = RetrievalPart(retrieval=r, extractor=None)
         describer = build_describer(feature, retriever.description, parts)
         np.testing.assert_allclose(described(describer, loaded, loaded.mapping[7]), fused[7], atol=1e-5)
@@ -207,7 +207,7 @@ def test_hloc_stage(scene, tmp_path):
     build(config, scene, tmp_path / "out")
     np.testing.assert_allclose(hloc.read_descriptors(tmp_path / "out.h5", names), rows, atol=1e-3)
     path = tmp_path / "out.safetensors"
-    retriever = Retriever.from_tensors(read_safetensors(path, "retrieval"), read_safetensors_metadata(path))
+    retriever = Retriever.open(path)
     assert retriever.search(torch.from_numpy(rows[3]), 1)[0].tolist() == [3]
     assert build_describer(RetrievalPart(retrieval=r, extractor=None), retriever.description) is None
     assert read_json(tmp_path / "out.json", "retrieval")["quantised_vs_exact"]["queries"]["count"] == 5

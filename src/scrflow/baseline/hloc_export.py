@@ -19,7 +19,7 @@ from scrflow.graph.covisibility import load_graph
 from scrflow.interop.hloc_files import StoredFeatures, read_descriptors, write_descriptors, write_features, write_pairs
 from scrflow.pipeline.stages import code_version
 from scrflow.scene.model import Scene, load_scene
-from scrflow.storage.artifact import Stamp, atomic_dir, create_h5, read_safetensors, read_safetensors_metadata, require
+from scrflow.storage.artifact import Stamp, atomic_dir, create_h5, require
 from scrflow.storage.listfile import listed
 
 
@@ -95,7 +95,7 @@ def _describe_all(config: HlocExportStage, results: Path, scene: Scene) -> dict[
         return dict(zip(names + queries, read_descriptors(descriptors, names + queries), strict=True))
     described = dict(zip(names, read_descriptors(descriptors, names), strict=True))
     model = folder / f"{config.retrieval_name}.safetensors"
-    retriever = Retriever.from_tensors(read_safetensors(model, "retrieval"), read_safetensors_metadata(model))
+    retriever = Retriever.open(model)
     describe = PhotoDescriber((config.retrieval, *config.parts), retriever.description, device_for())
     for query in track(scene.queries, "global descriptors"):
         described[query.name] = describe(scene.photo(query.name), query.camera).numpy()

@@ -35,7 +35,7 @@ from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.triangulate import summary, triangulate_matches, write_database
 from scrflow.storage import artifact
-from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata, read_stamp
+from scrflow.storage.artifact import Stamp, read_stamp
 from scrflow.storage.untrusted import check_whole
 from scrflow.storage.weights import located
 
@@ -160,13 +160,8 @@ def build_map(config: BaselineMapStage, scene: Path, graph: Path, retrieval: Pat
     torch.set_num_threads(threads)
     quiet_pycolmap()
     loaded = load_scene(scene)
-    tensors = read_safetensors(retrieval, "retrieval")
-    retriever = Retriever.from_tensors(tensors, read_safetensors_metadata(retrieval))
     names = tuple(v.name for v in loaded.mapping)
-    edges = load_graph(graph)
-    for path, found in ((graph, edges.names), (retrieval, retriever.names)):
-        if found != names:
-            raise ScrflowError(f"{path}: of other mapping images than the scene; delete it and run again")
+    retriever, edges = Retriever.open(retrieval, names), load_graph(graph, names)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         located() as weights,

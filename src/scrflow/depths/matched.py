@@ -47,7 +47,7 @@ def estimate_sample_depths(config: SampleDepthStage, graph: Path, shards: list[P
     """Match, triangulate, and write the depths (``write_sample_depth``). ScrflowError when hardly any plain sample gets
     a depth: poses or intrinsics are wrong then."""
     buffer = load_buffer(shards)
-    result = triangulate_samples(buffer, load_graph(graph), config.depth, config.seed, threads)
+    result = triangulate_samples(buffer, load_graph(graph, buffer.names), config.depth, config.seed, threads)
     share = float(torch.isfinite(result.depth[buffer.plain[buffer.view]]).float().mean())
     log.info("depth known for %.0f %% of the plain samples", 100 * share)
     if share < _STOP_SHARE:
@@ -80,8 +80,6 @@ def triangulate_samples(
     buffer: Buffer, graph: Graph, config: SampleDepthConfig, seed: int, threads: int = 1
 ) -> SampleDepth:
     """Depths of a buffer's samples by matching the plain copies of images that are neighbours in the graph."""
-    if tuple(graph.names) != buffer.names:
-        raise ScrflowError("covisibility graph and buffer are of different mapping images; run again from the scene")
     rays = buffer.rays()
     first, second = _match(buffer, rays, neighbour_pairs(graph, config.neighbours), config.max_epipolar_px, threads)
     # each match counts for both its samples

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.features.descriptors import GlobalDescriptor, build_descriptor
 from scrflow.features.encoders import LocalEncoder, build_encoder
 from scrflow.features.views import EncodedView, encode_view
+from scrflow.storage.artifact import read_safetensors, read_safetensors_metadata
 
 KIND = "retrieval"
 _INDEX = ("codebooks", "codes")
@@ -54,6 +56,14 @@ class Retriever:
         description = {name: tensor for name, tensor in tensors.items() if name not in _INDEX}
         names = tuple(json.loads(metadata["retrieval_names"]))
         return cls(names, tensors["codebooks"], tensors["codes"], description)
+
+    @classmethod
+    def open(cls, path: Path, names: Sequence[str] | None = None) -> Retriever:
+        """The model of a file; ScrflowError when it is damaged, or of other images than ``names``."""
+        retriever = cls.from_tensors(read_safetensors(path, KIND), read_safetensors_metadata(path))
+        if names is not None and retriever.names != tuple(names):
+            raise ScrflowError(f"{path}: of other mapping images than the scene; delete it and run again")
+        return retriever
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by name, as they are saved."""

@@ -23,7 +23,7 @@ from scrflow.interop import hloc_files
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage import artifact
-from scrflow.storage.artifact import Stamp, read_safetensors, read_safetensors_metadata
+from scrflow.storage.artifact import Stamp
 
 ANGLE_DEG = 30.0  # views within it (and near enough) look alike enough for one to serve as the other's hypothesis
 _RANKS = (1, 10)
@@ -136,11 +136,8 @@ def _fusion(r: RetrievalConfig, seed: int, names: list[str], parts: Sequence[tup
     keypoints = 0
     for i, (descriptors, model) in enumerate(parts):
         inputs[f"part{i}"] = artifact.read_stamp(descriptors, KIND).digest
-        metadata = read_safetensors_metadata(model)
-        part = Retriever.from_tensors(read_safetensors(model, KIND), metadata)
-        keypoints = max(keypoints, int(metadata["keypoints"]))
-        if part.names != tuple(names):
-            raise ScrflowError(f"{model}: of other mapping images than the scene; delete it and run again")
+        part = Retriever.open(model, names)
+        keypoints = max(keypoints, int(artifact.read_safetensors_metadata(model)["keypoints"]))
         tensors |= {f"part{i}.{name}": tensor for name, tensor in part.description.items()}
         rows.append(torch.from_numpy(hloc_files.read_descriptors(descriptors, names)))
     descriptors, whitening = _whitened(retrieval.joined(rows, r.weights).numpy(), r.dim, seed)

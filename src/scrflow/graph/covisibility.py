@@ -102,8 +102,8 @@ def depth_range(given: tuple[float, float] | None, model: pycolmap.Reconstructio
     return measured
 
 
-def load_graph(path: Path) -> Graph:
-    """The graph in an artifact; ScrflowError when it is damaged."""
+def load_graph(path: Path, names: tuple[str, ...] | None = None) -> Graph:
+    """The graph in an artifact; ScrflowError when it is damaged, or of other images than ``names``."""
     arrays = read_arrays(path, KIND)
     try:
         shape = tuple(int(s) for s in arrays["shape"])
@@ -112,12 +112,14 @@ def load_graph(path: Path) -> Graph:
             raise ValueError("weights that are not finite numbers")
         csr = scipy.sparse.csr_array((weights, arrays["indices"], arrays["indptr"]), shape=shape)
         csr.check_format(full_check=True)  # scipy would read past the end at an index that is too large
-        names = tuple(str(n) for n in arrays["names"])
+        held = tuple(str(n) for n in arrays["names"])
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ScrflowError(f"{path}: damaged graph ({error}); delete it and run again") from None
-    if csr.shape != (len(names), len(names)):
-        raise ScrflowError(f"{path}: damaged graph (shape {csr.shape}, {len(names)} names); delete it and run again")
-    return Graph(csr, names)
+    if csr.shape != (len(held), len(held)):
+        raise ScrflowError(f"{path}: damaged graph (shape {csr.shape}, {len(held)} names); delete it and run again")
+    if names is not None and held != names:
+        raise ScrflowError(f"{path}: of other mapping images than the scene; delete it and run again")
+    return Graph(csr, held)
 
 
 def neighbour_pairs(graph: Graph, count: int) -> list[tuple[int, int]]:

@@ -79,12 +79,7 @@ def write_map(
     optional = {"head": head, "pca": pca, "encoding": encoding, "retrieval": retrieval, "graph": graph}
     inputs |= {name: path for name, path in {**optional, "tracks": tracks}.items() if path is not None}
     tensors = _gathered(config, names, head, pca, encoding, retrieval) if config.head is not None else {}
-    overlap, kept = None, names
-    if graph is not None:
-        loaded = load_graph(graph)
-        if loaded.names != names:
-            raise ScrflowError(f"{graph}: of other mapping images than the scene; delete it and run again")
-        overlap = loaded.csr
+    overlap, kept = None if graph is None else load_graph(graph, names).csr, names
     if config.head is not None:
         tensors, kept = shrink(config, tensors, names, overlap)
         tensors = pack(tensors, config.map)
@@ -161,10 +156,7 @@ def _gathered(
         g = read_global_encoding(encoding, names)
         tensors["encoding"] = standardised(g) if config.global_encoding.scale else g
     if retrieval is not None:
-        part, described = read_safetensors(retrieval, "retrieval"), read_safetensors_metadata(retrieval)
-        retriever = Retriever.from_tensors(part, described)
-        if retriever.names != names:
-            raise ScrflowError(f"{retrieval}: of other mapping images than the scene; delete it and run again")
+        retriever = Retriever.open(retrieval, names)
         searched = {} if config.own_encoding else {BOOKS: retriever.codebooks, CODES: retriever.codes}
         tensors |= searched | {f"retrieval.{k}": v for k, v in retriever.description.items()}
     return tensors

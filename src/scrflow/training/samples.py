@@ -240,10 +240,7 @@ class Samples:
                 raise ScrflowError(
                     "global encodings of neighbours need the covisibility graph; give its file to training"
                 )
-            covisible = load_graph(graph)
-            if tuple(covisible.names) != buffer.names:
-                raise ScrflowError(f"{graph}: of other mapping images than the buffer; run again from the scene")
-            csr = covisible.csr
+            csr = load_graph(graph, buffer.names).csr
         return cls.of(buffer, g, csr, config.target_depth, use.noise, use.neighbour_share, use.scale)
 
     @property
