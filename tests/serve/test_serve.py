@@ -28,8 +28,7 @@ from serving import Service, form, serving
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre
 from scrflow.localize.localizer import Localizer
-from scrflow.serve.app import names_of
-from scrflow.serve.messages import Answer
+from scrflow.serve.app import Answer, names_of
 
 LINE = plane_map.CAMERA_LINE
 

@@ -8,14 +8,12 @@ by their logs and benchmark files, over what the terms say of that scene.
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import heapq
 import importlib.resources
 import io
 import json
 import math
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from scrflow.config import EncoderConfig, HeadConfig, MethodConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.configs import snakefile
 from scrflow.pipeline.project import Project
+from scrflow.report.costs import usage
 from scrflow.storage.listfile import read_lines
 
 RESULTS = Path("results")
@@ -46,7 +45,6 @@ _NEIGHBOURS = 12  # pairs an image that triangulate_samples matches: 24 of its n
 _POSITION_BYTES = 6  # of a landmark, beside its code
 _HALVED = 0.235  # with halving, a further hypothesis sends this share of the keypoints through the head
 _WIDTH = 112
-_LOGGED = re.compile(r"CPU time ([\d.]+) s, at most (\d+) MB")
 
 
 @dataclass(frozen=True)
@@ -183,16 +181,12 @@ def measured_costs(job: Job, scene: Path) -> dict[str, float] | None:
     outputs = [there(path) for path in job.outputs]
     if benchmark is None or not benchmark.is_file() or not all(path.exists() for path in outputs):
         return None
-    row = next(csv.DictReader(benchmark.read_text("utf-8").splitlines(), delimiter="\t"), {})
-    log = scene / "logs" / benchmark.relative_to(scene / "benchmarks").with_suffix(".log")
-    logged = _LOGGED.findall(log.read_text("utf-8", errors="replace")) if log.is_file() else []
-    # Snakemake samples CPU time and memory; the job's own numbers at the end of its log are exact
-    cpu, memory = logged[-1] if logged else (row.get("cpu_time"), row.get("max_rss"))
-    try:
-        files = [f for path in outputs for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
-        return {"cpu_s": float(cpu), "mem_mb": float(memory), "disk_mb": sum(f.stat().st_size for f in files) / 1e6}
-    except (TypeError, ValueError):
+    used = usage(benchmark)
+    if used["cpu_s"] is None or used["max_rss_mb"] is None:
         return None
+    files = [f for path in outputs for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
+    disk_mb = sum(f.stat().st_size for f in files) / 1e6
+    return {"cpu_s": used["cpu_s"], "mem_mb": used["max_rss_mb"], "disk_mb": disk_mb}
 
 
 # ---------------------------------------------------------------------------------------------------------------- laws

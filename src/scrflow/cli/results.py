@@ -90,7 +90,7 @@ def verify(paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="
 
     Example: scrflow verify results/demo/rscore-cpu/map.safetensors
     """
-    from scrflow.report.verify import print_verification
+    from scrflow.report.diff import print_verification
 
     if not print_verification(paths):
         raise typer.Exit(1)

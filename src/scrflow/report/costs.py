@@ -67,7 +67,7 @@ def costs_of(folder: Path) -> Costs:
             unknown.append(f"{path}: no rule of the workflow makes it")
             continue
         rule, wildcards = artifact.job
-        name = "-".join(value for key, value in wildcards.items() if key != "scene")
+        name = "-".join(wildcards.values())
         if (rule, artifact.scene, name) in stages:
             continue
         benchmark = results / artifact.scene / "benchmarks" / (f"{rule}/{name}.tsv" if name else f"{rule}.tsv")
@@ -75,7 +75,7 @@ def costs_of(folder: Path) -> Costs:
             unknown.append(f"{benchmark.relative_to(results)}: no such benchmark file")
             continue
         phase: Phase = "scene" if path in of_scene else "mapping" if path in of_map else "localization"
-        cost = _cost(StageCost(rule, artifact.scene, name, phase, 0.0, None, None, None), benchmark)
+        cost = StageCost(rule, artifact.scene, name, phase, **usage(benchmark))
         history = (results / path).with_name(HISTORY)
         if path.endswith(f"/{HEAD}") and history.exists():
             # after a resume the benchmark covers the last run only; several processes' memory is in no log
@@ -107,23 +107,24 @@ def _before(found: dict[str, Artifact], paths: Iterable[str]) -> set[str]:
     return seen
 
 
-def _cost(job: StageCost, benchmark: Path) -> StageCost:
-    """The job with the numbers of its benchmark and log."""
+def usage(benchmark: Path) -> dict[str, Any]:
+    """What a job's benchmark file and the end of its log say: the fields of StageCost from ``wall_s`` on."""
     try:
         with open(benchmark, encoding="utf-8", newline="") as f:
             row, *_ = csv.DictReader(f, delimiter="\t")
-        cpu_s, rss_mb, gpu_mb = (_number(row.get(key)) for key in ("cpu_time", "max_rss", "gpu_mb"))
-        cost = replace(job, wall_s=float(row["s"]), cpu_s=cpu_s, max_rss_mb=rss_mb, gpu_mb=gpu_mb)
-        sampled = "gpu_mb" not in row  # scrflow.pipeline.job.Usage has this column, Snakemake does not
-    except (KeyError, IndexError, TypeError, ValueError):
+        wall_s, *numbers = (_number(row.get(key)) for key in ("s", "cpu_time", "max_rss", "gpu_mb"))
+        if wall_s is None:
+            raise ValueError
+    except (TypeError, ValueError):
         raise ScrflowError(f"{benchmark}: no benchmark file of Snakemake (column s, in seconds); delete it") from None
+    sampled = "gpu_mb" not in row  # scrflow.pipeline.job.Usage has this column, Snakemake does not
     log = Path(str(benchmark).replace("/benchmarks/", "/logs/")).with_suffix(".log")
     logged = _USAGE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
     if logged:
-        cpu_s, rss_mb, gpu_mb = (float(value) if value else None for value in logged[-1])
-        return replace(cost, cpu_s=cpu_s, max_rss_mb=rss_mb, gpu_mb=gpu_mb)
+        numbers, sampled = [_number(text) for text in logged[-1]], False
+    found = dict(zip(("cpu_s", "max_rss_mb", "gpu_mb"), numbers, strict=True))
     # Snakemake empties the log before it looks into the cache, and puts links there
-    return replace(cost, cpu_is_bound=sampled, cached=benchmark.is_symlink())
+    return {"wall_s": wall_s, **found, "cpu_is_bound": sampled, "cached": not logged and benchmark.is_symlink()}
 
 
 def _number(text: str | None) -> float | None:

@@ -8,16 +8,39 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import log
-from scrflow.serve.messages import Job, Reply
 
 _START_S = 300  # to load the maps: published weights may have to be fetched first
 _AGAIN_S = 5  # between attempts to start a worker again
+
+
+SHOWN_MATCHES = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo to localize; texts are as the client sent them."""
+
+    photo: bytes
+    camera: str | None = None
+    near: str | None = None
+    map: str | None = None
+    matches: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One of the three is set."""
+
+    answer: dict[str, Any] | None = None  # fields of an Answer
+    refused: str | None = None  # the client's mistake, in one line
+    failed: str | None = None  # a bug or a lack of memory: for the log alone
 
 
 class Busy(Exception):

@@ -23,7 +23,7 @@ from scrflow.localize.query import query_photo
 from scrflow.localize.result import Localization
 from scrflow.localize.router import Router, check_alike, localizers_of
 from scrflow.map.file import Map, load_map
-from scrflow.serve.messages import SHOWN_MATCHES, Job, Reply
+from scrflow.serve.pool import SHOWN_MATCHES, Job, Reply
 
 MAX_PIXELS = 40_000_000  # of a photo, checked before it is decoded: 120 MB in RGB
 # of what Pillow opens, the formats of cameras, phones and screens; others, such as EPS, call further programs
