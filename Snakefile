@@ -36,7 +36,6 @@ include: "rules/localize.smk"
 include: "rules/baseline.smk"
 include: "rules/report.smk"
 include: "rules/tables.smk"
-include: "rules/toy.smk"
 
 
 # ------------------------------------------------------------------------------------------------------------- targets
@@ -68,7 +67,7 @@ rule demo:
 # every table of config/tables: on the papers' scenes, or on those of a set
 rule tables:
     input:
-        expand("results/tables/{table}.md", table=[*project.tables, "glace-figure-8"]),
+        expand("results/tables/{table}.md", table=project.tables),
 
 
 rule tables_demo:

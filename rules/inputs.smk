@@ -229,9 +229,4 @@ def paper_files(wildcards):
 def tables_on(name):
     """Every table that can be asked for on the set."""
     tables = [table for table in project.tables if name in project.table_sets(table)]
-    tables += ["glace-figure-8"] if name in project.config.table_sets else []
     return [f"results/tables/{table}@{name}.md" for table in tables]
-
-
-def toy_scenes(wildcards):
-    return expand("results/{scene}/scene/scene.json", scene=config_for("toy_example", wildcards).toy.scenes)

@@ -2,7 +2,7 @@
 
 POSED is a scene with poses, whose graph counts triangulated points. PHOTOS is bare photos, posed by SfM. FETCHED comes
 over https and has what the others leave out: the baseline of feature matching, depths by points and by depth images,
-clusters as encodings, tables, the toy example, and the report pages. Snakemake itself says which stages a chain has,
+clusters as encodings, tables, and the report pages. Snakemake itself says which stages a chain has,
 what each makes, and which stage reads which.
 """
 
@@ -284,9 +284,8 @@ def _fetched(project: Project) -> Site:
     project.write("config/baselines/match.yaml", _BASELINE)
     project.write("config/tables/mini.yaml", _TABLE)
     shutil.copytree(REPO / "config/papers", project.folder / "config/papers")
-    toy = {"scenes": ["fetched"], "photos": 4, "columns": 2, "steps": 100, "seeds": [1]}
     encodings = {"groups": {"kind": "clusters", "retrieval": "vlad", "clusters": 4}}
-    project.write("config/config.yaml", {**CONFIG, "graphs": _GRAPHS, "encodings": encodings, "toy": toy})
+    project.write("config/config.yaml", {**CONFIG, "graphs": _GRAPHS, "encodings": encodings})
     return site
 
 
@@ -314,7 +313,6 @@ FETCHED = Chain(
     scene="fetched",
     targets=(
         f"{_TABLES}/mini.md",
-        f"{_TABLES}/glace-figure-8.md",
         f"{_QUICK}/report.html",
         f"{_MATCH}/report.html",
         _DEPTHS,
@@ -325,7 +323,6 @@ FETCHED = Chain(
         f"{_MATCH}/poses.txt",
         f"{_TABLES}/mini.csv",
         f"{_TABLES}/mini.md",
-        f"{_TABLES}/glace-figure-8.csv",
         _DEPTHS,
     ),
     photos="resources/fetched/images",
@@ -333,6 +330,5 @@ FETCHED = Chain(
     struck=(
         *("download_dataset", "cluster_features", "find_point_depths", "read_depth_maps", "map_baseline"),
         *("localize_baseline", "evaluate_baseline", "write_report", "write_baseline_report", "write_table"),
-        "toy_example",
     ),
 )

@@ -119,8 +119,8 @@ PLANS = {
 
 
 def test_stages_that_a_config_needs(project: Project):
-    changed = {"graphs": {"points": {"kind": "points"}}, "retrieval": FEATURES, "toy": {"scenes": ["tiny"]}}
-    project.write("config/config.yaml", deep_merge(CONFIG, changed) | {"table_sets": {"some": ["tiny"]}})
+    changed = {"graphs": {"points": {"kind": "points"}}, "retrieval": FEATURES}
+    project.write("config/config.yaml", deep_merge(CONFIG, changed))
     for name, (method, scene, _, _) in PLANS.items():
         project.write(f"config/methods/m-{name}.yaml", deep_merge(METHOD, method))
         project.write(f"config/scenes/{name}.yaml", {**SCENE, **scene, "method": f"m-{name}"})
@@ -128,9 +128,7 @@ def test_stages_that_a_config_needs(project: Project):
     plan = project.stages_of(*(f"results/{name}/poses.txt" for name in PLANS))
     for name, (_, _, needed, not_needed) in PLANS.items():
         assert needed <= plan[name] and not not_needed & plan[name], name
-    toys = (f"results/tables/glace-figure-8{of_set}.md" for of_set in ("", "@some"))
-    plan = project.planned(*toys, "results/tiny/fused/poses.txt", "--config", "buffer_shards=3")
-    assert plan["toy_example"] == plan["toy_example_of_set"] == 1
+    plan = project.planned("results/tiny/fused/poses.txt", "--config", "buffer_shards=3")
     assert plan["build_retrieval"] == 3, "a fusion builds its parts first"
     assert plan["fill_buffer"] == 3
     with pytest.raises(ScrflowError, match=r"retrieval\.both\.parts: no 'ours'; there are net, vlad"):

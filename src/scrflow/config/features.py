@@ -8,7 +8,6 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from scrflow.config.base import Strict
 from scrflow.config.method import TracksConfig
-from scrflow.config.table import ToyConfig
 
 
 class GraphConfig(Strict):
@@ -151,7 +150,6 @@ class GlobalConfig(Strict):
     sample_depth: SampleDepthConfig = SampleDepthConfig()
     point_depth: PointDepthConfig = PointDepthConfig()
     hloc: HlocConfig = HlocConfig()
-    toy: ToyConfig = ToyConfig()
     table_sets: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="NAME of results/tables/TABLE@NAME -> the scenes in place of the table's own"
     )

@@ -1,4 +1,4 @@
-"""config/tables: what stands in a table, and the claims that are judged by one; the toy example of GLACE's Figure 8."""
+"""config/tables: what stands in a table, and the claims that are judged by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from scrflow.config.base import Strict
-from scrflow.config.method import ExtractorConfig
 
 RowId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 METRIC = re.compile(r"recall@\d+|median_t|median_r|map_mb|mapping_min|training_min|query_ms")
@@ -149,34 +148,3 @@ class TableStage(Strict):
     scenes: tuple[TableScene, ...]
     runs: tuple[TableRun, ...]
     form: Literal["tidy-1"] = "tidy-1"
-
-
-# the 2D toy example of the position decoder (GLACE, supplement C, Figure 8)
-
-
-class ToyConfig(Strict):
-    """Photos side by side in one plane; a head is to tell from a local descriptor where in the plane it was seen."""
-
-    scenes: tuple[str, ...] = Field(("demo",), min_length=1, description="whose mapping photos are taken")
-    photos: int = Field(19, ge=2)
-    columns: int = Field(5, ge=1)
-    size: tuple[int, int] = Field((640, 480), description="px, width and height that each photo is cropped to")
-    extractor: ExtractorConfig = Field(
-        ExtractorConfig(name="sift", max_keypoints=256),
-        description="needs no weights; the paper's: ace, every cell of a photo (max_keypoints 4800)",
-    )
-    width: int = Field(128, ge=8)
-    blocks: int = Field(1, ge=0)
-    hidden_ratio: float = Field(1.0, gt=0)
-    unit_px: float = Field(100.0, gt=0, description="length that the head's number 1 stands for: a metre of a room")
-    steps: int = Field(2000, ge=1)
-    batch_size: int = Field(512, ge=1)
-    lr_max: float = Field(4e-3, gt=0)
-    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
-
-
-class ToyStage(Strict):
-    """What the table of Figure 8 reads."""
-
-    toy: ToyConfig
-    set: str | None = Field(None, description="of table_sets, whose scenes are taken in place of the config's")

@@ -273,7 +273,7 @@ class Configs:
         return self.config.table_sets if sets is None else sets
 
     def set_names(self) -> list[str]:
-        """Every name of a set that a table, or the toy example, can run on."""
+        """Every name of a set that a table can run on."""
         return sorted({*self.config.table_sets, *(name for table in self.tables for name in self.table_sets(table))})
 
 

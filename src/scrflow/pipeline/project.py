@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from scrflow.config import stages
 from scrflow.config.base import Restriction
 from scrflow.config.scene import Download
-from scrflow.config.table import TableRun, TableScene, TableStage, ToyStage
+from scrflow.config.table import TableRun, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.plugins import constant
 from scrflow.pipeline.configs import Configs, variant_name
@@ -174,16 +174,6 @@ class Project(Configs):
         conditions = tuple(whole.split.queries) if whole is not s else self.parts(name) or tuple(s.split.queries)
         synthetic = s.synthetic or any(self.scene(part).synthetic for part in self.parts(name))
         return TableScene(name=name, unit=s.unit, thresholds=s.thresholds, conditions=conditions, synthetic=synthetic)
-
-    def toy_stage(self, set_name: str | None = None) -> ToyStage:
-        """GLACE's toy example, on the config's scenes or on those of one of table_sets."""
-        toy, sets = self.config.toy, self.config.table_sets
-        if set_name is not None:
-            if set_name not in sets:
-                there = ", ".join(sets) or "none"
-                raise ScrflowError(f"{self.dir}/config.yaml: key table_sets: no {set_name!r}; there are {there}")
-            toy = toy.model_copy(update={"scenes": sets[set_name]})
-        return ToyStage(toy=toy, set=set_name)
 
     def restrictions(self, scene: str, method: str | None = None) -> tuple[Restriction, ...]:
         """What of a scene, and of a method's encoder and retrieval feature, may not be used commercially, or of what

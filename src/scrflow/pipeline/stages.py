@@ -223,6 +223,4 @@ STAGES = {
     "write_baseline_report": Stage("report.page.page:write_report"),
     "write_table": Stage("report.table:write_table", "table"),
     "write_table_of_set": Stage("report.table:write_table", "table"),
-    "toy_example": Stage("report.toy:write_toy", "toy", code="toy"),
-    "toy_example_of_set": Stage("report.toy:write_toy", "toy", code="toy"),
 }

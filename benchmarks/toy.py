@@ -1,5 +1,10 @@
 """GLACE's 2D toy example of the position decoder (supplement C, Figure 8), as a table and a picture.
 
+    python benchmarks/toy.py                        # two CPU minutes, after results/demo/scene/scene.json is made
+    python benchmarks/toy.py --config toy.yaml      # other keys of ToyConfig, e.g. scenes: [demo, redkitchen]
+
+Writes glace-figure-8.md, .csv, .tex and .png into results/tables.
+
 Photos lie side by side in one plane, in a grid; a head learns where in the plane a local descriptor was seen. Without
 the decoder its output is an offset from the middle of all photos, as in ACE; with it, there is a cluster at the middle
 of each photo besides (GLACE eq. 8). Of the head of maps (scrflow.training.head), two of three coordinates are used.
@@ -7,10 +12,12 @@ of each photo besides (GLACE eq. 8). Of the head of maps (scrflow.training.head)
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import matplotlib
 import numpy as np
@@ -18,9 +25,11 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import ImageOps
+from pydantic import Field
 from torch import Tensor
 
-from scrflow.config import HeadConfig, ToyConfig, ToyStage
+from scrflow.config import ExtractorConfig, HeadConfig, Strict
+from scrflow.config.base import read_yaml, validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.core.progress import meter, track
@@ -30,7 +39,7 @@ from scrflow.features.networks import image_for
 from scrflow.report.formats import pipe_table, tabular
 from scrflow.report.published import Papers, Published, load_papers
 from scrflow.report.table import Cell, to_csv
-from scrflow.scene.model import load_scene
+from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import atomic_path, write_text
 from scrflow.training.head import Head
 
@@ -41,6 +50,27 @@ _WARMUP = 0.04  # share of the steps, as in training
 _FAR_PX = 10.0
 
 
+class ToyConfig(Strict):
+    """Photos side by side in one plane; a head is to tell from a local descriptor where in the plane it was seen."""
+
+    scenes: tuple[str, ...] = Field(("demo",), min_length=1, description="whose mapping photos are taken")
+    photos: int = Field(19, ge=2)
+    columns: int = Field(5, ge=1)
+    size: tuple[int, int] = Field((640, 480), description="px, width and height that each photo is cropped to")
+    extractor: ExtractorConfig = Field(
+        ExtractorConfig(name="sift", max_keypoints=256),
+        description="needs no weights; the paper's: ace, every cell of a photo (max_keypoints 4800)",
+    )
+    width: int = Field(128, ge=8)
+    blocks: int = Field(1, ge=0)
+    hidden_ratio: float = Field(1.0, gt=0)
+    unit_px: float = Field(100.0, gt=0, description="length that the head's number 1 stands for: a metre of a room")
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(512, ge=1)
+    lr_max: float = Field(4e-3, gt=0)
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+
+
 @dataclass(frozen=True)
 class ToyData:
     """Descriptors and where they were seen. The plane's origin is the middle of the photos' middles."""
@@ -49,10 +79,6 @@ class ToyData:
     pixel: Tensor  # [N, 2] float32, px of the plane
     image: Tensor  # [N] int64
     centres: Tensor  # [photos, 2] float32, px of the plane
-
-
-Known = dict[str, tuple[Published, int]]  # the paper's mean of each head, and of how many values
-Grid = tuple[list[str], list[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -69,15 +95,21 @@ class ToyResult:
         return float(self.by_image.mean())
 
 
-def spread_photos(photos: list[list[Path]], count: int) -> list[Path]:
-    """``count`` photos, equally many from each list and spread evenly over it; ScrflowError where one has too few."""
-    shares = [len(part) for part in np.array_split(np.arange(count), len(photos))]
+def spread_photos(scenes: list[Scene], count: int) -> list[Path]:
+    """``count`` mapping photos, equally many of each scene and spread evenly over it.
+
+    ScrflowError where a scene has too few, or a photo changed since the scene was built.
+    """
+    shares = [len(part) for part in np.array_split(np.arange(count), len(scenes))]
     chosen = []
-    for listed, share in zip(photos, shares, strict=True):
-        if len(listed) < share:
-            some = listed[0].parent if listed else "a scene"
-            raise ScrflowError(f"{some}: {len(listed)} mapping photos, and {share} are wanted; lower toy.photos")
-        chosen += [listed[i] for i in np.linspace(0, len(listed) - 1, share).round().astype(int)]
+    for scene, share in zip(scenes, shares, strict=True):
+        names = [view.name for view in scene.mapping]
+        if len(names) < share:
+            where = f"{scene.image_root}: {len(names)} mapping photos"
+            raise ScrflowError(f"{where}, and {share} are wanted; lower toy.photos")
+        names = [names[i] for i in np.linspace(0, len(names) - 1, share).round().astype(int)]
+        scene.check_photos(names)
+        chosen += map(scene.image_path, names)
     return chosen
 
 
@@ -131,96 +163,81 @@ def run_toy(
     return ToyResult(found, total / torch.bincount(data.image, minlength=len(total)), float(error.median()))
 
 
-def write_toy(
-    config: ToyStage,
-    scenes: list[Path],
-    papers: Path,
-    markdown: Path,
-    table: Path,
-    latex: Path,
-    picture: Path,
-    threads: int,
-) -> None:
-    """Run the toy example on photos of the scene artifacts ``scenes`` and write the four files.
+def write_toy(toy: ToyConfig, scenes: list[Path], papers: Path, out: Path) -> None:
+    """Run the toy example on photos of the scene artifacts ``scenes``, and write the four files into a folder.
 
     ScrflowError where a scene has too few photos, a photo changed since the scene was built, or weights are missing.
     """
-    torch.set_num_threads(threads)
-    loaded, toy = [load_scene(scene) for scene in scenes], config.toy
-    photos = spread_photos([[s.image_path(v.name) for v in s.mapping] for s in loaded], toy.photos)
-    owners = {s.image_path(v.name): (s, v.name) for s in loaded for v in s.mapping}
-    for scene, name in (owners[path] for path in photos):
-        scene.check_photos([name])
-    data = toy_data(toy, photos)
+    data = toy_data(toy, spread_photos([load_scene(scene) for scene in scenes], toy.photos))
     results: dict[str, list[ToyResult]] = {WITHOUT: [], WITH: []}
     with meter("toy example", 2 * len(toy.seeds) * toy.steps) as step:
         for seed in toy.seeds:
             for name, of in results.items():
                 of.append(run_toy(toy, data, name == WITH, seed, step))
-    known = {row: published_mean(load_papers(papers), name) for row, name in _PUBLISHED.items()}
-    _draw(picture, toy, data, {name: of[0] for name, of in results.items()})
-    write_text(table, to_csv("glace-figure-8", config.set, _cells(toy, results, known)))
-    grid = _grid(toy, results, known)
-    write_text(latex, tabular(*grid, [f"{known[WITH][0].source}: mean absolute error of a coordinate, px"]))
-    write_text(markdown, _markdown(toy, len(data.pixel), results, known, grid, picture.name))
+    published = {name: published_mean(load_papers(papers), row) for name, row in _PUBLISHED.items()}
+    cells = [cell for name, of in results.items() for cell in _cells(toy, name, of, published[name])]
+    file = out / "glace-figure-8"
+    _draw(file.with_suffix(".png"), toy, data, {name: of[0] for name, of in results.items()})
+    write_text(file.with_suffix(".csv"), to_csv(file.name, None, cells))
+    grid = _grid(toy, cells)
+    write_text(
+        file.with_suffix(".tex"), tabular(*grid, [f"{published[WITH].source}: mean absolute error of a coordinate, px"])
+    )
+    write_text(file.with_suffix(".md"), _markdown(toy, len(data.pixel), cells, grid))
 
 
-def published_mean(papers: Papers, row: str) -> tuple[Published, int]:
-    """Mean of the values that the paper has of a row, and how many there are."""
-    values = [papers.value("glace", "figure-8", row, f"value-{i}") for i in range(1, 20)]
-    known = [v for v in values if v is not None]
+def published_mean(papers: Papers, row: str) -> Published:
+    """Mean of the values that the paper has of a row, printed with their number."""
+    found = [papers.value("glace", "figure-8", row, f"value-{i}") for i in range(1, 20)]
+    known = [v for v in found if v is not None]
     mean = fmean(v.value for v in known)
-    return Published(float(f"{mean:.4g}"), "px", known[0].source, f"{mean:.2f}"), len(known)
+    return Published(float(f"{mean:.4g}"), "px", known[0].source, f"{mean:.2f} (of {len(known)})")
 
 
-def _with_spread(values: list[float]) -> str:
-    return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+def _cells(toy: ToyConfig, name: str, of: list[ToyResult], published: Published) -> list[Cell]:
+    """Of a head: the mean over photos, the median of samples, and each photo."""
+
+    def cell(condition: str, metric: str, values: list[float], published: Published | None = None) -> Cell:
+        names = (name, _LABELS[name], "+".join(toy.scenes), condition, f"{metric}_absolute_error", "px")
+        return Cell(*names, tuple(values), toy.seeds, published=published)
+
+    photos = [cell(f"photo {i + 1}", "mean", [float(r.by_image[i]) for r in of]) for i in range(toy.photos)]
+    mean = cell("all", "mean", [r.mean for r in of], published)
+    return [mean, cell("all", "median", [r.median for r in of]), *photos]
 
 
-def _cells(toy: ToyConfig, results: dict[str, list[ToyResult]], known: Known) -> list[Cell]:
-    cells, scene = [], "+".join(toy.scenes)
-    for name, of in results.items():
-        measured = [("all", "mean_absolute_error", [r.mean for r in of], known[name][0])]
-        measured += [("all", "median_absolute_error", [r.median for r in of], None)]
-        for i in range(toy.photos):
-            measured += [(f"photo {i + 1}", "mean_absolute_error", [float(r.by_image[i]) for r in of], None)]
-        for condition, metric, values, published in measured:
-            names = (name, _LABELS[name], scene, condition, metric, "px")
-            cells.append(Cell(*names, tuple(values), toy.seeds, published=published))
-    return cells
+def _of(cells: list[Cell], name: str) -> tuple[Cell, Cell, list[Cell]]:
+    mean, median, *photos = (cell for cell in cells if cell.row == name)
+    return mean, median, photos
 
 
-def _grid(toy: ToyConfig, results: dict[str, list[ToyResult]], known: Known) -> Grid:
+def _grid(toy: ToyConfig, cells: list[Cell]) -> tuple[list[str], list[list[str]]]:
     """Header and the two rows: ours, over photos and samples, and the paper's."""
     lines = []
-    for name, of in results.items():
-        by_image = torch.stack([r.by_image for r in of]).mean(0)
-        ours = [_with_spread([r.mean for r in of]), f"{by_image.min():.2f} to {by_image.max():.2f}"]
-        ours.append(_with_spread([r.median for r in of]))
-        published, count = known[name]
-        lines.append([_LABELS[name], *ours, f"{published.printed} (of {count})"])
+    for mean, median, photos in (_of(cells, name) for name in _LABELS):
+        whole, middle = (f"{c.mean:.2f}" + (f" ± {c.spread:.2f}" if c.spread else "") for c in (mean, median))
+        span = f"{min(c.mean for c in photos):.2f} to {max(c.mean for c in photos):.2f}"
+        lines.append([mean.label, whole, span, middle, mean.published.printed])
     return ["", " + ".join(toy.scenes), "photos", "median sample", "paper's mean"], lines
 
 
-def _markdown(
-    toy: ToyConfig, samples: int, results: dict[str, list[ToyResult]], known: Known, grid: Grid, picture: str
-) -> str:
-    before, after = ([r.mean for r in results[name]] for name in (WITHOUT, WITH))
-    lower = 100 * (1 - fmean(after) / fmean(before))
+def _markdown(toy: ToyConfig, samples: int, cells: list[Cell], grid: tuple[list[str], list]) -> str:
+    before, after = (_of(cells, name)[0] for name in (WITHOUT, WITH))
+    lower = 100 * (1 - after.mean / before.mean)
     change = f"{abs(lower):.0f} % {'lower' if lower > 0 else 'higher'}"
-    times = sum(b < a for a, b in zip(before, after, strict=True))
-    paper = 100 * (1 - known[WITH][0].value / known[WITHOUT][0].value)
-    return f"""# {known[WITH][0].source}: the 2D toy example of the position decoder
+    times = sum(b < a for a, b in zip(before.values, after.values, strict=True))
+    paper = 100 * (1 - after.published.value / before.published.value)
+    return f"""# {after.published.source}: the 2D toy example of the position decoder
 
 Absolute error of a coordinate, px: mean over the photos, range of the photos, median of the samples; mean ± standard
 deviation of seeds {", ".join(map(str, toy.seeds))}.
 
 {pipe_table(*grid)}
 
-With the decoder the mean error is {change}, and lower with {times} of {len(before)} seeds. In the paper it is
+With the decoder the mean error is {change}, and lower with {times} of {len(before.values)} seeds. In the paper it is
 {paper:.0f} % lower.
 
-![Samples where the head puts them]({picture})
+![Samples where the head puts them](glace-figure-8.png)
 
 {toy.photos} photos of {toy.size[0]} x {toy.size[1]} px in {toy.columns} columns, {samples} samples of encoder
 {toy.extractor.name}; {toy.steps} steps of {toy.batch_size} samples, width {toy.width}, AdamW to {toy.lr_max:g}.
@@ -254,3 +271,14 @@ def _draw(out: Path, toy: ToyConfig, data: ToyData, results: dict[str, ToyResult
         axes.set_title(f"{_LABELS[name]}: {result.mean:.1f} px", fontsize=12)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML of keys of ToyConfig")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    given = parser.parse_args()
+    config = validate(ToyConfig, read_yaml(given.config) if given.config else {}, given.config)
+    torch.set_num_threads(os.cpu_count() or 1)
+    scene_folders = [given.results / name / "scene" for name in config.scenes]
+    write_toy(config, scene_folders, Path("config/papers"), given.results / "tables")
