@@ -362,20 +362,22 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
     fixed = laws()["rules"]["fill_buffer"]["mem_mb"]["job"]
     for job in {job.stage: job for job in jobs}.values():
         memory, minutes, alike = job.costs["mem_mb"], job.wall_s() / 60, sum(o.stage == job.stage for o in jobs)
-        shards = math.ceil(
-            alike * (memory - fixed) / max(job.limit_mb - fixed, 1)
-        )  # of which each fits the rule's memory
+        shards = math.ceil(alike * (memory - fixed) / max(job.limit_mb - fixed, 1))  # of which each fits
         advice = {
             "fill_buffer": f"set buffer_shards: {shards} (config.yaml), or ",
             "train_head": "set training.buffer_memory lower, or take a GPU or a smaller method, or ",
         }.get(job.rule, "")
-        if memory > _SLACK * job.limit_mb:
-            ask = f"{advice}--set-resources {job.rule}:mem_mb={_rounded(1.2 * memory)}"
-            lines.append(f"{job.stage}: needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}; {ask}")
-        if minutes > _SLACK * job.limit_min:
-            ask = f"{advice}--set-resources {job.rule}:runtime={_rounded(1.2 * minutes)}"
-            limit = _time(60 * job.limit_min)
-            lines.append(f"{job.stage}: takes {_time(60 * minutes)} a job, the rule allows {limit}; {ask}")
+        for key, needed, limit, takes in (
+            ("mem_mb", memory, job.limit_mb, f"needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}"),
+            (
+                "runtime",
+                minutes,
+                job.limit_min,
+                f"takes {_time(60 * minutes)} a job, the rule allows {_time(60 * job.limit_min)}",
+            ),
+        ):
+            if needed > _SLACK * limit:
+                lines.append(f"{job.stage}: {takes}; {advice}--set-resources {job.rule}:{key}={_rounded(1.2 * needed)}")
         beside = min(alike, max(1, cores // job.threads))
         if memory * beside > free_mb:
             several = f" for {beside} jobs side by side" if beside > 1 else ""

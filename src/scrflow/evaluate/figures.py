@@ -13,7 +13,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -30,6 +29,7 @@ from scrflow.scene.model import Scene
 from scrflow.storage.artifact import atomic_path
 
 _DPI = 120
+_BAR = {"extendfrac": 0.03, "pad": 0.02, "fraction": 0.04, "aspect": 33}
 # dark is near, bright is far, without the yellow end, which would be lost on white
 ERROR_COLOURS = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.05, 0.88, 256)))
 _MARKERS = {"all": "o", "day": "o", "night": "D"}
@@ -96,7 +96,7 @@ def draw_errors(
     cameras = plane.project(camera_centre(mapping))
     low, high, size = _view_box(np.vstack([cameras, *placed.values()]))
 
-    fig, ax, colour_ax = _sheet(*(high - low))
+    fig, ax = _sheet(*(high - low))
     _draw_points(ax, scene, plane, low, high)
     handles = [_draw_cameras(ax, scene, cameras, plane.project(mapping[:, 2, :3]), size)]
     table = table.set_index("name", drop=False)
@@ -108,24 +108,19 @@ def draw_errors(
         _draw_offsets(ax, plane, placed, estimates, table["value"], norm)
         handles.append(Line2D([], [], color="#555555", lw=1.4, label="from true to estimated position"))
 
-    if shown is None:
-        colour_ax.remove()
-    elif known:
-        bar = fig.colorbar(shown, cax=colour_ax, extend="both", extendfrac=0.03)
+    if shown is not None and known:
+        bar = fig.colorbar(shown, ax=ax, extend="both", label="position error (white: the scene's thresholds)", **_BAR)
         ticks = sorted({t for t, _ in config.thresholds} | {norm.vmin, norm.vmax})
         bar.set_ticks(ticks, labels=[f"{t:.3g} {config.unit}" for t in ticks])
         bar.ax.yaxis.set_minor_locator(NullLocator())
         for t, _ in config.thresholds:
             bar.ax.axhline(t, color="white", lw=1.2)
-        bar.set_label("position error (white: the scene's thresholds)")
-    else:
-        fig.colorbar(shown, cax=colour_ax, label="inliers of a query")
+    elif shown is not None:
+        fig.colorbar(shown, ax=ax, label="inliers of a query", **_BAR)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
     ax.spines[:].set_color("#cccccc")
     _draw_scale_bar(ax, low, high, config.unit)
-    _legend(ax, handles)
-    _titles(ax, f"{title}: queries on the map, from above", _score(table, config), config.synthetic)
-    _save(fig, out)
+    _save(out, ax, f"{title}: queries on the map, from above", _score(table, config), config.synthetic, handles)
 
 
 def _view_box(points_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -261,10 +256,10 @@ class Reprojection:
 
 def draw_overlay(out: Path, photo: Image.Image, points: Reprojection | None, title: str, synthetic: bool) -> None:
     """Write the photo with its keypoints and their reprojected scene coordinates; a note where ``points`` is None."""
-    fig, ax, colour_ax = _sheet(*photo.size)
+    fig, ax = _sheet(*photo.size)
     show_greyed(ax, photo)
     note = "none of the queries was localized: there is no pose to reproject with"
-    error = np.empty(0)
+    error, handles = np.empty(0), []
     if points is not None:
         error = np.linalg.norm(points.reprojected - points.pixels, axis=1)[points.seen_inlier]
         note = f"{len(error)} of {len(points.inlier)} keypoints agree with the pose"
@@ -272,15 +267,12 @@ def draw_overlay(out: Path, photo: Image.Image, points: Reprojection | None, tit
         shown = draw_keypoints(ax, points, scale_px)
     if len(error):
         note += f", median error {np.median(error):.2g} px"
-        fig.colorbar(shown, cax=colour_ax, extend="max", extendfrac=0.03, label="reprojection error, px")
+        fig.colorbar(shown, ax=ax, extend="max", label="reprojection error, px", **_BAR)
         inlier = "inlier: keypoint, with a line to its reprojected scene coordinate"
         style = {"marker": "o", "ls": "-", "lw": 1.3, "ms": 3.5, "color": ERROR_COLOURS(0.4)}
         outlier = {"marker": "x", "ls": "", "ms": 4, "mew": 0.8, "color": _OUTLIER, "alpha": 0.6}
-        _legend(ax, [Line2D([], [], label=inlier, **style), Line2D([], [], label="outlier", **outlier)])
-    else:
-        colour_ax.remove()
-    _titles(ax, title, note, synthetic)
-    _save(fig, out)
+        handles = [Line2D([], [], label=inlier, **style), Line2D([], [], label="outlier", **outlier)]
+    _save(out, ax, title, note, synthetic, handles)
 
 
 def show_greyed(ax: Axes, photo: Image.Image) -> None:
@@ -308,40 +300,27 @@ def draw_keypoints(ax: Axes, points: Reprojection, scale_px: float, size: float 
     return ax.scatter(*points.pixels[order].T, s=size, c=error[order], **style)
 
 
-def _sheet(width: float, height: float) -> tuple[Figure, Axes, Axes]:
-    """A figure, axes of just the shape width : height in it, and narrow axes beside them for the colours."""
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with axes of the shape width : height."""
     scale = min(8.4 / width, 6.6 / height)  # inches
-    w, h = width * scale, height * scale
-    left, right, below, above = 0.25, 1.6, 0.85, 0.75
-    total_w, total_h = max(left + w + right, 8.0), below + h + above
-    left = max(left, (total_w - w - right) / 2)
-    fig = Figure(figsize=(total_w, total_h), dpi=_DPI)
-    FigureCanvasAgg(fig)
-    ax = fig.add_axes((left / total_w, below / total_h, w / total_w, h / total_h))
-    colour_ax = fig.add_axes(((left + w + 0.2) / total_w, below / total_h, 0.2 / total_w, h / total_h))
-    return fig, ax, colour_ax
+    fig = Figure((max(scale * width + 1.6, 8.0), scale * height + 1.4), dpi=_DPI, layout="constrained")
+    ax = fig.subplots()
+    ax.set_box_aspect(height / width)
+    return fig, ax
 
 
-def _legend(ax: Axes, handles: list[Line2D]) -> None:
+def _save(out: Path, ax: Axes, title: str, note: str, synthetic: bool, handles: list[Line2D]) -> None:
+    """Write the picture, with title and note above it and the legend below."""
     fig = ax.figure
-    top = ax.get_position().y0 - 0.08 / fig.get_size_inches()[1]
-    tight = {"handletextpad": 0.5, "columnspacing": 2.0, "borderpad": 0, "borderaxespad": 0, "frameon": False}
-    columns = 2 if len(handles) <= 6 else 3
-    fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, top), ncols=columns, fontsize=9, **tight)
-
-
-def _titles(ax: Axes, title: str, note: str, synthetic: bool) -> None:
-    fig = ax.figure
-    width, height = fig.get_size_inches()
-    fig.text(0.25 / width, 1 - 0.12 / height, title, fontsize=12, fontweight="bold", va="top")
-    fig.text(0.25 / width, 1 - 0.42 / height, note, fontsize=10, va="top")
+    fig.suptitle(title, x=0.005, ha="left", fontsize=12, fontweight="bold")
+    ax.set_title(note, loc="left", fontsize=10)
+    if handles:
+        columns = 2 if len(handles) <= 6 else 3
+        fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     if synthetic:
-        style = {"fontsize": 11, "fontweight": "bold", "ha": "right", "va": "top", "zorder": 7, "color": "#b30000"}
         box = {"facecolor": "white", "edgecolor": "#b30000", "pad": 3, "alpha": 0.9}
-        ax.text(0.99, 0.985, "SYNTHETIC", transform=ax.transAxes, bbox=box, **style)
-
-
-def _save(fig: Figure, out: Path) -> None:
+        style = {"fontsize": 11, "fontweight": "bold", "color": "#b30000", "bbox": box, "zorder": 7}
+        ax.text(0.99, 0.985, "SYNTHETIC", transform=ax.transAxes, ha="right", va="top", **style)
     with atomic_path(Path(out)) as temporary:
         # no version of matplotlib in the file: equal input is equal bytes
         fig.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})

@@ -41,3 +41,24 @@ def format_value(metric: str, value: float, unit: str, spread: float | None = No
     digits = 0 if metric == "query_ms" else 1 if metric.startswith("recall@") or abs(value) >= 10 else 2
     shown = f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
     return shown + SUFFIX.get(metric, "").format(unit=unit)
+
+
+def length(value: float, unit: str, digits: int = 2) -> str:
+    """A length in the form that is read most easily, 3.2 cm or 1.4 m, with so many significant digits."""
+    if not math.isfinite(value):
+        return "infinite"
+    scale, name = 1.0, unit
+    if unit == "m":
+        scale, name = (1.0, "m") if value >= 1 else (100.0, "cm") if value >= 0.001 else (1000.0, "mm")
+    number = f"{scale * value:.0f}" if scale * value >= 10**digits else f"{scale * value:.{digits}g}"
+    return f"{number} {name}"
+
+
+def limit(bound: tuple[float, float], unit: str, joined: str = ", ") -> str:
+    """A threshold: 25 cm, 2°."""
+    return f"{length(bound[0], unit, 6)}{joined}{bound[1]:g}°"
+
+
+def angle(value: float) -> str:
+    """An angle in degrees."""
+    return f"{value:.2g}°" if value < 10 else f"{value:.0f}°"

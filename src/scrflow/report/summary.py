@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scrflow.report.costs import mapping_seconds
+from scrflow.report.formats import length, limit
 from scrflow.storage.artifact import read_json
 
 _FILES = {
@@ -53,8 +54,8 @@ def _table(runs: list[tuple[Path, dict[str, Any]]], box: Any) -> Table:
     title = first["scene"] + (" (SYNTHETIC scene)" if first["synthetic"] else "")
     table = Table("method", "queries", title=title, title_justify="left", box=box, title_style="bold", pad_edge=False)
     table.add_column("localized", justify="right")
-    for t, r in first["thresholds"]:
-        table.add_column(f"{_length(t, first['unit'])} {r:g}°", justify="right")
+    for bound in first["thresholds"]:
+        table.add_column(limit(bound, first["unit"], " "), justify="right")
     for header in ("median error", "map", "a query", "mapping", "training"):
         table.add_column(header, justify="right", no_wrap=True)
     for folder, metrics in runs:
@@ -93,11 +94,7 @@ def _medians(group: dict[str, Any], unit: str) -> str:
     if not group["with_reference"]:
         return "-"
     t, r = group["median_t_err"], group["median_r_err"]
-    return "infinite" if t is None or r is None else f"{_length(t, unit)} {r:.2f}°"
-
-
-def _length(value: float, unit: str) -> str:
-    return f"{100 * value:.3g} cm" if unit == "m" and value < 1 else f"{value:.3g} {unit}"
+    return "infinite" if t is None or r is None else f"{length(t, unit, 3)} {r:.2f}°"
 
 
 def _minutes(seconds: float | None) -> str:

@@ -19,7 +19,7 @@ from scrflow.config.table import TableRow, TableRun, TableScene, TableStage
 from scrflow.evaluate.metrics import OVERALL
 from scrflow.report.claims import claims_text, judge
 from scrflow.report.costs import mapping_seconds
-from scrflow.report.formats import SUFFIX, format_value, pipe_table, tabular
+from scrflow.report.formats import SUFFIX, format_value, limit, pipe_table, tabular
 from scrflow.report.published import Papers, Published, load_papers
 from scrflow.storage.artifact import read_json, write_text
 
@@ -276,9 +276,7 @@ def _threshold(config: TableStage, scene: str, index: int) -> str:
     chosen = set(of.values()) if scene == MEAN else {of[scene]}
     if len(chosen) > 1:
         return f"threshold {index + 1}"
-    (t, r), unit = chosen.pop()
-    length = f"{100 * t:g} cm" if unit == "m" and t < 1 else f"{t:g} {unit}"
-    return f"{length} {r:g}°"
+    return limit(*chosen.pop(), " ")
 
 
 def _text(cell: Cell | None) -> str:

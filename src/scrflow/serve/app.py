@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import prometheus_client
@@ -171,24 +172,24 @@ def service(pool: Pool, token: str | None) -> FastAPI:
             try:
                 reply = await pool.localize(job, request.is_disconnected)
             except Busy as busy:
-                outcome.set("busy")
+                outcome.value = "busy"
                 raise HTTPException(503, "the queue is full; try again", {"Retry-After": str(busy.retry_s)}) from None
             except Overdue:
-                outcome.set("overdue")
+                outcome.value = "overdue"
                 raise HTTPException(504, "the photo took too long; send a smaller one, or try again") from None
             except Crashed:
                 log.error("a worker ended while it localized a photo of %d bytes", len(job.photo))
                 raise HTTPException(500, _FAILED) from None
             if reply is None:
-                outcome.set("gone")
+                outcome.value = "gone"
                 return Response(status_code=499)
             if reply.refused is not None:
-                outcome.set("refused")
+                outcome.value = "refused"
                 raise HTTPException(422, reply.refused)
             if reply.failed is not None:
                 log.error("%s", reply.failed)
                 raise HTTPException(500, _FAILED)
-            outcome.set("localized" if reply.answer["cam_from_world"] else "lost")
+            outcome.value = "localized" if reply.answer["cam_from_world"] else "lost"
             return JSONResponse(reply.answer)
 
     @app.get("/maps", response_model=MapList)
@@ -248,16 +249,6 @@ def _page() -> tuple[str, str]:
     return page, policy + "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
 
 
-class _Outcome:
-    """The result of a request for the metrics; ``failed`` unless it is set."""
-
-    def __init__(self) -> None:
-        self.value = "failed"
-
-    def set(self, value: str) -> None:
-        self.value = value
-
-
 class _Metrics:
     """Numbers for Prometheus."""
 
@@ -282,8 +273,8 @@ class _Metrics:
 
     @contextlib.contextmanager
     def outcome(self) -> Any:
-        """Count a photo and its time."""
-        outcome = _Outcome()
+        """Count a photo and its time, by the value that the block sets."""
+        outcome = SimpleNamespace(value="failed")
         with self._seconds.time():
             try:
                 yield outcome

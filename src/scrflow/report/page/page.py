@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from scrflow.core.progress import log
 from scrflow.report.costs import PHASES, StageCost
+from scrflow.report.formats import angle, length, limit
 from scrflow.report.page.precision import (
     COLOURS,
     GREY,
@@ -31,7 +32,7 @@ from scrflow.report.page.precision import (
     verdict,
 )
 from scrflow.report.page.relocalize import open_map, queries
-from scrflow.report.page.run import Run, angle, length, limit, load_run, text
+from scrflow.report.page.run import Run, load_run, text
 from scrflow.report.page.scene3d import covisibility, scene3d
 from scrflow.storage.artifact import write_text
 

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from scipy.stats import binomtest
 
 from scrflow.evaluate.metrics import CONFIDENCE_EDGES, OVERALL, reliability
-from scrflow.report.page.run import Run, angle, length, limit, text
+from scrflow.report.formats import angle, length, limit
+from scrflow.report.page.run import Run, text
 
 INK, GREY = "#1f2933", "#6b7680"
 COLOURS = ("#1b5e9b", "#d1730f", "#2a8c6e", "#8e5ea2", "#b5485d", "#5c6b73")  # of curves side by side

@@ -22,6 +22,7 @@ from scrflow.evaluate.metrics import QueryDetail, query_table, read_details
 from scrflow.graph.covisibility import Graph, load_graph
 from scrflow.pipeline.provenance import stages_of
 from scrflow.report.costs import Costs, costs_of
+from scrflow.report.formats import angle, length, limit
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import Stamp, read_json, read_stamp, require, sha256_file
@@ -173,24 +174,3 @@ def _history(root: Path, folder: Path, metrics: Mapping[str, Any]) -> pd.DataFra
     except (ValueError, TypeError, KeyError) as error:
         raise ScrflowError(f"{path}: training log cannot be read ({error}); train again") from None
     return history.replace([math.inf, -math.inf], math.nan)
-
-
-def length(value: float, unit: str, digits: int = 2) -> str:
-    """A length in the form that is read most easily, 3.2 cm or 1.4 m, with so many significant digits."""
-    if not math.isfinite(value):
-        return "infinite"
-    scale, name = 1.0, unit
-    if unit == "m":
-        scale, name = (1.0, "m") if value >= 1 else (100.0, "cm") if value >= 0.001 else (1000.0, "mm")
-    number = f"{scale * value:.0f}" if scale * value >= 10**digits else f"{scale * value:.{digits}g}"
-    return f"{number} {name}"
-
-
-def limit(bound: tuple[float, float], unit: str, joined: str = ", ") -> str:
-    """A threshold: 25 cm, 2°."""
-    return f"{length(bound[0], unit, 6)}{joined}{bound[1]:g}°"
-
-
-def angle(value: float) -> str:
-    """An angle in degrees."""
-    return f"{value:.2g}°" if value < 10 else f"{value:.0f}°"
