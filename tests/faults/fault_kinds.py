@@ -64,14 +64,13 @@ def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """Results (or downloads) are on a tmpfs, too small by a random amount for the largest product of what follows."""
+    """Results are on a tmpfs, too small by a random amount for the largest product of what follows."""
     trial = lab.trial(stage)
-    top = lab.stages.products[stage][0].split("/")[0]
     made = [product for name in lab.stages.following(stage) for product in lab.stages.products[name]]
-    products = [lab.finished.folder / product for product in made if product.startswith(top + "/")]
+    products = [lab.finished.folder / product for product in made]
     needed = max(sum(-(-f.stat().st_size // 4096) for f in files_under(product)) for product in products)  # pages
-    with _tmpfs(trial.folder / top) as resize:
-        resize(_used(trial.folder / top) + 4096 * rng.randrange(max(1, needed // 2)))
+    with _tmpfs(trial.folder / "results") as resize:
+        resize(_used(trial.folder / "results") + 4096 * rng.randrange(max(1, needed // 2)))
         done = trial.run()
         return lab.survived("disk full", trial, done, mend=lambda _: resize(1 << 28))
 
@@ -95,7 +94,7 @@ def _used(folder: Path) -> int:
 def _tmpfs(folder: Path) -> Iterator[Callable[[int], None]]:
     """The folder on a file system of its own, whose size in bytes can be set."""
     aside = folder.with_name(folder.name + ".aside")
-    folder.mkdir(exist_ok=True)  # of downloads there is none before the first
+    folder.mkdir(exist_ok=True)
     folder.rename(aside)
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(folder)], check=True)
@@ -133,10 +132,10 @@ def _damage(how: str) -> Kind:
     return kind
 
 
-def _delete_named(done: Done, trial: Trial, some: bool = True) -> None:
-    """What the messages say: delete the files that they name, of which there are some."""
+def _delete_named(done: Done, trial: Trial) -> None:
+    """What the messages say: delete the files that they name."""
     files = named_files(done.errors, trial.folder)
-    assert files or not some, f"no file of the results is named: {done.errors}"
+    assert files, f"no file of the results is named: {done.errors}"
     for file in files:
         shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
@@ -200,29 +199,6 @@ def lost_records(lab: Lab, stage: str, rng: Random) -> Outcome:
     return lab.survived("Snakemake's records", trial, trial.run())
 
 
-def transfer_cut(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """The server breaks the next transfers off, each somewhere: some, which the job gets over by itself, or all."""
-    trial = lab.trial("download_dataset")
-    longest = max(file.stat().st_size for file in lab.site.folder.iterdir())
-    with lab.site.failing():
-        lab.site.cuts = [rng.randrange(longest) for _ in range(rng.randint(1, 2))]
-        if lost := rng.random() < 0.5:
-            lab.site.cut_all = 0
-        done = trial.run()
-    return lab.survived("transfer cut", trial, done, mend=(lambda _: None) if lost else None)
-
-
-def other_file_served(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """The server has another file under the address: another version, a page of a login, or half of it."""
-    trial = lab.trial("download_dataset")
-    file = rng.choice(sorted(lab.site.folder.iterdir()))
-    data = file.read_bytes()
-    with lab.site.failing():
-        lab.site.other[file.name] = rng.choice([data + b"\n", b"<html>Sign in</html>\n", data[: len(data) // 2]])
-        done = trial.run()
-    return lab.survived("other file served", trial, done, mend=lambda d: _delete_named(d, trial, some=False))
-
-
 def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
     """A second workflow is started while the first one works."""
     trial = lab.trial(stage)
@@ -250,8 +226,6 @@ KINDS: dict[str, Kind] = {
     "full-project": full_project,
     "no-permission": no_permission,
     "photo": photo_changed,
-    "transfer-cut": transfer_cut,
-    "other-file": other_file_served,
     "records": lost_records,
     "gone": _damage("product gone"),
     "two-at-once": two_at_once,
@@ -260,5 +234,5 @@ KINDS: dict[str, Kind] = {
 NEEDS_A_PRODUCT = {"flip", "truncate", "zeros", "no-permission", "gone", "photo"}
 NEEDS_ROOT = {"full-disk", "full-project"}
 # kinds of one stage alone: the scene of the chain that has it
-ONLY_OF = {"term-training": "tiny", "transfer-cut": "fetched", "other-file": "fetched"}
+ONLY_OF = {"term-training": "tiny"}
 EACH_STAGE = {"kill-one", "kill-all", "term-all", "full-disk"}

@@ -132,8 +132,8 @@ class Trial:
         return ", ".join(found[:most])
 
     def litter(self) -> list[str]:
-        hidden = [p for top in ("results", "resources") for p in (self.folder / top).rglob(".*")]
-        return [str(p.relative_to(self.folder)) for p in hidden if ".tmp" in p.name or p.name.endswith(".part")]
+        hidden = (self.folder / "results").rglob(".*")
+        return [str(p.relative_to(self.folder)) for p in hidden if ".tmp" in p.name]
 
 
 class Lab:
@@ -144,7 +144,8 @@ class Lab:
         self.folder, self.chain = folder, chain
         folder.mkdir(parents=True, exist_ok=True)
         self.finished = finished or Project(folder / "finished")
-        self.site = None if finished else chain.prepare(self.finished)
+        if finished is None:
+            chain.prepare(self.finished)
         self.finished.snakemake(*chain.targets)
         self.answers = {name: self.finished.read(name) for name in chain.answers}
         self.stages = Stages(self.finished, chain.targets)
@@ -227,6 +228,6 @@ def damaged(data: bytes, how: str, rng: Random) -> bytes:
 
 
 def named_files(lines: Iterable[str], folder: Path) -> list[Path]:
-    """Files and folders of the results and downloads that messages name, if they are there."""
-    named = dict.fromkeys(word for line in lines for word in re.findall(r"(?:results|resources)/[^\s:;,]+", line))
+    """Files and folders of the results that messages name, if they are there."""
+    named = dict.fromkeys(word for line in lines for word in re.findall(r"results/[^\s:;,]+", line))
     return [folder / word for word in named if (folder / word).exists()]

@@ -21,11 +21,11 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chains import FETCHED, PHOTOS, POSED
+from chains import PHOTOS, POSED
 from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, NEEDS_ROOT, ONLY_OF
 from fault_lab import Lab, Outcome
 
-CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS, FETCHED)}
+CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS)}
 
 
 def stages_of(kind: str, lab: Lab) -> list[str]:
