@@ -19,7 +19,7 @@ from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.covisibility import Graph
 from scrflow.report.page.page import page, write_report
-from scrflow.report.page.precision import failures, verdict
+from scrflow.report.page.plots import failures, verdict
 from scrflow.report.page.relocalize import Points, render_points
 from scrflow.report.page.run import load_run
 from scrflow.storage.artifact import read_json

@@ -20,20 +20,21 @@ from plotly.offline import get_plotlyjs
 from scrflow.core.progress import log
 from scrflow.report.costs import PHASES, StageCost
 from scrflow.report.formats import angle, length, limit
-from scrflow.report.page.precision import (
+from scrflow.report.page.plots import (
     COLOURS,
     GREY,
     INK,
     calibration,
+    covisibility,
     distance,
     failures,
     log_axis,
     recall,
+    scene3d,
     verdict,
 )
 from scrflow.report.page.relocalize import open_map, queries
 from scrflow.report.page.run import Run, load_run, text
-from scrflow.report.page.scene3d import covisibility, scene3d
 from scrflow.storage.artifact import write_text
 
 _HERE = Path(__file__).with_suffix("")
