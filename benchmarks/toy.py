@@ -30,6 +30,7 @@ from torch import Tensor
 
 from scrflow.config import ExtractorConfig, HeadConfig, Strict
 from scrflow.config.base import read_yaml, validate
+from scrflow.config.table import Papers, Published, load_papers
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import read_rgb
 from scrflow.core.progress import meter, track
@@ -37,7 +38,6 @@ from scrflow.core.seeds import derived_seed, torch_generator
 from scrflow.features.encoders import build_encoder
 from scrflow.features.networks import image_for
 from scrflow.report.formats import pipe_table, tabular
-from scrflow.report.published import Papers, Published, load_papers
 from scrflow.report.table import Cell, to_csv
 from scrflow.scene.model import Scene, load_scene
 from scrflow.storage.artifact import atomic_path, write_text

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from scrflow.config.table import load_papers
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project
-from scrflow.report.published import load_papers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPERS = load_papers(ROOT / "config/papers")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.report.published import Published
+from scrflow.config.table import Published
 from scrflow.report.table import Cell, to_csv
 
 UNITS = {"recall@0": "%", "median_t": "m", "map_mb": "MB", "query_ms": "ms", "mapping_min": "min"}

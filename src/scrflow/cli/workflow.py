@@ -272,17 +272,16 @@ def schema(
 
 def schemas() -> dict[str, str]:
     """File name -> JSON schema, of each kind of config file."""
-    from scrflow.config import BaselineConfig, EncoderConfig, GlobalConfig, MethodConfig, SceneConfig, TableConfig
-    from scrflow.report.published import PaperConfig
+    from scrflow import config as c
 
     models = {
-        "config": GlobalConfig,
-        "scene": SceneConfig,
-        "encoder": EncoderConfig,
-        "method": MethodConfig,
-        "baseline": BaselineConfig,
-        "table": TableConfig,
-        "paper": PaperConfig,
+        "config": c.GlobalConfig,
+        "scene": c.SceneConfig,
+        "encoder": c.EncoderConfig,
+        "method": c.MethodConfig,
+        "baseline": c.BaselineConfig,
+        "table": c.TableConfig,
+        "paper": c.PaperConfig,
     }
     return {
         f"{name}.schema.json": json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"

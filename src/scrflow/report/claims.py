@@ -15,11 +15,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scrflow.config.table import Claim, TableConfig, TableScene, TableStage
+from scrflow.config.table import Claim, Papers, TableConfig, TableScene, TableStage
 from scrflow.core.errors import ScrflowError
 from scrflow.core.seeds import derived_seed
 from scrflow.report.formats import format_value, pipe_table
-from scrflow.report.published import Papers
 from scrflow.storage.artifact import require
 
 DRAWS = 4000

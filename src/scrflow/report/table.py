@@ -15,12 +15,11 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from scrflow.config.table import TableRow, TableRun, TableScene, TableStage
+from scrflow.config.table import Papers, Published, TableRow, TableRun, TableScene, TableStage, load_papers
 from scrflow.evaluate.metrics import OVERALL
 from scrflow.report.claims import claims_text, judge
 from scrflow.report.costs import mapping_seconds
 from scrflow.report.formats import SUFFIX, format_value, limit, pipe_table, tabular
-from scrflow.report.published import Papers, Published, load_papers
 from scrflow.storage.artifact import read_json, write_text
 
 MEAN = "mean"  # in place of a scene: over all of them
