@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pandas as pd
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import track
@@ -37,7 +38,7 @@ class Result:
     folder: Path
     metrics: dict[str, Any]
     stages: dict[str, Stamp]  # path below results/ -> stamp, inputs before what was made from them
-    errors: dict[str, tuple[float, float]]  # query -> translation, rotation; infinite: no pose; NaN: no reference
+    errors: pd.DataFrame  # t_err and r_err by query; infinite: no pose; NaN: no reference
     mapping_s: float | None
 
     @classmethod
@@ -58,11 +59,9 @@ class Result:
         return {key: value for key, value in ran.items() if key != "packages"} | ran["packages"]
 
 
-def _errors(path: Path) -> dict[str, tuple[float, float]]:
+def _errors(path: Path) -> pd.DataFrame:
     try:
-        with open(require(path, "table of queries"), encoding="utf-8", newline="") as f:
-            rows = list(csv.DictReader(f))
-        return {row["name"]: tuple(float(row[k]) if row[k] else math.nan for k in ("t_err", "r_err")) for row in rows}
+        return pd.read_csv(require(path, "table of queries"), index_col="name")[["t_err", "r_err"]].astype(float)
     except (KeyError, TypeError, ValueError):
         raise ScrflowError(f"{path}: expected columns name, t_err, r_err; evaluate again") from None
 
@@ -117,12 +116,9 @@ def _print_pair(a: Result, b: Result, queries: int) -> bool:
     else:
         file = _first_other_bytes(a, b)
         where = f"bytes differ first in {file}" if file else "no file at hand has other bytes"
-        if ran:
-            why = "see what it ran on"
-        elif a.ran("localization") and b.ran("localization"):
-            why = "packages and device are the same: sums on a GPU are not repeatable, on a CPU they should be"
-        else:
-            why = "what it ran on is unknown"
+        why = "packages and device are the same: sums on a GPU are not repeatable, on a CPU they should be"
+        if ran or not (a.ran("localization") and b.ran("localization")):
+            why = "see what it ran on" if ran else "what it ran on is unknown"
         print(f"  config, code and data are the same; {where}; {why}")
     for line in ran:
         print(f"  {line}")
@@ -212,7 +208,7 @@ def _print_outcome(a: Result, b: Result, same: bool, queries: int) -> None:
     print("  outcome: the same poses and map size" if same else "  outcome:")
     alike = a.metrics["thresholds"] == b.metrics["thresholds"]
     crossings = list(_crossings(a, b)) if alike else []
-    if alike and a.errors.keys() == b.errors.keys() and a.poses != b.poses and not crossings:
+    if alike and a.errors.index.equals(b.errors.index) and a.poses != b.poses and not crossings:
         print("    poses differ, but no query changes sides of a threshold")
     for line in _changes(_figures(a) | _times(a), _figures(b) | _times(b), ":"):
         print(f"    {line}")
@@ -251,18 +247,17 @@ def _thresholds(result: Result) -> list[str]:
 
 def _crossings(a: Result, b: Result) -> Iterator[tuple[str, list[str]]]:
     """(title, queries that are within a threshold on one side only), finest threshold first."""
-    both = [name for name in a.errors if name in b.errors]
-    for (t, r), title in zip(a.metrics["thresholds"], _thresholds(a), strict=True):
+    both = a.errors.index.intersection(b.errors.index, sort=False)
+    for bound, title in zip(a.metrics["thresholds"], _thresholds(a), strict=True):
         # NaN (no reference) is within on neither side
-        within = [{n for n in both if side.errors[n][0] < t and side.errors[n][1] < r} for side in (a, b)]
+        within = [side.errors.loc[both].lt(bound).all(axis=1) for side in (a, b)]
         for side, what in ((1, "within in the second only"), (0, "no longer within")):
-            names = [n for n in both if n in within[side] - within[1 - side]]
-            if names:
-                yield f"{title}, {what}", names
+            if len(names := both[within[side] & ~within[1 - side]]):
+                yield f"{title}, {what}", list(names)
 
 
 def _error(result: Result, query: str) -> str:
-    t, r = result.errors[query]
+    t, r = result.errors.loc[query]
     return "no pose" if math.isinf(t) else f"{t:.3g} {result.metrics['unit']} {r:.3g}°"
 
 
