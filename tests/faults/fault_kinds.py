@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,24 +42,6 @@ def _signalled(kind: str, number: int, one: bool = False) -> Kind:
         return lab.survived(kind, trial, Trial.finish(run))
 
     return strike
-
-
-def term_training(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """SIGTERM to the training alone, with --retries 1: it saves, and the retry goes on from there."""
-    trial = lab.trial("train_head")
-    run = trial.start("--retries", "1")
-    checkpoint = trial.folder / "results" / lab.chain.scene / "quick/checkpoint.pt"
-    while not checkpoint.exists() and run.poll() is None:
-        time.sleep(0.005)
-    logs = {str(log) for log in lab.stages.logs(trial.folder, "train_head")}
-    for process in processes_of(run):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if logs & {file.path for file in process.open_files()}:
-                process.send_signal(signal.SIGTERM)
-    done = Trial.finish(run)
-    if done.status == 0 and "stopped by SIGTERM after step" in done.text and "training continues from" not in done.text:
-        return Outcome("SIGTERM to training, retried", "train_head", None, failure=f"begun anew\n{done.text[-3000:]}")
-    return lab.survived("SIGTERM to training, retried", trial, done)
 
 
 def full_disk(lab: Lab, stage: str, rng: Random) -> Outcome:
@@ -199,26 +180,10 @@ def lost_records(lab: Lab, stage: str, rng: Random) -> Outcome:
     return lab.survived("Snakemake's records", trial, trial.run())
 
 
-def two_at_once(lab: Lab, stage: str, rng: Random) -> Outcome:
-    """A second workflow is started while the first one works."""
-    trial = lab.trial(stage)
-    first = trial.start()
-    reached = trial.wait_for_stage(first, rng.random())
-    second = trial.run()
-    done = Trial.finish(first)
-    if reached and second.status != 0 and "another Snakemake is running here" not in second.text:
-        return Outcome("two workflows", stage, None, failure=f"the second says\n{second.text[-3000:]}")
-    outcome = lab.survived("two workflows", trial, done)
-    if second.status == 0 or outcome.failure:
-        return outcome
-    return Outcome("two workflows", stage, "told", "another Snakemake is running here")
-
-
 KINDS: dict[str, Kind] = {
     "kill-one": _signalled("SIGKILL to one process", signal.SIGKILL, one=True),
     "kill-all": _signalled("SIGKILL to all", signal.SIGKILL),  # a power cut
     "term-all": _signalled("SIGTERM to all", signal.SIGTERM),  # a scheduler ahead of a time limit, or a shutdown
-    "term-training": term_training,
     "flip": _damage("flip"),
     "truncate": _damage("truncate"),
     "zeros": _damage("zeros"),
@@ -228,11 +193,8 @@ KINDS: dict[str, Kind] = {
     "photo": photo_changed,
     "records": lost_records,
     "gone": _damage("product gone"),
-    "two-at-once": two_at_once,
 }
 # what there must be before the stage for the kind to have something to break
 NEEDS_A_PRODUCT = {"flip", "truncate", "zeros", "no-permission", "gone", "photo"}
 NEEDS_ROOT = {"full-disk", "full-project"}
-# kinds of one stage alone: the scene of the chain that has it
-ONLY_OF = {"term-training": "tiny"}
 EACH_STAGE = {"kill-one", "kill-all", "term-all", "full-disk"}

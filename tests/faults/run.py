@@ -22,7 +22,7 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chains import PHOTOS, POSED
-from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, NEEDS_ROOT, ONLY_OF
+from fault_kinds import EACH_STAGE, KINDS, NEEDS_A_PRODUCT, NEEDS_ROOT
 from fault_lab import Lab, Outcome
 
 CHAINS = {chain.scene: chain for chain in (POSED, PHOTOS)}
@@ -39,8 +39,6 @@ def plan(kinds: list[str], lab: Lab, trials: int, seed: int) -> list[tuple[str, 
     """(kind, stage, seed of the trial): ``trials`` of a kind, or of each stage for kinds that strike at every one."""
     found = []
     for kind in kinds:
-        if ONLY_OF.get(kind, lab.chain.scene) != lab.chain.scene:
-            continue
         rng = Random(f"{seed} {lab.chain.scene} {kind}")
         stages = stages_of(kind, lab)
         chosen = stages * trials if kind in EACH_STAGE else [rng.choice(stages) for _ in range(trials)]
