@@ -28,7 +28,6 @@ from tiny_project import ENCODER, METHOD, REPO, Project
 
 from scrflow.config import deep_merge
 from scrflow.scene.lists import read_poses
-from scrflow.storage.artifact import sha256_file
 
 pytestmark = pytest.mark.long
 
@@ -123,37 +122,3 @@ def test_every_query_has_a_pose_or_a_reason(localized: Project, name: str):
     assert found == conditions
     for values in (metrics["overall"], *metrics["conditions"].values()):
         assert (values["recall"] is None) == (values["with_reference"] == 0)
-
-
-def test_a_damaged_photo_is_told_and_nothing_finished_is_touched(localized: Project):
-    """A dataset unpacked anew: another list of poses, which is why the scene is read again, and a photo cut short."""
-    scene = "cambridge-shopfacade"
-    folder = data_root(localized) / "cambridge/ShopFacade/ShopFacade"
-    photo, poses = folder / "seq1/frame00003.png", folder / "dataset_train.txt"
-    before = {path: path.read_bytes() for path in (photo, poses)}
-    kept = finished_files(localized)
-    assert all(Path(target) in kept for target in TARGETS)
-    scene_json = localized.read(f"results/{scene}/scene/scene.json")
-    try:
-        photo.write_bytes(before[photo][: len(before[photo]) // 2])
-        poses.write_bytes(before[poses] + b"\n")
-        done = localized.snakemake(*TARGETS, check=False)
-    finally:
-        for path, data in before.items():
-            path.write_bytes(data)
-    assert done.returncode == 1
-    errors = [line for line in done.stdout.splitlines() if "] error: " in line]
-    assert len(errors) == 1 and errors[0].startswith(f"[build_scene {scene}] error: ")
-    assert "seq1/frame00003.png: image is damaged" in errors[0]
-    assert "Traceback" not in done.stdout
-    assert finished_files(localized) == kept
-    # mended, the same scene is made again
-    localized.snakemake(f"results/{scene}/scene/scene.json")
-    assert localized.read(f"results/{scene}/scene/scene.json") == scene_json
-
-
-def finished_files(project: Project) -> dict[Path, str]:
-    """Checksums of all results but logs and benchmarks; of the scene that is read anew too."""
-    files = [path for path in (project.folder / "results").rglob("*") if path.is_file()]
-    relative = {path.relative_to(project.folder): path for path in files}
-    return {name: sha256_file(path) for name, path in relative.items() if name.parts[2] not in ("logs", "benchmarks")}
