@@ -1,5 +1,6 @@
 """Every kind of method runs through the whole workflow: without a global encoding (ACE), with the query's own retrieval
-feature (GLACE), with known depths; a graph of shared points; buffer and encoding as in the papers' public code."""
+feature (GLACE), with known depths; a graph of shared points; buffer and encoding as in the papers' public code; with
+features joined of others; and the baseline of feature matching."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ import pytest
 from tiny_project import ENCODER, METHOD, SCENE, Project
 
 from scrflow.config import deep_merge
+from scrflow.core.errors import ScrflowError
+from scrflow.report.costs import costs_of
+from scrflow.storage.weights import locate
 
 PLAIN_LOSS = {"coarse": False, "depth_adjusted": False, "pull": False}
 PUBLISHED = {
@@ -70,3 +74,54 @@ def test_method(made: Project, name: str):
     # a query is in poses.txt exactly when it was localized
     lines = (folder / "poses.txt").read_text().splitlines()
     assert {line.split()[0] for line in lines} == {n for n, q in details.items() if q["localized"]}
+
+
+BASELINE = {
+    "description": "SIFT, small",
+    "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
+    "neighbours": 6,
+    "retrieval": "vlad",
+    "localize": {"retrieved": 24},
+}
+METRICS = "results/tiny/match/metrics.json"
+
+
+@pytest.mark.long
+def test_map_poses_and_evaluation(copied: Project):
+    copied.write("config/baselines/match.yaml", BASELINE)
+    assert set(copied.planned(METRICS)) == {"map_baseline", "localize_baseline", "evaluate_baseline"}
+    copied.snakemake(METRICS)
+    metrics = json.loads(copied.read(METRICS))
+    assert metrics["training"] is None and 0.03 < metrics["map_mb"] < 0.3
+    # 24 renderings, so far apart that not every query has enough in common with one
+    assert metrics["conditions"]["day"]["recall"][0] >= 0.5, metrics["conditions"]
+    costs = costs_of(copied.folder / "results/tiny/match")
+    assert not costs.unknown
+    made = ("build_scene", "build_graph", "build_retrieval", "map_baseline", "localize_baseline")
+    assert {stage.rule for stage in costs.stages} == set(made)
+    again = copied.planned(METRICS, "--config", "baselines={match: {localize: {iterations: 900}}}")
+    assert again == {"localize_baseline": 1, "evaluate_baseline": 1}
+
+
+FEATURES = """retrieval:
+  net: {kind: network, network: efficientnet-lite0, options: {short_side: 128}, dim: 8, pq_bytes: 4}
+  both: {kind: fusion, parts: [vlad, net], weights: [2, 1], dim: null, pq_bytes: 8}
+"""
+
+
+@pytest.mark.long
+@pytest.mark.network
+def test_fusion_serves_queries(copied: Project):
+    try:
+        locate("efficientnet-lite0")
+    except ScrflowError as error:
+        pytest.skip(f"the published weights are not at hand: {error}")
+    copied.edit("config/config.yaml", "retrieval:\n", FEATURES)
+    copied.write("config/methods/fused.yaml", {"extends": "quick", "description": "fusion", "retrieval": "both"})
+    copied.snakemake("results/tiny/fused/poses.txt")
+    folder = copied.folder / "results/tiny"
+    quality = {name: json.loads((folder / f"retrieval/{name}.json").read_text()) for name in ("vlad", "net", "both")}
+    assert quality["both"]["dim"] == quality["vlad"]["dim"] + quality["net"]["dim"] == 16
+    assert quality["both"]["model_mb"] > quality["vlad"]["model_mb"] + quality["net"]["model_mb"] - 0.01
+    queries = json.loads((folder / "fused/localization.json").read_text())["queries"]
+    assert queries and all(q["hypothesis"] for q in queries.values() if q["localized"])

@@ -1,4 +1,4 @@
-"""The report of a method, and Snakemake's report of the whole run, made and read without network."""
+"""What scrflow says of a finished run: costs, provenance, its page, and Snakemake's report, made without network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import zipfile
 
 import pytest
 from tiny_project import Project
+
+from scrflow.report.costs import costs_of, mapping_seconds
 
 PAGE = "results/tiny/quick/report.html"
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
@@ -52,3 +54,31 @@ def test_archive_has_categories_labels_and_captions(archive):
     assert "tiny" in by_name["report.html"]["caption"] and "quick" in by_name["report.html"]["caption"]
     assert list(json.loads(re.search(r"var categories = (\{.*?\});\n", html, re.S)[1])) == ["tiny"]
     assert "scene coordinate regression" in html
+
+
+def test_costs_of_a_finished_run(finished: Project):
+    """Every job of the run has its costs, by its own account of time and memory, and no other is counted."""
+    results = finished.folder / "results"
+    costs = costs_of(results / "tiny/quick")
+    assert costs.unknown == ()
+    jobs = {f"{stage.rule}/{stage.wildcards}".rstrip("/") for stage in costs.stages}
+    assert jobs == {
+        *("build_scene", "build_graph", "embed_graph/node2vec", "build_retrieval/vlad", "fit_pca/small"),
+        *("fill_buffer/small-0", "fill_buffer/small-1"),
+        *("train_head/quick", "write_map/quick", "localize_queries/quick"),
+    }
+    assert all(stage.cpu_s > 0 and stage.max_rss_mb > 50 and not stage.cpu_is_bound for stage in costs.stages)
+    assert mapping_seconds(results / "tiny/quick") == pytest.approx(
+        sum(stage.wall_s for stage in costs.stages if stage.rule != "localize_queries")
+    )
+
+
+def test_provenance_of_a_finished_run(finished: Project):
+    folder = finished.folder / "results/tiny/quick"
+    told = json.loads((folder / "metrics.json").read_text())["provenance"]
+    assert told["lost"] == []
+    for what, threads in (("training", 2), ("localization", 2), ("evaluation", 1)):
+        assert told[what]["packages"]["torch"] and told[what]["cpu"] and told[what]["threads"] == threads
+        assert (told[what]["commit"], told[what]["clean"]) == (None, None)  # a copy of the tree, no checkout
+    for path, stamp in told["stages"].items():
+        assert stamp["code"] and stamp["config"], path
