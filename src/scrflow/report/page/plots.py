@@ -301,7 +301,7 @@ def scene3d(run: Run, points: Points) -> dict[str, Any]:
     lines = segments(cameras[::step], cameras[::step] + size * (mapping[:, 2, :3] @ frame.T)[::step])
     name, line = f"{len(cameras)} mapping photos, and where they look", {"color": "#7b8794", "width": 2}
     figure.add_scatter3d(**lines, mode="lines", name=name, line=line, hoverinfo="skip")
-    _add_queries(figure, run, placed, frame, low, high)
+    _add_queries(figure, run, placed, frame)
     _set_view(figure, cameras, cloud, low, high)
     shown = f" {_SHOWN_POINTS} of them are drawn." if len(points.xyz) > _SHOWN_POINTS else ""
     return {"figure": figure, "points": f"{points.note}.{shown}"}
@@ -331,9 +331,7 @@ def _add_cloud(figure: go.Figure, cloud: np.ndarray, rgb: np.ndarray, low: np.nd
     figure.add_scatter3d(**coordinates(cloud[inside]), **style)
 
 
-def _add_queries(
-    figure: go.Figure, run: Run, placed: dict[str, np.ndarray], frame: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> None:
+def _add_queries(figure: go.Figure, run: Run, placed: dict[str, np.ndarray], frame: np.ndarray) -> None:
     # the worse, the larger: failures are what one looks for
     sizes = np.linspace(3.5, 7.0, len(run.bands)) * (1.0 if len(run.queries) <= _FEW_QUERIES else 0.7)
     for band, size in zip(run.bands, sizes, strict=True):
@@ -345,22 +343,13 @@ def _add_queries(
             begin = np.stack([placed[name] for name in found])
             end = camera_centre(np.stack([run.estimates[name] for name in found])) @ frame.T
             style = {"mode": "lines", "line": {"color": band.colour, "width": 4}, "hoverinfo": "skip"}
-            lines = segments(begin, _clip_lines(begin, end, low, high))
-            figure.add_scatter3d(**lines, **style, legendgroup=band.label, showlegend=False)
+            figure.add_scatter3d(**segments(begin, end), **style, legendgroup=band.label, showlegend=False)
         symbols = [run.symbols[condition] for condition in band.queries.loc[names, "condition"]]
         marker = {"size": size, "color": band.colour, "symbol": symbols, "line": {"color": "white", "width": 1}}
         style = {"mode": "markers", "marker": marker, "legendgroup": band.label}
         title, hover = f"{band.label} ({len(band.queries)})", band.queries.loc[names, "hover"]
         at = coordinates(np.stack([placed[name] for name in names]))
         figure.add_scatter3d(**at, **style, name=title, text=hover, hoverinfo="text")
-
-
-def _clip_lines(begin: np.ndarray, end: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Ends [N, 3] of lines from ``begin`` (in the box) to ``end``, cut where they leave the box."""
-    way = end - begin
-    with np.errstate(divide="ignore", invalid="ignore"):
-        leaves = np.where(way > 0, (high - begin) / way, np.where(way < 0, (low - begin) / way, np.inf)).min(1)
-    return begin + np.clip(leaves, 0, 1)[:, None] * way
 
 
 def _set_view(figure: go.Figure, cameras: np.ndarray, cloud: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
