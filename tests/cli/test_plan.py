@@ -14,6 +14,7 @@ from scrflow.cli import plan
 from scrflow.cli.plan import Job, costed, elapsed_s, laws, problems, units
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Config
+from scrflow.storage.artifact import Stamp, write_json
 
 CONFIG = Config(REPO / "config")
 
@@ -55,9 +56,9 @@ def finished(tmp_path, monkeypatch) -> Path:
     """results/old, a scene whose evaluation took twice the CPU time and memory that plan.yaml says."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "results/old"
-    for name in ("scene", "benchmarks", "logs"):
+    for name in ("benchmarks", "logs"):
         (folder / name).mkdir(parents=True)
-    (folder / "scene/scene.json").write_text('{"mapping_images": 100, "queries": 500}')
+    write_json(folder / "scene/scene.json", {"mapping_images": 100, "queries": 500}, Stamp("scene"))
     shipped = costed(job("evaluate_poses"), CONFIG, "rscore-cpu", (100, 500)).costs
     (folder / "benchmarks/evaluate_poses.tsv").write_text("s\tmax_rss\tcpu_time\n4\t100\t0.1\n")
     (folder / "evaluate_poses.bin").write_bytes(bytes(1_000_000))
@@ -80,7 +81,7 @@ def test_the_size_of_a_scene_that_is_not_built_must_be_given(finished):
     with pytest.raises(ScrflowError, match=r"aachen: .*give --images"):
         plan._size(CONFIG, "aachen")
     (finished / "scene/scene.json").write_text("{}")
-    with pytest.raises(ScrflowError, match="not a scene artifact"):
+    with pytest.raises(ScrflowError, match=r"scene\.json: .*delete it"):
         plan._size(CONFIG, "old")
 
 

@@ -12,7 +12,6 @@ import functools
 import heapq
 import importlib.resources
 import io
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.configs import snakefile
 from scrflow.pipeline.project import Project
 from scrflow.report.costs import usage
+from scrflow.storage.artifact import read_json
 from scrflow.storage.listfile import read_lines
 
 RESULTS = Path("results")
@@ -315,14 +315,11 @@ def _head(config: str, dim_in: int) -> tuple[int, float]:
 def _size(project: Project, scene: str, images: int | None = None, queries: int | None = None) -> tuple[int, int]:
     """Mapping images and queries: as given, or of the scene that was built, or of its lists."""
     built = RESULTS / scene / "scene/scene.json"
-    found: tuple[int | None, int | None] = (None, None)
+    found: tuple[int | None, int | None] = None, None
     if built.is_file():
-        try:
-            info = json.loads(built.read_text("utf-8"))
-            found = int(info["mapping_images"]), int(info["queries"])
-        except (ValueError, KeyError, TypeError):
-            raise ScrflowError(f"{built}: not a scene artifact; delete the scene's folder and run again") from None
-    elif scene in project.scenes:
+        info = read_json(built, "scene")
+        found = info["mapping_images"], info["queries"]
+    else:
         split, root = project.scene(scene).split, project.scene_root(scene)
         lists = [root / name for name in (split.mapping, *split.queries.values()) if name]
         if split.mapping and split.queries and all(path.is_file() for path in lists):
@@ -330,9 +327,7 @@ def _size(project: Project, scene: str, images: int | None = None, queries: int 
             found = counts[0], sum(counts[1:])
     images, queries = images or found[0], queries or found[1] or 100
     if images is None:
-        raise ScrflowError(
-            f"{scene}: its number of photos is not known before it is built; give --images and --queries"
-        )
+        raise ScrflowError(f"{scene}: number of photos not known before it is built; give --images and --queries")
     return images, queries
 
 
@@ -367,17 +362,13 @@ def problems(jobs: Sequence[Job], cores: int, free_mb: float, free_disk_mb: floa
             "fill_buffer": f"set buffer_shards: {shards} (config.yaml), or ",
             "train_head": "set training.buffer_memory lower, or take a GPU or a smaller method, or ",
         }.get(job.rule, "")
-        for key, needed, limit, takes in (
-            ("mem_mb", memory, job.limit_mb, f"needs {_mb(memory)} a job, the rule allows {_mb(job.limit_mb)}"),
-            (
-                "runtime",
-                minutes,
-                job.limit_min,
-                f"takes {_time(60 * minutes)} a job, the rule allows {_time(60 * job.limit_min)}",
-            ),
+        for key, needed, limit, takes, shown in (
+            ("mem_mb", memory, job.limit_mb, "needs", _mb),
+            ("runtime", minutes, job.limit_min, "takes", lambda minutes: _time(60 * minutes)),
         ):
             if needed > _SLACK * limit:
-                lines.append(f"{job.stage}: {takes}; {advice}--set-resources {job.rule}:{key}={_rounded(1.2 * needed)}")
+                ask = f"{advice}--set-resources {job.rule}:{key}={_rounded(1.2 * needed)}"
+                lines.append(f"{job.stage}: {takes} {shown(needed)} a job, the rule allows {shown(limit)}; {ask}")
         beside = min(alike, max(1, cores // job.threads))
         if memory * beside > free_mb:
             several = f" for {beside} jobs side by side" if beside > 1 else ""
