@@ -48,10 +48,13 @@ def test_names_with_and_without_folders(results, caplog):
 
 
 SUBMISSION_FAULTS = {
-    "missing query": (lambda t: t.replace(f"a/2.jpg {NUMBERS}\n", ""), r"no line of a/2\.jpg \(1 of 4 queries\)"),
+    "missing query": (
+        lambda t: t.replace(f"a/2.jpg {NUMBERS}\n", ""),
+        r"a/2\.jpg has a line or is localized by .*, not both \(1 of 4 queries\)",
+    ),
     "second line": (lambda t: t + f"a/1.jpg {NUMBERS}\n", r"line 4: a/1\.jpg: listed twice"),
-    "lost yet there": (lambda t: t + f"b/4.jpg {NUMBERS}\n", r"b/4\.jpg not localized by .*metrics\.json"),
-    "unknown": (lambda t: t + f"c/9.jpg {NUMBERS}\n", r"line 4: c/9\.jpg: no query of"),
+    "lost yet there": (lambda t: t + f"b/4.jpg {NUMBERS}\n", r"b/4\.jpg has a line or is localized by .*metrics\.json"),
+    "unknown": (lambda t: t + f"c/9.jpg {NUMBERS}\n", r"c/9\.jpg has a line or is localized"),
     "not of length 1": (lambda t: t.replace(" 0.5 1 2", " 0.6 1 2", 1), r"line 1: a/1\.jpg: quaternion"),
 }
 

@@ -246,22 +246,15 @@ def read_details(path: Path) -> LocalizationDetails:
 
 def _check_names(scene: Scene, estimates: Poses, poses: Path, said: LocalizationDetails, details: Path) -> None:
     """Poses, details and the scene's query list must speak of the same queries."""
-    names = {q.name for q in scene.queries}
-    for path, found in ((poses, estimates), (details, said.queries)):
-        strangers = sorted(set(found) - names)
-        if strangers:
-            raise ScrflowError(f"{path}: {strangers[0]} is not a query of {scene.folder}; localize again on this scene")
-    missing = sorted(names - set(said.queries))
-    if missing:
-        raise ScrflowError(f"{details}: query {missing[0]} of {scene.folder} is missing; localize again on this scene")
-    for name, query in said.queries.items():
-        if query.localized != (name in estimates):
-            has = "no pose, but is" if query.localized else "a pose, but is not"
-            raise ScrflowError(f"{poses}: {name} has {has} localized in {details}; localize again to write both")
-    if said.overlay is not None and said.overlay.name not in names:
-        raise ScrflowError(
-            f"{details}: overlay shows {said.overlay.name}, not a query of {scene.folder}; localize again"
-        )
+    names = {query.name for query in scene.queries}
+    localized = {name for name, query in said.queries.items() if query.localized}
+    shown = set() if said.overlay is None else {said.overlay.name}
+    for path, odd, what in (
+        (details, (said.queries.keys() ^ names) | (shown - names), f"in it or a query of {scene.folder}, not both"),
+        (poses, estimates.keys() ^ localized, f"in it or localized in {details}, not both"),
+    ):
+        if odd:
+            raise ScrflowError(f"{path}: {min(odd)} is {what}; localize again on this scene")
 
 
 def _training(path: Path) -> dict[str, float | None]:

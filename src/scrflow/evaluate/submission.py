@@ -37,15 +37,14 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
     conditions: dict[str, str] = read_json(info, "scene")["conditions"]
     if sha256_file(require(poses, "poses"))[:16] != read_stamp(metrics, "metrics").inputs.get("poses"):
         raise ScrflowError(f"{poses}: not the poses that {metrics} is of; delete both and localize again")
-    lost = set(read_json(metrics, "metrics")["queries_without_pose"])
-    lines = _checked_lines(poses, conditions, info)
-    both = sorted(lost & set(lines))
-    if both:
-        raise ScrflowError(f"{poses}: {some(both)} not localized by {metrics}, yet with a pose; localize again")
-    missing = sorted(set(conditions) - set(lines) - lost)
-    if missing:
-        what = f"no line of {some(missing)} ({len(missing)} of {len(conditions)} queries)"
-        raise ScrflowError(f"{poses}: {what}, and {metrics} does not call them not localized; localize again")
+    localized = set(conditions) - set(read_json(metrics, "metrics")["queries_without_pose"])
+    lines = _checked_lines(poses)
+    odd = sorted(localized ^ set(lines))
+    if odd:
+        what = (
+            f"{some(odd)} has a line or is localized by {metrics}, not both ({len(odd)} of {len(conditions)} queries)"
+        )
+        raise ScrflowError(f"{poses}: {what}; localize again")
     written = {name: name if config.pose_names == "path" else posixpath.basename(name) for name in conditions}
     double = sorted(name for name, count in Counter(written.values()).items() if count > 1)
     if double:
@@ -58,13 +57,11 @@ def write_submission(config: SubmissionStage, scene: Path, poses: Path, metrics:
         log.info("%s: %d of %d queries (%s) have a pose", out, found, count, condition)
 
 
-def _checked_lines(path: Path, conditions: dict[str, str], info: Path) -> dict[str, list[str]]:
+def _checked_lines(path: Path) -> dict[str, list[str]]:
     """Query -> its seven numbers as written, in the file's order."""
-    for name, (where, values) in read_numbers(path, "qw qx qy qz tx ty tz").items():
+    for where, values in read_numbers(path, "qw qx qy qz tx ty tz").values():
         if abs(np.linalg.norm(values[:4]) - 1) > _UNIT:
             raise ScrflowError(f"{where}: quaternion is not of length 1; localize again")
-        if name not in conditions:
-            raise ScrflowError(f"{where}: no query of {info}; localize again on this scene")
     return dict(split_name(line) for _, line in read_lines(path))
 
 
