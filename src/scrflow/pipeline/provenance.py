@@ -273,11 +273,8 @@ def _digest(parts: Iterable[tuple[str, Any]]) -> str:
 
 
 def stages_of(metrics_path: Path, metrics: dict[str, Any]) -> dict[str, Stamp | None]:
-    """Stamps of everything upstream of a result, and its own under its file's name: from metrics.json, or from the
-    artifacts beside it (older scrflow)."""
-    held = metrics.get("provenance")
-    if held is not None:
-        stamps = {path: None if s is None else Stamp(**s) for path, s in held["stages"].items()}
-    else:
-        stamps = {path: artifact.stamp for path, artifact in upstream(results_in(metrics_path.parent)).items()}
+    """Stamps of everything upstream of a result, and its own under its file's name."""
+    if "provenance" not in metrics:
+        raise ScrflowError(f"{metrics_path}: no provenance (older scrflow); evaluate again")
+    stamps = {path: None if s is None else Stamp(**s) for path, s in metrics["provenance"]["stages"].items()}
     return {**stamps, metrics_path.name: read_stamp(metrics_path, "metrics")}

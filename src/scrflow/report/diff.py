@@ -55,7 +55,7 @@ class Result:
 
     def ran(self, what: str) -> dict[str, Any]:
         """What training, localization or evaluation ran on, packages included; empty if unknown."""
-        ran = (self.metrics.get("provenance") or {}).get(what) or {"packages": {}}
+        ran = self.metrics["provenance"][what] or {"packages": {}}
         return {key: value for key, value in ran.items() if key != "packages"} | ran["packages"]
 
 

@@ -167,11 +167,9 @@ def _job(run: Run, stage: StageCost) -> str:
     return " ".join(part for part in (scene, stage.rule, stage.wildcards) if part)
 
 
-def provenance(run: Run) -> dict[str, Any] | None:
-    """Digests, what the stages ran on, and what was lost; None where metrics.json has no provenance."""
-    given = run.metrics.get("provenance")
-    if not given:
-        return None
+def provenance(run: Run) -> dict[str, Any]:
+    """Digests, what the stages ran on, and what was lost."""
+    given = run.metrics["provenance"]
     names = [name for name in _RUNS if name != "training" or run.metrics["training"] is not None]
     runs = [None if given[name] is None else _flat(given[name]) for name in names]
     keys = dict.fromkeys(key for values in runs for key, value in (values or {}).items() if value)
