@@ -1,7 +1,5 @@
 """``scrflow plan``: the rules' jobs, their costs from finished results or plan.yaml, and what does not fit."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """``scrflow run`` on a real small workflow, what it reads of Snakemake's output, and the list of commands."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Projects whose jobs go to a cluster, and the plugins that they need."""
 
-from __future__ import annotations
-
 import re
 import sys
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Makes the modules of this folder importable, and gives tests a SLURM of one node."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

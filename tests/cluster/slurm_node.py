@@ -4,8 +4,6 @@ The node claims more CPUs than the machine has, and a GPU that is a file, so tha
 they are. Memory is enforced by what SLURM measures of a job's processes (no cgroups, which a container may not have).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """The profiles, without a cluster: Snakemake and its plugins know every key, and the commands say what they should."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Small runs on a real SLURM of one node: what they make, and what becomes of a job that fails or is stopped."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import time

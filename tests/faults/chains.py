@@ -5,8 +5,6 @@ depths by matches, points and depth images, a table and the report pages. PHOTOS
 itself says which stages a chain has, what each makes, and which stage reads which.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Kinds of faults: each is a function of a lab, a stage and a source of randomness, and gives an Outcome."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -8,8 +8,6 @@ Repeatable by the seed, as far as the machine's timing goes. Prints a Markdown t
 not survived. Kinds that need root (a full disk) are left out for other users, and told.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

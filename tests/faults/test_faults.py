@@ -1,7 +1,5 @@
 """A few faults late in the chain; ``make test-faults`` injects all of them, at every stage (docs/faults.md)."""
 
-from __future__ import annotations
-
 import os
 from random import Random
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scrflow.baseline.mapping import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
+from scrflow.config import table
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
 from scrflow.graph import covisibility
@@ -26,7 +27,6 @@ from scrflow.newscene.splits import stated_split
 from scrflow.newscene.survey import source_of
 from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
-from scrflow.report import published
 from scrflow.report.stored import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
@@ -118,7 +118,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "nvm": read_nvm,
     "weights": read_tensors,
     "journal": _journal,
-    "papers": published.load_papers,
+    "papers": table.load_papers,
     "table": read_table,
     "download table": download.read_table,
     "fetched": lambda root: check_fetched(root, [root / "room/a.txt", root / "room/b.txt"]),

@@ -1,7 +1,5 @@
 """The frame of a job, and the lock, without Snakemake."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Where a result comes from: what a run notes of itself, and what evaluation gathers."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 

@@ -1,7 +1,5 @@
 """Costs of the jobs that a map needed, found by the stamps of what is on disk."""
 
-from __future__ import annotations
-
 import pytest
 from result_folders import Results
 from typer.testing import CliRunner

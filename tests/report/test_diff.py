@@ -1,7 +1,5 @@
 """scrflow diff, on results that the evaluation stage wrote."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

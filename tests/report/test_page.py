@@ -1,8 +1,6 @@
 """The page of small real runs: what it says, and that it opens in a browser without network, without errors, and
 without running an image's name as code."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace

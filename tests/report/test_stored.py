@@ -1,7 +1,5 @@
 """scrflow table: shows a table's CSV, and compares it with a stored one."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

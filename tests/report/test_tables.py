@@ -1,7 +1,5 @@
 """Cells, claims and forms of tables, on runs made up for the test."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

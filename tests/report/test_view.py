@@ -1,7 +1,5 @@
 """``scrflow view`` as it is started, in a browser: a result, and a training at its last checkpoint."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import subprocess

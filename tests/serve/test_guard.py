@@ -1,7 +1,5 @@
 """Bodies and connections that are too large, too slow or too many."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

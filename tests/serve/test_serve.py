@@ -1,7 +1,5 @@
 """The service from outside: answers, mistakes of clients, workers that end, the token, and the page."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Artifacts: any change is refused, writing is atomic, and ``scrflow verify`` names what changed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

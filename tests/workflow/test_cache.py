@@ -1,7 +1,5 @@
 """Snakemake's cache between workflows: what two working directories share, and what they must not."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Every dataset from its published layout to poses.txt: the project's own configs on replicas of demo photos
 (SYNTHETIC), with a tiny method and one call of Snakemake for all of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -2,8 +2,6 @@
 feature (GLACE), with known depths; a graph of shared points; buffer and encoding as in the papers' public code; with
 features joined of others; and the baseline of feature matching."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Image names that shells, list files, globs, wildcards and web pages take otherwise, through the whole chain."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

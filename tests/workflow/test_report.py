@@ -1,7 +1,5 @@
 """What scrflow says of a finished run: costs, provenance, its page, and Snakemake's report, made without network."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

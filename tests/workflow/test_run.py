@@ -1,7 +1,5 @@
 """Small real runs: what is made again when something changes, and what a killed run leaves."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What can be said of the workflow without running it."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

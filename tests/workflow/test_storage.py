@@ -1,7 +1,5 @@
 """Photos from, and results to, a real object store on this machine."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """A table over variants and seeds on the tiny scene: real runs, shared stages."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,7 +1,5 @@
 """The command line: the commands of the other modules in groups. Imports nothing heavy, so that --help is quick."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import typer

@@ -4,8 +4,6 @@ Nothing in a file is executed: HDF5 and NumPy archives are read without pickles,
 pickle, is listed but not opened.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Commands that use a map: localize, add, serve, export, export-hloc, score-poses."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -5,8 +5,6 @@ of terms in plan.yaml, which were measured, times a factor: what the same job co
 by their logs and benchmark files, over what the terms say of that scene.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import heapq

@@ -1,7 +1,5 @@
 """Commands that look at results: summary, costs, diff, verify, inspect, report, table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

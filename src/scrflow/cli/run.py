@@ -1,7 +1,5 @@
 """``scrflow run``: call Snakemake for a scene and a method, show its progress, and end with the summary."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import itertools

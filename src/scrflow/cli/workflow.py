@@ -1,7 +1,5 @@
 """Commands that run the workflow or prepare it: run, plan, new-scene, validate, pick-frames, upright, schema."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

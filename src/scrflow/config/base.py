@@ -1,7 +1,5 @@
 """What all config models share, and reading a file of them."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal

@@ -1,8 +1,6 @@
 """config/config.yaml: graphs, global encodings, retrieval features and depths of samples, by name."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -83,7 +81,7 @@ class RetrievalConfig(Strict):
     pq_bytes: int = Field(64, ge=1, description="bytes an image in the product-quantised index")
 
     @model_validator(mode="after")
-    def _complete(self) -> RetrievalConfig:
+    def _complete(self) -> Self:
         needed = {"vlad": "encoder", "network": "network", "fusion": "parts", "hloc": "file"}
         if self.file is not None and set("{}") & set(self.file.replace("{scene}", "")):
             raise ValueError("file: {scene} alone is filled in")

@@ -1,8 +1,6 @@
 """config/encoders, config/methods and config/baselines."""
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -89,7 +87,7 @@ class BufferConfig(Strict):
         return min(self.samples_per_copy, self.max_samples // (int(self.copies(images)) * images))
 
     @model_validator(mode="after")
-    def _some(self) -> BufferConfig:
+    def _some(self) -> Self:
         if self.plain_copies + self.augmented_copies == 0:
             raise ValueError("plain_copies + augmented_copies must be at least 1")
         return self
@@ -136,7 +134,7 @@ class HeadConfig(Strict):
     period: float = Field(2048.0, gt=0, description="longest period of the encoding of y0, in the scene's unit")
 
     @model_validator(mode="after")
-    def _encoding_fits(self) -> HeadConfig:
+    def _encoding_fits(self) -> Self:
         needed = 6 * self.frequencies  # sine and cosine of three coordinates
         if self.refine_blocks and self.width < needed:
             raise ValueError(f"width must be at least {needed}: the encoding of y0 has 6 * frequencies channels")
@@ -226,7 +224,7 @@ class TrainingConfig(Strict):
         return self.loss.known_depth or pulled or self.mix_share > 0
 
     @model_validator(mode="after")
-    def _depth_has_a_use(self) -> TrainingConfig:
+    def _depth_has_a_use(self) -> Self:
         if self.mix_share > 0 and self.depth_source != "matched":
             raise ValueError(
                 f"mix_share needs depth_source matched: {self.depth_source} tells no matches between samples"
@@ -290,7 +288,7 @@ class LandmarksConfig(Strict):
     code_bytes: int = Field(11, ge=1, le=64, description="of a descriptor, product-quantised")
 
     @model_validator(mode="after")
-    def _one_budget(self) -> LandmarksConfig:
+    def _one_budget(self) -> Self:
         if (self.count is None) == (self.size is None):
             raise ValueError("give either count or size: set the other to null")
         return self
@@ -356,7 +354,7 @@ class MethodConfig(Strict):
     seed: int | None = Field(None, description="of training and localization; null: that of config.yaml")
 
     @model_validator(mode="after")
-    def _whole(self) -> MethodConfig:
+    def _whole(self) -> Self:
         if self.head is None and self.landmarks is None:
             raise ValueError("head and landmarks are both null: a map needs one of them")
         if (self.head is None) != (self.encoder is None):
@@ -366,7 +364,7 @@ class MethodConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _retrieval_with_global(self) -> MethodConfig:
+    def _retrieval_with_global(self) -> Self:
         if self.global_encoding.name is not None and self.retrieval is None:
             raise ValueError("a global encoding needs retrieval: the query's encoding is taken from retrieved images")
         if self.global_encoding.name is None and self.retrieval is not None:
@@ -391,7 +389,7 @@ class MatcherConfig(Strict):
     min_score: float = Field(0.1, ge=0, le=1, description="lightglue: of a match")
 
     @model_validator(mode="after")
-    def _weighed(self) -> MatcherConfig:
+    def _weighed(self) -> Self:
         if (self.kind == "lightglue") != (self.weights is not None):
             raise ValueError("lightglue needs weights, and nearest takes none")
         return self

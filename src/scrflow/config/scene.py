@@ -1,9 +1,7 @@
 """config/scenes: a scene's source, split, units and scale."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import (
     Field,
@@ -77,7 +75,7 @@ class Split(Strict):
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Split:
+    def _one_way(self) -> Self:
         if self.every is not None and (self.mapping is not None or self.queries):
             raise ValueError("give either every, or the lists mapping and queries")
         return self
@@ -102,7 +100,7 @@ class Download(Strict):
     page: str | None = Field(None, pattern=r"^https://", description="where a person gets it by hand")
 
     @model_validator(mode="after")
-    def _some(self) -> Download:
+    def _some(self) -> Self:
         if self.files is None and not self.archives and self.page is None:
             raise ValueError("give files, archives or page")
         return self
@@ -131,13 +129,13 @@ class SfmConfig(Strict):
     )
 
     @model_validator(mode="after")
-    def _one_scale(self) -> SfmConfig:
+    def _one_scale(self) -> Self:
         if sum(v is not None and v != () for v in (self.median_depth, self.positions, self.known_distances)) > 1:
             raise ValueError("give one of median_depth, positions and known_distances")
         return self
 
     @model_validator(mode="after")
-    def _files_of_hloc(self) -> SfmConfig:
+    def _files_of_hloc(self) -> Self:
         given = [self.hloc_features is not None, self.hloc_matches is not None]
         if self.features == "hloc" and not all(given):
             raise ValueError("features: hloc needs hloc_features and hloc_matches")
@@ -145,7 +143,7 @@ class SfmConfig(Strict):
             raise ValueError("hloc_features and hloc_matches are read with features: hloc alone")
         return self
 
-    def of_scene(self, scene: str) -> SfmConfig:
+    def of_scene(self, scene: str) -> Self:
         """With ``{scene}`` filled in."""
         files = {key: getattr(self, key) for key in ("hloc_features", "hloc_matches")}
         return self.model_copy(update={key: path and path.replace("{scene}", scene) for key, path in files.items()})
@@ -180,7 +178,7 @@ class DepthMaps(Strict):
         return pattern
 
     @model_validator(mode="after")
-    def _camera(self) -> DepthMaps:
+    def _camera(self) -> Self:
         if self.focal is None and (self.principal_point is not None or any(self.photo_from_depth)):
             raise ValueError("principal_point and photo_from_depth need focal: without it the images are aligned")
         return self
@@ -230,7 +228,7 @@ class SceneConfig(Strict):
     graph: str = Field("frustum", description="a graph named in config.yaml")
 
     @model_validator(mode="after")
-    def _gps_is_in_metres(self) -> SceneConfig:
+    def _gps_is_in_metres(self) -> Self:
         if self.sfm.positions == "gps" and self.unit != "m":
             raise ValueError(f"sfm.positions: gps gives metres, and unit is {self.unit!r}; set unit: m")
         return self

@@ -1,7 +1,5 @@
 """What each stage of the workflow reads: these models are the ``params.config`` of the rules."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

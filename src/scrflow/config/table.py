@@ -3,12 +3,10 @@
 config/papers/NAME.yaml: published numbers, each with paper, table, row, column and unit, as printed.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
@@ -32,7 +30,7 @@ class TableRow(Strict):
     published: str | None = Field(None, description="row of the published table")
 
     @model_validator(mode="after")
-    def _is_something(self) -> TableRow:
+    def _is_something(self) -> Self:
         if self.method and self.baseline:
             raise ValueError("method and baseline: a row has one of them")
         if not (self.method or self.small or self.baseline or self.published):
@@ -106,7 +104,7 @@ class TableConfig(Strict):
         return metrics
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> TableConfig:
+    def _belongs_together(self) -> Self:
         ids = [row.id for row in self.rows]
         for kind, names in (("rows", ids), ("claims", [claim.id for claim in self.claims])):
             for name in names:
@@ -212,7 +210,7 @@ class PaperTableConfig(Strict):
     notes: dict[str, str] = Field(default_factory=dict, description="row -> what must be known to read it")
 
     @model_validator(mode="after")
-    def _fits(self) -> PaperTableConfig:
+    def _fits(self) -> Self:
         for row, cells in self.rows.items():
             if len(cells) != len(self.columns):
                 fault = f"{len(cells)} cells for {len(self.columns)} columns"

@@ -4,8 +4,6 @@
 picture's right is a world axis where a world axis is upright, else the main direction of the centres.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

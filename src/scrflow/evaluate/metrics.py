@@ -4,13 +4,11 @@ A query is right within a threshold when both its position and its rotation erro
 localized has infinite errors; one without a reference pose is counted, but has none.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -52,7 +50,7 @@ class QueryDetail(_Form):
     reason: str | None = None
 
     @model_validator(mode="after")
-    def _timed(self) -> QueryDetail:
+    def _timed(self) -> Self:
         if "total" not in self.ms:
             raise ValueError("ms has no total")
         return self
@@ -67,7 +65,7 @@ class OverlayDetail(_Form):
     inlier: list[bool]
 
     @model_validator(mode="after")
-    def _even(self) -> OverlayDetail:
+    def _even(self) -> Self:
         if not len(self.pixels) == len(self.reprojected) == len(self.inlier):
             raise ValueError("pixels, reprojected and inlier differ in length")
         return self

@@ -5,8 +5,6 @@ the name alone, without its folders (``pose_names: basename``). A query that was
 benchmark's own pipeline (tsattler/visuallocalizationbenchmark, local_feature_evaluation).
 """
 
-from __future__ import annotations
-
 import posixpath
 from collections import Counter
 from collections.abc import Iterable

@@ -1,8 +1,6 @@
 """One job of a stage, and the lock of a running workflow. ``job_frame`` sets the number of threads before numpy and
 torch are loaded, so nothing here imports them."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import fcntl
@@ -22,7 +20,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from scrflow.config import SceneConfig
 from scrflow.core.errors import ScrflowError, error_line
@@ -93,7 +91,7 @@ class Usage:
     gpu_mb: float | None  # 10^6 bytes, most that torch had allocated at once; None where no GPU was used
 
     @classmethod
-    def of_this_process(cls) -> Usage:
+    def of_this_process(cls) -> Self:
         import psutil  # Snakemake brings it
 
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

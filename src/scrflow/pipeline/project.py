@@ -1,7 +1,5 @@
 """What each stage reads of ``config/``: a change in it reruns the stage, and nothing else does."""
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 from pydantic import BaseModel

@@ -3,8 +3,6 @@
 A stamp names its artifact's inputs by their digests; files of hloc and COLMAP have no stamp, and their edges are here.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.metadata

@@ -3,8 +3,6 @@
 Each rule of rules/*.smk is a stage of that name here. A new stage is a function, a row of this table, and a rule.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -4,8 +4,6 @@ A query's score is the share of the scene's thresholds that its pose is within, 
 has an interval by bootstrap over queries and seeds, the same draws for both rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

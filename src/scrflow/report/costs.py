@@ -4,8 +4,6 @@ The stamps say which jobs those are (scrflow.pipeline.provenance). Wall-clock ti
 CPU time and memory are what the job wrote at the end of its log, or else the benchmark's samples.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable

@@ -3,14 +3,12 @@
 ``scrflow verify``: whether results are what was written: checksums of artifacts, files of folders, poses.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -42,7 +40,7 @@ class Result:
     mapping_s: float | None
 
     @classmethod
-    def read(cls, folder: Path) -> Result:
+    def read(cls, folder: Path) -> Self:
         """ScrflowError if metrics.json or queries.csv is missing or damaged."""
         metrics = read_json(folder / METRICS, "metrics")
         stages = {p: s for p, s in stages_of(folder / METRICS, metrics).items() if s is not None}

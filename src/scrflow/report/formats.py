@@ -1,7 +1,5 @@
 """Tables of text in Markdown and LaTeX, and the numbers in them."""
 
-from __future__ import annotations
-
 import math
 
 SUFFIX = {"median_t": " {unit}", "median_r": "°"}  # of a value; the header has the unit of the others

@@ -1,7 +1,5 @@
 """The CSV of a table read again: printed, and compared with a stored one."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The short table at the end of a run: what came out, day and night apart, and where the files are."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The text has a line a row, and a column a scene, condition and metric; the CSV has a line a cell.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """``scrflow view``: the points, cameras and queries of a result, or of a training while it runs, in viser's 3D page."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

@@ -1,7 +1,5 @@
 """The service: POST /localize, GET /maps, /healthz, /metrics, /docs, and the page at /."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -1,7 +1,5 @@
 """What stands before the endpoints: the token, and limits of connections and of bodies that are read."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 from typing import Any

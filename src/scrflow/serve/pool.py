@@ -1,7 +1,5 @@
 """Worker processes: photos wait in a bounded queue, and one that stalls or ends its worker fails alone."""
 
-from __future__ import annotations
-
 import asyncio
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """A process that localizes photos with maps, one at a time, for the service."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

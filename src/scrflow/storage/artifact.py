@@ -5,8 +5,6 @@ inputs. A checksum (scrflow.storage.checksum) is verified whenever the content i
 final place and renamed, so that no half-written file has a final name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
@@ -19,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -56,13 +54,13 @@ class Stamp:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def make(cls, kind: str, config: BaseModel, code: str, **inputs: Path | str) -> Stamp:
+    def make(cls, kind: str, config: BaseModel, code: str, **inputs: Path | str) -> Self:
         """Stamp of an artifact made from ``inputs``, each an artifact path (its stamp is read) or a digest."""
         digests = {name: read_stamp(p).digest if isinstance(p, Path) else p for name, p in inputs.items()}
         return cls(kind, config.model_dump(mode="json"), code, digests)
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> Stamp:
+    def from_json(cls, text: str, path: Path) -> Self:
         try:
             stamp = cls(**json.loads(text))
         except (ValueError, TypeError) as error:

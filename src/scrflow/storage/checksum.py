@@ -5,8 +5,6 @@ room for it, and counted as 64 zeros: in HDF5's user block, in the metadata of s
 archive (npz), and at the end of the stamp in JSON.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,12 +4,10 @@ One JSON object a line, which ends with the CRC-32 of the rest of the line. The 
 (its recipe and inputs): a journal with another key is started anew. A damaged line and all after it are dropped.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from scrflow.core.progress import log
 
@@ -25,7 +23,7 @@ class Journal:
         self.done: dict[str, dict[str, Any]] = {}
         self._file: TextIO | None = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         length = self._read() if self.path.exists() else 0
         if self.done:

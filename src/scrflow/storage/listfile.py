@@ -5,8 +5,6 @@ write names that hold some. Such a name extends to the last field of its line th
 and no camera model does. A name that begins with #, as comments do, is written as a path in the folder: ``./#1.jpg``.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from pathlib import Path

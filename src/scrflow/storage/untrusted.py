@@ -5,8 +5,6 @@ an archive of a few bytes can declare terabytes, and an array of objects is a pi
 of these are refused before an array is allocated.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import zipfile

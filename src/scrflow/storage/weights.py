@@ -4,8 +4,6 @@ A digest that the registry does not know is recorded at first use in the cache (
 ``SCRFLOW_DATA`` names data_root, ``SCRFLOW_WEIGHTS`` the cache; ``SCRFLOW_OFFLINE=1`` keeps off the network.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import functools
@@ -19,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -55,7 +54,7 @@ class Weights(Strict):
     wheel: Wheel | None = None
 
     @model_validator(mode="after")
-    def _wheels_are_known(self) -> Weights:
+    def _wheels_are_known(self) -> Self:
         if self.wheel and (self.bytes is None or self.sha256 is None):
             raise ValueError(f"{self.file}: a member of a wheel needs bytes and sha256")
         if self.mirror and self.sha256 is None:

@@ -1,7 +1,5 @@
 """The page: its sections put together, and how the result was made: training curves, time, memory, provenance."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,8 +1,6 @@
 """What to know first, in words, and the figures: how precise the poses are (recall, errors by distance, calibrated
 confidences), where the queries are in 3D, and the covisibility graph from above."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run does not keep: the map localizes single queries once more, and shows its points."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

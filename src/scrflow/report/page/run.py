@@ -1,7 +1,5 @@
 """The run that a page shows: all that the workflow left of one method on one scene; and its numbers in words."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
