@@ -32,8 +32,6 @@ from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import detect_forms, read_source
-from scrflow.scene.readers.arkit import ArkitSource
-from scrflow.scene.readers.bundler import BundlerSource
 from scrflow.scene.readers.cambridge import CambridgeSource
 from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.dsac import DsacSource
@@ -41,14 +39,11 @@ from scrflow.scene.readers.kapture import KaptureSource
 from scrflow.scene.readers.mapfree import MapFreeSource
 from scrflow.scene.readers.nerfstudio import NerfstudioSource
 from scrflow.scene.readers.nvm import NvmSource, read_nvm
-from scrflow.scene.readers.openmvg import OpenMvgSource
-from scrflow.scene.readers.opensfm import OpenSfmSource
+from scrflow.scene.readers.phones import ArkitSource, Record3dSource
+from scrflow.scene.readers.photogrammetry import BundlerSource, OpenMvgSource, OpenSfmSource, RealityCaptureSource
 from scrflow.scene.readers.poselist import PoseListSource
-from scrflow.scene.readers.realitycapture import RealityCaptureSource
-from scrflow.scene.readers.record3d import Record3dSource
-from scrflow.scene.readers.sevenscenes import SevenScenesSource
+from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
 from scrflow.scene.readers.tum import TumSource
-from scrflow.scene.readers.twelvescenes import TwelveScenesSource
 from scrflow.storage.fetch import check_fetched, unpack
 from scrflow.storage.journal import Journal
 

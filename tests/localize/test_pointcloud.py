@@ -10,7 +10,7 @@ from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
 from scrflow.localize.pointcloud import ExportOptions, export_map
 from scrflow.scene.model import load_scene
-from scrflow.scene.readers import nerfstudio
+from scrflow.scene.readers.nerfstudio import NerfstudioSource
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_colmap_model_holds_together(wall_map, exported):
 def test_nerfstudio_reads_back(wall_map, exported):
     folder = exported[0] / "nerfstudio"
     assert (folder / "sparse_pc.ply").read_bytes() == (exported[0] / "wall.ply").read_bytes()
-    made, scene = nerfstudio.read(nerfstudio.NerfstudioSource(reader="nerfstudio"), folder), load_scene(wall_map.scene)
+    made, scene = NerfstudioSource(reader="nerfstudio").read(folder), load_scene(wall_map.scene)
     assert len(made.images) == len(scene.mapping)
     for image, view in zip(sorted(made.images, key=lambda image: image.name), scene.mapping, strict=True):
         assert (made.image_root / image.name).samefile(scene.image_path(view.name))

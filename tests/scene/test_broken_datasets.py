@@ -24,8 +24,7 @@ from scrflow.scene.readers.cambridge import CambridgeSource
 from scrflow.scene.readers.kapture import KaptureSource
 from scrflow.scene.readers.mapfree import MapFreeSource
 from scrflow.scene.readers.nvm import NvmSource
-from scrflow.scene.readers.sevenscenes import SevenScenesSource
-from scrflow.scene.readers.twelvescenes import TwelveScenesSource
+from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
 
 seven = partial(SevenScenesSource, reader="sevenscenes", folder="chess")
 twelve = partial(TwelveScenesSource, reader="twelvescenes", folder="apt1/kitchen")

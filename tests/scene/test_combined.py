@@ -15,7 +15,7 @@ from scrflow.graph.covisibility import build_graph, load_graph
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.combined import CombinedSource
+from scrflow.scene.readers.scenes import CombinedSource
 from scrflow.sfm.triangulate import pose_pairs
 from scrflow.storage.checksum import write_checksum
 

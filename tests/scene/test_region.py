@@ -14,7 +14,7 @@ from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.region import RegionSource, bisected
+from scrflow.scene.readers.scenes import RegionSource, bisected
 
 REPO = Path(__file__).resolve().parents[2]
 

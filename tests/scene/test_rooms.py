@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 from small_datasets import built, poses_of, stage_of
 
 from scrflow.core.geometry import pose_error
-from scrflow.scene.readers.sevenscenes import SevenScenesSource
-from scrflow.scene.readers.twelvescenes import TwelveScenesSource
+from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
 
 REDKITCHEN = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "redkitchen"
 

@@ -1,7 +1,7 @@
 """config/scenes: a scene's source, split, units and scale."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, Union
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args
 
 from pydantic import (
     Field,
@@ -21,12 +21,13 @@ class Source(Strict):
     """What every reader's model has."""
 
     part_of_a_scene: ClassVar[bool] = False  # whether poses stay in the frame of the scene that it is a part of
+    file_keys: ClassVar[tuple[str, ...]] = ()  # that name a file under root
     reader: str
     skip_missing: bool = Field(False, description="leave out listed photos whose file is absent (fox lists 17)")
 
     def files(self, root: Path) -> list[Path]:
         """What makes another scene when it changes. Photos are known by their checksums in scene.json."""
-        return []
+        return [root / name for key in self.file_keys if (name := getattr(self, key))]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -37,6 +38,17 @@ class Source(Strict):
         """Whether its model has 3D points."""
         return False
 
+    @classmethod
+    def reader_name(cls) -> str:
+        """The name that ``reader`` has in a config."""
+        return get_args(cls.model_fields["reader"].annotation)[0]
+
+
+def reader_named(name: str) -> type[Source]:
+    """The reader's class in the module that has it."""
+    found = (value for value in vars(load("reader", name)).values() if isinstance(value, type))
+    return next(c for c in found if issubclass(c, Source) and c.model_fields["reader"].annotation == Literal[name])
+
 
 def _by_reader(values: Any) -> Source:
     if isinstance(values, Source):
@@ -44,13 +56,13 @@ def _by_reader(values: Any) -> Source:
     reader = values.get("reader") if isinstance(values, dict) else None
     if reader not in plugins("reader"):
         raise ValueError(f"no reader {reader!r}; set source.reader to one of {', '.join(plugins('reader'))}")
-    return load("reader", reader).SOURCE.model_validate(values)
+    return reader_named(reader).model_validate(values)
 
 
 class _AllReaders:
     @staticmethod
     def __get_pydantic_json_schema__(schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        models = tuple(load("reader", name).SOURCE for name in plugins("reader"))
+        models = tuple(map(reader_named, plugins("reader")))
         return handler(TypeAdapter(Annotated[Union[models], Field(discriminator="reader")]).core_schema)  # noqa: UP007
 
 

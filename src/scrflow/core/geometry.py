@@ -60,6 +60,13 @@ def invert_pose(pose: np.ndarray) -> np.ndarray:
     return np.concatenate([Rt, -Rt @ pose[..., 3:]], -1)
 
 
+def compose(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The pose [3, 4] that does ``first`` and then ``second``: sensor_from_world of sensor_from_rig and
+    rig_from_world."""
+    moved = second[:, :3] @ first
+    return np.column_stack([moved[:, :3], moved[:, 3] + second[:, 3]])
+
+
 def camera_centre(cam_from_world: np.ndarray) -> np.ndarray:
     """Centres [..., 3] in the world of poses [..., 3, 4]."""
     return invert_pose(cam_from_world)[..., 3]

@@ -1,28 +1,34 @@
-"""Encoders, descriptors and readers: modules that are found by their file's name, without importing them."""
+"""Encoders, descriptors and readers: modules that are found by their file's name, or a reader's name in it, without
+importing them."""
 
 import ast
 import functools
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 from scrflow.core.errors import ScrflowError
 
 _ROOT = Path(__file__).parents[1]
-# kind -> folder, and the line that a module of the kind has and helpers beside it have not
+# kind -> folder, and the line that a module of the kind has and helpers beside it have not; it may give the name
 _KINDS = {
-    "local encoder": ("features/encoders", "\nENCODER = "),
-    "global descriptor": ("features/descriptors", "\nDESCRIPTOR = "),
-    "reader": ("scene/readers", "\nSOURCE = "),
+    "local encoder": ("features/encoders", "^ENCODER = ()"),
+    "global descriptor": ("features/descriptors", "^DESCRIPTOR = ()"),
+    "reader": ("scene/readers", r'^    reader: Literal\["([\w-]+)"\]'),
 }
 
 
 @functools.cache
 def plugins(kind: str) -> dict[str, Path]:
-    """Name -> file of all modules of a kind. The file ``my_net.py`` is ``my-net`` in the config."""
+    """Name -> file of all modules of a kind. The file ``my_net.py`` is ``my-net`` in the config; a file of readers may
+    have several."""
     folder, mark = _KINDS[kind]
-    files = sorted((_ROOT / folder).glob("*.py"))
-    return {p.stem.replace("_", "-"): p for p in files if mark in p.read_text(encoding="utf-8")}
+    found = {}
+    for path in (_ROOT / folder).glob("*.py"):
+        for name in re.findall(mark, path.read_text(encoding="utf-8"), re.MULTILINE):
+            found[name or path.stem.replace("_", "-")] = path
+    return dict(sorted(found.items()))
 
 
 def module_of(kind: str, name: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.photo_files import list_photos
-from scrflow.scene.readers import BARE, MODEL, Found, detect_forms
-from scrflow.scene.readers.detection import first_lines, has, json_of, numbers_only, walk
+from scrflow.scene.readers import BARE, MODEL, Found, detect_forms, has
+from scrflow.scene.readers.shared import first_lines, json_of, numbers_only, walk
 from scrflow.scene.readers.tum import NEEDS_CAMERA
 from scrflow.storage.listfile import has_suffix
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers.detection import finds, first_rows, json_of, numbers_only, photo_names, walk
+from scrflow.scene.readers.shared import finds, first_rows, json_of, numbers_only, photo_names, walk
 
 _MAPPING = re.compile(r"(mapping|train)([_-].*)?")
 _QUERIES = [re.compile(rf"({words})([_-].*)?") for words in ("queries|query|test", "val")]  # val where nothing else is

@@ -150,8 +150,11 @@ def check_focal(camera: pycolmap.Camera, where: str) -> None:
         )
 
 
+def colmap_camera(model: str, size: tuple[int, int], params: Sequence[float]) -> pycolmap.Camera:
+    """A camera of images of ``size`` px (width, height)."""
+    return pycolmap.Camera(model=model, width=size[0], height=size[1], params=params)
+
+
 def centred_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
     """SIMPLE_PINHOLE of a focal length in px, with the principal point at the centre of an image of ``size`` px."""
-    width, height = size
-    params = [focal, width / 2, height / 2]
-    return pycolmap.Camera(model="SIMPLE_PINHOLE", width=width, height=height, params=params)
+    return colmap_camera("SIMPLE_PINHOLE", size, [focal, size[0] / 2, size[1] / 2])

@@ -1,7 +1,6 @@
-"""Readers: one module a dataset form.
+"""Readers: a class for each dataset form, found by the name in its key ``reader``.
 
-A new form is one module here, named as the ``reader`` of its scenes: the model ``SOURCE`` of their keys,
-``read(source, root, sfm_model) -> Collection``, and, for ``scrflow new-scene``, ``detect(path) -> Found | None``.
+A new form is one module here with a class of ``Reader``: its keys, ``read``, and for ``scrflow new-scene`` ``detect``.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pycolmap
 
 from scrflow.config import Source
-from scrflow.core.plugins import load, plugins
+from scrflow.config.scene import reader_named
+from scrflow.core.plugins import plugins
 from scrflow.scene.colmap_model import View
 
 log = logging.getLogger("scrflow")
@@ -58,10 +58,33 @@ class Found:
     rank: int = LAYOUT  # the more specific form is taken
 
 
+class Reader(Source):
+    """The keys of a dataset form, and how it is read and found."""
+
+    form: ClassVar[str]  # what new-scene calls it
+    layout: ClassVar[tuple[str, ...]] = ()  # files, folders and globs that tell a metric form
+
+    def read(self, root: Path) -> Collection:
+        """All images that the dataset under ``root`` lists. A form that is made of artifacts takes ``sfm_model`` or
+        ``parts`` too (see ``read_source``)."""
+        raise NotImplementedError
+
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        """The form that a file or folder has; None if it is another one."""
+        if not cls.layout or not has(path, *cls.layout):
+            return None
+        return Found(cls.form, path, {"reader": cls.reader_name()}, ", ".join(cls.layout), "m")
+
+
+def has(folder: Path, *patterns: str) -> bool:
+    """Whether each of the globs matches something in the folder."""
+    return all(any(folder.glob(pattern)) for pattern in patterns)
+
+
 def detect_forms(path: Path) -> list[Found]:
     """All forms that fit ``path``, the most specific first; of equal ones in the order of the readers' names."""
-    detectors = [getattr(load("reader", name), "detect", None) for name in plugins("reader")]
-    found = [detector(path) for detector in detectors if detector is not None]
+    found = [reader_named(name).detect(path) for name in plugins("reader")]
     return sorted((f for f in found if f is not None), key=lambda f: -f.rank)
 
 
@@ -79,10 +102,11 @@ def read_source(
 ) -> Collection:
     """All images that the dataset under ``root`` lists; ScrflowError, naming the file, for every fault in it.
 
-    ``parts`` are the scene artifacts (name -> folder) that the readers ``combined`` and ``region`` take.
+    ``sfm_model`` is for the reader ``photos``; ``parts`` are the scene artifacts (name -> folder) that the readers
+    ``combined`` and ``region`` take.
     """
-    read = load("reader", source.reader).read
-    found = read(source, root, sfm_model, **({"parts": parts} if parts else {}))
+    artifacts = {"sfm_model": sfm_model, "parts": parts}
+    found = source.read(root, **{name: value for name, value in artifacts.items() if value})
     gone = missing(source, found.image_root, (image.name for image in found.images), found.where)
     if not gone:
         return found

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error, rotation_from_quaternion
 from scrflow.core.images import image_size
@@ -22,15 +21,17 @@ from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import read_numbers
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import Collection, missing
-from scrflow.scene.readers.detection import by_files
+from scrflow.scene.readers import Collection, Reader, missing
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name
 
+log = logging.getLogger("scrflow")
 
-class CambridgeSource(Source):
+
+class CambridgeSource(Reader):
     """Cambridge Landmarks: dataset_train.txt, dataset_test.txt, reconstruction.nvm and a folder a sequence."""
 
+    form, layout = "Cambridge Landmarks", ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
     reader: Literal["cambridge"]
     folder: str = Field(".", description="where the archive has put the files; without it they are in root itself")
     points: bool = Field(True, description="keep the model's 3D points")
@@ -40,57 +41,53 @@ class CambridgeSource(Source):
         return root / self.folder if (root / self.folder).is_dir() else root
 
     def files(self, root: Path) -> list[Path]:
-        names = ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
-        return [self.dataset(root) / name for name in names]
+        return [self.dataset(root) / name for name in self.layout]
 
     def has_points(self, root: Path) -> bool:
         return self.points
 
+    def read(self, root: Path) -> Collection:
+        """Both splits; names are like ``seq1/frame00001.png``. 3D points are those that two mapping images see."""
+        folder = self.dataset(root)
+        lists = [_read_list(folder / name) for name in LISTS]
+        listed = {**lists[0], **lists[1]}
+        check_unique([name for poses in lists for name in poses], f"{folder / LISTS[0]} and {LISTS[1]}")
+        path = folder / MODEL
+        nvm = read_nvm(path, self.points)
+        row = {_stem(name): i for i, name in enumerate(nvm.names)}
+        row_of = {name: row[_stem(name)] for name in listed if _stem(name) in row}
+        far = [name for name in row_of if np.abs(listed[name][:, 3]).max() > _FAR]
+        absent = [name for name in listed if name not in row_of]
+        for names, why in ((absent, f"not in {MODEL}"), (far, f"pose over {_FAR:g} m away")):
+            if names:
+                log.warning("%s: left out %d of %d images, %s: %s", folder, len(names), len(listed), why, some(names))
+        gone = missing(self, folder, listed, folder)
+        kept = {name: i for name, i in row_of.items() if name not in far and name not in gone}
+        if not kept:
+            raise ScrflowError(
+                f"{path}: has none of the {len(listed)} images of {LISTS[0]} and {LISTS[1]}; copy it again"
+            )
+        _compare(listed, poses_of(nvm, path), kept, folder)
 
-SOURCE = CambridgeSource
-log = logging.getLogger("scrflow")
-MODEL = "reconstruction.nvm"
-LISTS = ("dataset_train.txt", "dataset_test.txt")  # mapping, queries
-detect = by_files("Cambridge Landmarks", "cambridge", *LISTS, MODEL)
+        images = {}
+        for name, i in kept.items():
+            camera = radial_camera(*image_size(folder / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
+            images[name] = View(name, camera, listed[name])
+        mapping, queries = (tuple(name for name in poses if name in images) for poses in lists)
+        model = None
+        if self.points and mapping:
+            index = np.full(len(nvm.names), -1)
+            index[[kept[name] for name in mapping]] = np.arange(len(mapping))
+            model = model_of_nvm(nvm, [images[name] for name in mapping], index, path)
+        split = (mapping, queries)
+        return Collection(folder, folder, tuple(images.values()), split=split, model=model, absent=len(gone))
+
+
+*LISTS, MODEL = CambridgeSource.layout  # mapping, queries
 _HEADER_LINES = 3
 _FAR = 10_000.0
 # list and model print the same pose with 6 digits and more
 _AGREE = (0.05, 0.1)  # m, degrees
-
-
-def read(source: CambridgeSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """Both splits; names are like ``seq1/frame00001.png``. 3D points are those that two mapping images see."""
-    folder = source.dataset(root)
-    lists = [_read_list(folder / name) for name in LISTS]
-    listed = {**lists[0], **lists[1]}
-    check_unique([name for poses in lists for name in poses], f"{folder / LISTS[0]} and {LISTS[1]}")
-    path = folder / MODEL
-    nvm = read_nvm(path, source.points)
-    row = {_stem(name): i for i, name in enumerate(nvm.names)}
-    row_of = {name: row[_stem(name)] for name in listed if _stem(name) in row}
-    far = [name for name in row_of if np.abs(listed[name][:, 3]).max() > _FAR]
-    absent = [name for name in listed if name not in row_of]
-    for names, why in ((absent, f"not in {MODEL}"), (far, f"pose over {_FAR:g} m away")):
-        if names:
-            log.warning("%s: left out %d of %d images, %s: %s", folder, len(names), len(listed), why, some(names))
-    gone = missing(source, folder, listed, folder)
-    kept = {name: i for name, i in row_of.items() if name not in far and name not in gone}
-    if not kept:
-        raise ScrflowError(f"{path}: has none of the {len(listed)} images of {LISTS[0]} and {LISTS[1]}; copy it again")
-    _compare(listed, poses_of(nvm, path), kept, folder)
-
-    images = {}
-    for name, i in kept.items():
-        camera = radial_camera(*image_size(folder / name), nvm.focal[i], nvm.radial[i], f"{path}: {name}")
-        images[name] = View(name, camera, listed[name])
-    mapping, queries = (tuple(name for name in poses if name in images) for poses in lists)
-    model = None
-    if source.points and mapping:
-        index = np.full(len(nvm.names), -1)
-        index[[kept[name] for name in mapping]] = np.arange(len(mapping))
-        model = model_of_nvm(nvm, [images[name] for name in mapping], index, path)
-    split = (mapping, queries)
-    return Collection(folder, folder, tuple(images.values()), split=split, model=model, absent=len(gone))
 
 
 def _stem(name: str) -> str:

@@ -8,16 +8,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.scene.checks import check_unique
 from scrflow.scene.colmap_model import read_model, views_of_model
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import MODEL, Collection, Found
-from scrflow.scene.readers.detection import LOOKED_AT, has, model_and_images, walk
+from scrflow.scene.readers import MODEL, Collection, Found, Reader, has
+from scrflow.scene.readers.shared import LOOKED_AT, model_and_images, walk
 from scrflow.storage.listfile import open_text
 
 
-class ColmapSource(Source):
+class ColmapSource(Reader):
     """A COLMAP model (bin or text) with an image folder."""
 
     reader: Literal["colmap"]
@@ -37,35 +36,31 @@ class ColmapSource(Source):
         with open_text(model / "points3D.txt") as f:
             return any(line.strip() and not line.startswith("#") for line in f)
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        def is_model(folder: Path) -> bool:
+            return any(has(folder, f"cameras{end}", f"images{end}") for end in (".bin", ".txt"))
 
-SOURCE = ColmapSource
+        models = [folder for folder in (path, *walk(path)) if folder.is_dir() and is_model(folder)]
+        if not models:
+            return None
+        model = max(models, key=lambda m: max(p.stat().st_size for p in m.glob("images.*")))
+        names = [image.name for image in islice(read_model(model).images.values(), LOOKED_AT)]
+        others = f"; the largest of {len(models)} models" if len(models) > 1 else ""
+        root, keys = model_and_images(path, model, names)
+        return Found("COLMAP", root, {"reader": "colmap", **keys}, f"model in {keys['model']}{others}", "unit", MODEL)
 
+    def read(self, root: Path) -> Collection:
+        """The registered images of the model, cameras and distortion as they are.
 
-def detect(path: Path) -> Found | None:
-    def is_model(folder: Path) -> bool:
-        return any(has(folder, f"cameras{end}", f"images{end}") for end in (".bin", ".txt"))
-
-    models = [folder for folder in (path, *walk(path)) if folder.is_dir() and is_model(folder)]
-    if not models:
-        return None
-    model = max(models, key=lambda m: max(p.stat().st_size for p in m.glob("images.*")))
-    names = [image.name for image in islice(read_model(model).images.values(), LOOKED_AT)]
-    others = f"; the largest of {len(models)} models" if len(models) > 1 else ""
-    root, keys = model_and_images(path, model, names)
-    return Found("COLMAP", root, {"reader": "colmap", **keys}, f"model in {keys['model']}{others}", "unit", MODEL)
-
-
-def read(source: ColmapSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """The registered images of the model, cameras and distortion as they are.
-
-    Queries may be in the model (their poses are the reference) or only in the query list, with their intrinsics there.
-    """
-    folder = root / source.model
-    model = read_model(folder)
-    photos = PhotoNames(root / source.images)
-    for image_id in model.reg_image_ids():
-        image = model.image(image_id)
-        image.name = photos.find(image.name, folder) or image.name
-    views = views_of_model(model)
-    check_unique((v.name for v in views), str(folder))
-    return Collection(folder, root / source.images, views, model=model)
+        Queries may be in the model (their poses are the reference) or only in the query list, with intrinsics there.
+        """
+        folder = root / self.model
+        model = read_model(folder)
+        photos = PhotoNames(root / self.images)
+        for image_id in model.reg_image_ids():
+            image = model.image(image_id)
+            image.name = photos.find(image.name, folder) or image.name
+        views = views_of_model(model)
+        check_unique((v.name for v in views), str(folder))
+        return Collection(folder, root / self.images, views, model=model)

@@ -9,23 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pycolmap
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.core.images import image_size
 from scrflow.scene.checks import checked_pose
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import centred_camera, read_array
-from scrflow.scene.readers import Collection, Found
-from scrflow.scene.readers.detection import has
+from scrflow.scene.lists import centred_camera, colmap_camera, read_array
+from scrflow.scene.readers import Collection, Reader
 
 
-class DsacSource(Source):
+class DsacSource(Reader):
     """DSAC* layout: one folder a split, each with rgb/, poses/ (4x4 camera-to-world), calibration/ (3x3 or a focal)."""
 
+    form = "DSAC*"
+    layout = ("train/rgb", "train/poses", "train/calibration", "test/rgb", "test/calibration")
     reader: Literal["dsac"]
     mapping: str = "train"
     queries: str = "test"
@@ -34,26 +33,17 @@ class DsacSource(Source):
         folders = [root / part / kind for part in (self.mapping, self.queries) for kind in ("poses", "calibration")]
         return [path for folder in folders for path in sorted(folder.glob("*"))]
 
-
-SOURCE = DsacSource
-
-
-def detect(path: Path) -> Found | None:
-    folders = [f"train/{kind}" for kind in ("rgb", "poses", "calibration")] + ["test/rgb", "test/calibration"]
-    return Found("DSAC*", path, {"reader": "dsac"}, ", ".join(folders), "m") if has(path, *folders) else None
-
-
-def read(source: DsacSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """Both splits; names are like ``train/rgb/0001.png``. Queries may have no folder of poses: these are withheld."""
-    withheld = not (root / source.queries / "poses").is_dir()
-    splits = [
-        _read_split(source, root, split, posed)
-        for split, posed in ((source.mapping, True), (source.queries, not withheld))
-    ]
-    mapping, queries = (tuple(image.name for image in images) for images in splits)
-    images = tuple(splits[0] + splits[1])
-    listed = sum(len(_files(root / split / "calibration")) for split in (source.mapping, source.queries))
-    return Collection(root, root, images, split=(mapping, queries), absent=listed - len(images))
+    def read(self, root: Path) -> Collection:
+        """Both splits; names are like ``train/rgb/0001.png``. Poses of queries are withheld if they have no folder."""
+        withheld = not (root / self.queries / "poses").is_dir()
+        splits = [
+            _read_split(self, root, split, posed)
+            for split, posed in ((self.mapping, True), (self.queries, not withheld))
+        ]
+        mapping, queries = (tuple(image.name for image in images) for images in splits)
+        images = tuple(splits[0] + splits[1])
+        listed = sum(len(_files(root / split / "calibration")) for split in (self.mapping, self.queries))
+        return Collection(root, root, images, split=(mapping, queries), absent=listed - len(images))
 
 
 def _read_split(source: DsacSource, root: Path, split: str, posed: bool) -> list[View]:
@@ -96,13 +86,13 @@ def _stem(path: Path) -> str:
 
 
 def _camera(calibration: Path, image: Path) -> pycolmap.Camera:
-    width, height = image_size(image)
+    size = image_size(image)
     values = read_array(calibration, (3, 3), (1,))
     if values.shape == (1,):
-        return centred_camera(values[0], (width, height))
+        return centred_camera(values[0], size)
     (fx, skew, cx), (_, fy, cy), _ = values
     if abs(skew) > 1e-6 * abs(fx) or values[[1, 2, 2], [0, 0, 1]].any() or values[2, 2] != 1:
         raise ScrflowError(
             f"{calibration}: not a calibration matrix [fx 0 cx; 0 fy cy; 0 0 1]; correct it (skew is not supported)"
         )
-    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=np.array([fx, fy, cx, cy]))
+    return colmap_camera("PINHOLE", size, [fx, fy, cx, cy])

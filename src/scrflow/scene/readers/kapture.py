@@ -16,17 +16,16 @@ import numpy as np
 import pycolmap
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
+from scrflow.core.geometry import compose
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers, read_table
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import Collection, Found
-from scrflow.scene.readers.detection import has
+from scrflow.scene.readers import Collection, Found, Reader, has
 from scrflow.storage.listfile import read_text
 
 
-class KaptureSource(Source):
+class KaptureSource(Reader):
     """kapture 1.x: one folder for the mapping images, one a condition of the queries; in each ``sensors/``."""
 
     reader: Literal["kapture"]
@@ -42,49 +41,45 @@ class KaptureSource(Source):
         folders = dict.fromkeys((self.mapping, *self.queries.values()))
         return [root / folder / "sensors" / f"{name}.txt" for folder in folders for name in names]
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        files = ("sensors/sensors.txt", "sensors/records_camera.txt")
+        if has(path, *files):
+            return Found("kapture", path, {"reader": "kapture", "mapping": ".", "queries": {}}, files[0], "m")
+        if not has(path / "mapping", *files):
+            return None
+        others = [p.name for p in sorted(path.iterdir()) if p.name != "mapping" and has(p, *files)]
+        queries = {"all": others[0]} if len(others) == 1 else {name: name for name in others}
+        source = {"reader": "kapture", "mapping": "mapping", "queries": queries}
+        return Found("kapture", path, source, f"kapture folders mapping, {', '.join(others) or 'and no other'}", "m")
 
-SOURCE = KaptureSource
+    def read(self, root: Path) -> Collection:
+        """The images of all folders; names are relative to the folder that is common to their ``records_data``.
 
-
-def detect(path: Path) -> Found | None:
-    files = ("sensors/sensors.txt", "sensors/records_camera.txt")
-    if has(path, *files):
-        return Found("kapture", path, {"reader": "kapture", "mapping": ".", "queries": {}}, files[0], "m")
-    if not has(path / "mapping", *files):
-        return None
-    others = [p.name for p in sorted(path.iterdir()) if p.name != "mapping" and has(p, *files)]
-    queries = {"all": others[0]} if len(others) == 1 else {name: name for name in others}
-    source = {"reader": "kapture", "mapping": "mapping", "queries": queries}
-    return Found("kapture", path, source, f"kapture folders mapping, {', '.join(others) or 'and no other'}", "m")
+        Mapping images without a pose are left out; a query without one has no reference.
+        """
+        folders = [root / folder / "sensors" for folder in (self.mapping, *self.queries.values())]
+        image_root = Path(os.path.commonpath([folder / "records_data" for folder in folders]))
+        mapping, *queries = (_read_images(folder, self.sensors, image_root) for folder in folders)
+        if not any(image.cam_from_world is not None for image in mapping):
+            raise ScrflowError(
+                f"{folders[0] / 'trajectories.txt'}: no pose of a mapping image; correct it or key source.mapping"
+            )
+        conditions = {i.name: c for c, images in zip(self.queries, queries, strict=True) for i in images}
+        return Collection(
+            where=folders[0],
+            image_root=image_root,
+            images=tuple(image for images in (mapping, *queries) for image in images),
+            split=(tuple(i.name for i in mapping), tuple(conditions)) if queries else None,
+            conditions=conditions,
+            left_out={i.name: "without a pose in trajectories.txt" for i in mapping if i.cam_from_world is None},
+        )
 
 
 _VERSION = re.compile(r"#\s*kapture format\s*:\s*1\.\d+")
 _LONGEST_TIMESTAMP = 40  # digits
 
 Device = tuple[int, str]  # timestamp, id of a sensor or rig
-
-
-def read(source: KaptureSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """The images of all folders; names are relative to the folder that is common to their ``records_data``.
-
-    Mapping images without a pose are left out; a query without one has no reference.
-    """
-    folders = [root / folder / "sensors" for folder in (source.mapping, *source.queries.values())]
-    image_root = Path(os.path.commonpath([folder / "records_data" for folder in folders]))
-    mapping, *queries = (_read_images(folder, source.sensors, image_root) for folder in folders)
-    if not any(image.cam_from_world is not None for image in mapping):
-        raise ScrflowError(
-            f"{folders[0] / 'trajectories.txt'}: no pose of a mapping image; correct it or key source.mapping"
-        )
-    conditions = {i.name: c for c, images in zip(source.queries, queries, strict=True) for i in images}
-    return Collection(
-        where=folders[0],
-        image_root=image_root,
-        images=tuple(image for images in (mapping, *queries) for image in images),
-        split=(tuple(i.name for i in mapping), tuple(conditions)) if queries else None,
-        conditions=conditions,
-        left_out={i.name: "without a pose in trajectories.txt" for i in mapping if i.cam_from_world is None},
-    )
 
 
 def _read_images(sensors: Path, only: tuple[str, ...] | None, image_root: Path) -> list[View]:
@@ -139,8 +134,7 @@ def _pose_of(
     for rig, sensor_from_rig in rigs.get(name, ()):
         rig_from_world = _pose_of((timestamp, rig), poses, rigs, where, (*trail, name))
         if rig_from_world is not None and sensor_from_rig is not None:
-            turned = sensor_from_rig[:, :3] @ rig_from_world
-            return np.column_stack([turned[:, :3], turned[:, 3] + sensor_from_rig[:, 3]])
+            return compose(sensor_from_rig, rig_from_world)
     return None
 
 

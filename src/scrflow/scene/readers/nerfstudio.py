@@ -17,20 +17,28 @@ import numpy as np
 import pycolmap
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, checked_size
-from scrflow.scene.lists import read_json_text
+from scrflow.scene.lists import colmap_camera, read_json_text
 from scrflow.scene.photo_names import PhotoNames
-from scrflow.scene.readers import MODEL, Collection, Found
-from scrflow.scene.readers.detection import files_like, json_of, photo_names, root_of
-from scrflow.scene.readers.posed import OPENCV_FROM_OPENGL, Posed, collect
+from scrflow.scene.readers import MODEL, Collection, Found, Reader
+from scrflow.scene.readers.shared import (
+    OPENCV_FROM_OPENGL,
+    Posed,
+    collect,
+    files_like,
+    json_of,
+    photo_names,
+    root_of,
+)
+
+log = logging.getLogger("scrflow")
 
 SPLITS = ("train", "test", "val")
 
 
-class NerfstudioSource(Source):
+class NerfstudioSource(Reader):
     """nerfstudio / instant-ngp / Blender ``transforms.json``: camera-to-world, OpenGL axes."""
 
     reader: Literal["nerfstudio"]
@@ -43,69 +51,68 @@ class NerfstudioSource(Source):
     def files(self, root: Path) -> list[Path]:
         return list(dict.fromkeys(self.paths(root).values()))
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        found = []
+        for file in files_like(path, "*.json"):
+            values = json_of(file)
+            frames = values.get("frames") if isinstance(values, dict) else None
+            if isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames):
+                found.append((file, [f["file_path"] for f in frames if isinstance(f, dict) and "file_path" in f]))
+            elif file == path / "transforms.json":
+                found.append((file, []))  # its fault is the reader's to tell
+        if not found:
+            return None
+        file, listed = next((f for f in found if f[0].name == "transforms.json"), found[0])
+        root = root_of(path, file, photo_names(listed))
+        transforms = file.relative_to(root).as_posix()
+        others = list(dict.fromkeys(f.name for f, _ in found if f.name != file.name))
+        if path.is_dir() and file.name in (split_files := {f"transforms_{split}.json" for split in SPLITS}):
+            transforms = transforms.removesuffix(file.name) + "transforms_{split}.json"
+            others = [name for name in others if name not in split_files]
+            listed = [
+                name for f, frames in found if f.parent == file.parent and f.name in split_files for name in frames
+            ]
+        also = f" (also {', '.join(others)}: name the file to take it)" if others else ""
+        source = {"reader": "nerfstudio", "transforms": transforms}
+        return Found("nerfstudio", root, source, f"{transforms} with {len(listed)} frames{also}", "unit", MODEL)
 
-SOURCE = NerfstudioSource
-log = logging.getLogger("scrflow")
+    def read(self, root: Path) -> Collection:
+        """All frames. Names are relative to the folder of the json file where all photos are under it, else to root.
+
+        The split is that of the files or of the keys ``train_filenames`` and so on; without ``test``, ``val`` are
+        queries.
+        """
+        paths = self.paths(root)
+        by_file = len(set(paths.values())) > 1
+        if by_file:
+            paths = {split: path for split, path in paths.items() if path.is_file()} or {"train": paths["train"]}
+        photos: list[Posed] = []
+        lists: dict[str, list[str]] = {}
+        path = next(iter(paths.values()))
+        for split, file in paths.items() if by_file else [("", path)]:
+            values = read_json_text(file)
+            frames = values.get("frames") if isinstance(values, dict) else None
+            if not isinstance(frames, list) or not frames:
+                raise ScrflowError(f"{file}: no list 'frames' in it; add it, or write the file again")
+            photos += [_posed(values, frame, f"{file}: frame {number}") for number, frame in enumerate(frames)]
+            if by_file:
+                lists[split] = [str(frame["file_path"]) for frame in frames]
+            else:
+                keys = {split: values.get(f"{split}_filenames") for split in SPLITS}
+                lists = {split: photo_names(names) for split, names in keys.items() if isinstance(names, list)}
+        folder = path.parent
+        here = PhotoNames(folder)
+        if not any(here.find(photo.listed, photo.where) for photo in photos):
+            folder = root
+        found = collect(path, folder, photos, self.skip_missing)
+        return replace(found, split=_split(lists, found, path))
+
+
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
 _PERSPECTIVE = (*_PINHOLE, "OPENCV", "FULL_OPENCV", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _LARGEST = 1e12  # of an intrinsic
-
-
-def detect(path: Path) -> Found | None:
-    found = []
-    for file in files_like(path, "*.json"):
-        values = json_of(file)
-        frames = values.get("frames") if isinstance(values, dict) else None
-        if isinstance(frames, list) and any(isinstance(f, dict) and "transform_matrix" in f for f in frames):
-            found.append((file, [f["file_path"] for f in frames if isinstance(f, dict) and "file_path" in f]))
-        elif file == path / "transforms.json":
-            found.append((file, []))  # its fault is the reader's to tell
-    if not found:
-        return None
-    names = {file.name: file for file, _ in found}
-    file, listed = next((f for f in found if f[0].name == "transforms.json"), found[0])
-    root = root_of(path, file, photo_names(listed))
-    transforms = file.relative_to(root).as_posix()
-    others = [name for name in names if name != file.name]
-    if path.is_dir() and file.name in (split_files := {f"transforms_{split}.json" for split in SPLITS}):
-        transforms = transforms.removesuffix(file.name) + "transforms_{split}.json"
-        others = [name for name in others if name not in split_files]
-        listed = [name for f, frames in found if f.parent == file.parent and f.name in split_files for name in frames]
-    also = f" (also {', '.join(others)}: name the file to take it)" if others else ""
-    source = {"reader": "nerfstudio", "transforms": transforms}
-    return Found("nerfstudio", root, source, f"{transforms} with {len(listed)} frames{also}", "unit", MODEL)
-
-
-def read(source: NerfstudioSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All frames. Names are relative to the folder of the json file where all photos are under it, else to root.
-
-    The split is that of the files or of the keys ``train_filenames`` and so on; without ``test``, ``val`` are queries.
-    """
-    paths = source.paths(root)
-    by_file = len(set(paths.values())) > 1
-    if by_file:
-        paths = {split: path for split, path in paths.items() if path.is_file()} or {"train": paths["train"]}
-    photos: list[Posed] = []
-    lists: dict[str, list[str]] = {}
-    path = next(iter(paths.values()))
-    for split, file in paths.items() if by_file else [("", path)]:
-        values = read_json_text(file)
-        frames = values.get("frames") if isinstance(values, dict) else None
-        if not isinstance(frames, list) or not frames:
-            raise ScrflowError(f"{file}: no list 'frames' in it; add it, or write the file again")
-        photos += [_posed(values, frame, f"{file}: frame {number}") for number, frame in enumerate(frames)]
-        if by_file:
-            lists[split] = [str(frame["file_path"]) for frame in frames]
-        else:
-            keys = {split: values.get(f"{split}_filenames") for split in SPLITS}
-            lists = {split: photo_names(names) for split, names in keys.items() if isinstance(names, list)}
-    folder = path.parent
-    here = PhotoNames(folder)
-    if not any(here.find(photo.listed, photo.where) for photo in photos):
-        folder = root
-    found = collect(path, folder, photos, source.skip_missing)
-    return replace(found, split=_split(lists, found, path))
 
 
 def _split(
@@ -122,11 +129,9 @@ def _split(
     unused = len(names) - len(mapping) - len(queries)
     if unused and mapping and queries:
         log.info("%s: %d images are neither of train nor of %s; they are left out", path, unused, asked)
-    return (
-        (tuple(n for n in names if n in mapping), tuple(n for n in names if n in queries))
-        if queries and mapping
-        else None
-    )
+    if not queries or not mapping:
+        return None
+    return tuple(n for n in names if n in mapping), tuple(n for n in names if n in queries)
 
 
 def _posed(values: dict[str, Any], frame: Any, where: str) -> Posed:
@@ -155,9 +160,8 @@ def _camera(values: dict[str, Any], size: tuple[int, int], where: str) -> pycolm
         return float(value)
 
     if "w" in values and "h" in values:
-        width, height = checked_size(number("w"), number("h"), where)
-    else:
-        width, height = size
+        size = checked_size(number("w"), number("h"), where)
+    width, height = size
     if "fl_x" in values:
         fx = number("fl_x")
     elif "camera_angle_x" in values:
@@ -174,16 +178,14 @@ def _camera(values: dict[str, Any], size: tuple[int, int], where: str) -> pycolm
     if kind in _FISHEYE:
         if p1 or p2:
             raise ScrflowError(f"{where}: a fisheye camera with p1, p2 has no COLMAP model; calibrate without them")
-        model, params = "OPENCV_FISHEYE", [*pinhole, k1, k2, k3, k4]
-    elif kind not in _PERSPECTIVE:
+        return colmap_camera("OPENCV_FISHEYE", size, [*pinhole, k1, k2, k3, k4])
+    if kind not in _PERSPECTIVE:
         known = ", ".join((*_PERSPECTIVE, *_FISHEYE))
         raise ScrflowError(f"{where}: camera_model {kind!r} is not supported; use one of {known}")
-    elif kind in _PINHOLE or not any((k1, k2, k3, k4, p1, p2)):  # nerfstudio reads no distortion for pinholes
-        model, params = "PINHOLE", pinhole
-    elif k4:
+    if kind in _PINHOLE or not any((k1, k2, k3, k4, p1, p2)):  # nerfstudio reads no distortion for pinholes
+        return colmap_camera("PINHOLE", size, pinhole)
+    if k4:
         raise ScrflowError(f"{where}: k4 of a perspective camera has no COLMAP model; calibrate with k1, k2, k3")
-    elif k3:
-        model, params = "FULL_OPENCV", [*pinhole, k1, k2, p1, p2, k3, 0, 0, 0]
-    else:
-        model, params = "OPENCV", [*pinhole, k1, k2, p1, p2]
-    return pycolmap.Camera(model=model, width=width, height=height, params=params)
+    if k3:
+        return colmap_camera("FULL_OPENCV", size, [*pinhole, k1, k2, p1, p2, k3, 0, 0, 0])
+    return colmap_camera("OPENCV", size, [*pinhole, k1, k2, p1, p2])

@@ -26,7 +26,6 @@ import numpy as np
 import pycolmap
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_points, pixels_from_points, rotation_from_quaternion
 from scrflow.core.images import image_size
@@ -34,14 +33,17 @@ from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import centred_camera, finite_numbers
 from scrflow.scene.photo_names import PhotoNames, read_photo_list
-from scrflow.scene.readers import MODEL, Collection, Found, missing
-from scrflow.scene.readers.detection import files_like, first_lines, model_and_images
+from scrflow.scene.readers import MODEL, Collection, Found, Reader, missing
+from scrflow.scene.readers.shared import files_like, first_lines, model_and_images
 from scrflow.storage.listfile import open_text
 
+log = logging.getLogger("scrflow")
 
-class NvmSource(Source):
+
+class NvmSource(Reader):
     """A VisualSFM model (NVM_V3) with an image folder."""
 
+    file_keys = ("model", "intrinsics")
     reader: Literal["nvm"]
     model: str = Field(description="the .nvm file, relative to root")
     images: str = Field("images", description="folder that the model's image names are relative to")
@@ -50,61 +52,55 @@ class NvmSource(Source):
     )
     points: bool = Field(True, description="keep the model's 3D points")
 
-    def files(self, root: Path) -> list[Path]:
-        return [root / name for name in (self.model, self.intrinsics) if name]
-
     def has_points(self, root: Path) -> bool:
         return self.points
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        files = files_like(path, "*.nvm")
+        if not files:
+            return None
+        model = max(files, key=lambda p: p.stat().st_size)
+        rows = [line.rsplit(None, 10) for line in first_lines(model)]
+        names = [row[0].replace('"', " ") for row in rows[1:] if len(row) == 11]
+        root, keys = model_and_images(path if path.is_dir() else path.parent, model, names)
+        return Found("NVM", root, {"reader": "nvm", **keys}, model.name, "unit", MODEL)
 
-SOURCE = NvmSource
-log = logging.getLogger("scrflow")
+    def read(self, root: Path) -> Collection:
+        """All cameras of the model, with its 3D points where ``points`` says so."""
+        path = root / self.model
+        nvm, photos = read_nvm(path, self.points), PhotoNames(root / self.images)
+        nvm = replace(nvm, names=tuple(photos.find(name, path) or name for name in nvm.names))
+        check_unique(nvm.names, str(path))
+        poses = poses_of(nvm, path)
+        gone = missing(self, root / self.images, nvm.names, path)
+        there = [i for i, name in enumerate(nvm.names) if name not in gone]
+        if self.intrinsics is not None:
+            listed = read_photo_list(root / self.intrinsics, photos)
+            unlisted = [name for name in nvm.names if listed.get(name) is None]
+            if unlisted:
+                raise ScrflowError(
+                    f"{root / self.intrinsics}: no intrinsics of {some(unlisted)}, which {path} has; add 'name MODEL w "
+                    "h params'"
+                )
+            cameras = [listed[nvm.names[i]] for i in there]
+        else:
+            sizes = [image_size(root / self.images / nvm.names[i]) for i in there]
+            cameras = [
+                radial_camera(*size, nvm.focal[i], nvm.radial[i], f"{path}: {nvm.names[i]}")
+                for i, size in zip(there, sizes, strict=True)
+            ]
+        views = tuple(View(nvm.names[i], camera, poses[i]) for i, camera in zip(there, cameras, strict=True))
+        row = np.full(len(nvm.names), -1)
+        row[there] = np.arange(len(there))
+        model = model_of_nvm(nvm, views, row, path) if self.points and views else None
+        return Collection(path, root / self.images, views, model=model, absent=len(gone))
+
+
 MAX_FIT_PX = 0.1
 _MAX_MEDIAN_PX = 4.0  # a bundle-adjusted model has about one; poses, cameras and points of different models hundreds
 _SAMPLED = 20_000
 _FIT_SAMPLES = 400
-
-
-def detect(path: Path) -> Found | None:
-    files = files_like(path, "*.nvm")
-    if not files:
-        return None
-    model = max(files, key=lambda p: p.stat().st_size)
-    rows = [line.rsplit(None, 10) for line in first_lines(model)]
-    names = [row[0].replace('"', " ") for row in rows[1:] if len(row) == 11]
-    root, keys = model_and_images(path if path.is_dir() else path.parent, model, names)
-    return Found("NVM", root, {"reader": "nvm", **keys}, model.name, "unit", MODEL)
-
-
-def read(source: NvmSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All cameras of the model, with its 3D points where ``source.points`` says so."""
-    path = root / source.model
-    nvm, photos = read_nvm(path, source.points), PhotoNames(root / source.images)
-    nvm = replace(nvm, names=tuple(photos.find(name, path) or name for name in nvm.names))
-    check_unique(nvm.names, str(path))
-    poses = poses_of(nvm, path)
-    gone = missing(source, root / source.images, nvm.names, path)
-    there = [i for i, name in enumerate(nvm.names) if name not in gone]
-    if source.intrinsics is not None:
-        listed = read_photo_list(root / source.intrinsics, photos)
-        unlisted = [name for name in nvm.names if listed.get(name) is None]
-        if unlisted:
-            raise ScrflowError(
-                f"{root / source.intrinsics}: no intrinsics of {some(unlisted)}, which {path} has; add 'name MODEL w h "
-                "params'"
-            )
-        cameras = [listed[nvm.names[i]] for i in there]
-    else:
-        sizes = [image_size(root / source.images / nvm.names[i]) for i in there]
-        cameras = [
-            radial_camera(*size, nvm.focal[i], nvm.radial[i], f"{path}: {nvm.names[i]}")
-            for i, size in zip(there, sizes, strict=True)
-        ]
-    views = tuple(View(nvm.names[i], camera, poses[i]) for i, camera in zip(there, cameras, strict=True))
-    row = np.full(len(nvm.names), -1)
-    row[there] = np.arange(len(there))
-    model = model_of_nvm(nvm, views, row, path) if source.points and views else None
-    return Collection(path, root / source.images, views, model=model, absent=len(gone))
 
 
 def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:

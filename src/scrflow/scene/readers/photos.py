@@ -10,16 +10,17 @@ import numpy as np
 import pycolmap
 from pydantic import Field
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
 from scrflow.scene.photo_files import camera_from_exif, files_below, list_photos
-from scrflow.scene.readers import BARE, Collection, Found
+from scrflow.scene.readers import BARE, Collection, Found, Reader
 from scrflow.storage.artifact import read_json, read_stamp
 
+log = logging.getLogger("scrflow")
 
-class PhotosSource(Source):
+
+class PhotosSource(Reader):
     """Bare photos: structure from motion finds poses and intrinsics."""
 
     reader: Literal["photos"]
@@ -34,51 +35,48 @@ class PhotosSource(Source):
     def has_points(self, root: Path) -> bool:
         return True  # structure from motion makes them
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        try:
+            names = list_photos(path)
+        except ScrflowError:
+            return None
+        below = {name.partition("/")[0] for name in names}
+        folder = below.pop() if len(below) == 1 else "."
+        source = {"reader": "photos", "images": folder if (path / folder).is_dir() else "."}
+        return Found("photos", path, source, f"{len(names)} photos, no poses", "unit", BARE)
 
-SOURCE = PhotosSource
-log = logging.getLogger("scrflow")
+    def read(self, root: Path, sfm_model: Path | None = None) -> Collection:
+        """All photos of the folder: the registered ones posed, the others with intrinsics alone.
 
-
-def detect(path: Path) -> Found | None:
-    try:
-        names = list_photos(path)
-    except ScrflowError:
-        return None
-    below = {name.partition("/")[0] for name in names}
-    folder = below.pop() if len(below) == 1 else "."
-    source = {"reader": "photos", "images": folder if (path / folder).is_dir() else "."}
-    return Found("photos", path, source, f"{len(names)} photos, no poses", "unit", BARE)
-
-
-def read(source: PhotosSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """All photos of the folder: the registered ones posed, the others with intrinsics alone.
-
-    Those are the shared camera's, or with ``single_camera: false`` from EXIF, else those of registered photos of the
-    same size, else a guess.
-    """
-    if sfm_model is None:
-        raise ScrflowError("reader photos: no SfM model given; run the sfm stage first (snakemake does)")
-    folder = root / source.images
-    stamp = read_stamp(sfm_model / "sfm.json", "sfm")
-    model = read_model(sfm_model)
-    views = {v.name: v for v in views_of_model(model)}
-    names = list_photos(folder)
-    gone = sorted(set(views) - set(names))
-    if gone:
-        raise ScrflowError(f"{folder / gone[0]}: image is missing, but is in the SfM model; run the sfm stage again")
-    others = [name for name in names if name not in views]
-    cameras, guessed = _cameras_of_others(source, folder, others, tuple(views.values()))
-    images = sorted([*views.values(), *(View(n, cameras[n], None) for n in others)], key=lambda image: image.name)
-    return Collection(
-        sfm_model,
-        folder,
-        tuple(images),
-        model=model,
-        inputs={"sfm": stamp.digest},
-        left_out=dict.fromkeys(others, "not registered by SfM"),
-        guessed=guessed,
-        sha256=read_json(sfm_model / "sfm.json", "sfm").get("sha256", {}),
-    )
+        Those are the shared camera's, or with ``single_camera: false`` from EXIF, else those of registered photos of
+        the same size, else a guess.
+        """
+        if sfm_model is None:
+            raise ScrflowError("reader photos: no SfM model given; run the sfm stage first (snakemake does)")
+        folder = root / self.images
+        stamp = read_stamp(sfm_model / "sfm.json", "sfm")
+        model = read_model(sfm_model)
+        views = {v.name: v for v in views_of_model(model)}
+        names = list_photos(folder)
+        gone = sorted(set(views) - set(names))
+        if gone:
+            raise ScrflowError(
+                f"{folder / gone[0]}: image is missing, but is in the SfM model; run the sfm stage again"
+            )
+        others = [name for name in names if name not in views]
+        cameras, guessed = _cameras_of_others(self, folder, others, tuple(views.values()))
+        images = sorted([*views.values(), *(View(n, cameras[n], None) for n in others)], key=lambda image: image.name)
+        return Collection(
+            sfm_model,
+            folder,
+            tuple(images),
+            model=model,
+            inputs={"sfm": stamp.digest},
+            left_out=dict.fromkeys(others, "not registered by SfM"),
+            guessed=guessed,
+            sha256=read_json(sfm_model / "sfm.json", "sfm").get("sha256", {}),
+        )
 
 
 def _cameras_of_others(

@@ -17,18 +17,16 @@ import pycolmap
 from pydantic import Field
 from scipy.spatial.transform import Rotation, Slerp
 
-from scrflow.config import Source
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_quaternion
 from scrflow.scene.lists import camera_of_fields, finite_numbers
 from scrflow.scene.photo_names import photos_under
-from scrflow.scene.readers import MODEL, Collection, Found
-from scrflow.scene.readers.detection import files_like, first_lines, numbers_only
-from scrflow.scene.readers.posed import Posed, collect, rigid
+from scrflow.scene.readers import MODEL, Collection, Found, Reader
+from scrflow.scene.readers.shared import Posed, collect, files_like, first_lines, numbers_only, rigid
 from scrflow.storage.listfile import has_suffix, read_lines
 
 
-class TumSource(Source):
+class TumSource(Reader):
     """TUM RGB-D: rgb.txt, groundtruth.txt (or another trajectory), poses found by time."""
 
     reader: Literal["tum"]
@@ -39,8 +37,36 @@ class TumSource(Source):
     def files(self, root: Path) -> list[Path]:
         return [root / name for name in (self.trajectory, self.photos, CAMERA)]
 
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        folder = path if path.is_dir() else path.parent
+        files = files_like(path, "groundtruth.txt", "*.txt", "*.tum")
+        files = [file for file in files if file.parent == folder and _is_trajectory(file)]
+        if (
+            not files
+            or _camera(TumSource(reader="tum"), folder) is None
+            or not _times_of_photos(folder / "rgb.txt", folder)
+        ):
+            return None
+        trajectory = next((file.name for file in files if file.name == "groundtruth.txt"), files[0].name)
+        source = {"reader": "tum", **({"trajectory": trajectory} if trajectory != "groundtruth.txt" else {})}
+        return Found("TUM RGB-D", folder, source, f"{trajectory}, poses found by time", "m", MODEL)
 
-SOURCE = TumSource
+    def read(self, root: Path) -> Collection:
+        """The photos of the list; those whose time has no pose are left out."""
+        path, photos = root / self.trajectory, root / self.photos
+        camera = _camera(self, root)
+        if camera is None:
+            raise ScrflowError(f"{path}: nothing tells the intrinsics; {NEEDS_CAMERA}")
+        times, rows = _trajectory(path)
+        listed = []
+        for time, name, where in _times_of_photos(photos, root):
+            listed.append(Posed(name, pose_at(time, times, rows), lambda size: camera, where))
+        if not listed:
+            raise ScrflowError(f"{photos}: no such file, and no photo under {root} is named by its time; put it there")
+        return collect(path, root, listed, self.skip_missing)
+
+
 CAMERA = "camera.txt"
 _STAMP = r"\d{9,11}\.\d+|\d{16,19}"  # s, or ns as in EuRoC
 _FORM = "time tx ty tz qx qy qz qw"
@@ -54,39 +80,9 @@ _TUM = {
 NEEDS_CAMERA = f"write its camera into {CAMERA} beside it, as 'PINHOLE width height fx fy cx cy', and run again"
 
 
-def detect(path: Path) -> Found | None:
-    folder = path if path.is_dir() else path.parent
-    files = files_like(path, "groundtruth.txt", "*.txt", "*.tum")
-    files = [file for file in files if file.parent == folder and _is_trajectory(file)]
-    if (
-        not files
-        or _camera(TumSource(reader="tum"), folder) is None
-        or not _times_of_photos(folder / "rgb.txt", folder)
-    ):
-        return None
-    trajectory = next((file.name for file in files if file.name == "groundtruth.txt"), files[0].name)
-    source = {"reader": "tum", **({"trajectory": trajectory} if trajectory != "groundtruth.txt" else {})}
-    return Found("TUM RGB-D", folder, source, f"{trajectory}, poses found by time", "m", MODEL)
-
-
 def _is_trajectory(file: Path) -> bool:
     rows = [line.split() for line in first_lines(file)]
     return bool(rows) and all(numbers_only(row, 8) for row in rows)
-
-
-def read(source: TumSource, root: Path, sfm_model: Path | None = None) -> Collection:
-    """The photos of the list; those whose time has no pose are left out."""
-    path, photos = root / source.trajectory, root / source.photos
-    camera = _camera(source, root)
-    if camera is None:
-        raise ScrflowError(f"{path}: nothing tells the intrinsics; {NEEDS_CAMERA}")
-    times, rows = _trajectory(path)
-    listed = []
-    for time, name, where in _times_of_photos(photos, root):
-        listed.append(Posed(name, pose_at(time, times, rows), lambda size: camera, where))
-    if not listed:
-        raise ScrflowError(f"{photos}: no such file, and no photo under {root} is named by its time; put it there")
-    return collect(path, root, listed, source.skip_missing)
 
 
 def _times_of_photos(path: Path, root: Path) -> list[tuple[float, str, str]]:

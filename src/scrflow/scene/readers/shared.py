@@ -1,22 +1,34 @@
-"""What the readers' functions ``detect`` share: they look at names and at the first lines of small files."""
+"""What readers share: a look at names and at the first lines of small files, and pose files whose photos are found by
+the names that they list."""
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pycolmap
 
 from scrflow.core.errors import ScrflowError
+from scrflow.core.images import image_size
+from scrflow.scene.checks import check_unique, some
+from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import finite_numbers, read_json_text
 from scrflow.scene.photo_names import PHOTO_FOLDERS, PhotoNames
-from scrflow.scene.readers import Found
-from scrflow.storage.listfile import has_suffix, open_text, read_lines, split_name
+from scrflow.scene.readers import MODEL, Collection, Found, Reader
+from scrflow.storage.listfile import open_text, read_lines, split_name
 
+log = logging.getLogger("scrflow")
 DEPTH = 3  # levels of folders that are searched
 LOOKED_AT = 200  # lines of a file, names of a model
 _LARGEST_TEXT = 64 << 20  # bytes
+OPENCV_FROM_OPENGL = np.array([1.0, -1.0, -1.0])  # of the camera's axes: x right, y down or up, z forward or backward
 
 
 def walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
@@ -29,20 +41,6 @@ def walk(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
         yield folder / name
         if depth > 1 and is_folder:
             yield from walk(folder / name, depth - 1)
-
-
-def has(folder: Path, *patterns: str) -> bool:
-    """Whether each of the globs matches something in the folder."""
-    return all(any(folder.glob(pattern)) for pattern in patterns)
-
-
-def by_files(form: str, reader: str, *patterns: str) -> Callable[[Path], Found | None]:
-    """``detect`` of a metric form whose source needs no keys, known by files and folders."""
-
-    def detect(path: Path) -> Found | None:
-        return Found(form, path, {"reader": reader}, ", ".join(patterns), "m") if has(path, *patterns) else None
-
-    return detect
 
 
 def files_like(path: Path, *patterns: str) -> list[Path]:
@@ -135,5 +133,89 @@ def photo_names(values: Iterable[object]) -> list[str]:
     return [posixpath.normpath(v.replace("\\", "/")) for v in values if isinstance(v, str) and v]
 
 
-def is_photo(name: object) -> bool:
-    return isinstance(name, str) and has_suffix(name)
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A photo as a pose file lists it."""
+
+    listed: str
+    cam_from_world: np.ndarray | None  # [3, 4]; None where the file says that it has no pose
+    camera: pycolmap.Camera | Callable[[tuple[int, int]], pycolmap.Camera]  # or by width and height of the photo's file
+    where: str  # file and line or key, for errors
+
+
+def collect(path: Path, folder: Path, photos: Iterable[Posed], skip_missing: bool) -> Collection:
+    """The photos of a pose file ``path`` with names relative to ``folder``."""
+    names = PhotoNames(folder)
+    views, missing, left_out = [], [], {}
+    for photo in photos:
+        name = names.find(photo.listed, photo.where)
+        if name is None:
+            missing.append(photo.listed)
+            continue
+        if photo.cam_from_world is None:
+            left_out[name] = f"without a pose in {path.name}"
+        known = isinstance(photo.camera, pycolmap.Camera)
+        camera = photo.camera if known else photo.camera(image_size(folder / name))
+        views.append(View(name, camera, photo.cam_from_world))
+    if missing:
+        told = f"{len(missing)} of {len(missing) + len(views)} photos have no file under {folder}"
+        told = f"{path}: {told} ({some(missing)})"
+        if not skip_missing or not views:
+            raise ScrflowError(f"{told}; put the images there or set source.skip_missing: true")
+        log.warning("%s; they are left out", told)
+    if not any(view.cam_from_world is not None for view in views):
+        raise ScrflowError(f"{path}: no pose in it; correct the file")
+    check_unique((view.name for view in views), str(path))
+    return Collection(path, folder, tuple(views), left_out=left_out, absent=len(missing))
+
+
+def rigid(R: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """cam_from_world [3, 4] of a rotation world to camera and the camera's centre."""
+    return np.column_stack([R, -R @ np.asarray(centre, np.float64)])
+
+
+class PoseFile(Reader):
+    """A form with the poses of its photos in one file, which the first of ``file_keys`` names."""
+
+    patterns: ClassVar[tuple[str, ...]]  # of the file's name
+    unit: ClassVar[str] = "unit"
+    lists: ClassVar[str]  # what the file has one of for each photo
+
+    @classmethod
+    def listed(cls, file: Path) -> Iterable[object] | None:
+        """What a file lists, names where it has them; None if it is of another form."""
+        raise NotImplementedError
+
+    def posed(self, path: Path, root: Path) -> Iterable[Posed]:
+        """The photos that the file lists; any error of a wrong key, type or value if the form's program has not
+        written it."""
+        raise NotImplementedError
+
+    def photo_folder(self, path: Path, root: Path) -> Path:
+        """The folder that names are relative to."""
+        return root
+
+    @classmethod
+    def detect(cls, path: Path) -> Found | None:
+        for file in files_like(path, *cls.patterns):
+            listed = cls.listed(file)
+            if listed is not None:
+                root = root_of(path, file, listed)
+                source: dict[str, Any] = {
+                    "reader": cls.reader_name(),
+                    cls.file_keys[0]: file.relative_to(root).as_posix(),
+                }
+                return Found(
+                    cls.form, root, source, f"{file.name} with {len(list(listed))} {cls.lists}", cls.unit, MODEL
+                )
+        return None
+
+    def read(self, root: Path) -> Collection:
+        """All photos of the file; those without a pose are left out."""
+        path = root / getattr(self, self.file_keys[0])
+        try:
+            photos = list(self.posed(path, root))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ScrflowError(f"{path}: not as {self.form} writes it ({told}); write it again") from None
+        return collect(path, self.photo_folder(path, root), photos, self.skip_missing)
