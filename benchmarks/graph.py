@@ -108,8 +108,7 @@ def node2vec(images: int, folder: Path, threads: int, counted: bool, device: str
     """One embedding of the frustum graph without a tenth of its edges, which it is then asked to tell from others."""
     import torch
 
-    from scrflow.graph.node2vec import node_vectors
-    from scrflow.graph.node2vec.quality import held_out_average_precision, hold_out_edges, normalised, separation
+    from scrflow.graph.node2vec import held_out_average_precision, hold_out_edges, node_vectors, normalised, separation
 
     torch.set_num_threads(threads)
     csr = scipy.sparse.csr_array(scipy.sparse.load_npz(folder / f"{images}.npz"))

@@ -17,15 +17,18 @@ from scenes import write_graph
 from scrflow.config import Node2VecConfig, Node2VecStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph import node2vec
-from scrflow.graph.node2vec import PYTHON_VARIABLE, embed, node_vectors, reference_python
-from scrflow.graph.node2vec.pyg import UnweightedWalker, loss_and_gradient, window_pairs
-from scrflow.graph.node2vec.quality import (
+from scrflow.graph.node2vec import (
+    PYTHON_VARIABLE,
     balanced_average_precision,
+    embed,
     held_out_average_precision,
     hold_out_edges,
+    node_vectors,
     normalised,
+    reference_python,
     separation,
 )
+from scrflow.graph.node2vec.pyg import UnweightedWalker, loss_and_gradient, window_pairs
 from scrflow.graph.node2vec.skipgram import (
     Walker,
     count_pairs,

@@ -21,16 +21,15 @@ from scrflow.graph import covisibility
 from scrflow.interop import hloc_files as hloc
 from scrflow.localize.batch import cameras_of
 from scrflow.localize.localizer import Localizer
-from scrflow.newscene.forms import passed_over
+from scrflow.newscene.queries import stated_split
 from scrflow.newscene.rosbag import unpack_bag
-from scrflow.newscene.splits import stated_split
-from scrflow.newscene.survey import source_of
+from scrflow.newscene.survey import passed_over, source_of
 from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
 from scrflow.report.stored import read_table
 from scrflow.scene import downloads as download
 from scrflow.scene import model
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames
 from scrflow.scene.readers import detect_forms, read_source
 from scrflow.scene.readers.cambridge import CambridgeSource
 from scrflow.scene.readers.colmap import ColmapSource

@@ -25,14 +25,12 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pixels_from_rays
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.newscene.draft import Draft
-from scrflow.newscene.forms import passed_over
 from scrflow.newscene.rosbag import unpack_bag
-from scrflow.newscene.survey import chosen_form, source_of
+from scrflow.newscene.survey import chosen_form, passed_over, source_of
 from scrflow.pipeline.project import Project
 from scrflow.scene import Scene
-from scrflow.scene.lists import camera_of_fields
+from scrflow.scene.lists import PhotoNames, camera_of_fields
 from scrflow.scene.photo_files import upright
-from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers import detect_forms, read_source
 from scrflow.sfm.matching import check_readable
 from scrflow.storage.listfile import read_text

@@ -17,9 +17,8 @@ from scrflow.core.images import read_rgb
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST
-from scrflow.scene.lists import query_line
+from scrflow.scene.lists import PhotoNames, query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
-from scrflow.scene.photo_names import PhotoNames
 from scrflow.scene.readers.colmap import ColmapSource
 from scrflow.scene.readers.photos import PhotosSource
 from scrflow.sfm.matching import check_readable

@@ -10,8 +10,8 @@ from test_sfm import laser_centres, real, some_photos, stage
 
 from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError
+from scrflow.scene.checks import doubt, measured_range
 from scrflow.scene.colmap_model import model_of_views
-from scrflow.scene.point_depths import doubt, measured_range
 from scrflow.sfm.alignment import Targets, align, read_gps, read_targets
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.storage.artifact import read_json

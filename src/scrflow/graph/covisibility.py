@@ -19,10 +19,9 @@ from scrflow.config import CovisibilityStage
 from scrflow.core.errors import ScrflowError
 from scrflow.graph.frustum import frustum_graph, tube_graph
 from scrflow.pipeline.stages import code_of
-from scrflow.scene.checks import some
+from scrflow.scene.checks import DEPTH_IMAGES, doubt, measured_range, observed_depths, some
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.model import load_scene
-from scrflow.scene.point_depths import IMAGES, doubt, measured_range, observed_depths
 from scrflow.storage.artifact import Stamp, sha256_file, write_npz
 from scrflow.storage.untrusted import read_arrays
 
@@ -88,7 +87,7 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
 def depth_range(given: tuple[float, float] | None, model: pycolmap.Reconstruction, scene: Path) -> tuple[float, float]:
     """The depths of a scene: as given, with a warning where the model's 3D points contradict them, or measured by
     them."""
-    depths = observed_depths(model, IMAGES)
+    depths = observed_depths(model, DEPTH_IMAGES)
     if given is not None:
         wrong = doubt(given, depths)
         if wrong:

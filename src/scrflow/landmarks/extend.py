@@ -23,8 +23,8 @@ from scrflow.landmarks.codes import Tensors, boxed, budget
 from scrflow.landmarks.select import choose, mean_descriptors
 from scrflow.landmarks.tracks import Tracks, ViewGeometry, first_rows, gathered, joined, match_pairs
 from scrflow.landmarks.triangulate import Observations, triangulate
+from scrflow.scene.checks import measured_range
 from scrflow.scene.colmap_model import View
-from scrflow.scene.point_depths import measured_range
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,14 +28,12 @@ from scrflow.core.images import opened
 from scrflow.core.progress import track
 from scrflow.features.encoders.sift import Sift
 from scrflow.pipeline.project import Project
-from scrflow.scene.checks import some
+from scrflow.scene.checks import DEPTH_IMAGES, doubt, measured_range, observed_depths, some
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
-from scrflow.scene.point_depths import IMAGES, doubt, measured_range, observed_depths
 from scrflow.scene.readers import read_source
 from scrflow.sfm.colmap_process import quiet_pycolmap
-from scrflow.sfm.matching import nearest_pairs, vlad_similarity
-from scrflow.sfm.parallax import LEAST_PARALLAX, Pair, rotation_residuals
+from scrflow.sfm.matching import LEAST_PARALLAX, Pair, nearest_pairs, rotation_residuals, vlad_similarity
 from scrflow.storage.artifact import read_json
 
 FEW = 20  # mapping photos
@@ -165,7 +163,7 @@ def after_sfm(model: pycolmap.Reconstruction, names: Sequence[str]) -> Capture:
 
 def lengths(model: pycolmap.Reconstruction, scene: SceneConfig, alignment: dict[str, Any] | None = None) -> Capture:
     """Scale and depths of a model; advice where the config's ``depth_range`` misses the points."""
-    depths = observed_depths(model, IMAGES)
+    depths = observed_depths(model, DEPTH_IMAGES)
     measured = measured_range(depths)
     rows, advice = [], []
     if alignment:

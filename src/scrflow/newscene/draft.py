@@ -23,11 +23,12 @@ from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.capture import FEW, Capture, look_at
 from scrflow.newscene.gather import folders_to_gather, gathered
-from scrflow.newscene.survey import Findings, NewScene, chosen_form, survey
+from scrflow.newscene.queries import NewScene
+from scrflow.newscene.survey import Findings, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
-from scrflow.scene.photo_files import files_below
-from scrflow.scene.point_depths import IMAGES, observed_depths
+from scrflow.scene.checks import DEPTH_IMAGES, observed_depths
+from scrflow.scene.lists import files_below
 from scrflow.sfm.alignment import read_gps, read_targets
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import read_text
@@ -80,11 +81,15 @@ def new_scene(
             f"{options.path}: --images is for the frames of a video, this is of form {found.form}; leave it out"
         )
     folder = Path(os.path.abspath(images or Path("resources", options.name, "images")))
+    folders = folders_to_gather(options, found) if found.form == "photos" else {}
+    kinds = {"video": "frames of the video", "ROS bag": "photos of the ROS bag"}
+    wanted = f"up to {max_frames} {kinds[found.form]} {found.root}" if found.form in kinds else ""
+    wanted = f"upright JPEGs of {', '.join(map(str, folders))}" if folders else wanted
+    if wanted and dry_run:
+        console.print(f"{wanted} would go to {folder}", markup=False)
+        return path
     made = None
     if found.form == "video":
-        if dry_run:
-            console.print(f"{found.root}: a video; up to {max_frames} frames would go to {folder}", markup=False)
-            return path
         from scrflow.newscene.video import PickOptions, pick_frames
 
         picked = pick_frames(found.root, folder, PickOptions(max_frames=max_frames))
@@ -92,20 +97,14 @@ def new_scene(
         inside = folder.name == "images"
         made = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
     elif found.form == "ROS bag":
-        if dry_run:
-            console.print(f"{found.root}: a ROS bag; up to {max_frames} photos would go to {folder}", markup=False)
-            return path
         from scrflow.newscene.rosbag import unpack_bag
 
         bag = unpack_bag(found.root, folder, max_frames)
         console.print(f"{bag.photos} of {bag.of} photos of {bag.topic} in {folder}", markup=False)
         made = options.model_copy(update={"path": folder, "form": "TUM RGB-D" if bag.posed else "photos"})
-    elif found.form == "photos" and (folders := folders_to_gather(options, found)):
-        if dry_run:
-            console.print(f"upright JPEGs of {', '.join(map(str, folders))} would go to {folder}", markup=False)
-            return path
+    elif folders:
         made = gathered(options, found, folders, folder)
-        console.print(f"upright JPEGs of {', '.join(map(str, folders))}, and links, in {folder}", markup=False)
+        console.print(f"{wanted}, and links, in {folder}", markup=False)
     try:
         draft = draft_scene(made or options, project, device_for().type == "cuda", command_of(options))
     except BaseException:
@@ -247,7 +246,7 @@ def _two_digits(value: float) -> float:
 
 def _median_depth(model: pycolmap.Reconstruction) -> float | None:
     """Median depth of the points in the cameras that see them; None without points."""
-    depths = observed_depths(model, IMAGES)
+    depths = observed_depths(model, DEPTH_IMAGES)
     median = float(np.median(depths)) if len(depths) else 0.0
     return median if median > 0 else None
 

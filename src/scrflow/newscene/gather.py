@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from scrflow.core.errors import ScrflowError
-from scrflow.newscene.forms import Found
-from scrflow.newscene.splits import Stated, stated_split
-from scrflow.newscene.survey import NewScene
+from scrflow.newscene.queries import Listed, NewScene, stated_split
+from scrflow.scene.lists import PhotoNames
 from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.readers import Found
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import listed, read_lines, split_name
 
@@ -41,16 +40,15 @@ def gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Pat
     def renamed(name: str) -> str:
         return _joined(folders[images], upright_name(name))
 
-    asked = options.queries or options.every
-    stated = Stated() if asked else stated_split(found.root, PhotoNames(images))
-    beside = [] if stated.names else [*stated.queries.values(), *([stated.mapping] if stated.mapping else [])]
-    for part, names in stated.names.items():
-        write_text(out.parent / f"{part}.txt", "".join(f"{listed(renamed(name))}\n" for name in names))
-    given = [q for q in options.queries if q.is_file()] + ([options.positions] if options.positions else [])
-    for path in (*given, *beside):
-        rows = [split_name(line) for _, line in read_lines(path)]
+    lists = [Listed(path) for path in options.queries if path.is_file()]
+    lists += [Listed(options.positions)] if options.positions else []
+    if not options.queries and not options.every:
+        lists += stated_split(found.root, PhotoNames(images)).lists()
+    for each in lists:
+        here = each.names is None
+        rows = [split_name(line) for _, line in read_lines(each.by)] if here else [(name, []) for name in each.names]
         text = "".join(" ".join([listed(renamed(name)), *fields]) + "\n" for name, fields in rows)
-        write_text(out.parent / path.name, text)
+        write_text(out.parent / (each.by.name if here else f"{each.part}.txt"), text)
 
     def moved(query: Path) -> Path:
         if query.is_file():

@@ -1,62 +1,33 @@
-"""Inspect a folder: its form, images, cameras and queries. Refuse what would stop the run."""
+"""Inspect a path: its form (one of the readers', a ROS bag or a video), images, cameras and queries. Refuse what would
+stop the run."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pycolmap
-from pydantic import Field, ValidationInfo, field_validator
 
-from scrflow.config import SceneConfig, Source, Strict
+from scrflow.config import SceneConfig, Source
 from scrflow.config.base import validate
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened
 from scrflow.core.progress import track
-from scrflow.newscene.forms import detect, passed_over
-from scrflow.newscene.splits import Stated, in_query_folders, stated_split
+from scrflow.newscene.queries import NewScene, Queries, find_queries
 from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.photo_files import Exif, camera_from_exif, every_nth, list_photos, read_exif
-from scrflow.scene.photo_names import PhotoNames, read_photo_list
-from scrflow.scene.readers import Collection, Found, read_source
+from scrflow.scene.photo_files import Exif, list_photos, read_exif
+from scrflow.scene.readers import BARE, MODEL, Collection, Found, detect_forms, has, read_source
 from scrflow.scene.readers.photos import PhotosSource
-from scrflow.storage.listfile import listed
+from scrflow.scene.readers.shared import first_lines, json_of, numbers_only, walk
+from scrflow.scene.readers.tum import NEEDS_CAMERA
+from scrflow.storage.listfile import has_suffix
 
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})
 _FOCAL_SPREAD = 1.05  # of EXIF focal lengths of one lens at one zoom
-
-
-class NewScene(Strict):
-    """The options of ``scrflow new-scene``; None means: detect."""
-
-    name: str
-    path: Path
-    form: str | None = None
-    queries: tuple[Path, ...] = ()
-    every: int | None = Field(None, ge=2)
-    outdoor: bool = False
-    unit: str | None = None
-    single_camera: bool | None = None
-    skip_missing: bool = False
-    guess_cameras: bool = False
-    gps: bool = False
-    positions: Path | None = None
-    known_distance: tuple[str, str, str] | None = None  # photo, photo, length such as 3.2m
-    method: str | None = None
-    licence: str = "of the owner of the photos"
-    description: str | None = None
-
-    @field_validator("path", "queries", "positions", mode="before")
-    @classmethod
-    def _absolute(cls, value: Any, info: ValidationInfo) -> Any:
-        paths = [value] if isinstance(value, str | Path) else value or ()
-        paths = tuple(Path(os.path.abspath(Path(path).expanduser())) for path in paths)
-        return paths if info.field_name == "queries" else next(iter(paths), None)
 
 
 @dataclass(frozen=True)
@@ -72,17 +43,6 @@ class Photo:
     def focal_mm(self) -> float | None:
         """Focal length by EXIF, of a 35 mm equivalent where it is given."""
         return self.exif.focal_35mm or self.exif.focal_mm
-
-
-@dataclass(frozen=True, eq=False)
-class Queries:
-    """Which images are queries, and how the config says so."""
-
-    split: dict[str, Any]  # of the config; empty where the layout fixes it
-    names: tuple[str, ...]
-    told: str
-    lists: tuple[tuple[Path, str], ...] = ()  # list files to write
-    missing: tuple[str, ...] = ()  # notes on what the user should add
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +70,7 @@ def survey(options: NewScene, found: Found, spare: Path) -> Findings:
     if options.skip_missing:
         found = replace(found, source={**found.source, "skip_missing": True})
     collection = _collection(found)
-    queries = _queries(options, found, collection, spare)
+    queries = find_queries(options, found.root, collection, spare)
     photos = _inspect(collection.image_root, sorted({*(i.name for i in collection.images), *queries.names}))
     _check_photos(photos, collection)
     several = None
@@ -125,7 +85,7 @@ def survey(options: NewScene, found: Found, spare: Path) -> Findings:
 
 def chosen_form(options: NewScene) -> Found:
     """The form asked for, or the most specific that fits; ScrflowError where it does not fit."""
-    forms = detect(options.path)
+    forms = _forms(options.path)
     for found in forms:
         if options.form is None or found.form.lower() == options.form.lower():
             return found
@@ -133,6 +93,112 @@ def chosen_form(options: NewScene) -> Found:
     raise ScrflowError(
         f"{options.path}: not of form {options.form!r}; it looks like {likely}: correct or leave out --form"
     )
+
+
+def _forms(path: Path) -> list[Found]:
+    """All forms that fit ``path``, the most specific first; ScrflowError where none does."""
+    path = Path(os.path.abspath(path))
+    if not path.exists():
+        raise ScrflowError(f"{path}: no such file or folder; correct the path")
+    found = detect_forms(path)
+    found = [f for f in (_bag(path),) if f] + found
+    if not found and (video := _video(path)):
+        found = [video]
+    if found:
+        return found
+    if any(has_suffix(p.name) for p in walk(path)):
+        list_photos(path)  # ScrflowError: a link to a photo leads nowhere
+    suffixes = sorted({p.suffix.lower() for p in walk(path) if p.is_file() and p.suffix})
+    what = f"no photos and no form known in it, only {', '.join(suffixes[:8])}" if suffixes else "an empty folder"
+    what = "a file of no known form" if path.is_file() else what
+    raise ScrflowError(f"{path}: {what}; give photos, a video, or a dataset of a form that docs/datasets.md lists")
+
+
+_BINARY = frozenset({".bag", ".db3", ".mcap", ".nvm", ".sfm", ".log"})  # ROS bags, VisualSFM, Meshroom, Redwood
+_KEYS = ("frames", "poses", "extrinsics", "shots", "trajectory", "cameras")  # of JSON files with poses
+_GROUP = 3  # files of a folder with one suffix that are named one by one
+
+
+def passed_over(path: Path, found: Found, source: Source) -> tuple[str, ...]:
+    """A line for each file under ``path`` that looks like poses and that ``source`` does not read."""
+    folder = Path(os.path.abspath(path))
+    folder = folder if folder.is_dir() else folder.parent
+    used = {os.path.realpath(p) for p in source.files(found.root)}
+    groups: dict[str, list[tuple[Path, str]]] = {}
+    for file in walk(folder):
+        if file.is_file() and os.path.realpath(file) not in used and (what := _poses_in(file)):
+            groups.setdefault(f"{file.parent.relative_to(folder) / '*'}{file.suffix}", []).append((file, what))
+    others = [f.form for f in detect_forms(folder) if f.rank > BARE and f.form != found.form] if groups else []
+    lines = []
+    for pattern, files in groups.items():
+        file, what = files[0]
+        if detect_forms(file) or _bag(file):
+            fix = "name the file to take it"
+        elif _bag(file.parent):
+            fix = "name its folder to take it"
+        elif others:
+            fix = f"if it is of form {' or '.join(others)}, --form takes it"
+        else:
+            fix = "no reader takes it: convert it to a form that docs/datasets.md lists"
+        if what == _BY_TIME:
+            fix = f"to use it, have rgb.txt with lines 'time file' (or photos named by their time), and {NEEDS_CAMERA}"
+        names = [f.relative_to(folder).as_posix() for f, _ in files]
+        names = names if len(files) <= _GROUP else [f"{pattern} ({len(files)} files)"]
+        lines.append(f"Poses passed over: {', '.join(names)} ({what}); {fix}.")
+    return tuple(lines)
+
+
+_BY_TIME = "a trajectory by time"
+
+
+def _poses_in(file: Path) -> str | None:
+    """What poses a file seems to have, by its name, its keys or its first lines; None for any other file."""
+    suffix, name = file.suffix.lower(), file.name.lower()
+    if (
+        suffix in _BINARY
+        or name in ("images.bin", "images.txt", "poses_bounds.npy")
+        or ("pose" in name and suffix == ".npy")
+    ):
+        return "a model or recording"
+    if suffix == ".json" and not (file.with_suffix(".png").exists() or file.with_suffix(".jpg").exists()):
+        values = json_of(file)
+        values = values[0] if isinstance(values, list) and values else values
+        keys = [key for key in _KEYS if isinstance(values, dict) and key in values]
+        return f"JSON with {', '.join(keys)}" if keys else None
+    if suffix == ".xml":
+        return "XML with cameras" if any("<camera" in line for line in first_lines(file)) else None
+    if suffix not in (".txt", ".csv", ".tum", ".kitti"):
+        return None
+    rows = [line.replace(",", " ").split() for line in first_lines(file)]
+    if rows and not numbers_only(rows[0][:1], 1) and all(numbers_only(row[:1], 1) for row in rows[1:]):
+        rows = rows[1:]  # after a header
+    named = bool(rows) and not numbers_only(rows[0][:1], 1)
+    rows = [row[named:] for row in rows]
+    if not rows:
+        return None
+    if not named and all(numbers_only(row, 8) for row in rows):
+        return _BY_TIME
+    if len(rows) == 4 and all(numbers_only(row, 4) for row in rows) and "pose" in f"{file.parent.name}/{name}":
+        return "a pose"
+    return "lines of poses" if all(numbers_only(row, 7, 8, 9, 12, 16, 17) for row in rows) else None
+
+
+def _bag(path: Path) -> Found | None:
+    """A ROS 1 bag, or the folder of a rosbag2; ``root`` is the path."""
+    recorded = has(path, "metadata.yaml") and (has(path, "*.db3*") or has(path, "*.mcap*"))
+    if recorded or (path.is_file() and path.suffix.lower() == ".bag"):
+        return Found("ROS bag", path, {"reader": "photos", "images": "images"}, path.name, "m", MODEL)
+    return None
+
+
+def _video(path: Path) -> Found | None:
+    """A video, or the only one in a folder; ``root`` is its file."""
+    if path.is_dir():
+        videos = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEO_SUFFIXES]
+        path = videos[0] if len(videos) == 1 else path
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return Found("video", path, {"reader": "photos", "images": "images"}, path.name, "unit", BARE)
+    return None
 
 
 def source_of(found: Found) -> Source:
@@ -163,143 +229,6 @@ def _collection(found: Found) -> Collection:
             "--skip-missing"
         )
     return collection
-
-
-def _queries(options: NewScene, found: Found, collection: Collection, spare: Path) -> Queries:
-    """The given queries; else those of the layout, of lists or folders in the scene; else every eighth image."""
-    root, images = found.root, collection.image_root
-    lists_in = root if os.access(root, os.W_OK) else spare
-    if options.queries and options.every is not None:
-        raise ScrflowError("--queries and --every exclude each other; give one")
-    if options.queries:
-        return _given_queries(options, found, collection, lists_in)
-    if options.every is None:
-        if collection.split is not None:
-            queries = collection.split[1]
-            return Queries({}, tuple(queries), f"{len(queries)}, given by the layout")
-        stated = stated_split(root, PhotoNames(images))
-        queries = _stated_queries(stated, options, found, collection, lists_in)
-        return replace(queries, missing=(*queries.missing, *stated.passed_over))
-    return _every_nth(options.every, collection)
-
-
-def _stated_queries(stated: Stated, options: NewScene, found: Found, collection: Collection, lists_in: Path) -> Queries:
-    """The queries that files or folders state; else every eighth image."""
-    photos = PhotoNames(collection.image_root)
-    mapping, lists, texts, made = stated.mapping, dict(stated.queries), [], {}
-    names_of = {
-        part: [name for name in names if not options.skip_missing or photos.has(name)]
-        for part, names in stated.names.items()
-    }
-    for part, names in names_of.items():  # of a JSON file
-        path = lists_in / f"{options.name}-{part}.txt"
-        if part == "mapping":
-            mapping, texts = path, [(path, _list_of(names))]
-        else:
-            made[path], lists = (stated.queries["all"], names), {"all": path}
-    if lists:
-        queries = _listed_queries(lists, options, found, collection, made)
-        split = {**({"mapping": _key(mapping, found.root)} if mapping else {}), **queries.split}
-        return replace(queries, split=split, lists=(*texts, *queries.lists))
-    every_name = [image.name for image in collection.images]
-    names = in_query_folders(every_name)
-    told = f"{len(names)}, in the folder {Path(names[0]).parent}" if names else ""
-    if mapping and not names:
-        mapped = names_of.get("mapping") or read_photo_list(mapping, photos, options.skip_missing)
-        names = [name for name in every_name if name not in mapped]
-        told = f"{len(names)}, all that {stated.mapping.name} does not list"
-    if not names:
-        return _every_nth(8, collection)
-    path = lists_in / f"{options.name}-queries.txt"
-    return Queries(_split_of(options, found.root, {"all": path}), tuple(names), told, ((path, _list_of(names)),))
-
-
-def _list_of(names: Iterable[str]) -> str:
-    return "".join(f"{listed(name)}\n" for name in names)
-
-
-def _every_nth(every: int, collection: Collection) -> Queries:
-    _, names = every_nth([image.name for image in collection.images], every)
-    missing = f"Queries: none given, so one of every {every} images is one. Others: --queries LIST."
-    return Queries({"every": every}, tuple(names), f"{len(names)}: one of every {every} images", missing=(missing,))
-
-
-def _given_queries(options: NewScene, found: Found, collection: Collection, lists_in: Path) -> Queries:
-    """Queries of the given lists and folders, each a condition if there are several. For a folder a list is written."""
-    images, several = collection.image_root, len(options.queries) > 1
-    lists: dict[str, Path] = {}
-    made: dict[Path, tuple[Path, list[str]]] = {}
-    for given in options.queries:
-        condition, path = given.stem, given
-        if given.is_dir():
-            if not given.is_relative_to(images):
-                raise ScrflowError(
-                    f"{given}: query photos belong under {images}, which names are relative to; move them"
-                )
-            condition = given.relative_to(images).as_posix().replace("/", "-")
-            path = lists_in / f"{options.name}-queries{f'-{condition}' if several else ''}.txt"
-            made[path] = given, [(given / name).relative_to(images).as_posix() for name in list_photos(given)]
-        if condition in lists:
-            raise ScrflowError(f"{given}: a second --queries named {condition}; rename one of the two")
-        lists[condition if several else "all"] = path
-    return _listed_queries(lists, options, found, collection, made)
-
-
-def _listed_queries(
-    lists: dict[str, Path],
-    options: NewScene,
-    found: Found,
-    collection: Collection,
-    made: Mapping[Path, tuple[Path, list[str]]],
-) -> Queries:
-    """The queries of lists, by condition. ``made``: list to write -> the folder or file that states it, its photos."""
-    images = collection.image_root
-    names: list[str] = []
-    texts: list[tuple[Path, str]] = []
-    missing: tuple[str, ...] = ()
-    for path in lists.values():
-        where, stated = made.get(path, (path, None))
-        if stated is None:
-            cameras = read_photo_list(path, PhotoNames(images), options.skip_missing)
-        else:
-            cameras = dict.fromkeys(stated)
-            texts.append((path, _list_of(cameras)))
-        gone = [name for name in cameras if not os.path.isfile(images / name)]
-        if gone:
-            raise ScrflowError(
-                f"{where}: {len(gone)} of {len(cameras)} queries are not under {images}, which names are relative "
-                f"to: {some(gone)}; correct the list, or put them there"
-            )
-        names += cameras
-        unknown = [name for name, camera in cameras.items() if camera is None]
-        missing += _missing_cameras(unknown, options, collection, where)
-    sources = (made[path][0] if path in made else path for path in lists.values())
-    told = f"{len(names)}, of {', '.join(p.name if p.is_file() else str(p) for p in sources)}"
-    return Queries(_split_of(options, found.root, lists), tuple(names), told, tuple(texts), missing)
-
-
-def _split_of(options: NewScene, root: Path, lists: dict[str, Path]) -> dict[str, Any]:
-    """The config's ``split``: lists relative to root where they lie in it."""
-    keys = {condition: _key(path, root) for condition, path in lists.items()}
-    return {"queries": keys, **({"guess_cameras": True} if options.guess_cameras else {})}
-
-
-def _key(path: Path, root: Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _missing_cameras(names: list[str], options: NewScene, collection: Collection, where: Path) -> tuple[str, ...]:
-    """Notes on intrinsics that neither the source nor a list gives. ScrflowError if they need a guess not asked for."""
-    known = {image.name for image in collection.images}
-    unknown = [name for name in names if name not in known]
-    blind = [n for n in unknown if camera_from_exif(collection.image_root / n, "SIMPLE_PINHOLE")[1] == "guess"]
-    if blind and not options.guess_cameras:
-        raise ScrflowError(
-            f"{where}: {len(blind)} queries have no intrinsics, neither in the model nor listed, and no focal length "
-            f"in EXIF ({some(blind, 3)}); list them as 'name MODEL width height params...', or give --guess-cameras"
-        )
-    origins = {"from EXIF, not calibrated": len(unknown) - len(blind), "a guess, as --guess-cameras asks": len(blind)}
-    return tuple(f"Intrinsics of {count} queries: {origin}." for origin, count in origins.items() if count)
 
 
 def _inspect(folder: Path, names: list[str]) -> list[Photo]:

@@ -24,10 +24,9 @@ from scrflow.scene.checks import (
     some,
 )
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_poses
+from scrflow.scene.lists import PhotoNames, read_photo_list, read_poses
 from scrflow.scene.model import Query, write_scene
 from scrflow.scene.photo_files import every_nth, query_cameras, refuse_guesses
-from scrflow.scene.photo_names import PhotoNames, read_photo_list
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import Collection, read_source
 from scrflow.storage.fetch import check_fetched

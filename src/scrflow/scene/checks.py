@@ -1,9 +1,10 @@
-"""Checks of what a reader found: names, cameras, poses, photos. Each error names the file and the fix."""
+"""Checks of what a reader found: names, cameras, poses, photos, depths. Each error names the file and the fix."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -264,3 +265,50 @@ def check_images(root: Path, cameras: dict[str, pycolmap.Camera | None], threads
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda name: check_image(root / name, cameras[name]), names)
         return dict(zip(names, track(results, "checking images", total=len(names)), strict=True))
+
+
+DEPTH_IMAGES = 200  # this many, evenly chosen, are enough to measure depths by
+_DEPTH_SHARES = (0.01, 0.99)  # quantiles; beyond are wrong matches and the sky
+_LEAST_DEPTHS = 50  # observations
+
+
+def observed_depths(model: pycolmap.Reconstruction, images: int | None = None) -> np.ndarray:
+    """Depths [M] of the observations in all images, or in ``images`` evenly chosen ones; negative behind the camera."""
+    ids = sorted(model.reg_image_ids()) if images else model.reg_image_ids()
+    depths = [np.zeros(0)]
+    for image_id in ids[:: max(1, len(ids) // images)] if images else ids:
+        image = model.image(image_id)
+        seen = [p.point3D_id for p in image.points2D if p.has_point3D()]
+        if seen:
+            pose = image.cam_from_world().matrix()
+            depths.append(np.array([model.point3D(i).xyz for i in seen]) @ pose[2, :3] + pose[2, 3])
+    return np.concatenate(depths)
+
+
+def measured_range(depths: np.ndarray) -> tuple[float, float] | None:
+    """(near, far) that hold 98 % of the depths, to two digits outwards; None where there are too few."""
+    depths = depths[depths > 0]
+    if len(depths) < _LEAST_DEPTHS:
+        return None
+    near, far = np.quantile(depths, _DEPTH_SHARES)
+    return _outwards(near, math.floor), _outwards(far, math.ceil)
+
+
+def _outwards(value: float, rounded) -> float:
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{rounded(value / step) * step:.2g}")
+
+
+def doubt(given: tuple[float, float], depths: np.ndarray) -> str | None:
+    """Why a given range does not fit the points: many lie outside it, or it ends far beyond them. None if it fits."""
+    measured = measured_range(depths)
+    if measured is None:
+        return None
+    depths = depths[depths > 0]
+    outside = float(((depths < given[0]) | (depths > given[1])).mean())
+    if outside <= 0.2 and given[1] <= 10 * measured[1]:
+        return None
+    return (
+        f"depth_range {given[0]:g} to {given[1]:g} leaves out {outside:.0%} of the depths of the 3D points, of which "
+        f"98 % lie from {measured[0]:g} to {measured[1]:g}; correct the key, or leave it out and it is measured"
+    )

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened, rgb
 from scrflow.core.progress import track
 from scrflow.scene.checks import some
+from scrflow.scene.lists import files_below
 from scrflow.storage.artifact import atomic_dir
 from scrflow.storage.listfile import SUFFIXES
 
@@ -56,18 +57,6 @@ def list_photos(folder: Path) -> list[str]:
     if not names:
         raise ScrflowError(f"{folder}: no photos in it ({', '.join(sorted(SUFFIXES))}); put them there")
     return names
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Files under ``folder``, without hidden ones, also of linked folders, each folder once."""
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        if (real := os.path.realpath(here)) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def every_nth(names: list[str], n: int) -> tuple[list[str], list[str]]:

@@ -20,8 +20,7 @@ from PIL import Image
 from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
-from scrflow.scene.lists import read_numbers
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, read_numbers
 
 log = logging.getLogger("scrflow")
 

@@ -21,15 +21,21 @@ from scrflow.config import SfmConfig, SfmStage, Source, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
 from scrflow.pipeline.stages import code_of
-from scrflow.scene.checks import check_images, check_name, check_unique, some
+from scrflow.scene.checks import check_images, check_name, check_unique, observed_depths, some
 from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
+from scrflow.scene.lists import PhotoNames, read_photo_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
-from scrflow.scene.photo_names import PhotoNames, read_photo_list
-from scrflow.scene.point_depths import observed_depths
 from scrflow.sfm.alignment import align, read_targets
 from scrflow.sfm.colmap_process import colmap, quiet_pycolmap
-from scrflow.sfm.matching import check_readable, extract_sift, import_matches, match_pairs, retrieval_pairs
-from scrflow.sfm.parallax import LEAST_PARALLAX, rotation_residuals
+from scrflow.sfm.matching import (
+    LEAST_PARALLAX,
+    check_readable,
+    extract_sift,
+    import_matches,
+    match_pairs,
+    retrieval_pairs,
+    rotation_residuals,
+)
 from scrflow.storage.artifact import Stamp, atomic_dir, folder_digest, sha256_file, write_json
 
 log = logging.getLogger("scrflow")

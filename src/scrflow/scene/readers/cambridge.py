@@ -19,8 +19,7 @@ from scrflow.core.geometry import pose_error, rotation_from_quaternion
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_unique, checked_quaternion, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import read_numbers
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, read_numbers
 from scrflow.scene.readers import Collection, Reader, missing
 from scrflow.scene.readers.nvm import model_of_nvm, poses_of, radial_camera, read_nvm
 from scrflow.storage.listfile import read_lines, split_name

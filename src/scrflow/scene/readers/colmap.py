@@ -10,7 +10,7 @@ from pydantic import Field
 
 from scrflow.scene.checks import check_unique
 from scrflow.scene.colmap_model import read_model, views_of_model
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames
 from scrflow.scene.readers import MODEL, Collection, Found, Reader, has
 from scrflow.scene.readers.shared import LOOKED_AT, model_and_images, walk
 from scrflow.storage.listfile import open_text

@@ -19,8 +19,7 @@ from pydantic import Field
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import compose
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import camera_of_fields, finite_numbers, pose_of_numbers, read_table
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, camera_of_fields, finite_numbers, pose_of_numbers, read_table
 from scrflow.scene.readers import Collection, Found, Reader, has
 from scrflow.storage.listfile import read_text
 

@@ -14,8 +14,7 @@ from pydantic import Field
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_size
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import colmap_camera, pose_of_numbers, read_numbers
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, colmap_camera, pose_of_numbers, read_numbers
 from scrflow.scene.readers import Collection, Reader
 
 

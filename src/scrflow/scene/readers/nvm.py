@@ -31,8 +31,7 @@ from scrflow.core.geometry import camera_points, pixels_from_points, rotation_fr
 from scrflow.core.images import image_size
 from scrflow.scene.checks import QUATERNION_TOLERANCE, check_unique, some
 from scrflow.scene.colmap_model import View, model_with_points
-from scrflow.scene.lists import centred_camera, finite_numbers
-from scrflow.scene.photo_names import PhotoNames, read_photo_list
+from scrflow.scene.lists import PhotoNames, centred_camera, finite_numbers, read_photo_list
 from scrflow.scene.readers import MODEL, Collection, Found, Reader, missing
 from scrflow.scene.readers.shared import files_like, first_lines, model_and_images
 from scrflow.storage.listfile import open_text

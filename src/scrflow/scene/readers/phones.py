@@ -19,8 +19,7 @@ from scipy.spatial.transform import Rotation
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.checks import checked_pose, checked_quaternion, checked_size
-from scrflow.scene.lists import colmap_camera, read_json_text
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, colmap_camera, read_json_text
 from scrflow.scene.readers import MODEL, Collection, Found, Reader
 from scrflow.scene.readers.shared import OPENCV_FROM_OPENGL, Posed, PoseFile, collect, json_of, rigid, walk
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import some
 from scrflow.scene.colmap_model import View, copy_camera, read_model, views_of_model
-from scrflow.scene.photo_files import camera_from_exif, files_below, list_photos
+from scrflow.scene.lists import files_below
+from scrflow.scene.photo_files import camera_from_exif, list_photos
 from scrflow.scene.readers import BARE, Collection, Found, Reader
 from scrflow.storage.artifact import read_json, read_stamp
 

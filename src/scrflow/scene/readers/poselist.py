@@ -13,8 +13,7 @@ from pydantic import Field
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import centred_camera, pose_of_numbers, read_numbers
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, centred_camera, pose_of_numbers, read_numbers
 from scrflow.scene.readers import LINES, Collection, Found, Reader
 from scrflow.scene.readers.shared import files_like, first_rows, image_folder, numbers_only, photo_names
 from scrflow.storage.listfile import has_suffix, read_lines, split_name

@@ -27,8 +27,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import compose, invert_pose
 from scrflow.scene.checks import checked_pose, checked_size, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import centred_camera, colmap_camera, finite_numbers, read_array
-from scrflow.scene.photo_names import PhotoNames
+from scrflow.scene.lists import PhotoNames, centred_camera, colmap_camera, finite_numbers, read_array
 from scrflow.scene.readers import Collection, Found, Reader, has, missing
 from scrflow.scene.readers.poselist import read_pose_list
 from scrflow.storage.listfile import read_lines

@@ -19,8 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.images import image_size
 from scrflow.scene.checks import check_unique, some
 from scrflow.scene.colmap_model import View
-from scrflow.scene.lists import finite_numbers, read_json_text
-from scrflow.scene.photo_names import PHOTO_FOLDERS, PhotoNames
+from scrflow.scene.lists import PHOTO_FOLDERS, PhotoNames, finite_numbers, read_json_text
 from scrflow.scene.readers import MODEL, Collection, Found, Reader
 from scrflow.storage.listfile import open_text, read_lines, split_name
 

@@ -19,8 +19,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from scrflow.core.errors import ScrflowError
 from scrflow.scene.checks import checked_quaternion
-from scrflow.scene.lists import camera_of_fields, finite_numbers
-from scrflow.scene.photo_names import photos_under
+from scrflow.scene.lists import camera_of_fields, finite_numbers, photos_under
 from scrflow.scene.readers import MODEL, Collection, Found, Reader
 from scrflow.scene.readers.shared import Posed, collect, files_like, first_lines, numbers_only, rigid
 from scrflow.storage.listfile import has_suffix, read_lines
