@@ -13,17 +13,16 @@ import numpy as np
 import photo_kinds as kinds
 import pycolmap
 import pytest
-from small_datasets import check_refused, stage_of, write_nerfstudio
+from small_datasets import check_refused, source_for, stage_of, write_nerfstudio
 
 from scrflow.config import Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose
 from scrflow.localize.query import camera_of
 from scrflow.scene.checks import check_intrinsics, lost_share
-from scrflow.scene.readers.nerfstudio import NerfstudioSource
 
 COUNT = 6
-NERFSTUDIO = stage_of(NerfstudioSource(reader="nerfstudio"), Split(every=4))
+NERFSTUDIO = stage_of(source_for("nerfstudio"), Split(every=4))
 
 
 # --------------------------------------------------------------------------------------------------------------- poses

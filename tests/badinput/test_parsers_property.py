@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import re
 import shutil
 from collections.abc import Callable
 
@@ -111,6 +113,24 @@ def test_any_text_is_read_or_refused(tmp_path, sound, reader, name, text, at):
     start = (sound[reader] / name).read_text(encoding="utf-8")[:at]
     (path / name).write_text(start + text, encoding="utf-8", newline="")
     one_line(lambda: READERS[reader](path))
+
+
+PIECES = re.compile(r'-?\d+\.?\d*(?:e-?\d+)?|"[^"]*"|[][{},\n]|[a-z_]+')
+SPOILT = ("null", "[]", "{}", '"x"', "-1", "0", "1e999", "1e308", "true", '"../../x"', "9" * 20, "nan", "", "\0", "a b")
+
+
+@pytest.mark.parametrize(("reader", "name"), _TEXTS)
+def test_a_piece_of_text_may_be_anything(tmp_path, sound, reader, name):
+    """A number, a word or a bracket of the sound file is replaced."""
+    path = tmp_path / sound[reader].name
+    if name:
+        shutil.copytree(sound[reader], path)
+    text, choose = (sound[reader] / name).read_text(encoding="utf-8"), random.Random(name)
+    for _ in range(12):
+        piece = choose.choice(list(PIECES.finditer(text)))
+        changed = text[: piece.start()] + choose.choice(SPOILT) + text[piece.end() :]
+        (path / name).write_text(changed, encoding="utf-8", newline="")
+        one_line(lambda: READERS[reader](path))
 
 
 def test_sound_files_are_read(sound):

@@ -16,6 +16,7 @@ import photo_kinds as kinds
 import pycolmap
 import pytest
 from PIL import Image
+from small_datasets import source_for
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, invert_pose, quaternion_from_rotation, rotation_from_quaternion
@@ -23,8 +24,6 @@ from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views, read_model, views_of_model
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import read_source
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.poselist import PoseListSource
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 OPENGL = np.diag([1.0, -1.0, -1.0])
@@ -39,7 +38,7 @@ def _demo() -> tuple[list[View], Path]:
 def _redkitchen(poses: str) -> tuple[list[View], Path]:
     if not (DATA / "redkitchen").is_dir():
         pytest.skip(f"real photos are not at hand ({DATA}/redkitchen)")
-    found = read_source(PoseListSource(reader="poselist", poses=poses), DATA / "redkitchen")
+    found = read_source(source_for("poselist", poses=poses), DATA / "redkitchen")
     return [View(i.name, i.camera, i.cam_from_world) for i in found.images], found.image_root
 
 
@@ -131,7 +130,7 @@ def test_the_scene_stage_refuses_wrong_poses_unless_told_not_to_check(tmp_path):
         model_of_views(given).write_binary(str(root / "model"))
 
     split = kinds.STAGE.split.model_copy(update={"every": 8})
-    stage = kinds.STAGE.model_copy(update={"source": ColmapSource(reader="colmap"), "split": split})
+    stage = kinds.STAGE.model_copy(update={"source": source_for("colmap"), "split": split})
     write(right)
     build_scene(stage, root, tmp_path / "scene")
     before = (tmp_path / "scene/scene.json").read_bytes()

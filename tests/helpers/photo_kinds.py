@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from bad import half
 from PIL import Image
-from small_datasets import pose_text, stage_of
+from small_datasets import pose_text, source_for, stage_of
 
 from scrflow.config import Split
-from scrflow.scene.readers.poselist import PoseListSource
 
 REPO = Path(__file__).resolve().parents[2]
 SIZE = (160, 120)
@@ -133,7 +132,7 @@ NO_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 # ------------------------------------------------------------------------------------------------------------- a scene
 
-STAGE = stage_of(PoseListSource(reader="poselist", poses="poses.txt", images="images"), Split(every=4))
+STAGE = stage_of(source_for("poselist", poses="poses.txt", images="images"), Split(every=4))
 
 
 def pose_of(i: int) -> np.ndarray:

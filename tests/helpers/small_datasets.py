@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scrflow.config import SceneStage, Split
+from scrflow.config import SceneStage, Source, Split
+from scrflow.config.scene import reader_named
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import invert_pose, quaternion_from_rotation
 from scrflow.scene import Scene, load_scene
 from scrflow.scene.build import build_scene
 
+LISTS = Split(mapping="mapping.txt", queries={"day": "queries.txt"})
 GONE = None  # in place of a pattern: the file or folder is removed
+
+
+def source_for(reader: str, **keys) -> Source:
+    return reader_named(reader)(reader=reader, **keys)
 
 
 def stage_of(source, split: Split | None = None, unit: str = "m") -> SceneStage:

@@ -15,6 +15,7 @@ from pathlib import Path
 from scrflow.baseline.mapping import load_map as load_baseline_map
 from scrflow.cli.inspection import inspect_file
 from scrflow.config import table
+from scrflow.config.scene import reader_named
 from scrflow.features.networks import read_tensors
 from scrflow.features.pca import load_pca
 from scrflow.graph import covisibility
@@ -31,18 +32,7 @@ from scrflow.scene import downloads as download
 from scrflow.scene import model
 from scrflow.scene.lists import PhotoNames
 from scrflow.scene.readers import detect_forms, read_source
-from scrflow.scene.readers.cambridge import CambridgeSource
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.dsac import DsacSource
-from scrflow.scene.readers.kapture import KaptureSource
-from scrflow.scene.readers.mapfree import MapFreeSource
-from scrflow.scene.readers.nerfstudio import NerfstudioSource
-from scrflow.scene.readers.nvm import NvmSource, read_nvm
-from scrflow.scene.readers.phones import ArkitSource, Record3dSource
-from scrflow.scene.readers.photogrammetry import BundlerSource, OpenMvgSource, OpenSfmSource, RealityCaptureSource
-from scrflow.scene.readers.poselist import PoseListSource
-from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
-from scrflow.scene.readers.tum import TumSource
+from scrflow.scene.readers.nvm import read_nvm
 from scrflow.storage.fetch import check_fetched, unpack
 from scrflow.storage.journal import Journal
 
@@ -72,16 +62,16 @@ def _video(path: Path) -> None:
         pick_frames(path, Path(folder) / "frames")
 
 
-def _source(source: object) -> Callable[[Path], None]:
-    return lambda root: read_source(source, root)
+def _source(reader: str, **keys: object) -> Callable[[Path], None]:
+    return lambda root: read_source(reader_named(reader)(reader=reader, **keys), root)
 
 
-def _own(source: object) -> Callable[[Path], None]:
+def _own(reader: str, **keys: object) -> Callable[[Path], None]:
     """As ``scrflow new-scene`` and the scene stage read a folder that somebody made."""
 
     def read(root: Path) -> None:
         try:
-            read_source(source, root)
+            _source(reader, **keys)(root)
         finally:
             for found in detect_forms(root):
                 passed_over(root, found, source_of(found))
@@ -119,23 +109,23 @@ READERS: dict[str, Callable[[Path], object]] = {
     "config": Project,
     "video": _video,
     "inspect": inspect_file,
-    "kapture": _source(KaptureSource(reader="kapture", mapping=".", queries={})),
-    "nerfstudio": _source(NerfstudioSource(reader="nerfstudio")),
-    "pose list": _source(PoseListSource(reader="poselist", poses="poses.txt")),
-    "blender": _own(NerfstudioSource(reader="nerfstudio", transforms="transforms_{split}.json")),
-    "colmap text": _own(ColmapSource(reader="colmap", model=".", images=".")),
-    "tum": _own(TumSource(reader="tum")),
-    "arkit": _own(ArkitSource(reader="arkit")),
-    "record3d": _own(Record3dSource(reader="record3d")),
-    "realitycapture": _own(RealityCaptureSource(reader="realitycapture", csv="cameras.csv")),
-    "openmvg": _own(OpenMvgSource(reader="openmvg")),
-    "opensfm": _own(OpenSfmSource(reader="opensfm")),
-    "bundler": _own(BundlerSource(reader="bundler")),
+    "kapture": _source("kapture", mapping=".", queries={}),
+    "nerfstudio": _source("nerfstudio"),
+    "pose list": _source("poselist", poses="poses.txt"),
+    "blender": _own("nerfstudio", transforms="transforms_{split}.json"),
+    "colmap text": _own("colmap", model=".", images="."),
+    "tum": _own("tum"),
+    "arkit": _own("arkit"),
+    "record3d": _own("record3d"),
+    "realitycapture": _own("realitycapture", csv="cameras.csv"),
+    "openmvg": _own("openmvg"),
+    "opensfm": _own("opensfm"),
+    "bundler": _own("bundler"),
     "ros bag": _bag,
-    "nvm scene": _source(NvmSource(reader="nvm", model="model.nvm", images=".")),
-    "dsac": _source(DsacSource(reader="dsac")),
-    "cambridge": _source(CambridgeSource(reader="cambridge", folder=".")),
-    "7-scenes": _source(SevenScenesSource(reader="sevenscenes", folder=".", poses="dslam")),
-    "12-scenes": _source(TwelveScenesSource(reader="twelvescenes", folder="a/b", poses="dslam")),
-    "map-free": _source(MapFreeSource(reader="mapfree", scene=".")),
+    "nvm scene": _source("nvm", model="model.nvm", images="."),
+    "dsac": _source("dsac"),
+    "cambridge": _source("cambridge", folder="."),
+    "7-scenes": _source("sevenscenes", folder=".", poses="dslam"),
+    "12-scenes": _source("twelvescenes", folder="a/b", poses="dslam"),
+    "map-free": _source("mapfree", scene="."),
 }

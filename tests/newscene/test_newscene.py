@@ -242,10 +242,23 @@ DATASETS = {  # form: (writes it under a root, the folder to name, mapping image
 }
 
 
+def as_windows_writes(root: Path) -> None:
+    """Byte-order marks, CRLF, backslashes in names and another suffix than the photos have."""
+    for path in [p for p in root.rglob("*") if p.suffix in (".txt", ".nvm") and p.is_file()]:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        if path.name in ("records_camera.txt", "poses.txt", "intrinsics.txt", "place.nvm") or "dataset_" in path.name:
+            changed = (line.replace("/", "\\").replace(".png", ".PNG") for line in lines)
+            lines = [line if line.startswith("#") else new for line, new in zip(lines, changed, strict=True)]
+        path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+
+
 @pytest.mark.parametrize("form", DATASETS)
-def test_datasets_are_recognised_and_build(form, project, tmp_path):
+@pytest.mark.parametrize("windows", [False, True])
+def test_datasets_are_recognised_and_build(form, windows, project, tmp_path):
     write, folder, mapping, queries = DATASETS[form]
     write(tmp_path)
+    if windows:
+        as_windows_writes(tmp_path)
     found = draft(project, tmp_path / folder)
     config = found.config
     assert dict(found.rows)["form"].startswith(form) and (config.unit == "m") == (form != "NVM")
@@ -255,34 +268,13 @@ def test_datasets_are_recognised_and_build(form, project, tmp_path):
 
 
 @pytest.mark.parametrize("form", DATASETS)
-def test_datasets_as_windows_writes_them(form, project, tmp_path):
-    """Byte-order marks, CRLF, backslashes in names and another suffix than the photos have."""
-    write, folder, mapping, queries = DATASETS[form]
-    write(tmp_path)
-    for path in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".nvm") and p.is_file()]:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        if path.name in ("records_camera.txt", "poses.txt", "intrinsics.txt", "place.nvm") or "dataset_" in path.name:
-            lines = [
-                line if line.startswith("#") else line.replace("/", "\\").replace(".png", ".PNG") for line in lines
-            ]
-        path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
-    config = draft(project, tmp_path / folder).config
-    scene = built(stage_of(config.source, config.split, config.unit), Path(config.root), tmp_path / "scene")
-    assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
-
-
-@pytest.mark.parametrize("form", DATASETS)
 def test_datasets_without_all_their_photos(form, project, tmp_path):
     """A mapping image has no file: it is told, and with --skip-missing left out and counted."""
     write, folder, mapping, queries = DATASETS[form]
     write(tmp_path)
-    lost = {
-        "kapture": "records_data/*.jpg",
-        "12-Scenes": "frame-000004.color.jpg",
-        "NVM": "1.jpg",
-        "Map-free": "seq0/*",
-    }
-    path = sorted((tmp_path / folder).rglob(lost.get(form, "*.png" if form != "DSAC*" else "train/rgb/*")))[0]
+    lost = {"kapture": "records_data/*.jpg", "12-Scenes": "frame-000004.color.jpg", "NVM": "1.jpg"}
+    lost |= {"Map-free": "seq0/*", "DSAC*": "train/rgb/*"}
+    path = sorted((tmp_path / folder).rglob(lost.get(form, "*.png")))[0]
     path.unlink()
     if form not in ("7-Scenes", "12-Scenes"):  # their frames are those of the folder
         with pytest.raises(ScrflowError, match=r"no file|missing|not under|for 5 images"):
@@ -406,17 +398,13 @@ def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path, monk
     project = Project(config)
     scene = project.scene("yard")
     assert scene == SceneConfig.model_validate(yaml.safe_load(text)) and scene.licence == "ours: all of it # really"
-    assert (
-        Path.cwd() == tmp_path
-        and project.scene_root("yard") == Path("photos")
-        and text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
-    )
+    assert Path.cwd() == tmp_path and project.scene_root("yard") == Path("photos")
+    assert text.startswith(f"# Written by: scrflow new-scene yard {photos} ")
     assert scene.split.queries == {"all": "yard-queries.txt"} and (photos / "yard-queries.txt").is_file()
     assert run.invoke(app, [*arguments[:1], "again", *arguments[2:]], catch_exceptions=False).exit_code == 0
     again = Project(config)
-    assert again.scene_root("again") == Path("photos") and again.scene("again").split.queries == {
-        "all": "again-queries.txt"
-    }
+    assert again.scene_root("again") == Path("photos")
+    assert again.scene("again").split.queries == {"all": "again-queries.txt"}
     (config / "scenes/yard.yaml").write_text(text + "citation: mine\n")
     with pytest.raises(ScrflowError, match=r"yard\.yaml: already exists; --force"):
         run.invoke(app, arguments, catch_exceptions=False)

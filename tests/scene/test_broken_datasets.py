@@ -1,4 +1,4 @@
-"""Published datasets that are broken in one place: one line says where, and the earlier scene stays."""
+"""Datasets that are broken in one place: one line says where, and the earlier scene stays."""
 
 import shutil
 from functools import partial
@@ -17,32 +17,40 @@ from replicas import (
     write_hyundai,
     write_mapfree,
 )
-from small_datasets import GONE, change, check_refused, stage_of
+from small_datasets import (
+    GONE,
+    LISTS,
+    change,
+    check_refused,
+    source_for,
+    stage_of,
+    write_dsac,
+    write_nerfstudio,
+    write_poselist,
+)
 
 from scrflow.config import Split
-from scrflow.scene.readers.cambridge import CambridgeSource
-from scrflow.scene.readers.kapture import KaptureSource
-from scrflow.scene.readers.mapfree import MapFreeSource
-from scrflow.scene.readers.nvm import NvmSource
-from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
 
-seven = partial(SevenScenesSource, reader="sevenscenes", folder="chess")
-twelve = partial(TwelveScenesSource, reader="twelvescenes", folder="apt1/kitchen")
+seven = partial(source_for, "sevenscenes", folder="chess")
+twelve = partial(source_for, "twelvescenes", folder="apt1/kitchen")
 
 
 def cambridge(root: Path) -> None:
     write_cambridge(root / "Shop", replica(COUNT, radial=0.06))
 
 
-FORMS = {  # (writer, root in what it writes, source)
-    "kapture": (write_hyundai, FOLDER, KaptureSource(reader="kapture", mapping="mapping", queries={"v": "validation"})),
-    "mapfree": (partial(write_mapfree, sequences=SEQUENCES), ".", MapFreeSource(reader="mapfree")),
-    "7-scenes dslam": (seven_replica, "7scenes/chess", seven(poses="dslam")),
-    "7-scenes sfm": (seven_replica, "7scenes/chess", seven(poses="sfm")),
-    "12-scenes dslam": (twelve_replica, "12scenes/apt1", twelve(poses="dslam")),
-    "12-scenes sfm": (twelve_replica, "12scenes/apt1", twelve(poses="sfm")),
-    "cambridge": (cambridge, ".", CambridgeSource(reader="cambridge", folder="Shop")),
-    "nvm": (cambridge, "Shop", NvmSource(reader="nvm", model="reconstruction.nvm")),
+FORMS = {  # (writer, root in what it writes, source, its split)
+    "pose list": (write_poselist, ".", source_for("poselist", poses="poses.txt"), LISTS),
+    "nerfstudio": (write_nerfstudio, ".", source_for("nerfstudio"), Split(every=6)),
+    "dsac": (write_dsac, ".", source_for("dsac"), None),
+    "kapture": (write_hyundai, FOLDER, source_for("kapture", mapping="mapping", queries={"v": "validation"}), None),
+    "mapfree": (partial(write_mapfree, sequences=SEQUENCES), ".", source_for("mapfree"), None),
+    "7-scenes dslam": (seven_replica, "7scenes/chess", seven(poses="dslam"), None),
+    "7-scenes sfm": (seven_replica, "7scenes/chess", seven(poses="sfm"), None),
+    "12-scenes dslam": (twelve_replica, "12scenes/apt1", twelve(poses="dslam"), None),
+    "12-scenes sfm": (twelve_replica, "12scenes/apt1", twelve(poses="sfm"), None),
+    "cambridge": (cambridge, ".", source_for("cambridge", folder="Shop"), None),
+    "nvm": (cambridge, "Shop", source_for("nvm", model="reconstruction.nvm"), Split(every=6)),
 }
 S = "1566545000"
 FIRST = r"\A(#.*\n#.*\n)(.*), (\S+)$"  # the header, and the first line without its last field
@@ -55,7 +63,45 @@ POSE, INFO, ORDER = "seq-01/frame-000003.pose.txt", "kitchen/info.txt", "kitchen
 TRAIN, TEST, MODEL = (f"Shop/{n}" for n in ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"))
 OTHER_MODEL = "NVM_V3\n1\na.jpg 500 1 0 0 0 0 0 0 0 0\n0\n"
 NVM, POINT = "reconstruction.nvm", r"^((\S+ ){3}\d+ )20( 30 \d+) "  # the first point
+LIST, JSON, FRAME = "poses.txt", "transforms.json", r'(images/1\.png", "transform_matrix": \[)'
+DSAC_POSE, CALIBRATION = "train/poses/s-1.pose.txt", "train/calibration/s-1.calibration.txt"
 FAULTS = {  # (file, pattern, what replaces it, message)
+    "pose list": [
+        ("im/1.png", GONE, "", r"im/1\.png: image is missing"),
+        (LIST, "im/3", "im/x", r"mapping\.txt: im/3\.png is listed, but .*poses\.txt"),
+        (LIST, "im/3", "im/2", r"poses\.txt: line 4: im/2\.png: listed twice"),
+        (LIST, "im/0.png ", "im/0.png 1", r"poses\.txt: line 1: im/0\.png: quaternion has length"),
+        (LIST, " 50.0$", " 0.0", r"poses\.txt: im/0\.png: focal length"),
+        (LIST, " 50.0$", "", r"poses\.txt: line 1: im/0\.png: expected 'name qw"),
+        ("queries.txt", "im/4", "im/0", r"mapping\.txt: im/0\.png both mapping image and query"),
+        ("mapping.txt", "im/1", "im/0", r"mapping\.txt: line 2: im/0\.png is listed twice"),
+        ("mapping.txt", r"\n(.*\n)+", "\n", r"mapping\.txt: 1 mapping images, expected at least 3"),
+        (".", GONE, "", r"data: no such folder"),
+    ],
+    "nerfstudio": [
+        (JSON, FRAME + r"\[-?0", r"\1[5", r"transforms\.json: frame images/1\.png: .*not a rotation"),
+        (JSON, FRAME + r"(\[[^]]*\]), (\[[^]]*\])", r"\1\3, \2", r"frame images/1\.png: .*mirrored rotation \(determ"),
+        (JSON, FRAME + r"\[[^,]*", r"\1[Infinity", r"transforms\.json: frame images/1\.png: .*not finite"),
+        (JSON, FRAME + r"(.*?)1\.0\]\]", r"\1\g<2>2.0]]", r"transforms\.json: frame images/1\.png: last row"),
+        (JSON, FRAME + r"\[[^]]*\], \[[^]]*\], ", r"\1", r"pose has shape \(2, 4\), expected 4x4 or 3x4"),
+        (
+            JSON,
+            r"images/1\.png",
+            "images/gone.png",
+            r"json: 1 of 6 photos have no file under .*data \(images/gone\.png\)",
+        ),
+        (JSON, r"images/1\.png", "images/2.png", r"transforms\.json: images/2\.png listed more than once"),
+        (JSON, r"\./images/1\.png", "../../x/1b.png", r"1 of 6 photos have no file under .*\.\./x/1b\.png"),
+        (JSON, r'"fl_x": 50\.0, ', "", r"transforms\.json: frame images/0\.png: no focal length"),
+        (JSON, r'"cx": 31\.0', '"cx": "a"', r"transforms\.json: frame images/0\.png: intrinsic cx"),
+        (JSON, r'"w": 64\.0', '"w": 65', r"images/1\.png: image is 64x48 px, its camera is 65x48"),
+        (JSON, r"\A\{", '{"camera_model": "EQUIRECTANGULAR", ', r"json: .*camera_model 'EQUIRECTANGULAR'"),
+    ],
+    "dsac": [
+        (DSAC_POSE, GONE, "", r"train/poses: 3 files for 4 images"),
+        (DSAC_POSE, r"(.|\n)+", "1 2 3", r"s-1\.pose\.txt: 3 numbers, expected 16"),
+        (CALIBRATION, r"1\Z", "2", r"s-1\.calibration\.txt: not a calib"),
+    ],
     "kapture": [
         ("mapping", GONE, "", r"mapping/sensors: no such folder"),
         (POSES, GONE, "", r"mapping/sensors/trajectories\.txt: no pose of a mapping image"),
@@ -113,16 +159,15 @@ FAULTS = {  # (file, pattern, what replaces it, message)
 def sound_datasets(tmp_path_factory) -> Path:
     """One folder a form, to be copied before it is broken."""
     folder = tmp_path_factory.mktemp("sound")
-    for form, (write, _, _) in FORMS.items():
+    for form, (write, *_) in FORMS.items():
         write(folder / form)
     return folder
 
 
 @pytest.mark.parametrize(("form", "fault"), [(form, fault) for form in FORMS for fault in FAULTS[form]])
 def test_a_fault_names_its_file_and_keeps_what_was_there(sound_datasets, tmp_path, form, fault):
-    _, where, source = FORMS[form]
+    _, where, source, split = FORMS[form]
     file, pattern, new, message = fault
     root = Path(shutil.copytree(sound_datasets / form, tmp_path / "data")) / where
     change(root / file, pattern, new)
-    split = Split(every=6) if form == "nvm" else None
     check_refused(stage_of(source, split), root, tmp_path / "scene", message)

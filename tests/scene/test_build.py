@@ -7,12 +7,12 @@ import numpy as np
 import pycolmap
 import pytest
 from small_datasets import (
-    GONE,
+    LISTS,
     built,
     change,
-    check_refused,
     photo,
     pose,
+    source_for,
     stage_of,
     write_dsac,
     write_nerfstudio,
@@ -25,21 +25,16 @@ from scrflow.core.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import View, model_of_views
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.dsac import DsacSource
-from scrflow.scene.readers.nerfstudio import NerfstudioSource
-from scrflow.scene.readers.poselist import PoseListSource
 from scrflow.storage.artifact import sha256_file
 from scrflow.storage.fetch import list_path, write_list
 
-LISTS = Split(mapping="mapping.txt", queries={"day": "queries.txt"})
-POSELIST = stage_of(PoseListSource(reader="poselist", poses="poses.txt"), LISTS)
-NERFSTUDIO = stage_of(NerfstudioSource(reader="nerfstudio"), Split(every=6))
-DSAC = stage_of(DsacSource(reader="dsac"))
+POSELIST = stage_of(source_for("poselist", poses="poses.txt"), LISTS)
+NERFSTUDIO = stage_of(source_for("nerfstudio"), Split(every=6))
+DSAC = stage_of(source_for("dsac"))
 
 
 def colmap(**split):
-    return stage_of(ColmapSource(reader="colmap"), Split(**split))
+    return stage_of(source_for("colmap"), Split(**split))
 
 
 @pytest.fixture
@@ -196,7 +191,7 @@ def test_nerfstudio_camera_models(tmp_path, values, model, params):
 def test_nerfstudio_skip_missing_is_reported(tmp_path, caplog):
     write_nerfstudio(tmp_path / "data")
     (tmp_path / "data/images/1.png").unlink()
-    stage = stage_of(NerfstudioSource(reader="nerfstudio", skip_missing=True), Split(every=6))
+    stage = stage_of(source_for("nerfstudio", skip_missing=True), Split(every=6))
     with caplog.at_level(logging.WARNING, "scrflow"):
         scene = built(stage, tmp_path / "data", tmp_path / "scene")
     assert len(scene.mapping) == 4
@@ -218,59 +213,3 @@ def test_dsac_files_belong_together_by_their_names(tmp_path):
     (tmp_path / "data/train/poses/s-1.pose.txt").rename(tmp_path / "data/train/poses/s-9.pose.txt")
     with pytest.raises(ScrflowError, match=r"does not belong to s-1"):
         build_scene(DSAC, tmp_path / "data", tmp_path / "scene")
-
-
-FORMS = {
-    "pose list": (write_poselist, POSELIST),
-    "nerfstudio": (write_nerfstudio, NERFSTUDIO),
-    "dsac": (write_dsac, DSAC),
-}
-POSES, JSON, FRAME = "poses.txt", "transforms.json", r'(images/1\.png", "transform_matrix": \[)'
-DSAC_POSE, CALIBRATION = "train/poses/s-1.pose.txt", "train/calibration/s-1.calibration.txt"
-FAULTS = {  # (file, pattern, what replaces it, message)
-    "pose list": [
-        ("im/1.png", GONE, "", r"im/1\.png: image is missing"),
-        (POSES, "im/3", "im/x", r"mapping\.txt: im/3\.png is listed, but .*poses\.txt"),
-        (POSES, "im/3", "im/2", r"poses\.txt: line 4: im/2\.png: listed twice"),
-        (POSES, "im/0.png ", "im/0.png 1", r"poses\.txt: line 1: im/0\.png: quaternion has length"),
-        (POSES, " 50.0$", " 0.0", r"poses\.txt: im/0\.png: focal length"),
-        (POSES, " 50.0$", "", r"poses\.txt: line 1: im/0\.png: expected 'name qw"),
-        ("queries.txt", "im/4", "im/0", r"mapping\.txt: im/0\.png both mapping image and query"),
-        ("mapping.txt", "im/1", "im/0", r"mapping\.txt: line 2: im/0\.png is listed twice"),
-        ("mapping.txt", r"\n(.*\n)+", "\n", r"mapping\.txt: 1 mapping images, expected at least 3"),
-        (".", GONE, "", r"data: no such folder"),
-    ],
-    "nerfstudio": [
-        (JSON, FRAME + r"\[-?0", r"\1[5", r"transforms\.json: frame images/1\.png: .*not a rotation"),
-        (JSON, FRAME + r"(\[[^]]*\]), (\[[^]]*\])", r"\1\3, \2", r"frame images/1\.png: .*mirrored rotation \(determ"),
-        (JSON, FRAME + r"\[[^,]*", r"\1[Infinity", r"transforms\.json: frame images/1\.png: .*not finite"),
-        (JSON, FRAME + r"(.*?)1\.0\]\]", r"\1\g<2>2.0]]", r"transforms\.json: frame images/1\.png: last row"),
-        (JSON, FRAME + r"\[[^]]*\], \[[^]]*\], ", r"\1", r"pose has shape \(2, 4\), expected 4x4 or 3x4"),
-        (
-            JSON,
-            r"images/1\.png",
-            "images/gone.png",
-            r"json: 1 of 6 photos have no file under .*data \(images/gone\.png\)",
-        ),
-        (JSON, r"images/1\.png", "images/2.png", r"transforms\.json: images/2\.png listed more than once"),
-        (JSON, r"\./images/1\.png", "../../x/1b.png", r"1 of 6 photos have no file under .*\.\./x/1b\.png"),
-        (JSON, r'"fl_x": 50\.0, ', "", r"transforms\.json: frame images/0\.png: no focal length"),
-        (JSON, r'"cx": 31\.0', '"cx": "a"', r"transforms\.json: frame images/0\.png: intrinsic cx"),
-        (JSON, r'"w": 64\.0', '"w": 65', r"images/1\.png: image is 64x48 px, its camera is 65x48"),
-        (JSON, r"\A\{", '{"camera_model": "EQUIRECTANGULAR", ', r"json: .*camera_model 'EQUIRECTANGULAR'"),
-    ],
-    "dsac": [
-        (DSAC_POSE, GONE, "", r"train/poses: 3 files for 4 images"),
-        (DSAC_POSE, r"(.|\n)+", "1 2 3", r"s-1\.pose\.txt: 3 numbers, expected 16"),
-        (CALIBRATION, r"1\Z", "2", r"s-1\.calibration\.txt: not a calib"),
-    ],
-}
-
-
-@pytest.mark.parametrize(("form", "fault"), [(form, fault) for form in FORMS for fault in FAULTS[form]])
-def test_a_fault_names_its_file_and_keeps_what_was_there(tmp_path, form, fault):
-    write, stage = FORMS[form]
-    file, pattern, new, message = fault
-    write(tmp_path / "data")
-    change(tmp_path / "data" / file, pattern, new)
-    check_refused(stage, tmp_path / "data", tmp_path / "scene", message)

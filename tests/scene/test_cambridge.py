@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from replicas import COUNT, HEIGHT, MAPPING, WIDTH, Replica, name, replica, write_cambridge, write_list
-from small_datasets import built, poses_of, stage_of
+from small_datasets import built, poses_of, source_for, stage_of
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error, rays_from_pixels
 from scrflow.scene import Scene
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
-from scrflow.scene.readers.cambridge import CambridgeSource
 
-STAGE = stage_of(CambridgeSource(reader="cambridge", folder="ShopFacade"))
+STAGE = stage_of(source_for("cambridge", folder="ShopFacade"))
 
 
 @pytest.fixture(scope="module")

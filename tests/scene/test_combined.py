@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_datasets import built, stage_of
+from small_datasets import built, source_for, stage_of
 
 from scrflow.config import CovisibilityStage, GraphConfig, Split
 from scrflow.core.errors import ScrflowError
@@ -14,8 +14,6 @@ from scrflow.core.geometry import camera_centre
 from scrflow.graph.covisibility import build_graph, load_graph
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.scenes import CombinedSource
 from scrflow.sfm.triangulate import pose_pairs
 from scrflow.storage.checksum import write_checksum
 
@@ -23,7 +21,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def build_combined(tmp_path: Path, parts: dict[str, Path], **keys):
-    stage = stage_of(CombinedSource(reader="combined", scenes=tuple(parts), **keys))
+    stage = stage_of(source_for("combined", scenes=tuple(parts), **keys))
     return built(stage, Path("."), tmp_path / "combined", None, [part for part in parts.values() if part])
 
 
@@ -42,7 +40,7 @@ def rooms(tmp_path_factory) -> dict[str, Path]:
         (root / "mapping.txt").write_text("\n".join(lines[number:30:3]) + "\n")
         (root / "queries.txt").write_text(f"day/{number:03d}.jpg\n")
         split = Split(mapping="mapping.txt", queries={"day": "queries.txt"})
-        build_scene(stage_of(ColmapSource(reader="colmap"), split), root, folder / name / "scene")
+        build_scene(stage_of(source_for("colmap"), split), root, folder / name / "scene")
         parts[name] = folder / name / "scene"
     return parts
 

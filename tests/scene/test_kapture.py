@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from replicas import DEMO, DEMO_FOLDER, FOLDER, HYUNDAI_MAPPING, TEST, VALIDATION, pose_of, seven, write_hyundai
 from scipy.spatial.transform import Rotation
-from small_datasets import built, stage_of
+from small_datasets import built, source_for, stage_of
 
 from scrflow.config import Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.kapture import KaptureSource
 
-SOURCE = KaptureSource(
-    reader="kapture",
+SOURCE = source_for(
+    "kapture",
     mapping=f"{FOLDER}/mapping",
     queries={"validation": f"{FOLDER}/validation", "test": f"{FOLDER}/test"},
 )

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from replicas import PINHOLES, SEQUENCES, write_mapfree
-from small_datasets import built, change, poses_of, stage_of
+from small_datasets import built, change, poses_of, source_for, stage_of
 
 from scrflow.core.geometry import pose_error
-from scrflow.scene.readers.mapfree import MapFreeSource
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def dataset(tmp_path) -> Path:
 
 
 def test_one_sequence_is_mapped_the_other_localized(dataset, tmp_path):
-    scene = built(stage_of(MapFreeSource(reader="mapfree")), dataset, tmp_path / "scene")
+    scene = built(stage_of(source_for("mapfree")), dataset, tmp_path / "scene")
     assert [v.name for v in scene.mapping] == [f"seq0/frame_{i:05d}.jpg" for i in range(0, 12, 2)]
     assert [q.name for q in scene.queries] == [f"seq1/frame_{i:05d}.jpg" for i in range(0, 12, 2)]
     for pose, view in zip(poses_of(scene).values(), SEQUENCES["seq0"] + SEQUENCES["seq1"], strict=True):
@@ -31,7 +30,7 @@ def test_one_sequence_is_mapped_the_other_localized(dataset, tmp_path):
 
 def test_every_nth_query_the_other_way_round_and_a_frame_without_pose(dataset, tmp_path, caplog):
     change(dataset / "poses.txt", r"^seq1/frame_00010.*\n", "")
-    source = MapFreeSource(reader="mapfree", mapping="seq1", queries="seq0", query_every=5)
+    source = source_for("mapfree", mapping="seq1", queries="seq0", query_every=5)
     with caplog.at_level(logging.WARNING, "scrflow"):
         scene = built(stage_of(source), dataset, tmp_path / "scene")
     assert len(scene.mapping) == 5
@@ -42,5 +41,5 @@ def test_every_nth_query_the_other_way_round_and_a_frame_without_pose(dataset, t
 def test_withheld_poses_are_no_reference(dataset, tmp_path):
     for _ in range(6):
         change(dataset / "poses.txt", r"^(seq1\S+) .*[1-9].*$", r"\1" + " 0" * 7)
-    scene = built(stage_of(MapFreeSource(reader="mapfree")), dataset, tmp_path / "scene")
+    scene = built(stage_of(source_for("mapfree")), dataset, tmp_path / "scene")
     assert len(scene.queries) == 6 and scene.query_poses == {}

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from replicas import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
-from small_datasets import built, check_refused, poses_of, stage_of
+from small_datasets import built, check_refused, poses_of, source_for, stage_of
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pixels_from_rays, pose_error, rays_from_pixels
 from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import read_model
-from scrflow.scene.readers.nvm import MAX_FIT_PX, NvmSource, radial_camera, read_nvm
+from scrflow.scene.readers.nvm import MAX_FIT_PX, radial_camera, read_nvm
 
 CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
 
@@ -37,7 +37,7 @@ def dataset(request, rep, tmp_path) -> Path:
 
 
 def stage(**source) -> SceneStage:
-    return stage_of(NvmSource(reader="nvm", model="model.nvm", **source), Split(every=6))
+    return stage_of(source_for("nvm", model="model.nvm", **source), Split(every=6))
 
 
 def test_poses_cameras_and_points(dataset, rep, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from exif_photos import APPLE, F35, FOCAL, HEIGHT, SMALLER, WIDTH, real_photo, with_exif, write_colmap
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
-from small_datasets import built, stage_of
+from small_datasets import built, source_for, stage_of
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
@@ -19,8 +19,6 @@ from scrflow.scene.build import build_scene
 from scrflow.scene.colmap_model import MODEL_DIGEST
 from scrflow.scene.lists import PhotoNames, query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.photos import PhotosSource
 from scrflow.sfm.matching import check_readable
 from scrflow.storage.artifact import Stamp, folder_digest, write_json
 
@@ -67,7 +65,7 @@ def test_query_intrinsics_from_exif_or_an_error(colmap, photo, tmp_path):
     with_exif(photo, colmap / "images/q/unknown.jpg", (600, 400))
     (colmap / "one.txt").write_text("q/known.jpg\n")
     (colmap / "both.txt").write_text("q/known.jpg\nq/unknown.jpg\n")
-    source = ColmapSource(reader="colmap", model="sparse/0", images="images")
+    source = source_for("colmap", model="sparse/0", images="images")
 
     def stage(listed: str, **split) -> SceneStage:
         return stage_of(source, Split(queries={"all": listed}, **split))
@@ -93,7 +91,7 @@ def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
     """Without a shared camera: EXIF, else the median of the registered ones of that size, else a guess that no query
     may have."""
     sfm = colmap / "sparse/0"
-    source = PhotosSource(reader="photos", single_camera=False)
+    source = source_for("photos", single_camera=False)
     write_json(sfm / "sfm.json", {MODEL_DIGEST: folder_digest(sfm)}, Stamp.make("sfm", source, "test"))
     with_exif(photo, colmap / "images/x/exif.jpg", (600, 400), **{F35: 28})
     with_exif(photo, colmap / "images/x/alike.jpg", (512, 384))

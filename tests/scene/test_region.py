@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from small_datasets import built, stage_of
+from small_datasets import built, source_for, stage_of
 
 from scrflow.config import Split
 from scrflow.core.errors import ScrflowError
@@ -13,8 +13,7 @@ from scrflow.core.geometry import camera_centre
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.colmap import ColmapSource
-from scrflow.scene.readers.scenes import RegionSource, bisected
+from scrflow.scene.readers.scenes import bisected
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -32,12 +31,12 @@ def base(tmp_path_factory) -> Path:
     for out, source, step in (("mapping", "mapping", 4), ("day", "queries_day", 14), ("night", "queries_night", 10)):
         lines = (REPO / f"demo/{source}.txt").read_text().splitlines()
         (root / f"{out}.txt").write_text("\n".join(lines[::step]) + "\n")
-    build_scene(stage_of(ColmapSource(reader="colmap"), SPLIT), root, root / "scene")
+    build_scene(stage_of(source_for("colmap"), SPLIT), root, root / "scene")
     return root / "scene"
 
 
 def region(base: Path, out: Path, **keys):
-    stage = stage_of(RegionSource(reader="region", scene="base", **keys))
+    stage = stage_of(source_for("region", scene="base", **keys))
     return built(stage, Path("."), out, None, [base])
 
 
@@ -93,11 +92,11 @@ def test_what_cannot_be_cut_is_told(base, tmp_path):
     with pytest.raises(ScrflowError, match="2 mapping images, expected at least 3"):
         region(base, tmp_path / "x", regions=15, region=1)
     assert not (tmp_path / "x").exists()
-    stage = stage_of(RegionSource(reader="region", scene="base", regions=2, region=1))
+    stage = stage_of(source_for("region", scene="base", regions=2, region=1))
     with pytest.raises(ScrflowError, match="no scene artifact of base given"):
         build_scene(stage, Path("."), tmp_path / "x")
     with pytest.raises(ValueError, match="region 3 of 2"):
-        RegionSource(reader="region", scene="base", regions=2, region=3)
+        source_for("region", scene="base", regions=2, region=3)
 
 
 @pytest.fixture(scope="module")

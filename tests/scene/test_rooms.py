@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from replicas import COLOUR_FROM_DEPTH, LOST, seven_replica, twelve_replica
 from scipy.spatial.transform import Rotation
-from small_datasets import built, poses_of, stage_of
+from small_datasets import built, poses_of, source_for, stage_of
 
 from scrflow.core.geometry import pose_error
-from scrflow.scene.readers.rooms import SevenScenesSource, TwelveScenesSource
 
 REDKITCHEN = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "redkitchen"
 
@@ -20,7 +19,7 @@ REDKITCHEN = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "redkitche
 @pytest.mark.parametrize(("poses", "focal"), [("sfm", 500.0), ("dslam", 525.0)])
 def test_seven_scenes_poses_are_those_of_the_colour_camera(tmp_path, poses, focal):
     truth = seven_replica(tmp_path)
-    source = SevenScenesSource(reader="sevenscenes", folder="chess", poses=poses)
+    source = source_for("sevenscenes", folder="chess", poses=poses)
     scene = built(stage_of(source), tmp_path / "7scenes/chess", tmp_path / "scene")
     assert [v.name for v in scene.mapping] == [n for n in sorted(truth) if n.startswith("seq-01")]
     assert [q.name for q in scene.queries] == [n for n in sorted(truth) if n.startswith("seq-03")]
@@ -38,7 +37,7 @@ def test_seven_scenes_raw_poses_on_request_and_unpacked_by_the_download(tmp_path
     root = tmp_path / "resources/7scenes/chess"
     root.mkdir(parents=True)
     (tmp_path / "7scenes/chess").rename(root / "chess")  # as chess.zip does
-    source = SevenScenesSource(reader="sevenscenes", folder="chess", poses="dslam", depth_to_colour=False)
+    source = source_for("sevenscenes", folder="chess", poses="dslam", depth_to_colour=False)
     view = built(stage_of(source), root, tmp_path / "scene").mapping[0]
     expected = np.linalg.inv(COLOUR_FROM_DEPTH) @ np.vstack([truth[view.name], [0, 0, 0, 1]])
     np.testing.assert_allclose(view.cam_from_world, expected[:3], atol=1e-6)
@@ -70,7 +69,7 @@ def test_seven_scenes_real_frames_agree_with_the_published_lists(tmp_path):
     (root / "TestSplit.txt").write_text("sequence3\n")
     # measured on all 210 frames: the D-SLAM list is within 0.73 mm and 0.0023 degrees
     for kind, focal, tolerance in (("sfm", 525.505, (1e-6, 1e-4)), ("dslam", 525.0, (1e-3, 5e-3))):
-        source = SevenScenesSource(reader="sevenscenes", folder="redkitchen", poses=kind)
+        source = source_for("sevenscenes", folder="redkitchen", poses=kind)
         scene = built(stage_of(source), root, tmp_path / kind)
         found = poses_of(scene)
         assert set(found) == set(moved.values()) and len(scene.queries) == len(names[::4])
@@ -91,7 +90,7 @@ def test_seven_scenes_real_frames_agree_with_the_published_lists(tmp_path):
 def test_twelve_scenes(tmp_path, caplog, poses, model, params, reason):
     truth = twelve_replica(tmp_path)
     with caplog.at_level(logging.WARNING, "scrflow"):
-        source = TwelveScenesSource(reader="twelvescenes", folder="apt1/kitchen", poses=poses)
+        source = source_for("twelvescenes", folder="apt1/kitchen", poses=poses)
         scene = built(stage_of(source), tmp_path / "12scenes/apt1", tmp_path / "scene")
     kept = [n for n in truth if n not in LOST]
     assert [q.name for q in scene.queries] == kept[:2] and [v.name for v in scene.mapping] == kept[2:]
