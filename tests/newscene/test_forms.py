@@ -383,16 +383,8 @@ def test_cameras_that_lists_can_have():
     ],
 )
 def test_names_of_photos(listed, found):
-    photos = [
-        "a/1.jpg",
-        "b/1.jpg",
-        "images/top.jpg",
-        "images/top.webp",
-        "depth/both.png",
-        "images/both.png",
-        "café.jpg",
-    ]
-    assert PhotoNames(photos).find(listed, "x") == found
+    photos = ["a/1.jpg", "b/1.jpg", "images/top.jpg", "images/top.webp", "depth/both.png", "images/both.png"]
+    assert PhotoNames([*photos, "caf\u00e9.jpg"]).find(listed, "x") == found
 
 
 def test_a_name_of_several_photos():
