@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from scrflow.core.geometry import invert_pose
 from scrflow.scene.colmap_model import View, model_of_views
 from scrflow.scene.lists import pose_line
-from scrflow.scene.readers.poselist import read_pose_list
+from scrflow.scene.readers.pose_lines import read_pose_list
 
 COUNT, SIZE = 12, (640, 480)
 GL = np.array([1.0, -1.0, -1.0, 1.0])

@@ -42,7 +42,7 @@ from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
 from scrflow.scene.model import Query, write_scene
-from scrflow.scene.readers.poselist import PoseListSource
+from scrflow.scene.readers.pose_lines import PoseListSource
 from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
 from scrflow.storage.fetch import unpack, write_list
 from scrflow.training.head import Head

@@ -19,7 +19,7 @@ from small_datasets import stage_of
 from scrflow.config import SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.interop.hloc_files import StoredFeatures, write_features, write_matches
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.colmap import PhotosSource
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, match_pairs
 from scrflow.sfm.reconstruct import run_sfm

@@ -19,7 +19,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.newscene.capture import after_sfm, lengths, look_at
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.photo_files import list_photos
-from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.colmap import PhotosSource
 from scrflow.sfm.reconstruct import run_sfm
 
 NAMES = [f"{i:03d}.jpg" for i in range(0, 24)]

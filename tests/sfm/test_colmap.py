@@ -129,7 +129,7 @@ SFM = """
 import sys
 from pathlib import Path
 from scrflow.config import SfmConfig, SfmStage, Split
-from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.colmap import PhotosSource
 from scrflow.core.errors import error_line
 from scrflow.sfm.reconstruct import run_sfm
 source = PhotosSource(reader="photos", images="photos of a place")

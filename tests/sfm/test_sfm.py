@@ -13,8 +13,8 @@ from scrflow.config import SceneStage, SfmConfig, SfmStage, Split, TriangulateSt
 from scrflow.core.errors import ScrflowError
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.readers.photos import PhotosSource
-from scrflow.scene.readers.poselist import PoseListSource
+from scrflow.scene.readers.colmap import PhotosSource
+from scrflow.scene.readers.pose_lines import PoseListSource
 from scrflow.sfm.matching import nearest_pairs, vlad_similarity
 from scrflow.sfm.reconstruct import median_depth, run_sfm
 from scrflow.sfm.triangulate import triangulate

@@ -57,9 +57,9 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
         rng = np.random.default_rng([config.seed, zlib.crc32(b"covisibility.samples")])
         g = config.graph
         own = read_model(scene / "mapping")
-        points = own if own.num_points3D() or model is None else read_model(Path(model))
-        if points is not own:
-            inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
+        points = own if own.num_points3D() or model is None else read_model(model)
+        if points is own:
+            model = None
         depths = depth_range(config.depth_range, points, loaded.folder)
         overlaps = frustum_graph if g.kind == "frustum" else tube_graph
         csr = overlaps(loaded.mapping, g.samples, depths, g.min_overlap, rng, parts)
@@ -68,8 +68,9 @@ def build_graph(config: CovisibilityStage, scene: Path, out: Path, model: Path |
             raise ScrflowError(
                 "key graphs: kind points needs a COLMAP model with 3D points, and none was given; use kind frustum"
             )
-        csr = shared_points(Path(model), names, config.graph.min_points, parts)
-        inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(Path(model).glob("*.bin")))
+        csr = shared_points(model, names, config.graph.min_points, parts)
+    if model is not None:
+        inputs["model"] = ":".join(sha256_file(p)[:16] for p in sorted(model.glob("*.bin")))
     csr.eliminate_zeros()
     csr.sort_indices()
     graph = Graph(csr, names)

@@ -64,12 +64,16 @@ def read_keypoints(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     link to another file."""
     with opened(path, "local features") as file:
         missing = [n for n in names if not isinstance(held(file, f"{n}/keypoints", path), h5py.Dataset)]
-        if missing:
-            raise ScrflowError(
-                f"{path}: no keypoints of {missing[0]} ({len(missing)} of {len(names)} images are missing); "
-                "names are those of the scene, relative to its image folder"
-            )
+        _check_all("keypoints of", missing, names, path)
         return {name: _keypoints(file, path, name) for name in names}
+
+
+def _check_all(what: str, missing: Sequence[str], names: Sequence[str], path: Path) -> None:
+    if missing:
+        raise ScrflowError(
+            f"{path}: no {what} {missing[0]} ({len(missing)} of {len(names)} images are missing); names are those of "
+            "the scene, relative to its image folder"
+        )
 
 
 def _keypoints(file: h5py.File, path: Path, name: str) -> np.ndarray:
@@ -95,11 +99,7 @@ def read_descriptors(path: Path, names: Iterable[str]) -> np.ndarray:
     with opened(path, "global descriptors") as f:
         found = [array_of(f, f"{n}/{DATASET}", path, np.float32) for n in names]
     missing = [n for n, row in zip(names, found, strict=True) if row is None]
-    if missing:
-        raise ScrflowError(
-            f"{path}: no {DATASET} for {missing[0]} ({len(missing)} of {len(names)} images are missing); "
-            "names are those of the scene, relative to its image folder"
-        )
+    _check_all(f"{DATASET} for", missing, names, path)
     rows = [row.reshape(-1) for row in found if row is not None]
     for name, row in zip(names, rows, strict=True):
         if row.shape != rows[0].shape:

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from scrflow.core.errors import ScrflowError, damage_reported
 from scrflow.scene.checks import some
-from scrflow.scene.readers.tum import CAMERA, pose_at
+from scrflow.scene.readers.pose_lines import CAMERA, pose_at
 from scrflow.storage.artifact import atomic_dir
 
 log = logging.getLogger("scrflow")

@@ -21,9 +21,9 @@ from scrflow.scene.checks import check_name, check_unique, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.photo_files import Exif, list_photos, read_exif
 from scrflow.scene.readers import BARE, MODEL, Collection, Found, detect_forms, has, read_source
-from scrflow.scene.readers.photos import PhotosSource
+from scrflow.scene.readers.colmap import PhotosSource
+from scrflow.scene.readers.pose_lines import NEEDS_CAMERA
 from scrflow.scene.readers.shared import first_lines, json_of, numbers_only, walk
-from scrflow.scene.readers.tum import NEEDS_CAMERA
 from scrflow.storage.listfile import has_suffix
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".3gp", ".mpg", ".mpeg"})

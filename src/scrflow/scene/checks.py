@@ -285,6 +285,12 @@ def observed_depths(model: pycolmap.Reconstruction, images: int | None = None) -
     return np.concatenate(depths)
 
 
+def median_depth(model: pycolmap.Reconstruction, images: int | None = None) -> float:
+    """Median of the observed depths; 0 without points."""
+    depths = observed_depths(model, images)
+    return float(np.median(depths)) if len(depths) else 0.0
+
+
 def measured_range(depths: np.ndarray) -> tuple[float, float] | None:
     """(near, far) that hold 98 % of the depths, to two digits outwards; None where there are too few."""
     depths = depths[depths > 0]

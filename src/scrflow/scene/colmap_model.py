@@ -213,6 +213,16 @@ def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
         )
 
 
+def figures(model: pycolmap.Reconstruction) -> dict[str, int | float]:
+    """What a stage tells of the model that it has made."""
+    return {
+        "points": model.num_points3D(),
+        "observations": model.compute_num_observations(),
+        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
+        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+    }
+
+
 def model_of_views(views: Sequence[View]) -> pycolmap.Reconstruction:
     """A COLMAP model without points; equal cameras are stored once."""
     model = pycolmap.Reconstruction()

@@ -21,8 +21,8 @@ from scrflow.config import SfmConfig, SfmStage, Source, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.progress import meter
 from scrflow.pipeline.stages import code_of
-from scrflow.scene.checks import check_images, check_name, check_unique, observed_depths, some
-from scrflow.scene.colmap_model import MODEL_DIGEST, write_binary_model
+from scrflow.scene.checks import check_images, check_name, check_unique, median_depth, some
+from scrflow.scene.colmap_model import MODEL_DIGEST, figures, write_binary_model
 from scrflow.scene.lists import PhotoNames, read_photo_list
 from scrflow.scene.photo_files import FOCAL_FACTOR, every_nth, list_photos
 from scrflow.sfm.alignment import align, read_targets
@@ -103,18 +103,9 @@ def summary(model: pycolmap.Reconstruction, names: list[str]) -> dict:
         "registered": len(registered),
         "not_registered": [n for n in names if n not in registered],
         "cameras": len({model.image(i).camera_id for i in model.reg_image_ids()}),
-        "points": model.num_points3D(),
-        "observations": model.compute_num_observations(),
-        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
-        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+        **figures(model),
         "median_depth": round(median_depth(model), 6),
     }
-
-
-def median_depth(model: pycolmap.Reconstruction) -> float:
-    """Median over all observations of the depth of the point in the camera; 0 without points."""
-    depths = observed_depths(model)
-    return float(np.median(depths)) if len(depths) else 0.0
 
 
 def refine_principal_points(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

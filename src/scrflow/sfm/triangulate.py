@@ -18,7 +18,7 @@ from scrflow.config import TriangulateStage
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.geometry import camera_centre, rays_from_pixels
 from scrflow.pipeline.stages import code_of
-from scrflow.scene.colmap_model import MODEL_DIGEST, View, model_of_views, write_binary_model
+from scrflow.scene.colmap_model import MODEL_DIGEST, View, figures, model_of_views, write_binary_model
 from scrflow.scene.model import Scene, load_scene
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.sfm.matching import extract_sift, import_matches, match_pairs, nearest_pairs
@@ -97,10 +97,7 @@ def summary(model: pycolmap.Reconstruction, pairs: int, verified: int) -> dict[s
         "images": model.num_reg_images(),
         "pairs": pairs,
         "verified_pairs": verified,
-        "points": model.num_points3D(),
-        "observations": model.compute_num_observations(),
-        "mean_reprojection_error_px": round(float(model.compute_mean_reprojection_error()), 6),
-        "mean_track_length": round(float(model.compute_mean_track_length()), 6),
+        **figures(model),
     }
     log.info(
         "triangulation: %(points)d points, mean error %(mean_reprojection_error_px).2f px, %(verified_pairs)d of "

@@ -29,7 +29,7 @@ from scrflow.scene.checks import checked_pose, checked_size, some
 from scrflow.scene.colmap_model import View
 from scrflow.scene.lists import PhotoNames, centred_camera, colmap_camera, finite_numbers, read_array
 from scrflow.scene.readers import Collection, Found, Reader, has, missing
-from scrflow.scene.readers.poselist import read_pose_list
+from scrflow.scene.readers.pose_lines import read_pose_list
 from scrflow.storage.listfile import read_lines
 
 log = logging.getLogger("scrflow")
