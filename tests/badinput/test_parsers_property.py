@@ -14,7 +14,7 @@ import pycolmap
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from untrusted_readers import READERS
+from untrusted_readers import READERS, TEXTS
 
 from scrflow.config.base import deep_merge
 from scrflow.core.errors import ScrflowError
@@ -78,25 +78,8 @@ def test_a_written_query_is_read(tmp_path, name, width, height, params):
 
 # ------------------------------------------------------------------------------------------------------------ any text
 
-# (reader, file in its folder; empty if the reader takes a file)
-_ALONE = ("poses", "query list", "cameras of photos", "nvm", "journal", "table", "download table")
-_TEXTS = (
-    *((name, "") for name in _ALONE),
-    *(("kapture", name) for name in ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt")),
-    *(("nerfstudio", "transforms.json"), ("nvm scene", "model.nvm"), ("pose list", "poses.txt")),
-    *(("cambridge", "dataset_train.txt"), ("7-scenes", "TrainSplit.txt"), ("12-scenes", "a/b/info.txt")),
-    *(("7-scenes", "seq-01/frame-000000.pose.txt"), ("12-scenes", "a/b/split.txt"), ("map-free", "poses.txt")),
-    *(("map-free", "intrinsics.txt"), ("dsac", "train/poses/0.txt"), ("blender", "transforms_test.json")),
-    *(("colmap text", name) for name in ("cameras.txt", "images.txt")),
-    *(("tum", name) for name in ("rgb.txt", "groundtruth.txt", "camera.txt")),
-    *(("arkit", "1.json"), ("record3d", "metadata.json"), ("realitycapture", "cameras.csv")),
-    *(("openmvg", "sfm_data.json"), ("opensfm", "reconstruction.json"), ("opensfm", "split.json")),
-    *(("bundler", "bundle.out"), ("bundler", "list.txt")),
-    *(("config", name) for name in ("config.yaml", "methods/quick.yaml", "scenes/tiny.yaml")),
-)
 
-
-@pytest.mark.parametrize(("reader", "name"), _TEXTS)
+@pytest.mark.parametrize(("reader", "name"), TEXTS)
 @steady
 @given(texts, st.integers(0, 400))
 @example("a 1e-200 0 0 0 0 0 0", 0)
@@ -119,7 +102,7 @@ PIECES = re.compile(r'-?\d+\.?\d*(?:e-?\d+)?|"[^"]*"|[][{},\n]|[a-z_]+')
 SPOILT = ("null", "[]", "{}", '"x"', "-1", "0", "1e999", "1e308", "true", '"../../x"', "9" * 20, "nan", "", "\0", "a b")
 
 
-@pytest.mark.parametrize(("reader", "name"), _TEXTS)
+@pytest.mark.parametrize(("reader", "name"), TEXTS)
 def test_a_piece_of_text_may_be_anything(tmp_path, sound, reader, name):
     """A number, a word or a bracket of the sound file is replaced."""
     path = tmp_path / sound[reader].name
@@ -135,7 +118,7 @@ def test_a_piece_of_text_may_be_anything(tmp_path, sound, reader, name):
 
 def test_sound_files_are_read(sound):
     """Otherwise every text above would be refused for another reason."""
-    for reader, _ in _TEXTS:
+    for reader, _ in TEXTS:
         READERS[reader](sound[reader])
 
 

@@ -28,37 +28,20 @@ import atheris  # noqa: E402
 with atheris.instrument_imports(include=["scrflow"]):
     import pycolmap
     from sound_files import write_all
-    from untrusted_readers import READERS
+    from untrusted_readers import READERS, TEXTS
 
     from scrflow.core.errors import ScrflowError
     from scrflow.storage.checksum import _fault, write_checksum
 
-# target -> (reader, the file in its folder that is changed; empty if the reader takes a file)
-TARGETS = {
-    **{name: (name, "") for name in ("map", "baseline map", "graph", "hloc features", "hloc matches")},
-    **{name: (name, "") for name in ("hloc descriptors", "archive", "nvm", "poses", "query list", "weights")},
-    **{name: (name, "") for name in ("journal", "table", "download table", "cameras of photos", "inspect")},
-    **{f"colmap {name}": ("colmap", f"{name}.bin") for name in ("cameras", "images", "points3D", "rigs", "frames")},
-    "nerfstudio": ("nerfstudio", "transforms.json"),
-    "kapture sensors": ("kapture", "sensors/sensors.txt"),
-    "kapture poses": ("kapture", "sensors/trajectories.txt"),
-    "nvm scene": ("nvm scene", "model.nvm"),
-    "pose list": ("pose list", "poses.txt"),
-    "blender": ("blender", "transforms_test.json"),
-    **{f"colmap text {name}": ("colmap text", f"{name}.txt") for name in ("cameras", "images", "lists/test")},
-    **{f"tum {name}": ("tum", f"{name}.txt") for name in ("rgb", "groundtruth", "camera")},
-    "arkit": ("arkit", "1.json"),
-    "record3d": ("record3d", "metadata.json"),
-    "realitycapture": ("realitycapture", "cameras.csv"),
-    "openmvg": ("openmvg", "sfm_data.json"),
-    "opensfm": ("opensfm", "reconstruction.json"),
-    "split": ("opensfm", "split.json"),
-    **{f"bundler {name}": ("bundler", name) for name in ("bundle.out", "list.txt")},
-    **{f"ros bag {name}": ("ros bag", name) for name in ("ros bag.mcap", "metadata.yaml")},
-    "config": ("config", "methods/quick.yaml"),
-    "fetched": ("fetched", ".scrflow/a.zip.sha256"),
-    "papers": ("papers", "one.yaml"),
-}
+# (reader, the file in its folder that is changed; empty if the reader takes a file)
+FILES = (
+    *((name, "") for name in ("map", "baseline map", "graph", "hloc features", "hloc matches", "hloc descriptors")),
+    *((name, "") for name in ("archive", "weights", "inspect")),
+    *(("colmap", f"{name}.bin") for name in ("cameras", "images", "points3D", "rigs", "frames")),
+    *(("colmap text", "lists/test.txt"), ("fetched", ".scrflow/a.zip.sha256"), ("papers", "one.yaml")),
+    *(("ros bag", name) for name in ("ros bag.mcap", "metadata.yaml")),
+)
+TARGETS = {" ".join(filter(None, target)): target for target in (*FILES, *TEXTS)}
 
 
 def main() -> None:

@@ -129,3 +129,20 @@ READERS: dict[str, Callable[[Path], object]] = {
     "12-scenes": _source("twelvescenes", folder="a/b", poses="dslam"),
     "map-free": _source("mapfree", scene="."),
 }
+
+# (reader, text in its folder; empty if the reader takes a file)
+_ALONE = ("poses", "query list", "cameras of photos", "nvm", "journal", "table", "download table")
+TEXTS = (
+    *((name, "") for name in _ALONE),
+    *(("kapture", name) for name in ("sensors/sensors.txt", "sensors/trajectories.txt", "sensors/records_camera.txt")),
+    *(("nerfstudio", "transforms.json"), ("nvm scene", "model.nvm"), ("pose list", "poses.txt")),
+    *(("cambridge", "dataset_train.txt"), ("7-scenes", "TrainSplit.txt"), ("12-scenes", "a/b/info.txt")),
+    *(("7-scenes", "seq-01/frame-000000.pose.txt"), ("12-scenes", "a/b/split.txt"), ("map-free", "poses.txt")),
+    *(("map-free", "intrinsics.txt"), ("dsac", "train/poses/0.txt"), ("blender", "transforms_test.json")),
+    *(("colmap text", name) for name in ("cameras.txt", "images.txt")),
+    *(("tum", name) for name in ("rgb.txt", "groundtruth.txt", "camera.txt")),
+    *(("arkit", "1.json"), ("record3d", "metadata.json"), ("realitycapture", "cameras.csv")),
+    *(("openmvg", "sfm_data.json"), ("opensfm", "reconstruction.json"), ("opensfm", "split.json")),
+    *(("bundler", "bundle.out"), ("bundler", "list.txt")),
+    *(("config", name) for name in ("config.yaml", "methods/quick.yaml", "scenes/tiny.yaml")),
+)

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[1]
 _KINDS = {
     "local encoder": ("features/encoders", "^ENCODER = ()"),
     "global descriptor": ("features/descriptors", "^DESCRIPTOR = ()"),
-    "reader": ("scene/readers", r'^    reader: Literal\["([\w-]+)"\]'),
+    "reader": ("scene/readers", r"""^    reader: Literal\[["']([\w-]+)["']\]"""),
 }
 
 
