@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,11 +93,6 @@ def room(root: Path) -> Room:
 # --------------------------------------------------------------------------------------------------- forms with poses
 
 
-def colmap_text(r: Room) -> None:
-    r.all_photos()
-    r.model(between="\n")
-
-
 def colmap_binary(r: Room) -> None:
     r.all_photos()
     (r.root / "sparse/0").mkdir(parents=True)
@@ -140,16 +136,6 @@ def colmap_rig(r: Room) -> None:
     for path in (r.root / "model").iterdir():
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     (r.root / "model/points3D.txt").unlink()
-
-
-def nerfstudio_elsewhere(r: Room) -> None:
-    r.all_photos()
-    r.transforms("nerf/transforms.json", frames=r.frames("../images/{:04d}.jpg"))
-
-
-def nerfstudio_absolute(r: Room) -> None:
-    r.all_photos()
-    r.transforms("abs.json", frames=r.frames(f"{r.root.resolve()}/images/{{:04d}}.jpg"))
 
 
 def blender(r: Room) -> None:
@@ -351,47 +337,34 @@ def dsac(r: Room) -> None:
 # ------------------------------------------------------------------------- text as other systems and people write it
 
 
-def colmap_by_hand(r: Room) -> None:
-    """One line an image, as people write known poses."""
-    r.all_photos()
-    r.model()
+def colmap(photos: str = "images/{:04d}.jpg", **model) -> Callable[[Room], None]:
+    """COLMAP text; ``model`` as in ``Room.model``."""
+
+    def write(r: Room) -> None:
+        r.all_photos(photos)
+        r.model(**model)
+
+    return write
+
+
+colmap_by_hand = colmap()  # one line an image, as people write known poses
 
 
 def colmap_gaps_and_comments(r: Room) -> None:
-    r.all_photos()
-    r.model(between="# its points\n\n\n", ids=lambda i: 5 * i, encoding="utf-8-sig")
+    colmap(between="# its points\n\n\n", ids=lambda i: 5 * i, encoding="utf-8-sig")(r)
     r.text("model/points3D.txt", "# 3D points\n")
 
 
-def colmap_other_names(r: Room) -> None:
-    """Backslashes, upper case, another suffix."""
-    r.all_photos("images/Left/{:04d}.jpg")
-    r.model("left\\{:04d}.PNG", between="\r\n")
+def nerfstudio(
+    frames: str = "images/{:04d}.jpg", photos: str = "images/{:04d}.jpg", name: str = "transforms.json", **more
+) -> Callable[[Room], None]:
+    """Frames of that form (ROOM is the room's folder) for photos of that form."""
 
+    def write(r: Room) -> None:
+        r.all_photos(photos)
+        r.transforms(name, frames=r.frames(frames.replace("ROOM", str(r.root.resolve()))), **more)
 
-def transforms_utf16(r: Room) -> None:
-    r.all_photos()
-    r.transforms(encoding="utf-16", frames=r.frames("images\\{:04d}.jpg"))
-
-
-def transforms_bom(r: Room) -> None:
-    r.all_photos()
-    r.transforms(encoding="utf-8-sig")
-
-
-def transforms_other_machine(r: Room) -> None:
-    r.all_photos()
-    r.transforms(frames=r.frames("C:\\Users\\me\\scan\\images\\{:04d}.jpg"))
-
-
-def transforms_other_folder(r: Room) -> None:
-    r.all_photos("{:04d}.JPG")
-    r.transforms(frames=r.frames("/mnt/scan/{:04d}.png"))
-
-
-def transforms_without_suffix(r: Room) -> None:
-    r.all_photos()
-    r.transforms(frames=r.frames("./images/{:04d}"))
+    return write
 
 
 def poselist_crlf(r: Room) -> None:

@@ -76,47 +76,49 @@ def numbers(kitchen: Room, scene: Scene, names: list[str]) -> list[int]:
     return sorted(kitchen.photos[scene.image_path(name).resolve()] for name in names)
 
 
-FORMS = [  # (writer, what new-scene calls it, path under the room, unit)
-    (forms.colmap_text, "COLMAP", "", "unit"),
-    (forms.colmap_binary, "COLMAP", "", "unit"),
-    (forms.colmap_rig, "COLMAP", "", "unit"),
-    (forms.nerfstudio_elsewhere, "nerfstudio", "", "unit"),
-    (forms.nerfstudio_elsewhere, "nerfstudio", "nerf/transforms.json", "unit"),
-    (forms.nerfstudio_absolute, "nerfstudio", "", "unit"),
-    (forms.nerfstudio_absolute, "nerfstudio", "abs.json", "unit"),
-    (forms.instant_ngp, "nerfstudio", "", "unit"),
-    (forms.tum, "TUM RGB-D", "", "m"),
-    (forms.orb_slam, "TUM RGB-D", "", "m"),
-    (forms.ace_zero, "ACE Zero", "", "unit"),
-    (forms.ace_zero, "ACE Zero", "poses_final.txt", "unit"),
-    (forms.polycam, "Polycam", "", "m"),
-    (forms.polycam_corrected, "Polycam", "", "m"),
-    (forms.scanner_app, "ARKit", "", "m"),
-    (forms.arkit_by_columns, "ARKit", "", "m"),
-    (forms.record3d, "Record3D", "", "m"),
-    (forms.record3d_unpacked, "Record3D", "", "m"),
-    (forms.realitycapture, "RealityCapture", "", "unit"),
-    (forms.openmvg, "OpenMVG", "", "unit"),
-    (forms.opensfm, "OpenSfM", "", "unit"),
-    (forms.bundler, "Bundler", "", "unit"),
+ELSEWHERE = forms.nerfstudio("../images/{:04d}.jpg", name="nerf/transforms.json")
+ABSOLUTE = forms.nerfstudio("ROOM/images/{:04d}.jpg", name="abs.json")
+OTHER_NAMES = forms.colmap("images/Left/{:04d}.jpg", name="left\\{:04d}.PNG", between="\r\n")
+FORMS = {  # case: (writer, what new-scene calls it, path under the room, unit)
+    "COLMAP text": (forms.colmap(between="\n"), "COLMAP", "", "unit"),
+    "COLMAP binary": (forms.colmap_binary, "COLMAP", "", "unit"),
+    "COLMAP rig": (forms.colmap_rig, "COLMAP", "", "unit"),
+    "photos beside the file's folder": (ELSEWHERE, "nerfstudio", "", "unit"),
+    "photos beside the file's folder, file": (ELSEWHERE, "nerfstudio", "nerf/transforms.json", "unit"),
+    "absolute paths": (ABSOLUTE, "nerfstudio", "", "unit"),
+    "absolute paths, file": (ABSOLUTE, "nerfstudio", "abs.json", "unit"),
+    "instant-ngp": (forms.instant_ngp, "nerfstudio", "", "unit"),
+    "TUM": (forms.tum, "TUM RGB-D", "", "m"),
+    "ORB-SLAM": (forms.orb_slam, "TUM RGB-D", "", "m"),
+    "ACE Zero": (forms.ace_zero, "ACE Zero", "", "unit"),
+    "ACE Zero, file": (forms.ace_zero, "ACE Zero", "poses_final.txt", "unit"),
+    "Polycam": (forms.polycam, "Polycam", "", "m"),
+    "Polycam, corrected": (forms.polycam_corrected, "Polycam", "", "m"),
+    "3D Scanner App": (forms.scanner_app, "ARKit", "", "m"),
+    "ARKit by columns": (forms.arkit_by_columns, "ARKit", "", "m"),
+    "Record3D": (forms.record3d, "Record3D", "", "m"),
+    "Record3D, unpacked": (forms.record3d_unpacked, "Record3D", "", "m"),
+    "RealityCapture": (forms.realitycapture, "RealityCapture", "", "unit"),
+    "OpenMVG": (forms.openmvg, "OpenMVG", "", "unit"),
+    "OpenSfM": (forms.opensfm, "OpenSfM", "", "unit"),
+    "Bundler": (forms.bundler, "Bundler", "", "unit"),
     # text as other systems and people write it
-    (forms.colmap_by_hand, "COLMAP", "", "unit"),
-    (forms.colmap_gaps_and_comments, "COLMAP", "", "unit"),
-    (forms.colmap_other_names, "COLMAP", "", "unit"),
-    (forms.transforms_bom, "nerfstudio", "", "unit"),
-    (forms.transforms_utf16, "nerfstudio", "", "unit"),
-    (forms.transforms_other_machine, "nerfstudio", "", "unit"),
-    (forms.transforms_other_folder, "nerfstudio", "", "unit"),
-    (forms.transforms_without_suffix, "nerfstudio", "", "unit"),
-    (forms.poselist_crlf, "pose list", "", "unit"),
-    (forms.tum_tabs, "TUM RGB-D", "", "m"),
-]
+    "COLMAP by hand": (forms.colmap_by_hand, "COLMAP", "", "unit"),
+    "COLMAP with gaps and comments": (forms.colmap_gaps_and_comments, "COLMAP", "", "unit"),
+    "COLMAP, other slashes, case and suffix": (OTHER_NAMES, "COLMAP", "", "unit"),
+    "byte-order mark": (forms.nerfstudio(encoding="utf-8-sig"), "nerfstudio", "", "unit"),
+    "UTF-16": (forms.nerfstudio("images\\{:04d}.jpg", encoding="utf-16"), "nerfstudio", "", "unit"),
+    "of another machine": (forms.nerfstudio("C:\\Users\\me\\scan\\images\\{:04d}.jpg"), "nerfstudio", "", "unit"),
+    "of another folder": (forms.nerfstudio("/mnt/scan/{:04d}.png", "{:04d}.JPG"), "nerfstudio", "", "unit"),
+    "without suffix": (forms.nerfstudio("./images/{:04d}"), "nerfstudio", "", "unit"),
+    "pose list with CRLF": (forms.poselist_crlf, "pose list", "", "unit"),
+    "TUM with tabs": (forms.tum_tabs, "TUM RGB-D", "", "m"),
+}
 
 
-@pytest.mark.parametrize(
-    ("write", "form", "path", "unit"), FORMS, ids=[f"{w.__name__} {p}".strip() for w, _, p, _ in FORMS]
-)
-def test_given_poses_are_taken(write, form, path, unit, kitchen, project, tmp_path):
+@pytest.mark.parametrize("case", FORMS)
+def test_given_poses_are_taken(case, kitchen, project, tmp_path):
+    write, form, path, unit = FORMS[case]
     write(kitchen)
     found = draft(project, kitchen.root / path)
     rows = dict(found.rows)
