@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import photo_kinds as kinds
 import pycolmap
 import pytest
+from exif_photos import real
 from PIL import Image
 from small_datasets import source_for
 
@@ -25,7 +25,6 @@ from scrflow.scene.colmap_model import View, model_of_views, read_model, views_o
 from scrflow.scene.pose_consistency import check_poses_by_photos
 from scrflow.scene.readers import read_source
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 OPENGL = np.diag([1.0, -1.0, -1.0])
 
 
@@ -36,9 +35,7 @@ def _demo() -> tuple[list[View], Path]:
 
 
 def _redkitchen(poses: str) -> tuple[list[View], Path]:
-    if not (DATA / "redkitchen").is_dir():
-        pytest.skip(f"real photos are not at hand ({DATA}/redkitchen)")
-    found = read_source(source_for("poselist", poses=poses), DATA / "redkitchen")
+    found = read_source(source_for("poselist", poses=poses), real("redkitchen"))
     return [View(i.name, i.camera, i.cam_from_world) for i in found.images], found.image_root
 
 

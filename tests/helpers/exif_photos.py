@@ -1,4 +1,4 @@
-"""Photos with EXIF, and a small COLMAP scene of demo photos."""
+"""Real photos, photos with EXIF, and a small COLMAP scene of demo photos."""
 
 from __future__ import annotations
 
@@ -33,11 +33,25 @@ SMALLER = {**FULL_FRAME, WIDTH: 3072, HEIGHT: 2048, UNIT: 2}  # as a 3072x2048 p
 APPLE = {"top": {0x010F: "Apple", 0x0110: "iPhone 6"}}
 
 
+def real(name: str) -> Path:
+    """A folder of real photos; the test is skipped where it is not there."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"real photos are not at hand ({DATA / name})")
+    return DATA / name
+
+
 def real_photo() -> Path:
-    path = DATA / "herzjesu/images/0000.jpg"
-    if not path.is_file():
-        pytest.skip(f"real photos are not at hand ({DATA}/herzjesu)")
-    return path
+    return real("herzjesu") / "images/0000.jpg"
+
+
+def some_photos(source: Path, target: Path, count: int, width: int) -> Path:
+    """The first photos of a folder, made small, as a folder ``images`` of their own."""
+    (target / "images").mkdir(parents=True)
+    for path in sorted(source.glob("*.jpg"))[:count]:
+        with Image.open(path) as image:
+            size = (width, round(image.height * width / image.width))
+            image.resize(size, Image.Resampling.LANCZOS).save(target / "images" / path.name, quality=95)
+    return target
 
 
 def write_colmap(root: Path) -> Path:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pycolmap
 import pytest
+from exif_photos import real
 
 from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.graph.frustum import Frusta, harmonic_mean, visible_shares
 from scrflow.scene.colmap_model import View
-
-KITCHEN = Path(os.environ.get("SCRFLOW_DATA") or "../shared/data", "redkitchen")
 
 
 def rng(seed=11):
@@ -22,10 +18,9 @@ def rng(seed=11):
 
 def kitchen_views(step):
     """Every ``step``-th mapping image of redkitchen; the test is skipped where the scene is not there."""
-    if not KITCHEN.is_dir():
-        pytest.skip(f"{KITCHEN} is not here")
-    poses = {n: np.array(v, float) for n, *v in map(str.split, (KITCHEN / "poses_sfm.txt").read_text().splitlines())}
-    names = (KITCHEN / "mapping.txt").read_text().split()[::step]
+    kitchen = real("redkitchen")
+    poses = {n: np.array(v, float) for n, *v in map(str.split, (kitchen / "poses_sfm.txt").read_text().splitlines())}
+    names = (kitchen / "mapping.txt").read_text().split()[::step]
     return [
         View(n, camera(640, 480, poses[n][7]), np.column_stack([rotation_from_quaternion(poses[n][:4]), poses[n][4:7]]))
         for n in names

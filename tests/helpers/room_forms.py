@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-import pytest
-from exif_photos import DATA
+from exif_photos import real
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -81,13 +80,12 @@ class Room:
 
 
 def room(root: Path) -> Room:
-    if not (DATA / "redkitchen").is_dir():
-        pytest.skip(f"real photos are not at hand ({DATA}/redkitchen)")
-    listed = read_pose_list(DATA / "redkitchen/poses_sfm.txt")
-    names = [line.split()[0] for line in (DATA / "redkitchen/mapping.txt").read_text().splitlines() if line.strip()]
+    kitchen = real("redkitchen")
+    listed = read_pose_list(kitchen / "poses_sfm.txt")
+    names = [line.split()[0] for line in (kitchen / "mapping.txt").read_text().splitlines() if line.strip()]
     names = names[::14][:COUNT]
     root.mkdir()
-    return Room(root, [listed[n][0] for n in names], listed[names[0]][1], [DATA / "redkitchen" / n for n in names])
+    return Room(root, [listed[n][0] for n in names], listed[names[0]][1], [kitchen / n for n in names])
 
 
 # --------------------------------------------------------------------------------------------------- forms with poses

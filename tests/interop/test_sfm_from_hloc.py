@@ -6,14 +6,13 @@ The files hold COLMAP's SIFT on the same photos; that hloc writes such files is 
 from __future__ import annotations
 
 import itertools
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pycolmap
 import pytest
-from PIL import Image
+from exif_photos import real, some_photos
 from small_datasets import stage_of
 
 from scrflow.config import SfmConfig, SfmStage, Split, TriangulateStage
@@ -26,7 +25,6 @@ from scrflow.sfm.reconstruct import run_sfm
 from scrflow.sfm.triangulate import triangulate
 from scrflow.storage.artifact import read_json, read_stamp
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 COUNT, WIDTH, FEATURES = 6, 480, 1024
 SPLIT = Split(every=6)
 
@@ -59,15 +57,11 @@ def write_as_hloc(photos: Path, names: list[str], folder: Path) -> tuple[Path, P
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    source = DATA / "herzjesu/images"
-    if not source.is_dir():
-        pytest.skip(f"real photos are not available ({source})")
-    target = tmp_path_factory.mktemp("photos")
-    for i, path in enumerate(sorted(source.glob("*.jpg"))[:COUNT]):
-        folder = target / "images" / ("left" if i % 2 else "right")
-        folder.mkdir(parents=True, exist_ok=True)
-        with Image.open(path) as image:
-            image.resize((WIDTH, 320), Image.Resampling.LANCZOS).save(folder / path.name, quality=95)
+    target = some_photos(real("herzjesu") / "images", tmp_path_factory.mktemp("photos"), COUNT, WIDTH)
+    for i, path in enumerate(sorted((target / "images").iterdir())):
+        folder = path.parent / ("left" if i % 2 else "right")
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
     return target
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from exif_photos import DATA, DEMO
+from exif_photos import DEMO, real
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy.ndimage import gaussian_filter, map_coordinates
 from typer.testing import CliRunner
@@ -98,10 +98,7 @@ REAL = {  # photos of redkitchen, of fox; what happens to a photo; what is told
 def test_real_captures(case, tmp_path):
     kitchen, fox, change, told = REAL[case]
     for name, pattern, count, step in (("redkitchen/seq-01", "*.color.jpg", kitchen, 3), ("fox/images", "*", fox, 1)):
-        photos = sorted((DATA / name).glob(pattern))[::step][:count]
-        if len(photos) < count:
-            pytest.skip(f"real photos are not at hand ({DATA / name})")
-        for i, path in enumerate(photos):
+        for i, path in enumerate(sorted(real(name).glob(pattern))[::step][:count]):
             with Image.open(path) as image:
                 image.thumbnail((640, 640))
                 image = change(image) if change and i == 4 else image
@@ -123,10 +120,7 @@ def test_a_turn_on_the_spot_is_told_before_sfm_and_by_it(tmp_path):
 
 def test_a_model_is_judged_by_the_points_that_photos_share(tmp_path):
     """South Building's photos, of the model in the project's data, or nothing."""
-    model = DATA / "southbuilding/model"
-    if not model.is_dir():
-        pytest.skip(f"real photos are not at hand ({model})")
-    found = read_model(model)
+    found = read_model(real("southbuilding/model"))
     names = sorted(found.image(i).name for i in found.reg_image_ids())
     told = after_sfm(found, [*names, "lost.jpg"])
     assert dict(told.rows)["registered by SfM"] == f"{len(names)} of {len(names) + 1}"

@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 import pytest
 import room_forms as forms
-from exif_photos import DATA
+from exif_photos import real
 from PIL import Image
 from room_forms import COUNT, Room, room
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -133,9 +133,7 @@ def test_given_poses_are_taken(case, kitchen, project, tmp_path):
 )
 def test_lens_distortion_is_that_of_opencv(write, kitchen):
     """The lens of fox, with a principal point off the centre: rays come to the same pixels."""
-    if not (DATA / "fox").is_dir():
-        pytest.skip(f"real photos are not at hand ({DATA}/fox)")
-    fox = json.loads((DATA / "fox/transforms.json").read_text())
+    fox = json.loads((real("fox") / "transforms.json").read_text())
     kitchen.lens, kitchen.centre = tuple(fox[key] for key in ("k1", "k2", "p1", "p2")), (325.0, 236.0)
     write(kitchen)
     found = detect_forms(kitchen.root)[0]

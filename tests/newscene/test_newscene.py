@@ -7,7 +7,7 @@ import numpy as np
 import pycolmap
 import pytest
 import yaml
-from exif_photos import DATA, DEMO, F35, real_photo, with_exif, write_colmap
+from exif_photos import DEMO, F35, real, real_photo, with_exif, write_colmap
 from PIL import Image
 from replicas import (
     COUNT,
@@ -289,14 +289,12 @@ def test_datasets_without_all_their_photos(form, project, tmp_path):
 
 def test_real_scenes(project, monkeypatch):
     """fox and redkitchen as they lie there: lists beside the scene are taken, and data_root is seen."""
-    for name in ("fox", "redkitchen"):
-        if not (DATA / name).is_dir():
-            pytest.skip(f"real photos are not at hand ({DATA}/{name})")
-    monkeypatch.setenv("SCRFLOW_DATA", str(DATA))
-    fox = draft(project, DATA / "fox", skip_missing=True)
+    fox, kitchen = real("fox"), real("redkitchen")
+    monkeypatch.setenv("SCRFLOW_DATA", str(fox.parent))
+    fox = draft(project, fox, skip_missing=True)
     assert fox.config.root == "fox" and fox.config.split.queries == {"all": "queries.txt"}
     assert dict(fox.rows)["sizes"] == "1080x1920: 50" and dict(fox.rows)["cameras"] == "1 OPENCV"
-    kitchen = draft(project, DATA / "redkitchen/poses_sfm.txt", unit="m").config
+    kitchen = draft(project, kitchen / "poses_sfm.txt", unit="m").config
     assert kitchen.source.poses == "poses_sfm.txt" and kitchen.split.mapping == "mapping.txt"
 
 

@@ -1,12 +1,12 @@
 """Frames of videos that are made here of real photos (7-Scenes redkitchen), with blurred and still frames put in."""
 
-import os
 import struct
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from exif_photos import real
 from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
@@ -19,7 +19,6 @@ from scrflow.scene.build import build_scene
 from scrflow.sfm.reconstruct import run_sfm
 from scrflow.storage.artifact import read_json
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 FRAMES = 45
 RATE = 15
 
@@ -27,9 +26,7 @@ RATE = 15
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
     """Every fourth frame of the Kinect's 30 a second."""
-    files = sorted((DATA / "redkitchen/seq-01").glob("*.color.jpg"))[:FRAMES]
-    if len(files) < FRAMES:
-        pytest.skip(f"real photos are not at hand ({DATA}/redkitchen)")
+    files = sorted(real("redkitchen/seq-01").glob("*.color.jpg"))[:FRAMES]
     return [Image.open(file).convert("RGB") for file in files]
 
 

@@ -1,18 +1,15 @@
 """7-Scenes and 12-Scenes: replicas in the published layouts, of demo photos and of real frames of redkitchen."""
 
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from exif_photos import real
 from replicas import COLOUR_FROM_DEPTH, LOST, seven_replica, twelve_replica
 from scipy.spatial.transform import Rotation
 from small_datasets import built, poses_of, source_for, stage_of
 
 from scrflow.core.geometry import pose_error
-
-REDKITCHEN = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "redkitchen"
 
 
 # lists have six digits: a quaternion's 5e-7 is 6e-5 degrees, and moves a centre 30 m from the origin by 30 um
@@ -44,12 +41,11 @@ def test_seven_scenes_raw_poses_on_request_and_unpacked_by_the_download(tmp_path
     assert source.files(root)[-1].name == "frame-000002.pose.txt"
 
 
-@pytest.mark.skipif(not REDKITCHEN.is_dir(), reason=f"{REDKITCHEN} (real frames of 7-Scenes) is not here")
 def test_seven_scenes_real_frames_agree_with_the_published_lists(tmp_path):
     """The D-SLAM poses against the D-SLAM list of Brachmann et al., the SfM poses against the SfM list."""
-    published = {}
+    published, kitchen = {}, real("redkitchen")
     for kind in ("sfm", "dslam"):
-        lines = (REDKITCHEN / f"poses_{kind}.txt").read_text().splitlines()
+        lines = (kitchen / f"poses_{kind}.txt").read_text().splitlines()
         published[kind] = {line.split()[0].replace(".jpg", ".png"): line.split()[1:] for line in lines}
     names = sorted(published["sfm"])[::12]
     lists = tmp_path / "7scenes/visloc_pseudo_gt_limitations-637e4d4/pgt/sfm/7scenes"
@@ -61,7 +57,7 @@ def test_seven_scenes_real_frames_agree_with_the_published_lists(tmp_path):
         (root / moved[name]).parent.mkdir(parents=True, exist_ok=True)
         for ending, file in ((".color.png", ".color.jpg"), (".pose.txt", ".pose.txt")):
             target = root / moved[name].replace(".color.png", ending)
-            target.symlink_to((REDKITCHEN / name.replace(".color.png", file)).resolve())
+            target.symlink_to((kitchen / name.replace(".color.png", file)).resolve())
     for part, sequence in (("train", "seq-01"), ("test", "seq-03")):
         text = [f"{moved[n]} {' '.join(published['sfm'][n])}\n" for n in names if moved[n].startswith(sequence)]
         (lists / f"redkitchen_{part}.txt").write_text("".join(text))

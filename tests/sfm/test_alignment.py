@@ -3,10 +3,11 @@
 import numpy as np
 import pycolmap
 import pytest
+from exif_photos import real, some_photos
 from PIL import Image
 from room_forms import Room, room
 from scipy.spatial.transform import Rotation
-from test_sfm import laser_centres, real, some_photos, stage
+from test_sfm import laser_centres, stage
 
 from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError

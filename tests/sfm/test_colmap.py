@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pycolmap
 import pytest
-from PIL import Image
+from exif_photos import real, some_photos
 
 from scrflow.core.errors import ScrflowError, error_line
 from scrflow.scene.colmap_model import write_binary_model
@@ -23,7 +23,6 @@ from scrflow.sfm.colmap_process import Colmap, colmap
 from scrflow.sfm.matching import PAIRS_A_STEP, extract_sift, match_pairs
 
 REPO = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "herzjesu/images"
 DEMO = REPO / "demo/images/mapping"
 NAMES = sorted(p.name for p in DEMO.iterdir())[:8]
 FULL = "No space left on device; make room and run again"
@@ -40,13 +39,8 @@ def register(database: Path, photos: Path, names: list[str]) -> Path:
 def features(tmp_path_factory) -> Path:
     """Features of 18 real photos, one with a blank in its name. Above 512 of a photo COLMAP searches by a tree, which
     is where its threads disturb each other."""
-    if not DATA.is_dir():
-        pytest.skip(f"real photos are not at hand ({DATA})")
-    photos = tmp_path_factory.mktemp("photos")
-    for i, path in enumerate(sorted(DATA.glob("*.jpg"))[:18]):
-        with Image.open(path) as image:
-            small = image.resize((480, round(image.height * 480 / image.width)), Image.Resampling.LANCZOS)
-        small.save(photos / (f"{i:02d}.jpg" if i else "the first.jpg"), quality=95)
+    photos = some_photos(real("herzjesu") / "images", tmp_path_factory.mktemp("photos"), 18, 480) / "images"
+    (photos / "0000.jpg").rename(photos / "the first.jpg")
     names = sorted(p.name for p in photos.iterdir())
     database = register(tmp_path_factory.mktemp("features") / "database.db", photos, names)
     extract_sift(database, photos, names, 1024, 480, 2)

@@ -1,12 +1,12 @@
 """SfM and triangulation on real photos (small sizes), and the pairs that they match."""
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
+from exif_photos import real, some_photos
 from PIL import Image
 
 from scrflow.config import SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
@@ -20,24 +20,7 @@ from scrflow.sfm.reconstruct import median_depth, run_sfm
 from scrflow.sfm.triangulate import triangulate
 from scrflow.storage.artifact import read_json
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 PHOTOS = PhotosSource(reader="photos")
-
-
-def real(name: str) -> Path:
-    if not (DATA / name).is_dir():
-        pytest.skip("real photos are not at hand (../shared/data)")
-    return DATA / name
-
-
-def some_photos(source: Path, target: Path, count: int, width: int) -> Path:
-    """The first photos of a folder, made small, as a folder of their own."""
-    (target / "images").mkdir(parents=True)
-    for path in sorted(source.glob("*.jpg"))[:count]:
-        with Image.open(path) as image:
-            size = (width, round(image.height * width / image.width))
-            image.resize(size, Image.Resampling.LANCZOS).save(target / "images" / path.name, quality=95)
-    return target
 
 
 def stage(split: Split | None = None, source: PhotosSource = PHOTOS, **sfm) -> SfmStage:
