@@ -141,27 +141,16 @@ def frustum_graph(
     min_overlap: float,
     rng: np.random.Generator,
     parts: np.ndarray | None = None,
-    counted: dict[str, int] | None = None,
 ) -> scipy.sparse.csr_array:
     """The overlaps [N, N] of at least ``min_overlap``, and above 0: symmetric, sorted, without a diagonal.
 
     Equal to the last bit to the overlaps of all pairs with the smaller values set to 0. Images with different
-    ``parts`` [N] have no edge. Memory grows with the images and the edges. One thread: two were no faster. ``counted``
-    receives how many pairs there were in blocks within reach (near) and after the balls (computed), and how many edges.
+    ``parts`` [N] have no edge. Memory grows with the images and the edges. One thread: two were no faster.
     """
     frusta = Frusta.of(views, samples, depth_range, rng)
     search = _Search(frusta, min_overlap, parts)
-    rows, columns, values = [], [], []
-    counts = np.zeros(3, np.int64)
-    for number in track(range(len(search.blocks)), "frustum overlap"):
-        i, j, overlap, left = search.edges_of_block(number)
-        rows.append(i)
-        columns.append(j)
-        values.append(overlap)
-        counts += left
-    if counted is not None:
-        counted.update(zip(("near", "computed", "edges"), counts.tolist(), strict=True))
-    i, j, overlap = np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
+    edges = [search.edges_of_block(number) for number in track(range(len(search.blocks)), "frustum overlap")]
+    i, j, overlap = (np.concatenate(part) for part in zip(*edges, strict=True))
     n = len(frusta)
     half = scipy.sparse.csr_array((overlap, (i, j)), shape=(n, n))
     whole = scipy.sparse.csr_array(half + half.T)  # no pair comes twice: nothing is added up
@@ -298,36 +287,32 @@ class _Search:
             low, high = np.where(open_, middle, low), np.where(open_, high, middle)
         return np.where(never, np.inf, high)
 
-    def edges_of_block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Edges i, j, overlap of block ``number`` with itself and later blocks; pairs left by each round [3]."""
-        i, j, back, near = self._candidates(number)
-        computed = len(i)
+    def edges_of_block(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges i, j, overlap of block ``number`` with itself and later blocks."""
+        i, j, back = self._candidates(number)
         a = self._shares(i, j)
         keep = self._reaches_threshold(a, back)
         i, j, a = i[keep], j[keep], a[keep]
         overlap = harmonic_mean(a, self._shares(j, i))
         keep = (overlap >= self.threshold) & (overlap > 0)
-        return i[keep], j[keep], overlap[keep], np.array([near, computed, keep.sum()])
+        return i[keep], j[keep], overlap[keep]
 
     def _reaches_threshold(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a > 0) & (b > 0) & (harmonic_mean(a, b) >= self.threshold * (1 - _SLACK))
 
-    def _candidates(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Pairs i, j that both rounds leave, their bounds B, and how many pairs there were in blocks within reach."""
+    def _candidates(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs i, j that both rounds leave, and their bounds B."""
         mine = self.blocks[number]
         apart = np.linalg.norm(self._middles - self._middles[number], axis=1)
         reach = np.maximum(self._block_reach, self._block_reach[number])
         close = apart * (1 - _SLACK) <= self._radii + self._radii[number] + reach
-        near = 0
         rows, columns = [], []
         later = np.flatnonzero(close[number:]) + number
         for at in np.split(later, range(_BLOCKS_AT_ONCE, len(later), _BLOCKS_AT_ONCE)):
             others = np.concatenate([self.blocks[b] for b in at])
-            near += len(mine) * len(others)
             meets = self._meets(mine, others)
             if at[0] == number:  # the block with itself: each pair once
                 meets[:, : len(mine)] &= np.triu(np.ones((len(mine), len(mine)), bool), 1)
-                near -= len(mine) * (len(mine) + 1) // 2
             r, c = np.nonzero(meets)
             rows.append(mine[r])
             columns.append(others[c])
@@ -337,7 +322,7 @@ class _Search:
             i, j = i[same], j[same]
         back = self._far_bound(j, i)
         keep = self._reaches_threshold(self._far_bound(i, j), back)
-        return i[keep], j[keep], back[keep], near
+        return i[keep], j[keep], back[keep]
 
     def _meets(self, mine: np.ndarray, others: np.ndarray) -> np.ndarray:
         """[mine, others] bool: the ball of each against the pyramid of the other."""
