@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from scrflow.cli.app import app
 from scrflow.core.errors import ScrflowError
-from scrflow.newscene.video import PickOptions, pick_frames
+from scrflow.newscene.video import pick_frames
 from scrflow.pipeline.project import Project
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
@@ -84,7 +84,7 @@ def test_sharp_frames_with_a_baseline_are_picked(walk, picked, photos):
 
 
 def test_the_number_of_frames_is_bounded_by_a_longer_baseline(walk, picked, tmp_path):
-    frames = pick_frames(walk[0], tmp_path / "few", PickOptions(max_frames=6))
+    frames = pick_frames(walk[0], tmp_path / "few", max_frames=6)
     assert 3 <= len(frames.names) <= 6 and frames.min_baseline > picked[0].min_baseline
 
 

@@ -230,10 +230,9 @@ def pick_frames(
 
     Example: scrflow pick-frames yard.mp4 data/yard/images --max-frames 200
     """
-    from scrflow.newscene.video import PickOptions
     from scrflow.newscene.video import pick_frames as pick
 
-    picked = pick(video, out, PickOptions(max_frames=max_frames, min_baseline=min_baseline, window_s=window))
+    picked = pick(video, out, max_frames, min_baseline, window)
     print(
         f"{len(picked.names)} of {picked.decoded} frames ({picked.size[0]}x{picked.size[1]}), {picked.blurred} of "
         f"{picked.candidates} candidates blurred, motion from {picked.min_baseline:.3f} of the diagonal: {out}"

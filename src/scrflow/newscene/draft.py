@@ -25,7 +25,7 @@ from scrflow.newscene.queries import Listed, NewScene, stated_split
 from scrflow.newscene.survey import Findings, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
-from scrflow.scene.checks import DEPTH_IMAGES, median_depth
+from scrflow.scene.checks import DEPTH_IMAGES, check_unused, median_depth
 from scrflow.scene.lists import PhotoNames, files_below
 from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
 from scrflow.scene.readers import Found
@@ -90,9 +90,9 @@ def new_scene(
         return path
     made = None
     if found.form == "video":
-        from scrflow.newscene.video import PickOptions, pick_frames
+        from scrflow.newscene.video import pick_frames
 
-        picked = pick_frames(found.root, folder, PickOptions(max_frames=max_frames))
+        picked = pick_frames(found.root, folder, max_frames)
         console.print(f"{len(picked.names)} of {picked.decoded} frames of {found.root} in {folder}", markup=False)
         inside = folder.name == "images"
         made = options.model_copy(update={"path": folder.parent if inside else folder, "form": "photos"})
@@ -149,8 +149,7 @@ def _folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
 def _gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Path) -> NewScene:
     """Put upright JPEGs of the photos, or links where they are that already, into the new folder ``out``. Returns the
     options with ``out`` in place of PATH. Lists of photos are rewritten with the new names beside ``out``."""
-    if out.exists():
-        raise ScrflowError(f"{out}: already exists; remove it, or choose another name of the scene")
+    check_unused(out)
     gather({_under(sub, name): folder / name for folder, sub in folders.items() for name in list_photos(folder)}, out)
     images = next(iter(folders))
 

@@ -21,7 +21,7 @@ from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
 from scrflow.core.errors import ScrflowError, damage_reported
-from scrflow.scene.checks import some
+from scrflow.scene.checks import check_unused, some
 from scrflow.scene.readers.pose_lines import CAMERA, pose_at
 from scrflow.storage.artifact import atomic_dir
 
@@ -76,8 +76,7 @@ def unpack_bag(bag: Path, out: Path, max_frames: int) -> Unpacked:
     These are ``rgb/`` and ``rgb.txt``, and where the bag has them ``groundtruth.txt`` and ``camera.txt``. ScrflowError
     for a bag without photos.
     """
-    if out.exists():
-        raise ScrflowError(f"{out}: already exists; remove it or name another folder")
+    check_unused(out)
     with (
         _sizes_believed(bag),
         damage_reported(bag, "not a ROS bag", "copy it again"),

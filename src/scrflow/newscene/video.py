@@ -20,11 +20,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from scrflow.config.base import Strict
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import meter
 from scrflow.features.encoders.sift import Sift
-from scrflow.scene.checks import some
+from scrflow.scene.checks import check_unused, some
 from scrflow.sfm.colmap_process import quiet_pycolmap
 from scrflow.storage.artifact import atomic_dir
 
@@ -39,14 +38,6 @@ _JPEG_QUALITY = 95
 _MAX_BASELINE = 0.2  # beyond it neighbours may not match: a smaller step is taken where there is one
 _MAX_SHARED = 0.6  # share of keypoints that match: with fewer a quarter of min_baseline is enough
 _MIN_SHARPNESS = 0.5  # of the median sharpness (variance of the Laplacian) around
-
-
-class PickOptions(Strict):
-    """Baselines are medians of keypoint displacement over the diagonal of the picture."""
-
-    max_frames: int = 300
-    window_s: float = 0.2
-    min_baseline: float = 0.02  # a pan by 2.5 % of the width; raised until max_frames holds
 
 
 @dataclass(frozen=True)
@@ -70,24 +61,25 @@ class _Candidate:
     descriptors: torch.Tensor  # [N, 128] f16
 
 
-def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> Picked:
+def pick_frames(
+    video: Path, out: Path, max_frames: int = 300, min_baseline: float = 0.02, window_s: float = 0.2
+) -> Picked:
     """Write the chosen frames of ``video`` as frame-INDEX.jpg, upright, and ``frames.csv`` to the new folder ``out``.
 
-    ScrflowError for a damaged video, fewer than three frames to keep, or a used ``out``.
+    ``min_baseline`` is the least median displacement of keypoints over the diagonal of the picture (0.02: a pan by
+    2.5 % of the width); it is raised until there are at most ``max_frames``. The sharpest frame of ``window_s`` seconds
+    is a candidate. ScrflowError for a damaged video, fewer than three frames to keep, or a used ``out``.
     """
-    options = options or PickOptions()
-    video, out = Path(video), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ScrflowError(f"{out}: already exists; remove it or name another folder")
-    candidates, decoded = _candidates(video, options)
+    check_unused(out)
+    candidates, decoded = _candidates(video, window_s, max_frames)
     sharp = _sharp(candidates)
-    baseline = options.min_baseline
-    kept, gaps = _walk(sharp, baseline, options.min_baseline)
-    while len(kept) > options.max_frames and baseline < 1:
-        baseline *= max(1.1, (len(kept) / options.max_frames) ** 0.5)
-        kept, gaps = _walk(sharp, baseline, options.min_baseline)
-    if len(kept) > options.max_frames:  # so many frames that have nothing in common
-        kept = [kept[i] for i in np.linspace(0, len(kept) - 1, options.max_frames).astype(int)]
+    baseline = min_baseline
+    kept, gaps = _walk(sharp, baseline, min_baseline)
+    while len(kept) > max_frames and baseline < 1:
+        baseline *= max(1.1, (len(kept) / max_frames) ** 0.5)
+        kept, gaps = _walk(sharp, baseline, min_baseline)
+    if len(kept) > max_frames:  # so many frames that have nothing in common
+        kept = [kept[i] for i in np.linspace(0, len(kept) - 1, max_frames).astype(int)]
     if len(kept) < 3:
         raise ScrflowError(
             f"{video}: {len(kept)} of {decoded} frames differ enough; move the camera more, or lower --min-baseline"
@@ -99,14 +91,14 @@ def pick_frames(video: Path, out: Path, options: PickOptions | None = None) -> P
     return Picked(names, size, decoded, len(candidates), len(candidates) - len(sharp), baseline)
 
 
-def _candidates(video: Path, options: PickOptions) -> tuple[list[_Candidate], int]:
+def _candidates(video: Path, window_s: float, max_frames: int) -> tuple[list[_Candidate], int]:
     """The sharpest frame of each window, and how many frames there are."""
     quiet_pycolmap()
     sift = Sift(_KEYPOINTS, upright=True, first_octave=0)
     out: list[_Candidate] = []
     count = 0
     with _Video(video) as source, meter("reading frames", source.frames) as step:
-        width_s = max(options.window_s, source.duration / (_CANDIDATES_A_FRAME * options.max_frames))
+        width_s = max(window_s, source.duration / (_CANDIDATES_A_FRAME * max_frames))
 
         def judged() -> Iterator[tuple[float, int, float, np.ndarray]]:
             nonlocal count

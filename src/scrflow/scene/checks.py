@@ -29,6 +29,12 @@ def some(names: Sequence[str], at_most: int = 5) -> str:
     return f"{shown} and {len(names) - at_most} more" if len(names) > at_most else shown
 
 
+def check_unused(folder: Path) -> None:
+    """ScrflowError for a new folder that is there already, unless it is empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScrflowError(f"{folder}: already exists; remove it or name another folder")
+
+
 _MAX_NAME_BYTES = 255  # of a file or folder, on every usual file system
 
 

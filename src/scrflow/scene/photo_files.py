@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import check_kind, opened, rgb
 from scrflow.core.progress import track
-from scrflow.scene.checks import some
+from scrflow.scene.checks import check_unused, some
 from scrflow.scene.lists import files_below
 from scrflow.storage.artifact import atomic_dir
 from scrflow.storage.listfile import SUFFIXES
@@ -171,7 +171,7 @@ def refuse_guesses(guessed: list[str], where: str, guess: bool) -> None:
         log.warning("%s: the camera of %d queries is a guess: %s", where, len(guessed), some(guessed))
 
 
-_SWAPPED = ((0xA002, 0xA003), (0xA20E, 0xA20F))  # width and height, focal-plane resolution along x and y
+_SWAPPED = ((_WIDTH, _HEIGHT), (_PLANE_X, _PLANE_Y))  # width and height, focal-plane resolution along x and y
 _JPEG = ("JPEG", "MPO")
 COLMAP_UNREAD = ("WEBP", "GIF", "HEIF")  # Pillow's formats that COLMAP does not read
 _UNREAD_SUFFIXES = (".heic", ".heif", ".webp")
@@ -195,8 +195,7 @@ def upright(folder: Path, out: Path) -> Turned:
     50 dB); of several pictures in a JPEG (MPO) the first stays. ScrflowError for a damaged photo or a used ``out``.
     """
     folder, out = Path(folder), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ScrflowError(f"{out}: already exists; remove it or name another folder")
+    check_unused(out)
     if out.resolve().is_relative_to(folder.resolve()):
         raise ScrflowError(f"{out}: lies in {folder}, so its copies would be photos of it too; name a folder elsewhere")
     return gather({name: folder / name for name in list_photos(folder)}, out, link=False)
