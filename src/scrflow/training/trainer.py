@@ -125,6 +125,7 @@ class Trainer:
         self.schedule = EarlyStop(config.early_stop, config.steps)
         self.step = 0
         self.seconds = 0.0
+        self._saved_at, self._saving_s = -math.inf, 0.0  # when the last checkpoint was, and how long it took
         self.history: list[dict[str, float]] = []
 
     def one_step(self) -> tuple[Tensor, Tensor]:
@@ -181,36 +182,18 @@ class Trainer:
         self.head.train()
         torch.set_num_threads(self._operator_threads)
         began = time.monotonic() - self.seconds
-        saved, took = began, 0.0  # when the last checkpoint was, and how long it took
         catch = contextlib.nullcontext() if checkpoint is None else on_sigterm(stop.set)
         try:
             with catch, meter("training", config.steps, self.step) as tick:
                 while self.step < self.schedule.steps:
                     loss, error_px = self.one_step()
                     self.step += 1
-                    note = ""
                     if self.schedule.due(self.step):
                         self.schedule.look(self.step, self.held_out.median_error_px(self.head))
-                    last = self.step == self.schedule.steps
-                    if self.step % config.log_every == 0 or last:
-                        self.seconds = time.monotonic() - began
-                        note = self._record(float(loss), error_px)
-                    # an accumulated gradient is not saved
-                    whole = self.step % config.accumulate == 0 and not last
-                    now = time.monotonic()
-                    cheap = took <= _SAVING_SHARE * (now - saved)
-                    due = stop.is_set() or (self.step % config.checkpoint_every < config.accumulate and cheap)
-                    if checkpoint is not None and self.rank == 0 and whole and due:
-                        self.seconds = now - began
-                        self.save(checkpoint, digest)
-                        saved = time.monotonic()
-                        took = saved - now
-                        if stop.is_set():
-                            raise Stopped(
-                                f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which "
-                                f"is saved in {checkpoint}; the same command goes on from there"
-                            )
-                    tick(note)
+                    self.seconds = time.monotonic() - began
+                    tick(self._record(loss, error_px))
+                    if checkpoint is not None and self.rank == 0:
+                        self._save_if_due(checkpoint, digest, stop.is_set())
         finally:
             self.close()
         if self.step < config.steps:
@@ -225,8 +208,11 @@ class Trainer:
         for stream in self.streams.values():
             stream.close()
 
-    def _record(self, loss: float, error_px: Tensor) -> str:
-        """Add an entry to the history, and return it as a note."""
+    def _record(self, loss: Tensor, error_px: Tensor) -> str:
+        """Every ``log_every`` steps and after the last one: add an entry to the history, and return it as a note."""
+        if self.step % self.config.log_every and self.step < self.schedule.steps:
+            return ""
+        loss = float(loss)
         if not math.isfinite(loss):
             raise ScrflowError(f"training: the loss is {loss} at step {self.step}; lower training.lr_max")
         line = {
@@ -241,6 +227,24 @@ class Trainer:
             line["held_out_error_px"] = round(self.schedule.errors[-1], 4)
         self.history.append(line)
         return f"loss {loss:.2f}, median {line['median_error_px']:.1f} px, within 10 px {line['inlier_share']:.0%}"
+
+    def _save_if_due(self, checkpoint: Path, digest: str, stop: bool) -> None:
+        """Save every ``checkpoint_every`` steps, less often where that takes too long; and to ``stop``, which raises
+        Stopped. An accumulated gradient is not saved."""
+        config, now = self.config, time.monotonic()
+        if self.step % config.accumulate or self.step == self.schedule.steps:
+            return
+        cheap = self._saving_s <= _SAVING_SHARE * (now - self._saved_at)
+        if not stop and not (self.step % config.checkpoint_every < config.accumulate and cheap):
+            return
+        self.save(checkpoint, digest)
+        self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - now
+        if stop:
+            raise Stopped(
+                f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which is saved in "
+                f"{checkpoint}; the same command goes on from there"
+            )
 
     def save(self, path: Path, digest: str) -> None:
         """Save everything that the next step depends on."""
