@@ -57,7 +57,9 @@ class MatchLocalizer:
         coordinates are NaN for keypoints without a match."""
         clock, map_, config = Clock(), self._map, self._config
         features = photo_features(photo, self._encoder, map_.config.features)
-        pixels, K = _pinhole_pixels(features.pixels, photo, camera, config.short_side)
+        scale = config.short_side / min(photo.size)
+        K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
+        pixels = pinhole_pixels(rays_from_pixels(camera, features.pixels), K)
         usable = np.isfinite(pixels).all(1)  # in some corners a lens's distortion has no inverse
         features, pixels = features.only(usable), pixels[usable]
         clock.lap("encode")
@@ -96,13 +98,3 @@ class MatchLocalizer:
             reason = f"{count} inliers of {len(pairs)} matches, {config.min_inliers} are needed"
             pose, inliers = None, np.zeros(len(pixels), bool)
         return Localization(pose, inliers, hypothesis, xyz, view, clock.laps(), reason)
-
-
-def _pinhole_pixels(
-    pixels_N2: np.ndarray, photo: Image.Image, camera: pycolmap.Camera, short_side: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Undistorted pixels [N, 2] in the pinhole image of the photo at ``short_side``, and its K; NaN if the distortion
-    has no inverse."""
-    scale = short_side / min(photo.size)
-    K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
-    return pinhole_pixels(rays_from_pixels(camera, pixels_N2), K), K

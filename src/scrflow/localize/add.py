@@ -186,7 +186,7 @@ class _Adder:
             full = photo_features(photo, self._encoder, self._features)
             # the keypoints of the localizer's view: in some corners a lens's distortion has no inverse
             full = full.only(np.isfinite(rays_from_pixels(taken, full.pixels)).all(1))
-            new = NewPhoto(View(name, taken, pose), full, *localizer.landmarks_seen(features, pose).T)
+            new = NewPhoto(View(name, taken, pose), full, *localizer.landmarks.seen(features.landmarks, pose).T)
         return _Photo(name, None, new, features.descriptor, encoding, pose, fits)
 
 

@@ -90,7 +90,8 @@ def localize_photos(
     elif group is not None:
         raise ScrflowError("--group needs the relative poses of photos; give --rig FILE")
     with Journal(log_path, f"photos, map {digests}{routing}, code {code_version('localize.router')}") as journal:
-        records = {n: r for n, r in journal.done.items() if n in keys and _same(keys[n], r)}
+        known = {n: (keys[n], r) for n, r in journal.done.items() if n in keys}
+        records = {n: r for n, (k, r) in known.items() if k.items() <= r.items() and k.get("near") == r.get("near")}
         left = [m for m in together if any(n not in records or "error" in records[n] for n in m)]
 
         def recorded(members: dict[str, np.ndarray | None]) -> dict[str, dict[str, Any]]:
@@ -222,10 +223,6 @@ def _digest(path: Path) -> str:
         return sha256_file(path)[:16]
     except OSError as error:
         return f"unreadable: {error.strerror}"
-
-
-def _same(key: dict[str, Any], record: dict[str, Any]) -> bool:
-    return key.items() <= record.items() and key.get("near") == record.get("near")
 
 
 def _localized(router: Router, path: Path, camera: str | None, near: str | None) -> dict[str, Any]:

@@ -64,18 +64,18 @@ class Localizer:
         networks: Networks | None = None,
     ):
         """``config`` and ``seed``: the map's own by default. ``threads`` judge hypotheses of one photo in parallel.
-        ``networks``: to share with other maps."""
+        ``networks``: to share with other maps. ``landmarks`` is the map's matcher, None for a map without them."""
         self.map = map_
         self._config = map_.config.localize if config is None else config
         self._seed = (derived_seed(map_.config.seed, "localize") if seed is None else seed) % (1 << 31)
         self.device, networks = device_for(device), networks or Networks()
-        self._head = self._landmarks = None
+        self._head = self.landmarks = None
         with expecting(map_.weights, "the map"):
             if map_.landmarks is not None:
                 part = map_.config.landmarks
                 encoder = networks.encoder(part.features.extractor, self.device)
                 self._matching = self._config.landmarks or LandmarkLocalizeConfig()
-                self._landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder, map_.views)
+                self.landmarks = LandmarkMatcher(map_.landmarks, part, self._matching, encoder, map_.views)
             if map_.head is not None:
                 self._head = HeadLocalizer(map_, self._config, self._seed, self.device, networks, threads)
 
@@ -135,7 +135,7 @@ class Localizer:
         """The first half of ``localize``; ``like`` holds the same photo's keypoints, from a map that
         ``shares_keypoints`` with this one."""
         clock = clock or Clock()
-        landmarks = None if self._landmarks is None else self._landmarks.view(photo, camera)
+        landmarks = None if self.landmarks is None else self.landmarks.view(photo, camera)
         clock.lap("encode")
         if self._head is None:
             return QueryFeatures(None, None, landmarks)
@@ -150,12 +150,6 @@ class Localizer:
         return self._head is not None and other._head is not None and self._head.shares_keypoints(other._head)
 
     @torch.inference_mode()
-    def similarity(self, features: QueryFeatures, k: int) -> np.ndarray:
-        """Minus the squared distances [k] between the retrieval features of the photo and of the k nearest mapping
-        images, best first; for a map with an index of images."""
-        return self.map.retriever.search(features.descriptor, k)[1].numpy()
-
-    @torch.inference_mode()
     def localize_features(
         self, features: QueryFeatures, clock: Clock | None = None, hint: Hint | None = None
     ) -> Localization:
@@ -164,8 +158,8 @@ class Localizer:
         clock = clock or Clock()
         starts: list[np.ndarray] = []
         found = None if self._head is None else self._head.localize(features, clock, starts, hint)
-        if self._landmarks is not None:
-            refined = self._landmarks.localize(features.landmarks, self._seed, starts, hint)
+        if self.landmarks is not None:
+            refined = self.landmarks.localize(features.landmarks, self._seed, starts, hint)
             clock.lap("landmarks")
             if found is None or refined.cam_from_world is not None:
                 hypothesis = None if found is None else found.hypothesis
@@ -206,12 +200,12 @@ class Localizer:
         """The second half of ``localize_group``. A photo's correspondences are those of its own best attempt; under the
         group's first pose landmarks are matched again."""
         found = [self.localize_features(f) for f in features]
-        config = self._config if self._landmarks is None else self._matching
+        config = self._config if self.landmarks is None else self._matching
 
         def under(poses: Sequence[np.ndarray]) -> list[Localization]:
-            return [self._landmarks.under(f.landmarks, pose) for f, pose in zip(features, poses, strict=True)]
+            return [self.landmarks.under(f.landmarks, pose) for f, pose in zip(features, poses, strict=True)]
 
-        again = None if self._landmarks is None else under
+        again = None if self.landmarks is None else under
         return localized_group(found, cams_from_rig, config, self._seed, self._judged, again)
 
     def rated(self, found: Localization) -> Localization:
@@ -228,19 +222,13 @@ class Localizer:
         return replace(found, confidence=confidence, confidence_at_focal=found.confidence)
 
     @torch.inference_mode()
-    def landmarks_seen(self, features: QueryFeatures, pose: np.ndarray) -> np.ndarray:
-        """Matches [M, 2] of a photo's keypoints (rows of ``features.landmarks``) with the map's landmarks that ``pose``
-        [3, 4] projects next to them."""
-        return self._landmarks.seen(features.landmarks, pose)
-
-    @torch.inference_mode()
     def scene_coordinates(
         self, photo: Image.Image, camera: pycolmap.Camera, name: str
     ) -> tuple[EncodedView, np.ndarray]:
         """Keypoints of the mapping photo ``name`` and their scene coordinates [N, 3]: by the head under the photo's own
         encoding, or that of the image retrieved first if the map does not hold its own; without a head by landmarks."""
         if self._head is None:
-            return self._landmarks.scene_coordinates(photo, camera)
+            return self.landmarks.scene_coordinates(photo, camera)
         return self._head.scene_coordinates(photo, camera, name)
 
     def agreement(self, found: Localization) -> tuple[str, np.ndarray, LocalizeConfig | LandmarkLocalizeConfig]:

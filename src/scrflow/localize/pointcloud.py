@@ -141,7 +141,8 @@ def merge(seen: Observations, options: ExportOptions) -> Cloud:
             f"no scene coordinate projects back within {options.max_error_px:g} px of its keypoint: check that this is "
             "the map's scene, or raise --max-error"
         )
-    voxel = options.voxel or _footprint(seen, options.max_error_px)
+    depth = camera_points(seen.xyz, seen.cam_from_world[seen.image])[:, 2]
+    voxel = options.voxel or float(np.median(depth / seen.K[seen.image, 0, 0])) * options.max_error_px
     _, point = np.unique(np.floor(seen.xyz / voxel).astype(np.int64), axis=0, return_inverse=True)
     point = point.reshape(-1)
     # of a photo's keypoints in one voxel keep the one that fits best
@@ -165,12 +166,6 @@ def merge(seen: Observations, options: ExportOptions) -> Cloud:
     rgb = np.round(_means(seen.rgb[rows].astype(np.float64), point)).astype(np.uint8)
     log.info("%d points of voxels of %.3g, seen by %.1f photos each", len(xyz), voxel, len(rows) / len(xyz))
     return Cloud(xyz, rgb, error, rows, point)
-
-
-def _footprint(seen: Observations, px: float) -> float:
-    """The size of ``px`` pixels at the median depth of the observations."""
-    depth = camera_points(seen.xyz, seen.cam_from_world[seen.image])[:, 2]
-    return float(np.median(depth / seen.K[seen.image, 0, 0])) * px
 
 
 def _means(values_NC: np.ndarray, group_N: np.ndarray) -> np.ndarray:

@@ -80,7 +80,8 @@ class Router:
             return found, Routed(found, first, {}, (first,))
         clock = Clock()
         features = self.features(photo, camera)
-        scores = {name: float(m.similarity(features[name], 1)[0]) for name, m in self.maps.items()}
+        nearest = {name: m.map.retriever.search(features[name].descriptor, 1) for name, m in self.maps.items()}
+        scores = {name: float(similarity[0]) for name, (_, similarity) in nearest.items()}
         order = sorted(scores, key=lambda name: -scores[name])[: self._tried]
         clock.lap("route")
         found = {name: self.maps[name].localize_features(features[name], hint=hint) for name in order}
