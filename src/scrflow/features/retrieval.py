@@ -76,12 +76,15 @@ class Retriever:
     def search(
         self, descriptor: torch.Tensor, k: int, among: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], and minus their squared distances [k].
-        ``among``: the rows [C] to choose from, if not all."""
+        """Rows [k] int64 of the images nearest to ``descriptor`` [dim], and minus their squared distances [k]: of the
+        descriptor as it is to quantised ones ("asymmetric"). ``among``: the rows [C] to choose from, if not all."""
         if among is not None:
             nearest, similarity = replace(self, codes=self.codes[among]).search(descriptor, k)
             return torch.from_numpy(among)[nearest], similarity
-        distance = squared_distances(descriptor.to(self.codes.device), self.codes, self.codebooks)
+        parts, _, size = self.codebooks.shape
+        query = _pad(descriptor.to(self.codes.device)[None], parts * size).view(parts, 1, size)
+        table = ((self.codebooks.float() - query) ** 2).sum(2)  # [M, E]
+        distance = table.gather(1, self.codes.T.long()).sum(0)
         nearest = torch.argsort(distance, stable=True)[:k]
         return nearest, -distance[nearest]
 
@@ -121,14 +124,6 @@ def quantised(vectors_ND: torch.Tensor, codebooks_MES: torch.Tensor) -> torch.Te
     vectors = _pad(vectors_ND, parts * size).view(-1, parts, size).transpose(0, 1)  # [M, N, S]
     distance = torch.cdist(vectors, codebooks_MES.float(), compute_mode="donot_use_mm_for_euclid_dist")
     return distance.argmin(2).T.to(torch.uint8).contiguous()
-
-
-def squared_distances(query_D: torch.Tensor, codes_NM: torch.Tensor, codebooks_MES: torch.Tensor) -> torch.Tensor:
-    """Asymmetric squared distances [N]: the query [dim] as it is against the quantised vectors."""
-    parts, _, size = codebooks_MES.shape
-    query = _pad(query_D[None], parts * size).view(parts, 1, size)
-    table = ((codebooks_MES.float() - query) ** 2).sum(2)  # [M, E]
-    return table.gather(1, codes_NM.T.long()).sum(0)
 
 
 def _pad(vectors_ND: torch.Tensor, dim: int) -> torch.Tensor:

@@ -216,13 +216,6 @@ def measure(
     }
 
 
-def near_pairs(poses_Q34: torch.Tensor, poses_N34: torch.Tensor, near: float) -> torch.Tensor:
-    """[Q, N] bool: centres within ``near`` and rotations within ANGLE_DEG."""
-    centres = [-torch.einsum("nij,ni->nj", p[:, :, :3], p[:, :, 3]) for p in (poses_Q34, poses_N34)]
-    trace = torch.einsum("qij,nij->qn", poses_Q34[:, :, :3], poses_N34[:, :, :3])
-    return (torch.cdist(*centres) <= near) & ((trace - 1) / 2 >= np.cos(np.radians(ANGLE_DEG)))
-
-
 def _ranked(
     vectors: torch.Tensor, database: torch.Tensor, allowed: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,7 +244,10 @@ def _found(
     near: float,
     allowed: torch.Tensor,
 ) -> dict[str, Any]:
-    good = near_pairs(poses, database_poses, near) & allowed
+    centres = [-torch.einsum("nij,ni->nj", p[:, :, :3], p[:, :, 3]) for p in (poses, database_poses)]
+    trace = torch.einsum("qij,nij->qn", poses[:, :, :3], database_poses[:, :, :3])
+    alike = (trace - 1) / 2 >= np.cos(np.radians(ANGLE_DEG))
+    good = (torch.cdist(*centres) <= near) & alike & allowed
     possible = good.any(1)
     index, there = _ranked(vectors, coded, allowed, max(_RANKS))
     hit = (good.gather(1, index) & there)[possible]

@@ -73,11 +73,6 @@ def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
     return whole.view(rows.shape), scale
 
 
-def dequantise(whole: Tensor, scale: Tensor) -> Tensor:
-    """float32 of what ``quantise`` gave."""
-    return whole.float() * scale.view(-1, *[1] * (whole.ndim - 1))
-
-
 def pack(tensors: Tensors, config: MapConfig) -> Tensors:
     """Tensors in the number formats of the config; the others are unchanged. ScrflowError for numbers that float16
     cannot hold."""
@@ -133,7 +128,7 @@ def unpack(stored: Mapping[str, Tensor]) -> Tensors:
                 raise ValueError(f"{name} is int8 and needs {name}{SCALE}, one number a row")
             if scale.dtype is not torch.float32 or not (scale.isfinite() & (scale >= 0)).all():
                 raise ValueError(f"{name}{SCALE} is not float32, finite, and 0 or more")
-            out[name] = dequantise(tensor, scale)
+            out[name] = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
         elif tensor.dtype in _FLOATS:
             out[name] = tensor.float()
         else:

@@ -8,6 +8,7 @@ shard belongs to a shard group, and each group gives its share of every batch.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -191,17 +192,21 @@ class Stream:
     def _fill(self, number: int) -> Block:
         """Read the chunks of a block, in runs of up to _READ_ROWS rows: threads read the next ones while one is copied
         to the device."""
-        columns, runs, waiting = self._halves[number % len(self._halves)], self._runs(number), deque()
+        columns, runs = self._halves[number % len(self._halves)], self._runs(number)
         # all chance comes from the block's number, and its rows are always copied in the same order
         draw = torch_generator(self.plan.seed, "train.partner", self.plan.group, number)
         used = torch.zeros(self.plan.capacity, dtype=torch.bool)
+        reads = (self._reading.submit(self._read, ranges) for _, ranges in runs)
+        ahead = deque(itertools.islice(reads, self._readers))
         for begin, ranges in runs:
-            used[begin : begin + sum(stop - start for _, start, stop in ranges)] = True
-            waiting.append((begin, ranges, self._reading.submit(self._read, ranges)))
-            if len(waiting) > self._readers:
-                self._put(columns, *waiting.popleft(), draw)
-        while waiting:
-            self._put(columns, *waiting.popleft(), draw)
+            ahead.extend(itertools.islice(reads, 1))
+            rows, counts = ahead.popleft().result(), [stop - start for _, start, stop in ranges]
+            if self.layout.matches:
+                rows["matches"] = torch.cat([self._positions_of(part) for part in rows["matches"].split(counts)])
+            if self.layout.partner:
+                rows["partner"] = self._partners(rows.pop("matches"), rows["descriptor"], draw)
+            columns.put(begin, rows)  # torch keeps pinned memory until the copy from it has ended
+            used[begin : begin + sum(counts)] = True
         return Block(number, columns, self._pools(columns, used.to(self._device)))
 
     def _runs(self, number: int) -> list[tuple[int, list[Range]]]:
@@ -243,22 +248,6 @@ class Stream:
         column = torch.arange(matches.shape[1]).expand_as(position)
         cycled = position.gather(1, column % count.clamp(min=1))
         return torch.where((column < (rows >= 0).sum(1, keepdim=True)) & (count > 0), cycled, -1).int()
-
-    def _put(
-        self,
-        columns: Columns,
-        start: int,
-        ranges: list[Range],
-        reading: Future[dict[str, Tensor]],
-        draw: torch.Generator,
-    ) -> None:
-        rows = reading.result()
-        if self.layout.matches:
-            parts = rows["matches"].split([stop - start for _, start, stop in ranges])
-            rows["matches"] = torch.cat([self._positions_of(part) for part in parts])
-        if self.layout.partner:
-            rows["partner"] = self._partners(rows.pop("matches"), rows["descriptor"], draw)
-        columns.put(start, rows)  # torch keeps pinned memory until the copy from it has ended
 
     def _partners(self, matches: Tensor, own: Tensor, draw: torch.Generator) -> Tensor:
         """Descriptors [n, d] float16 of one of the matches [n, M] (rows of the buffer, -1: none) of each sample."""
