@@ -4,11 +4,10 @@ Measured pixels become points in the photo's camera, drawn into a pinhole image 
 takes the median of the 3 x 3 pixels about its ray. The distortion of a depth camera of its own is ignored.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pycolmap
@@ -100,7 +99,7 @@ class DrawnDepth:
     origin: np.ndarray  # [2]
 
     @classmethod
-    def of(cls, depth_HW: np.ndarray, camera: pycolmap.Camera, config: DepthMaps, path: Path) -> DrawnDepth:
+    def of(cls, depth_HW: np.ndarray, camera: pycolmap.Camera, config: DepthMaps, path: Path) -> Self:
         """Draw a depth image into the camera of its photo, at the depth image's own resolution."""
         height, width = depth_HW.shape
         y, x = np.nonzero(np.isfinite(depth_HW))

@@ -4,11 +4,10 @@ The samples of the plain copies are matched (mutual nearest neighbours, epipolar
 matches gives the depth along its ray. Training may hold the sample to that 3D point (beyond the papers).
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -158,7 +157,7 @@ class _TwoView:
     focal: torch.Tensor  # [M]
 
     @classmethod
-    def of(cls, buffer: Buffer, rays: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> _TwoView:
+    def of(cls, buffer: Buffer, rays: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Self:
         R, t = buffer.cam_from_world[:, :, :3], buffer.cam_from_world[:, :, 3]
         va, vb = buffer.view[a], buffer.view[b]
         world_ray = (R[va].transpose(1, 2) @ rays[a][:, :, None])[:, :, 0]

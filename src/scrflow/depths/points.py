@@ -4,10 +4,9 @@ The sigma of the depth adds in quadrature what 1 px of noise in the point's othe
 d / f for a sample d pixels off the point (the depth of a surface seen under 63 degrees from its normal).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pycolmap
@@ -51,7 +50,7 @@ class ObservedPoints:
     image: np.ndarray  # [O] int64, row of the mapping image
 
     @classmethod
-    def of_model(cls, model: pycolmap.Reconstruction, names: tuple[str, ...], where: Path) -> ObservedPoints:
+    def of_model(cls, model: pycolmap.Reconstruction, names: tuple[str, ...], where: Path) -> Self:
         """The points that the images ``names`` observe. ScrflowError when there are none, or an image is missing."""
         by_name = {model.image(i).name: model.image(i) for i in model.reg_image_ids()}
         per_image = []

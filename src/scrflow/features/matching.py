@@ -4,11 +4,9 @@ Nearest neighbours are filtered as in COLMAP (angle, ratio, cross check); its ow
 CPUs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -35,7 +33,7 @@ class PhotoFeatures:
     descriptors: np.ndarray  # [N, D] uint8 or float16
     size: tuple[int, int]  # width, height of the photo
 
-    def only(self, rows: np.ndarray) -> PhotoFeatures:
+    def only(self, rows: np.ndarray) -> Self:
         """Some of them, by index or mask."""
         return PhotoFeatures(self.pixels[rows], self.descriptors[rows], self.size)
 

@@ -1,9 +1,8 @@
 """PCA of local descriptors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -32,12 +31,12 @@ class Pca:
             return descriptors_ND
         return (descriptors_ND - self.mean) @ self.components
 
-    def to(self, device: torch.device) -> Pca:
+    def to(self, device: torch.device) -> Self:
         """The same on a device."""
         return Pca(self.mean.to(device), self.components.to(device))
 
     @classmethod
-    def fit(cls, descriptors_ND: torch.Tensor, dim: int, scaled: bool = True) -> Pca:
+    def fit(cls, descriptors_ND: torch.Tensor, dim: int, scaled: bool = True) -> Self:
         """The ``dim`` leading components of descriptors [N, D], at most D. ValueError for fewer samples than that."""
         count, full = descriptors_ND.shape
         dim = min(dim, full)

@@ -4,13 +4,11 @@ Photos are described by VLAD of their local descriptors, by a network, or by sev
 compared with the quantised index, which scrflow.features.retrieval_index builds.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pycolmap
@@ -51,14 +49,14 @@ class Retriever:
     description: dict[str, torch.Tensor] = field(default_factory=dict)  # as build_describer reads it
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Retriever:
+    def from_tensors(cls, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Self:
         """From what ``tensors()`` and ``metadata()`` gave; a missing one is a KeyError."""
         description = {name: tensor for name, tensor in tensors.items() if name not in _INDEX}
         names = tuple(json.loads(metadata["retrieval_names"]))
         return cls(names, tensors["codebooks"], tensors["codes"], description)
 
     @classmethod
-    def open(cls, path: Path, names: Sequence[str] | None = None) -> Retriever:
+    def open(cls, path: Path, names: Sequence[str] | None = None) -> Self:
         """The model of a file; ScrflowError when it is damaged, or of other images than ``names``."""
         retriever = cls.from_tensors(read_safetensors(path, KIND), read_safetensors_metadata(path))
         if names is not None and retriever.names != tuple(names):
@@ -172,7 +170,7 @@ class Whitening:
     matrix: torch.Tensor | None = None  # [dim, V] float16
 
     @classmethod
-    def from_tensors(cls, tensors: Tensors) -> Whitening:
+    def from_tensors(cls, tensors: Tensors) -> Self:
         """What ``tensors()`` gave; vectors pass as they are without a whitening among them."""
         return cls(tensors.get("whitening_mean"), tensors.get("whitening"))
 

@@ -1,11 +1,9 @@
 """Pose of a photo by a map's head: the encodings of retrieved mapping images are hypotheses, each gives the photo's
 keypoints scene coordinates, and the pose with the most inliers counts."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pycolmap
@@ -103,7 +101,7 @@ class HeadLocalizer:
             return None
         return self._describe(photo, camera, keypoints)
 
-    def shares_keypoints(self, other: HeadLocalizer) -> bool:
+    def shares_keypoints(self, other: Self) -> bool:
         """Whether both find the same keypoints in a photo: they share the encoder and encode at one size."""
         side, its = (m._map.config.extractor.short_side for m in (self, other))
         return self._encoder is other._encoder and side == its

@@ -1,12 +1,10 @@
 """A map that localizes photos: by its head (scrflow.localize.head), by landmarks (scrflow.localize.landmarks), or by
 landmarks that begin from the head's poses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pycolmap
@@ -80,7 +78,7 @@ class Localizer:
                 self._head = HeadLocalizer(map_, self._config, self._seed, self.device, networks, threads)
 
     @classmethod
-    def open(cls, path: str | Path, device: str | None = None, threads: int = 1) -> Localizer:
+    def open(cls, path: str | Path, device: str | None = None, threads: int = 1) -> Self:
         """The map of a file, to localize as the file says. ScrflowError if it is damaged or not a map."""
         map_ = load_map(Path(path))
         try:
@@ -145,7 +143,7 @@ class Localizer:
             descriptor = self._head.described(photo, camera, view, hint)
         return QueryFeatures(view, descriptor, landmarks)
 
-    def shares_keypoints(self, other: Localizer) -> bool:
+    def shares_keypoints(self, other: Self) -> bool:
         """Whether both maps find the same keypoints in a photo: they share the encoder and encode at one size."""
         return self._head is not None and other._head is not None and self._head.shares_keypoints(other._head)
 

@@ -4,13 +4,12 @@ Each map compares the photo with its own mapping images; the maps with the most 
 the whitening of its retrieval feature from its own images, so similarities are only nearly comparable
 (docs/scaling.md)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
+from typing import Self
 
 import pycolmap
 from PIL import Image
@@ -49,7 +48,7 @@ class Router:
         self.maps, self._tried = dict(maps), min(tried, len(maps))
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path], device: str | None = None, tried: int = 2) -> Router:
+    def open(cls, paths: Sequence[str | Path], device: str | None = None, tried: int = 2) -> Self:
         """The maps of files. ScrflowError for a map that is damaged, named twice, or of another unit or method."""
         names = [str(path) for path in paths]
         if not names:

@@ -5,9 +5,8 @@ photos and landmarks may matter.
 float32: the distance within which a photo sees nearly all its landmarks, 0 without landmarks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -29,14 +28,14 @@ class Views:
     reach: np.ndarray
 
     @classmethod
-    def of(cls, cam_from_world_I34: np.ndarray, reach_I: np.ndarray | None = None) -> Views:
+    def of(cls, cam_from_world_I34: np.ndarray, reach_I: np.ndarray | None = None) -> Self:
         """Of photos with these poses."""
         poses = np.asarray(cam_from_world_I34)
         reach = np.zeros(len(poses)) if reach_I is None else reach_I
         return cls(camera_centre(poses), poses[:, 2, :3], -poses[:, 1, :3], reach)
 
     @classmethod
-    def from_tensors(cls, tensors: Tensors) -> Views | None:
+    def from_tensors(cls, tensors: Tensors) -> Self | None:
         """Of tensors that ``check`` accepts; None of none."""
         return cls(*(tensors[name].double().numpy() for name in _SHAPES)) if tensors else None
 
@@ -49,12 +48,12 @@ class Views:
             "reach": torch.from_numpy(self.reach).float(),
         }
 
-    def joined(self, more: Views) -> Views:
+    def joined(self, more: Self) -> Self:
         """These photos, then ``more``."""
         mine, theirs = ((v.centre, v.direction, v.up, v.reach) for v in (self, more))
         return Views(*map(np.concatenate, zip(mine, theirs, strict=True)))
 
-    def only(self, rows: np.ndarray) -> Views:
+    def only(self, rows: np.ndarray) -> Self:
         """The photos of ``rows``, in their order."""
         return Views(*(values[rows] for values in (self.centre, self.direction, self.up, self.reach)))
 

@@ -1,10 +1,9 @@
 """What a head is trained on: samples with what is looked up for each, and the inputs and targets of a batch of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import scipy.sparse
@@ -35,9 +34,7 @@ class ColumnLayout:
     order_bytes: int = 4  # a row's places in the pool and in the shuffled order
 
     @classmethod
-    def of(
-        cls, config: TrainingConfig, buffer: Buffer | BufferFiles, device: torch.device | None = None
-    ) -> ColumnLayout:
+    def of(cls, config: TrainingConfig, buffer: Buffer | BufferFiles, device: torch.device | None = None) -> Self:
         """The columns that the config needs; ScrflowError where the samples' depths are missing."""
         if config.needs_depth and buffer.depth is None:
             raise ScrflowError(
@@ -61,7 +58,7 @@ class ColumnLayout:
         depth = ("depth", "relative_sigma") if self.depth else ()
         return (*COLUMNS, *depth, *(("matches",) if self.matches or self.partner else ()))
 
-    def streamed(self) -> ColumnLayout:
+    def streamed(self) -> Self:
         """The layout of rows that come in blocks, each with the descriptor of one match: most are in other blocks."""
         return replace(self, matches=0, partner=True) if self.matches else self
 
@@ -80,7 +77,7 @@ class Columns:
     scale: Tensor | None  # [d] float32, of int8
 
     @classmethod
-    def empty(cls, capacity: int, layout: ColumnLayout, device: torch.device, scale: Tensor | None) -> Columns:
+    def empty(cls, capacity: int, layout: ColumnLayout, device: torch.device, scale: Tensor | None) -> Self:
         """Columns to be filled by ``put``."""
 
         def new(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -158,7 +155,7 @@ class Samples:
         noise: float = 0.0,
         neighbour_share: float = 0.0,
         scaled: bool = True,
-    ) -> Samples:
+    ) -> Self:
         """Samples of a buffer with global encodings [images, D], and the covisibility graph of the images."""
         if encoding is not None and scaled:
             encoding = standardised(encoding)
@@ -188,7 +185,7 @@ class Samples:
         encoding: ArrayLike | None = None,
         graph: scipy.sparse.csr_array | None = None,
         **settings: float,
-    ) -> Samples:
+    ) -> Self:
         """Samples of arrays or tensors.
 
         ``descriptor`` [N, d], ``pixel`` [N, 2] without lens distortion (centre of the top-left pixel at (0.5, 0.5)),
@@ -227,7 +224,7 @@ class Samples:
     @classmethod
     def open(
         cls, config: TrainStage, shards: list[Path], graph: Path | None, encoding: Path | None, depth: Path | None
-    ) -> Samples:
+    ) -> Self:
         """Samples of a run's files. ScrflowError where the config needs one that is missing or of other images."""
         buffer, use = BufferFiles.open(shards, depth), config.global_encoding
         g = csr = None
@@ -256,7 +253,7 @@ class Samples:
         positions = self.buffer.centres()[first]
         return kmeans(positions, min(clusters, len(positions)), torch_generator(seed, "train.clusters")).float()
 
-    def to(self, device: torch.device) -> Samples:
+    def to(self, device: torch.device) -> Self:
         """The tables on the device."""
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 

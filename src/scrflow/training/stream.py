@@ -6,14 +6,13 @@ and while training uses it a thread reads the next one into the other half. With
 shard belongs to a shard group, and each group gives its share of every batch.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class BlockPlan:
         batch: int,
         seed: int,
         group: int,
-    ) -> BlockPlan:
+    ) -> Self:
         """A plan for ``memory`` bytes and batches of ``batch`` rows. ScrflowError when the memory is too little."""
         count = [buffer.first_row[s + 1] - buffer.first_row[s] for s in shards]
         total, fits = sum(count), memory // layout.row_bytes

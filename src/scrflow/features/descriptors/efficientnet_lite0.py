@@ -1,8 +1,6 @@
 """EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variant of the TPU team, 2020: ReLU6, no squeeze-and-excitation),
 trained on ImageNet, with generalised-mean pooling (Radenovic et al., TPAMI 2019) over its last feature map."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from PIL import Image
