@@ -4,11 +4,9 @@ An augmented copy is rotated in the image plane, scaled, and changed in colour (
 about its axis with a scaled focal length. Keypoints are undistorted in the photo, and their rays rolled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pycolmap
@@ -33,10 +31,45 @@ class EncodedView:
     K: np.ndarray  # [3, 3]
     roll: float
 
-    def some(self, keep: np.ndarray) -> EncodedView:
+    def some(self, keep: np.ndarray) -> Self:
         """These keypoints alone."""
         chosen = torch.from_numpy(keep).to(self.descriptors.device)
         return replace(self, pixels=self.pixels[keep], descriptors=self.descriptors[chosen])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw: roll in radians (x towards y), scale, and photometric factors."""
+
+    roll: float = 0.0
+    scale: float = 1.0
+    brightness: float = 0.0  # added
+    gain: float = 1.0  # factor of brightness
+    contrast: float = 1.0  # factor about the mean
+    saturation: float = 1.0  # factor about the grey value
+    hue: float = 0.0  # rotation of the colour plane, in turns
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of the roll
+
+    @classmethod
+    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Self:
+        """A random augmentation; the scale is log-uniform, or uniform in published ones."""
+        if config.kind == "published":
+            return cls(
+                roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
+                scale=float(rng.uniform(*config.scale)),
+                gain=float(1 + rng.uniform(-config.brightness, config.brightness)),
+                contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
+                interpolation="bilinear",
+            )
+        low, high = np.log(config.scale)
+        return cls(
+            roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
+            scale=float(np.exp(rng.uniform(low, high))),
+            brightness=float(rng.uniform(-config.brightness, config.brightness)),
+            contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
+            saturation=float(1 + rng.uniform(-config.saturation, config.saturation)),
+            hue=float(rng.uniform(-config.hue, config.hue)),
+        )
 
 
 def encode_view(
@@ -68,7 +101,7 @@ class PhotoCopy:
         encoder: LocalEncoder,
         short_side: int,
         augmentation: Augmentation | None = None,
-    ) -> PhotoCopy:
+    ) -> Self:
         """The photo at ``short_side`` px."""
         resized = resized_for(encoder, photo, short_side)
         return cls(image_for(encoder, resized), rescaled_camera(camera, *resized.size), augmentation)
@@ -76,7 +109,7 @@ class PhotoCopy:
     @classmethod
     def resized_once(
         cls, photo: Image.Image, camera: pycolmap.Camera, encoder: LocalEncoder, short_side: int, a: Augmentation | None
-    ) -> PhotoCopy:
+    ) -> Self:
         """A copy whose scale is the size that the original is resized to, as in the code of ACE, GLACE and R-SCoRe."""
         if a is None:
             return cls.of(photo, camera, encoder, short_side)
@@ -134,41 +167,6 @@ def _undistorted(view: PhotoCopy, size: tuple[int, int], features: LocalFeatures
     rolled = rays[keep] @ roll_rotation(a.roll)[:2, :2].T
     kept = torch.from_numpy(keep).to(features.descriptors.device)
     return EncodedView(pinhole_pixels(rolled, K), features.descriptors[kept], K, a.roll)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """One draw: roll in radians (x towards y), scale, and photometric factors."""
-
-    roll: float = 0.0
-    scale: float = 1.0
-    brightness: float = 0.0  # added
-    gain: float = 1.0  # factor of brightness
-    contrast: float = 1.0  # factor about the mean
-    saturation: float = 1.0  # factor about the grey value
-    hue: float = 0.0  # rotation of the colour plane, in turns
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # of the roll
-
-    @classmethod
-    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Augmentation:
-        """A random augmentation; the scale is log-uniform, or uniform in published ones."""
-        if config.kind == "published":
-            return cls(
-                roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
-                scale=float(rng.uniform(*config.scale)),
-                gain=float(1 + rng.uniform(-config.brightness, config.brightness)),
-                contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
-                interpolation="bilinear",
-            )
-        low, high = np.log(config.scale)
-        return cls(
-            roll=float(np.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))),
-            scale=float(np.exp(rng.uniform(low, high))),
-            brightness=float(rng.uniform(-config.brightness, config.brightness)),
-            contrast=float(1 + rng.uniform(-config.contrast, config.contrast)),
-            saturation=float(1 + rng.uniform(-config.saturation, config.saturation)),
-            hue=float(rng.uniform(-config.hue, config.hue)),
-        )
 
 
 def roll_rotation(roll: float) -> np.ndarray:
