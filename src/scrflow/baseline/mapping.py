@@ -23,7 +23,7 @@ from scrflow.config import BaselineMapStage, MatchFeaturesConfig
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError, full_disk_reported
 from scrflow.core.parallel import mapped
-from scrflow.core.progress import log, meter, track
+from scrflow.core.progress import log, track
 from scrflow.features.encoders import build_encoder
 from scrflow.features.matching import PhotoFeatures, build_matcher, features_of_photos
 from scrflow.features.retrieval import PhotoDescriber, Retriever
@@ -217,12 +217,8 @@ def _match(
     matcher = build_matcher(config.matcher, features.dim)
     # one thread reads the features of all pairs: neither HDF5 nor the cache needs to be thread-safe
     read = ((features.at(i), features.at(j)) for i, j in pairs)
-    with meter("matching pairs", len(pairs)) as step:
-        matches = []
-        for found in mapped(lambda pair: matcher(*pair), read, threads, matcher.side_by_side):
-            matches.append(found)
-            step("")
-    return matches
+    found = mapped(lambda pair: matcher(*pair), read, threads, matcher.side_by_side)
+    return list(track(found, "matching pairs", len(pairs)))
 
 
 def _triangulate(

@@ -5,6 +5,7 @@ Small networks gain little from several threads on one photo: each operator take
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -46,6 +47,13 @@ def read_ahead(function: Callable[[T], R], items: Iterable[T], threads: int, dev
     """``function``, which reads and decodes, of each item in order: on a GPU by ``threads`` beside it; on a CPU, which
     has enough to do, one by one when the result is wanted."""
     return map(function, items) if device.type == "cpu" else mapped(function, items, max(2, threads))
+
+
+def batched(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """The items in lists of ``most``, the last one shorter (itertools.batched of Python 3.12)."""
+    left = iter(items)
+    while batch := list(itertools.islice(left, most)):
+        yield batch
 
 
 @contextlib.contextmanager

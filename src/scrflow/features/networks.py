@@ -16,7 +16,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.images import resized_to_short_side, to_tensor
-from scrflow.core.parallel import mapped, read_ahead
+from scrflow.core.parallel import batched, mapped, read_ahead
 from scrflow.core.seeds import torch_generator
 from scrflow.features.descriptors import GlobalDescriptor
 from scrflow.features.encoders import LocalEncoder, LocalFeatures
@@ -121,13 +121,8 @@ def describe_photos(
     def described(waiting: list[torch.Tensor]) -> list[torch.Tensor]:
         return by_size([image.to(device) for image in waiting], network.batch, lambda x: network.describe(x).cpu())
 
-    waiting: list[torch.Tensor] = []
-    for image in read_ahead(lambda photo: network.image(read(photo)), photos, threads, device):
-        waiting.append(image)
-        if len(waiting) == AHEAD:
-            yield from described(waiting)
-            waiting = []
-    yield from described(waiting)
+    for some in batched(read_ahead(lambda photo: network.image(read(photo)), photos, threads, device), AHEAD):
+        yield from described(some)
 
 
 def by_size(images: Sequence[torch.Tensor], most: int, function: Callable[[torch.Tensor], Sequence[R]]) -> list[R]:

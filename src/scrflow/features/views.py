@@ -16,7 +16,7 @@ from PIL import Image
 
 from scrflow.config import AugmentConfig
 from scrflow.core.geometry import pinhole_matrix, pinhole_pixels, rays_from_pixels, rescaled_camera
-from scrflow.core.parallel import mapped, read_ahead
+from scrflow.core.parallel import batched, mapped, read_ahead
 from scrflow.features.encoders import LocalEncoder, LocalFeatures
 from scrflow.features.networks import AHEAD, device_of, encode_images, image_for, resized_for
 from scrflow.scene.model import Scene
@@ -118,15 +118,12 @@ class PhotoCopy:
 
 def encode_views(views: Iterable[PhotoCopy], encoder: LocalEncoder, max_keypoints: int) -> Iterator[EncodedView]:
     """Encode views in order, augmented on the encoder's device; a GPU gets those of one size together."""
-    device, waiting = device_of(encoder), []
-    most = 1 if device.type == "cpu" else AHEAD
-    for view in views:
-        image = view.image.to(device)
-        waiting.append((view, image if view.augmentation is None else warp(image, view.augmentation)))
-        if len(waiting) == most:
-            yield from _encoded(waiting, encoder, max_keypoints)
-            waiting = []
-    yield from _encoded(waiting, encoder, max_keypoints)
+    device = device_of(encoder)
+    for some in batched(views, 1 if device.type == "cpu" else AHEAD):
+        images = [view.image.to(device) for view in some]
+        images = [x if v.augmentation is None else warp(x, v.augmentation) for v, x in zip(some, images, strict=True)]
+        for view, image, features in zip(some, images, encode_images(encoder, images), strict=True):
+            yield _undistorted(view, tuple(image.shape[:0:-1]), features, max_keypoints)
 
 
 def encode_photos(
@@ -146,14 +143,6 @@ def encode_photos(
     if device.type == "cpu":
         return mapped(encoded, rows, threads, getattr(encoder, "side_by_side", False))
     return encode_views(read_ahead(resized, rows, threads, device), encoder, max_keypoints)
-
-
-def _encoded(
-    waiting: list[tuple[PhotoCopy, torch.Tensor]], encoder: LocalEncoder, max_keypoints: int
-) -> Iterator[EncodedView]:
-    found = encode_images(encoder, [image for _, image in waiting])
-    for (view, image), features in zip(waiting, found, strict=True):
-        yield _undistorted(view, tuple(image.shape[:0:-1]), features, max_keypoints)
 
 
 def _undistorted(view: PhotoCopy, size: tuple[int, int], features: LocalFeatures, max_keypoints: int) -> EncodedView:
