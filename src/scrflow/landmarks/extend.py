@@ -19,7 +19,7 @@ from scrflow.features.pca import Pca
 from scrflow.features.retrieval import quantised
 from scrflow.graph.covisibility import Graph, neighbour_pairs
 from scrflow.graph.frustum import frustum_graph
-from scrflow.landmarks.codes import Tensors, boxed, budget
+from scrflow.landmarks.codes import Landmarks, Tensors, boxed, budget
 from scrflow.landmarks.select import choose, mean_descriptors
 from scrflow.landmarks.tracks import Tracks, ViewGeometry, first_rows, gathered, joined, match_pairs
 from scrflow.landmarks.triangulate import Observations, triangulate
@@ -38,14 +38,13 @@ class NewPhoto:
 
 
 def new_tracks(
-    photos: list[NewPhoto], xyz_L3: np.ndarray, config: TracksConfig, seed: int, threads: int
+    photos: list[NewPhoto], landmarks: Landmarks, config: TracksConfig, seed: int, threads: int
 ) -> Tracks | None:
-    """Tracks of the new photos without those that show a landmark of the map (positions ``xyz_L3``); None if nothing
-    is left."""
+    """Tracks of the new photos without those that show a landmark of the map; None if nothing is left."""
     views, features = tuple(p.view for p in photos), [p.features for p in photos]
     names = tuple(view.name for view in views)
-    geometry = ViewGeometry.of(views, features, config.features)
-    pairs = neighbour_pairs(Graph(_overlap(photos, xyz_L3, seed), names), config.neighbours)
+    geometry = ViewGeometry.of(views, features, config.features, landmarks.lens)
+    pairs = neighbour_pairs(Graph(_overlap(photos, landmarks.xyz, seed), names), config.neighbours)
     matches, _ = match_pairs(features, geometry, pairs, config, threads)
     first = first_rows(features)
     seen, keypoint = joined(first, geometry, pairs, matches)
@@ -85,7 +84,7 @@ def extended(
     kept = np.arange(before)
     if config is not None:
         full, total = len(tensors["mean"]), images + len(photos)
-        count = budget(config, total, full)
+        count = budget(config, total, full, len(tensors.get("lens", ())))
         available = 0 if tracks is None else len(tracks.xyz)
         wanted = min(available, max(count - before, round(count * len(photos) / total)))
         kept = _thinned(tensors, photos, count - wanted)

@@ -2,14 +2,14 @@
 
 The artifact (HDF5): ``names`` of the I mapping images; ``xyz`` [P, 3] float32; of the O observations, ordered by image,
 ``start`` [I + 1] int64 (rows of image i: start[i] to start[i + 1]), ``point`` [O] int32, ``descriptor`` [O, D] uint8 or
-float16, ``pixel`` [O, 2] float32 in the photo.
+float16, ``pixel`` [O, 2] float32 in the photo; ``lens`` [G, 21] float32, see scrflow.landmarks.lens.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from scrflow.features.encoders import build_encoder
 from scrflow.features.matching import Nearest, PhotoFeatures, features_of_photos, reduction
 from scrflow.features.pca import Pca
 from scrflow.graph.covisibility import load_graph, neighbour_pairs
+from scrflow.landmarks.lens import NUMBERS, corrected, lenses_of
 from scrflow.landmarks.triangulate import Observations, Points, triangulate
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.colmap_model import View
@@ -56,6 +57,7 @@ class Tracks:
     point: np.ndarray
     descriptor: np.ndarray
     pixel: np.ndarray
+    lens: np.ndarray = field(default_factory=lambda: np.zeros((0, NUMBERS), np.float32))
     weights: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the encoder's published weights
 
     @property
@@ -86,7 +88,15 @@ def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threa
         )
     first = first_rows(features)
     seen, keypoint = joined(first, geometry, pairs, matches)
-    points = triangulate(seen, geometry.poses, geometry.focal, c.max_error_px, c.min_angle_deg)
+    bounds = c.max_error_px, c.min_angle_deg
+    points = triangulate(seen, geometry.poses, geometry.focal, *bounds)
+    cameras = [view.camera for view in loaded.mapping]
+    lenses = lenses_of(cameras, seen, points, geometry.poses, geometry.focal)
+    if len(lenses):
+        log.info("tracks: the intrinsics of %d cameras lack a lens distortion, which is corrected", len(lenses))
+        rays = [corrected(lenses, *one) for one in zip(cameras, geometry.rays, strict=True)]
+        seen = replace(seen, ray=np.concatenate(rays)[keypoint])
+        points = triangulate(seen, geometry.poses, geometry.focal, *bounds)
     share = len(points.observation) / max(int(first[-1]), 1)
     log.info(
         "tracks: %d points, %d observations (%.0f %% of all keypoints) from %d pairs",
@@ -96,12 +106,12 @@ def build_tracks(config: TracksStage, scene: Path, graph: Path, out: Path, threa
         raise ScrflowError(f"{scene}: no keypoint of its mapping photos could be triangulated; {_WRONG}")
     if share < _WARN_SHARE:
         log.warning("few keypoints could be triangulated: the photos overlap little, or their poses are inaccurate")
-    result = gathered(names, features, keypoint, seen, points)
+    result = replace(gathered(names, features, keypoint, seen, points), lens=lenses)
     stamp = Stamp.make(KIND, config, code_of("build_tracks", config), scene=scene / "scene.json", graph=graph)
     with create_h5(out, stamp) as f:
         f.attrs["weights"] = json.dumps(weights, sort_keys=True)
         f["names"] = list(names)
-        for name in ("xyz", "start", "point", "descriptor", "pixel"):
+        for name in ("xyz", "start", "point", "descriptor", "pixel", "lens"):
             f[name] = getattr(result, name)
 
 
@@ -114,11 +124,19 @@ class ViewGeometry:
     rays: list[np.ndarray]  # V of [N, 2], on the plane z = 1; NaN where the distortion has no inverse
 
     @classmethod
-    def of(cls, views: tuple[View, ...], features: list[PhotoFeatures], config: MatchFeaturesConfig) -> ViewGeometry:
-        """Geometry of views and of their features, in the same order."""
+    def of(
+        cls,
+        views: tuple[View, ...],
+        features: list[PhotoFeatures],
+        config: MatchFeaturesConfig,
+        lenses_G: np.ndarray | None = None,
+    ) -> ViewGeometry:
+        """Geometry of views and of their features, in the same order; ``lenses_G`` [G, 21] correct the rays."""
         pairs = list(zip(views, features, strict=True))
         focal = [view.camera.mean_focal_length() * reduction(f.size, config) for view, f in pairs]
         rays = [rays_from_pixels(view.camera, f.pixels) for view, f in pairs]
+        if lenses_G is not None:
+            rays = [corrected(lenses_G, view.camera, ray) for view, ray in zip(views, rays, strict=True)]
         return cls(np.array([view.cam_from_world for view in views]), np.array(focal), rays)
 
     def epipolar_error(self, i: int, j: int, matches_M2: np.ndarray) -> np.ndarray:
@@ -214,5 +232,5 @@ def load_tracks(path: Path) -> Tracks:
     read_stamp(path, KIND)
     with open_h5(path, KIND) as f:
         names = tuple(f["names"].asstr()[:].tolist())
-        arrays = {name: f[name][:] for name in ("xyz", "start", "point", "descriptor", "pixel")}
+        arrays = {name: f[name][:] for name in ("xyz", "start", "point", "descriptor", "pixel", "lens") if name in f}
         return Tracks(names, **arrays, weights=json.loads(f.attrs["weights"]))

@@ -41,7 +41,7 @@ def triangulate(
     centre = -np.einsum("oij,oi->oj", R, t)
     xyz = _intersection(seen, R, centre, count)
     for scale in _STEPS:
-        xyz = xyz - _step(seen, R, t, f, xyz, scale)
+        xyz = xyz - _step(seen, poses_V34, focal_V, xyz, scale)
     error, in_front = _errors(seen, R, t, f, xyz)
     error = np.linalg.norm(error, axis=1)
     good = (error < max_error_px) & in_front
@@ -55,7 +55,7 @@ def triangulate(
     return Points(xyz[kept], rows, (np.cumsum(kept) - 1)[seen.track[rows]], error[rows])
 
 
-def _sum(values: np.ndarray, track: np.ndarray, count: int) -> np.ndarray:
+def summed(values: np.ndarray, track: np.ndarray, count: int) -> np.ndarray:
     """Sums [count, ...] of values [O, ...] by track."""
     flat = values.reshape(len(values), -1)
     out = np.stack([np.bincount(track, column, minlength=count) for column in flat.T], 1)
@@ -67,8 +67,10 @@ def _intersection(seen: Observations, R: np.ndarray, centre: np.ndarray, count: 
     ray = np.concatenate([seen.ray, np.ones((len(seen.ray), 1))], 1)
     direction = np.einsum("oij,oi->oj", R, ray / np.linalg.norm(ray, axis=1, keepdims=True))
     across = np.eye(3) - direction[:, :, None] * direction[:, None]
-    normal = _sum(across, seen.track, count) + 1e-9 * np.eye(3)
-    return np.linalg.solve(normal, _sum(np.einsum("oij,oj->oi", across, centre), seen.track, count)[..., None])[..., 0]
+    normal = summed(across, seen.track, count) + 1e-9 * np.eye(3)
+    return np.linalg.solve(normal, summed(np.einsum("oij,oj->oi", across, centre), seen.track, count)[..., None])[
+        ..., 0
+    ]
 
 
 def _errors(
@@ -79,19 +81,28 @@ def _errors(
     return (x[:, :2] / np.maximum(x[:, 2:], 1e-6) - seen.ray) * f[:, None], x[:, 2] > 0
 
 
-def _step(seen: Observations, R: np.ndarray, t: np.ndarray, f: np.ndarray, xyz: np.ndarray, scale: float) -> np.ndarray:
-    """What one Gauss-Newton step under a Cauchy loss subtracts from each point [P, 3]."""
+def linearised(
+    seen: Observations, poses_V34: np.ndarray, focal_V: np.ndarray, xyz: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reprojection errors [O, 2] in px, their derivatives [O, 2, 3] by the point, and whether it is in front of the
+    camera [O]."""
+    R, t, f = poses_V34[seen.view, :, :3], poses_V34[seen.view, :, 3], focal_V[seen.view]
     error, in_front = _errors(seen, R, t, f, xyz)
     x = np.einsum("oij,oj->oi", R, xyz[seen.track]) + t
     z = np.maximum(x[:, 2], 1e-6)
-    weight = in_front / (1 + (error**2).sum(1) / scale**2)
     J = np.zeros((len(z), 2, 3))
     J[:, 0, 0] = J[:, 1, 1] = f / z
     J[:, :, 2] = -f[:, None] * x[:, :2] / z[:, None] ** 2
-    J = J @ R
+    return error, J @ R, in_front
+
+
+def _step(seen: Observations, poses_V34: np.ndarray, focal_V: np.ndarray, xyz: np.ndarray, scale: float) -> np.ndarray:
+    """What one Gauss-Newton step under a Cauchy loss subtracts from each point [P, 3]."""
+    error, J, in_front = linearised(seen, poses_V34, focal_V, xyz)
+    weight = in_front / (1 + (error**2).sum(1) / scale**2)
     count = len(xyz)
-    curvature = _sum(weight[:, None, None] * (J.transpose(0, 2, 1) @ J), seen.track, count)
-    gradient = _sum(weight[:, None] * np.einsum("oij,oi->oj", J, error), seen.track, count)
+    curvature = summed(weight[:, None, None] * (J.transpose(0, 2, 1) @ J), seen.track, count)
+    gradient = summed(weight[:, None] * np.einsum("oij,oi->oj", J, error), seen.track, count)
     damping = _DAMPING * np.trace(curvature, axis1=1, axis2=2) + 1e-12
     return np.linalg.solve(curvature + damping[:, None, None] * np.eye(3), gradient[..., None])[..., 0]
 
@@ -99,7 +110,7 @@ def _step(seen: Observations, R: np.ndarray, t: np.ndarray, f: np.ndarray, xyz: 
 def _cone(track: np.ndarray, to_camera: np.ndarray, good: np.ndarray, count: int) -> np.ndarray:
     """Twice the largest angle [P] (radians) between a good ray of a point and their mean."""
     unit = to_camera / np.maximum(np.linalg.norm(to_camera, axis=1, keepdims=True), 1e-12)
-    mean = _sum(unit * good[:, None], track, count)
+    mean = summed(unit * good[:, None], track, count)
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
     cosine = np.where(good, (unit * mean[track]).sum(1), 1.0)
     least = np.ones(count)

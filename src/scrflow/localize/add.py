@@ -114,7 +114,7 @@ def add_photos(
         part = {k.removeprefix(LANDMARK): v for k, v in stored.items() if k.startswith(LANDMARK)}
         shown = [p.new for p in photos]
         settings = TracksConfig(features=map_.config.landmarks.features)
-        tracks = new_tracks(shown, map_.landmarks.xyz, settings, map_.config.seed, threads)
+        tracks = new_tracks(shown, map_.landmarks, settings, map_.config.seed, threads)
         part, new = extended(part, shown, tracks, limit)
         stored |= {LANDMARK + k: v for k, v in part.items()}
     if map_.encoding is not None:

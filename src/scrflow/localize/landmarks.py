@@ -26,6 +26,7 @@ from scrflow.features.encoders import LocalEncoder
 from scrflow.features.matching import PhotoFeatures, photo_features, reduction
 from scrflow.features.views import EncodedView
 from scrflow.landmarks.codes import Landmarks
+from scrflow.landmarks.lens import corrected
 from scrflow.localize.hint import Hint
 from scrflow.localize.pose import PoseEstimate, estimate_pose
 from scrflow.localize.result import Localization
@@ -63,7 +64,8 @@ class LandmarkMatcher:
         features: PhotoFeatures = photo_features(photo, self._encoder, self._features)
         scale = reduction(photo.size, self._features)
         K = pinhole_matrix(rescaled_camera(camera, *(round(side * scale) for side in photo.size)))
-        pixels = pinhole_pixels(rays_from_pixels(camera, features.pixels), K)
+        rays = corrected(self._landmarks.lens, camera, rays_from_pixels(camera, features.pixels))
+        pixels = pinhole_pixels(rays, K)
         usable = np.isfinite(pixels).all(1)  # in some corners a lens's distortion has no inverse
         return EncodedView(pixels[usable], self._landmarks.projected(features.only(usable).unit_descriptors()), K, 0.0)
 
