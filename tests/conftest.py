@@ -1,7 +1,5 @@
 """Gives tiny projects and a small disk to the tests, and deals the tests out to processes (pytest -n)."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

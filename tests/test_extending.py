@@ -1,7 +1,5 @@
 """docs/extending.md: its encoder and its reader work in a copy of the project, as they stand on the page."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The folders of src/scrflow import only from folders below them, and no modules import each other in a circle."""
 
-from __future__ import annotations
-
 import ast
 from functools import cache
 from graphlib import CycleError, TopologicalSorter

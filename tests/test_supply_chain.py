@@ -1,7 +1,5 @@
 """Lock files, bill of materials and licences agree with the pins and the config."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """The wheel, in environments that have nothing but what it asks for: localizing, and the workflow in any folder."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import shutil

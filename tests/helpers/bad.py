@@ -1,7 +1,5 @@
 """A bad file: how it is made, which reader gets it, and what the user must read."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import resource

@@ -1,7 +1,5 @@
 """The system's Chromium, without a window."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Iterator

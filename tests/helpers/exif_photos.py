@@ -1,7 +1,5 @@
 """Real photos, photos with EXIF, and a small COLMAP scene of demo photos."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

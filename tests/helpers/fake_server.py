@@ -1,7 +1,5 @@
 """A stand-in for the network: nothing leaves the machine."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import urllib.error

@@ -1,7 +1,5 @@
 """Small scenes and graphs, all made here and synthetic."""
 
-from __future__ import annotations
-
 import numpy as np
 import pycolmap
 import pytest

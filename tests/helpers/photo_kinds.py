@@ -1,7 +1,5 @@
 """Photos of every kind, good and bad, written from one picture; and a little scene with pose lists to put them in."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

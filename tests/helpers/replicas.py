@@ -3,8 +3,6 @@
 They are written by matrices and text alone, in the datasets' own conventions, with SciPy's rotations.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Real little runs for the report: the painted wall's photos, under names that try to break out of the page."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass

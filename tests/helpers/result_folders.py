@@ -1,7 +1,5 @@
 """A folder of results by hand: files that hold nothing but their stamps, and benchmark files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

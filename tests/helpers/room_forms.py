@@ -1,7 +1,5 @@
 """Forms that people have their poses in, each written from the same photos of redkitchen, whose poses are known."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Scene and graph artifacts of what a test made up."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

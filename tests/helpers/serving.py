@@ -1,7 +1,5 @@
 """A service in this process, with real workers."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

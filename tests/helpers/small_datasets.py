@@ -1,7 +1,5 @@
 """Small datasets of noise images and made-up poses (SYNTHETIC), their scenes, and what is wrong with a broken one."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

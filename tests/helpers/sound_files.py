@@ -3,8 +3,6 @@
 The fuzzer imports this module, so it takes no package that running scrflow does not need.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """A small synthetic scene in buffer form: points with descriptors of their own, seen by cameras on an arc."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

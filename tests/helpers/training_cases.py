@@ -1,7 +1,5 @@
 """A small training job, and runs of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -4,8 +4,6 @@ The tests of bad input and the fuzzer give bad files to these: each takes the pa
 it or raises ScrflowError.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

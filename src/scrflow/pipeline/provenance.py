@@ -138,12 +138,9 @@ class _Walk:
     def _known(self, scene: str) -> dict[str, list[Path]]:
         if scene not in self._by_digest:
             known = self._by_digest[scene] = {}
-            patterns = {re.sub(r"\{\w+\}", "*", pattern) for _, pattern in _OUTPUTS}
-            for pattern in sorted(p for p in patterns if p.endswith(FORMS)):
-                for path in sorted((self._results / scene).glob(pattern)):
-                    stamp = _stamp_of(path)
-                    if stamp is not None and path not in known.setdefault(stamp.digest, []):
-                        known[stamp.digest].append(path)
+            for path in sorted(p for p in (self._results / scene).rglob("[!.]*") if p.suffix in FORMS):
+                if (stamp := _stamp_of(path)) is not None:
+                    known.setdefault(stamp.digest, []).append(path)
         return self._by_digest[scene]
 
     def _plain(self, path: Path, stamp: Stamp, key: str) -> Path | None:
