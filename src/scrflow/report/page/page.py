@@ -29,7 +29,6 @@ from scrflow.report.page.plots import (
     log_axis,
     recall,
     scene3d,
-    verdict,
 )
 from scrflow.report.page.relocalize import open_map, queries
 from scrflow.report.page.run import Run, load_run, text
@@ -75,7 +74,7 @@ def page(run: Run, threads: int = 1) -> str:
     environment.filters |= {"angle": angle, "jpeg": _jpeg, "limit": limit, "plotly": _plotly, "say": length}
     environment.filters["yaml"] = lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     localizer, points = open_map(run, threads)
-    sections = (verdict, failures, recall, distance, calibration, training, covisibility, timing, provenance)
+    sections = (failures, recall, distance, calibration, training, covisibility, timing, provenance)
     library, script = get_plotlyjs(), _HERE.with_suffix(".js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         {section.__name__: section(run) for section in sections},
@@ -135,16 +134,9 @@ def _curve(history: pd.DataFrame, column: str, logarithmic: bool, factor: float,
 
 
 def timing(run: Run) -> dict[str, Any]:
-    """Jobs with their costs, the seconds of each as bars, and what the phases took together."""
+    """Jobs with their costs, and the seconds of each as bars."""
     stages = run.costs.stages
     jobs = [(_job(run, stage), PHASES[stage.phase], stage) for stage in stages]
-    mapping, localization = run.costs.seconds("scene", "mapping"), run.costs.seconds("localization")
-    peak = max((s.max_rss_mb for s in stages if s.max_rss_mb is not None), default=None)
-    sums = []
-    if mapping is not None and localization is not None:
-        sums.append(f"{mapping / 60:.1f} min from the photos to the map, {localization:.0f} s for all queries")
-    if peak is not None:
-        sums.append(f"at most {peak:.0f} MB of memory at once in one job")
     figure = go.Figure()
     for phase, colour in _PHASE_COLOURS.items():
         bars = {text(job): stage.wall_s for job, _, stage in jobs if stage.phase == phase}
@@ -157,7 +149,7 @@ def timing(run: Run) -> dict[str, Any]:
     figure.update_xaxes(title="seconds")
     legend, margin = {"x": 1, "y": 0.02, "xanchor": "right", "yanchor": "bottom"}, {"l": 8, "r": 16, "t": 4, "b": 44}
     figure.update_layout(legend=legend, margin=margin, barmode="overlay")
-    return {"jobs": jobs, "figure": figure, "sums": "; ".join(sums)}
+    return {"jobs": jobs, "figure": figure}
 
 
 def _job(run: Run, stage: StageCost) -> str:

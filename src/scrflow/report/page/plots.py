@@ -1,4 +1,4 @@
-"""What to know first, in words, and the figures: how precise the poses are (recall, errors by distance, calibrated
+"""Where a map fails, in words, and the figures: how precise the poses are (recall, errors by distance, calibrated
 confidences), where the queries are in 3D, and the covisibility graph from above."""
 
 from itertools import pairwise
@@ -14,7 +14,7 @@ from scrflow.core.geometry import camera_centre
 from scrflow.evaluate.figures import ground_plane
 from scrflow.evaluate.metrics import CONFIDENCE_EDGES, OVERALL, reliability
 from scrflow.graph.covisibility import connected_components
-from scrflow.report.formats import angle, length, limit
+from scrflow.report.formats import length, limit
 from scrflow.report.page.relocalize import Points
 from scrflow.report.page.run import Run, text
 
@@ -36,31 +36,6 @@ _SHOWN_CAMERAS = 3_000
 _SHOWN_EDGES = 1_500
 _FEW_QUERIES = 60  # up to which marks are large
 _SHADES = ("#cfd9e2", "#8fb3d1", "#1b5e9b")  # of the weakest third of the edges shown, and so on
-
-
-def verdict(run: Run) -> str:
-    """How good the map is, in a sentence or two."""
-    total, localized, known = len(run.queries), int(run.queries["localized"].sum()), len(run.known)
-    overall = run.metrics["overall"]
-    if localized == 0:
-        return f"None of the {total} query photos could be localized: this map does not work."
-    if known == 0:
-        return (
-            f"{localized} of the {total} query photos were localized. There are no reference poses here, so nobody "
-            "knows how precise these poses are; the number of keypoints that agree is all there is to see."
-        )
-    said = f"Fewer than half of the {known} query photos with a known pose were localized."
-    if overall["median_t_err"] is not None and overall["median_r_err"] is not None:
-        said = (
-            f"Half of the {known} query photos are placed within {length(overall['median_t_err'], run.unit)} of where "
-            f"they were taken, and turned by less than {angle(overall['median_r_err'])}."
-        )
-    parts = []
-    for bound, right in zip(run.thresholds, overall["recall"], strict=True):
-        parts.append(f"within {limit(bound, run.unit, ' and ')}: {'all' if right == 1 else f'{100 * right:.0f} %'}")
-        if right == 1:
-            break
-    return f"{said} {'; '.join(parts).capitalize()}."
 
 
 def failures(run: Run) -> list[str]:
@@ -233,11 +208,6 @@ def calibration(run: Run) -> dict[str, Any] | None:
     t, r = run.thresholds[0]
     p, right = queries["confidence"].to_numpy(), ((queries["t_err"] < t) & (queries["r_err"] < r)).to_numpy()
     sure, curve, within = p >= 0.5, reliability(p, right), f"within {limit((t, r), run.unit, ' and ')}"
-    sums = (
-        f"Of the {sure.sum()} poses with a confidence of 0.5 or more, {right[sure].sum()} are {within}; of the "
-        f"{(~sure).sum()} others, {right[~sure].sum()}. On average a confidence is off by "
-        f"{curve.calibration_error:.2f} (ECE; Brier score {curve.brier:.3f})."
-    )
     counts = go.Figure()
     labels = [f"{a:g} to {b:g}" for a, b in pairwise(CONFIDENCE_EDGES)]
     hits = np.nan_to_num(curve.count * curve.right).round()
@@ -247,7 +217,12 @@ def calibration(run: Run) -> dict[str, Any] | None:
     counts.update_xaxes(title="confidence")
     counts.update_yaxes(title="poses")
     some = curve.count > 0
-    return {"sums": sums, "curve": _diagram(curve.said[some], hits[some], curve.count[some]), "counts": counts}
+    told = {
+        "sure": (sure.sum(), right[sure].sum()),
+        "others": ((~sure).sum(), right[~sure].sum()),
+        "reliability": curve,
+    }
+    return told | {"curve": _diagram(curve.said[some], hits[some], curve.count[some]), "counts": counts}
 
 
 def _diagram(said: np.ndarray, hits: np.ndarray, count: np.ndarray) -> go.Figure:
@@ -374,16 +349,13 @@ def _set_view(figure: go.Figure, cameras: np.ndarray, cloud: np.ndarray, low: np
 
 
 def covisibility(run: Run) -> dict[str, Any] | None:
-    """The graph's figure and its size in words; None for a method without a graph."""
+    """The graph's figure and its size; None for a method without a graph."""
     if run.graph is None:
         return None
-    photos, pieces, edges = len(run.graph.names), connected_components(run.graph), run.graph.csr.nnz // 2
-    size = f"{photos} photos, {edges} edges, on average {2 * edges / photos:.1f} a photo; "
-    alone = sum(len(piece) == 1 for piece in pieces)
-    size += "in one piece" if len(pieces) == 1 else f"in {len(pieces)} pieces, {alone} of them single photos"
-    if edges > _SHOWN_EDGES:
-        size += f". Drawn are the strongest edge of each photo and the strongest others, about {_SHOWN_EDGES} in all"
-    return {"figure": _graph_from_above(run), "size": size}
+    pieces = connected_components(run.graph)
+    size = {"photos": len(run.graph.names), "edges": run.graph.csr.nnz // 2, "pieces": len(pieces)}
+    size |= {"alone": sum(len(piece) == 1 for piece in pieces), "drawn": _SHOWN_EDGES}
+    return {"figure": _graph_from_above(run), **size}
 
 
 def strongest_edges(graph: scipy.sparse.csr_array, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
