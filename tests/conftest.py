@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsers import browser  # noqa: F401
 from filelock import FileLock
 from graph_helpers import ring_views  # noqa: F401
 from tiny_project import POSES, REPO, Project

@@ -1,6 +1,5 @@
 """The system's Chromium, without a window."""
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@contextlib.contextmanager
-def launched() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     """Playwright's browser; the test is skipped where there is none."""
     if CHROMIUM is None:
         pytest.skip("no chromium here (Debian: apt install chromium)")

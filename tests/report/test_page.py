@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from browsers import launched
 from plane_map import CAMERA, pose
 from report_run import IMAGE, MIXED, SCRIPT, Wall, nothing, photo
 
@@ -172,12 +171,6 @@ def test_files_that_do_not_belong_together(wall, reports, tmp_path):
     (folder / "metrics.json").unlink()
     with pytest.raises(ScrflowError, match=r"metrics\.json: metrics is missing"):
         load_run(folder)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as opened:
-        yield opened
 
 
 def opened(browser, path: Path, bypass_csp: bool):

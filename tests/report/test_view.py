@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from browsers import launched
 from report_run import IMAGE, MIXED, Wall
 from tiny_project import REPO
 from training_cases import job_of, stage, train_until_killed
@@ -24,12 +22,6 @@ def viewed(folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
         assert process.wait(20) == 0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as opened:
-        yield opened
 
 
 def test_a_result(browser, wall_map, tmp_path):

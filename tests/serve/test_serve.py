@@ -18,7 +18,6 @@ import numpy as np
 import photo_kinds as kinds
 import plane_map
 import pytest
-from browsers import launched
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from serving import Service, form, serving
@@ -35,12 +34,6 @@ LINE = plane_map.CAMERA_LINE
 def served(wall_landmarks, wall_map) -> Iterator[Service]:
     with serving({"wall": wall_landmarks.map, "wall/head": wall_map.map}) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
