@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,3 +273,9 @@ def stages_of(metrics_path: Path, metrics: dict[str, Any]) -> dict[str, Stamp | 
         raise ScrflowError(f"{metrics_path}: no provenance (older scrflow); evaluate again")
     stamps = {path: None if s is None else Stamp(**s) for path, s in metrics["provenance"]["stages"].items()}
     return {**stamps, metrics_path.name: read_stamp(metrics_path, "metrics")}
+
+
+def ran_on(metrics: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What training, localization or evaluation ran on, with each package's version; empty if unknown."""
+    ran = metrics["provenance"][what] or {"packages": {}}
+    return {key: value for key, value in ran.items() if key != "packages"} | ran["packages"]

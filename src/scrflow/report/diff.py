@@ -14,7 +14,7 @@ import pandas as pd
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.progress import track
-from scrflow.pipeline.provenance import stages_of
+from scrflow.pipeline.provenance import ran_on, stages_of
 from scrflow.report.costs import mapping_seconds
 from scrflow.scene.colmap_model import MODEL_DIGEST, WRITTEN
 from scrflow.storage.artifact import FORMS, Stamp, folder_digest, read_json, read_stamp, require, sha256_file
@@ -50,11 +50,6 @@ class Result:
     def poses(self) -> str:
         """Digest of poses.txt."""
         return self.stages[METRICS].inputs["poses"]
-
-    def ran(self, what: str) -> dict[str, Any]:
-        """What training, localization or evaluation ran on, packages included; empty if unknown."""
-        ran = self.metrics["provenance"][what] or {"packages": {}}
-        return {key: value for key, value in ran.items() if key != "packages"} | ran["packages"]
 
 
 def _errors(path: Path) -> pd.DataFrame:
@@ -115,7 +110,7 @@ def _print_pair(a: Result, b: Result, queries: int) -> bool:
         file = _first_other_bytes(a, b)
         where = f"bytes differ first in {file}" if file else "no file at hand has other bytes"
         why = "packages and device are the same: sums on a GPU are not repeatable, on a CPU they should be"
-        if ran or not (a.ran("localization") and b.ran("localization")):
+        if ran or not (ran_on(a.metrics, "localization") and ran_on(b.metrics, "localization")):
             why = "see what it ran on" if ran else "what it ran on is unknown"
         print(f"  config, code and data are the same; {where}; {why}")
     for line in ran:
@@ -193,7 +188,7 @@ def _ran_differences(a: Result, b: Result) -> Iterator[str]:
     """Packages, processor and threads that differ, each difference once."""
     stages: dict[str, list[str]] = {}
     for what in _RAN:
-        one, other = a.ran(what), b.ran(what)
+        one, other = ran_on(a.metrics, what), ran_on(b.metrics, what)
         if bool(one) != bool(other):
             stages.setdefault(f"what it ran on is known in {a.folder if one else b.folder} only", []).append(what)
         else:

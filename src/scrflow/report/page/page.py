@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from scrflow.core.progress import log
+from scrflow.pipeline.provenance import ran_on
 from scrflow.report.costs import PHASES, StageCost
 from scrflow.report.formats import angle, length, limit
 from scrflow.report.page.plots import (
@@ -161,15 +161,10 @@ def provenance(run: Run) -> dict[str, Any]:
     """Digests, what the stages ran on, and what was lost."""
     given = run.metrics["provenance"]
     names = [name for name in _RUNS if name != "training" or run.metrics["training"] is not None]
-    runs = [None if given[name] is None else _flat(given[name]) for name in names]
-    keys = dict.fromkeys(key for values in runs for key, value in (values or {}).items() if value)
-    ran_on = {key: ["not known" if values is None else values.get(key, "") for values in runs] for key in keys}
+    runs = [
+        {key: str(value) for key, value in ran_on(run.metrics, name).items() if value is not None} for name in names
+    ]
+    keys = dict.fromkeys(key for values in runs for key in values)
+    table = {key: [values.get(key, "") if values else "not known" for values in runs] for key in keys}
     digests = {name: given[name] for name in ("code", "config", "data")}
-    return {"digests": digests, "runs": names, "ran_on": ran_on, "lost": given["lost"]}
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        flat |= _flat(value) if isinstance(value, Mapping) else {key: "" if value is None else str(value)}
-    return flat
+    return {"digests": digests, "runs": names, "ran_on": table, "lost": given["lost"]}
