@@ -1,4 +1,4 @@
-"""Where a map fails, in words, and the figures: how precise the poses are (recall, errors by distance, calibrated
+"""Where a map fails, and the figures: how precise the poses are (recall, errors by distance, calibrated
 confidences), where the queries are in 3D, and the covisibility graph from above."""
 
 from itertools import pairwise
@@ -38,60 +38,36 @@ _FEW_QUERIES = 60  # up to which marks are large
 _SHADES = ("#cfd9e2", "#8fb3d1", "#1b5e9b")  # of the weakest third of the edges shown, and so on
 
 
-def failures(run: Run) -> list[str]:
-    """Where it fails, under which condition worst, and what the failures have in common: a sentence each."""
-    lost, known = len(run.queries) - int(run.queries["localized"].sum()), run.known
-    said = [f"{lost} of {len(run.queries)} queries were not localized at all."] if lost else []
-    if known.empty:
-        return said
-    missed_by = [int((known["band"] > i).sum()) for i in range(len(run.thresholds))]
-    # the coarsest threshold that a telling share of the queries misses; the finest where there is none
-    number = max((i for i, missed in enumerate(missed_by) if missed >= _MISSES * len(known)), default=0)
-    missed = missed_by[number]
-    within = f"within {limit(run.thresholds[number], run.unit, ' and ')}"
-    if missed == 0:
-        return [*said, f"Nowhere here: all queries are {within}, the finest threshold."]
-    worst = known.sort_values("badness", ascending=False, kind="stable").index[: min(missed, _NAMED)]
-    more = f" and {missed - _NAMED} more" if missed > _NAMED else ""
-    share = f"{100 * missed / len(known):.0f} %"
-    said.append(f"{missed} of {len(known)} queries ({share}) are not {within}: {', '.join(worst)}{more}.")
-    turned = int((known["localized"] & (known["r_err"] > _TURNED)).sum())
-    if turned:
-        said.append(
-            f"{turned} {'is' if turned == 1 else 'are'} turned by more than {_TURNED:.0f}°: the map took another "
-            "place, or the same one from another side, for what they show."
-        )
-    right = 100 * (known["band"] <= number).groupby(known["condition"]).mean()
-    if len(right) > 1 and right.min() == right.max():
-        said.append(f"All conditions are alike: {right.min():.0f} % {within}.")
-    elif len(right) > 1:
-        low, high = right.idxmin(), right.idxmax()
-        said.append(f"Worst condition: {low}, {right[low]:.0f} % {within}; best: {high}, {right[high]:.0f} %.")
-    if len(known) >= _FEW and missed >= _FEW_MISSES:
-        said.append(_what_matters(known.assign(missed=known["band"] > number), run.unit, within))
-    return said
+def failures(run: Run) -> dict[str, Any]:
+    """Numbers of the page's sentences on where the map fails: at the coarsest threshold that a telling share of the
+    queries misses, or the finest where there is none."""
+    known = run.known
+    shares = [(known["band"] > i).sum() >= _MISSES * len(known) for i in range(len(run.thresholds))]
+    number = max(np.flatnonzero(shares), default=0)
+    missed = known["band"] > number
+    worst = known.sort_values("badness", ascending=False, kind="stable").index[: min(missed.sum(), _NAMED)]
+    return {
+        "bound": run.thresholds[number],
+        "missed": missed.sum(),
+        "worst": list(worst),
+        "turned": (known["localized"] & (known["r_err"] > _TURNED)).sum(),
+        "turned_over": _TURNED,
+        "right": (100 * (~missed).groupby(known["condition"]).mean()).sort_values(kind="stable").to_dict(),
+        "thirds": _thirds(known.assign(missed=missed)) if len(known) >= _FEW and missed.sum() >= _FEW_MISSES else None,
+    }
 
 
-def _what_matters(known: pd.DataFrame, unit: str, within: str) -> str:
-    """The distance to the mapping photos or the rotation against them, whichever tells misses better; or neither."""
+def _thirds(known: pd.DataFrame) -> dict[str, Any]:
+    """Misses of the nearest and of the farthest third of the queries, by the distance to the mapping photos or the
+    rotation against them, whichever tells misses better; ``by`` is None where neither does."""
     size = len(known) // 3
     orders = {column: known.sort_values(column, kind="stable") for column in ("distance", "angle")}
     thirds = {column: (order[:size], order[len(order) - size :]) for column, order in orders.items()}
     gaps = {column: far["missed"].mean() - near["missed"].mean() for column, (near, far) in thirds.items()}
     column = max(gaps, key=gaps.get)
-    if gaps[column] < _TELLING:
-        return "Misses are about as frequent near the mapping photos as far from them: more photos alone may not help."
     near, far = thirds[column]
-    if column == "distance":
-        how = f"farthest from any mapping photo (over {length(far[column].min(), unit)})"
-        other = f"nearest to one (under {length(near[column].max(), unit)})"
-    else:
-        how = f"turned most against the nearest mapping photo (over {far[column].min():.0f}°)"
-        other = f"turned least (under {near[column].max():.0f}°)"
-    return (
-        f"Of the third of the queries {how}, {far['missed'].sum()} of {size} are not {within}; of the third {other}, "
-        f"{near['missed'].sum()} of {size}."
-    )
+    ends = {"over": far[column].min(), "under": near[column].max(), "far": far["missed"].sum()}
+    return {"by": column if gaps[column] >= _TELLING else None, "size": size, "near": near["missed"].sum(), **ends}
 
 
 def recall(run: Run) -> tuple[go.Figure, go.Figure] | None:
