@@ -1,7 +1,5 @@
 """Archives that are damaged or made to do harm: nothing is written outside the folder, and little is read."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import stat

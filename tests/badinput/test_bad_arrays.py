@@ -3,8 +3,6 @@
 Artifacts get a new checksum after each change: whoever makes a bad file can do that too.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

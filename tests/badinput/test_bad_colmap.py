@@ -1,7 +1,5 @@
 """COLMAP models that are cut off or lie about their counts: pycolmap alone hangs, takes gigabytes, or reads rubbish."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 from collections.abc import Callable

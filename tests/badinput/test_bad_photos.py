@@ -4,8 +4,6 @@ Missing, truncated and turned photos in each reader are in tests/scene, a broken
 localize`` in tests/localize/test_batch.py.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Faults of single lines and matrices in each dataset format are in tests/scene.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Text, JSON, YAML and tables that are damaged, or that no tool would write."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

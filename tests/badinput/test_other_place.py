@@ -1,7 +1,5 @@
 """Photos of another place: what comes out is no pose that anybody would believe."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import Image

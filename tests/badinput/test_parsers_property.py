@@ -1,7 +1,5 @@
 """Parsers of text on any text: what comes out is valid, or ScrflowError in one line; what is written is read again."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -3,8 +3,6 @@
 Shares of pairs that fit: correct poses 1.00 on redkitchen, 0.41 on the demo; with a mistake at most 0.23.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import re

@@ -7,8 +7,6 @@ checksum after each change, or nothing behind it would be reached. A finding is 
 message of more than one line, 2 GB of memory, 5 s, or a crash of a C library. Each becomes a test in tests/badinput.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """The covisibility graph's artifact, its pieces, and the graph of shared 3D points."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

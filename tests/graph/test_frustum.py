@@ -1,7 +1,5 @@
 """The frustum graph: the overlap against a plain loop; pruned pairs against all pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse

@@ -1,7 +1,5 @@
 """Node2Vec: walks against exact transition probabilities, losses against autograd, the stage, the reference engine."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

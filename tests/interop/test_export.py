@@ -1,7 +1,5 @@
 """A scene exported for hloc, and hloc's results scored, by the command line."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 The reader and the writer of hloc's kind are written here, with h5py alone, after the layout of hloc 1.5.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """hloc's rules need hloc and the network, so only their plans are tested."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The files hold COLMAP's SIFT on the same photos; that hloc writes such files is in test_hloc_files.py.
 """
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

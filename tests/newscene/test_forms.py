@@ -1,7 +1,5 @@
 """Forms of poses that people have, from any system: scrflow new-scene finds them, and the scene has the known poses."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

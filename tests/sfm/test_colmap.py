@@ -1,7 +1,5 @@
 """COLMAP in processes of its own: the same bytes by several as by one; errors when one ends or a disk is full."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

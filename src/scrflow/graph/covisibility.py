@@ -4,8 +4,6 @@ Three kinds. ``frustum`` is R-SCoRe's overlap (arXiv 2501.01421; ``scrflow.graph
 its public code computes. ``points`` counts the 3D points that two images share in a model from photos.
 """
 
-from __future__ import annotations
-
 import logging
 import zlib
 from dataclasses import dataclass

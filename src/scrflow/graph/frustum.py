@@ -30,10 +30,9 @@ The pairs that are left are computed exactly, so the result equals that of all p
 h(a, B) < t.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import scipy.sparse
@@ -69,7 +68,7 @@ class Frusta:
     @classmethod
     def of(
         cls, views: Sequence[View], samples: int, depth_range: tuple[float, float], rng: np.random.Generator
-    ) -> Frusta:
+    ) -> Self:
         """Every image draws its samples once, in the order of ``views``; ``rng`` is left behind the last of them."""
         poses = np.stack([v.cam_from_world for v in views]).astype(np.float64)
         K = np.stack([pinhole_matrix(v.camera) for v in views])

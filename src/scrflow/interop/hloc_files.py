@@ -10,8 +10,6 @@ underscore), in either order. ``matches0`` [N] holds for each keypoint of the fi
 for none; ``matching_scores0`` [N] the confidence.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

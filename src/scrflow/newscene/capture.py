@@ -4,8 +4,6 @@ Before it, SIFT of small pictures and retrieval give the overlap graph: a link j
 epipolar geometry explains. After it, a link joins two photos that see the same 3D points.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """``scrflow new-scene``: propose a scene's config for what the survey finds, tell of it, and write the YAML."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -186,7 +184,7 @@ def _under(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def print_findings(console: Console, rows: Iterable[tuple[str, str]], advice: Iterable[str]) -> None:
+def print_findings(console: "Console", rows: Iterable[tuple[str, str]], advice: Iterable[str]) -> None:
     """A table of what was found, and lines on what to do about it."""
     from rich.markup import escape
     from rich.table import Table

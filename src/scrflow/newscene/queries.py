@@ -1,7 +1,5 @@
 """Which photos are queries: given, stated by the layout, by lists, JSON files or folders, or every eighth."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -168,7 +166,7 @@ class _Lists:
             return read_photo_list(listed.by, photos, skip)
         return {name: None for name in listed.names if not skip or photos.has(name)}
 
-    def queries(self, lists: dict[str, Listed], mapping: Listed | None = None, told: str | None = None) -> Queries:
+    def queries(self, lists: dict[str, Listed], mapping: Listed | None = None, told: str | None = None) -> Self:
         """The queries of lists, by condition."""
         images = self.collection.image_root
         names: list[str] = []

@@ -4,8 +4,6 @@ The camera's pose is followed through the bag's transforms: from the frame of th
 and odometry up to the last frame that has a parent. Without such a chain poses of a topic are taken as the camera's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,8 +1,6 @@
 """Inspect a path: its form (one of the readers', a ROS bag or a video), images, cameras and queries. Refuse what would
 stop the run."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

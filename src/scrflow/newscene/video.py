@@ -5,15 +5,13 @@ keypoints have moved far enough, or a quarter as far where few of them match. A 
 frames without parallax; structure from motion says so later.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -207,7 +205,7 @@ class _Video:
         self.duration = float(length * self._stream.time_base) if length else (self._container.duration or 0) / 1e6
         self.frames = max(1, self._stream.frames or round(self.duration * self.rate))
 
-    def __enter__(self) -> _Video:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,7 +1,5 @@
 """The scene stage: read a dataset, split it, check it, write the scene artifact."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

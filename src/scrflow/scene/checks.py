@@ -1,7 +1,5 @@
 """Checks of what a reader found: names, cameras, poses, photos, depths. Each error names the file and the fix."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

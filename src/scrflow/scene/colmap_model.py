@@ -4,8 +4,6 @@ pycolmap 4.2 trusts the counts in a binary file: a truncated one gives garbage o
 walked once by its own counts (colmap.github.io/format.html) and must end where its last record ends.
 """
 
-from __future__ import annotations
-
 import copy
 import mmap
 import os

@@ -6,8 +6,6 @@ to the table): only the lines stay whose first field is in them, in their order 
 aside), and the SHA-256 is that of the result. ``.scrflow/NAME.json`` in the dataset's folder records what was unpacked.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

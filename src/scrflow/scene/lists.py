@@ -3,8 +3,6 @@
 ``scrflow.storage.listfile`` reads the text itself, and tells a name from the fields after it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ A folder: ``mapping/`` (COLMAP model, binary), ``queries.txt`` (hloc list: name,
 ``query_poses.txt`` (name qw qx qy qz tx ty tz, cam_from_world; only when some are known) and ``scene.json``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Mapping, Sequence

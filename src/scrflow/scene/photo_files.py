@@ -1,7 +1,5 @@
 """Bare photos in a folder: their names, their split, a first guess of their camera, and copies with upright pixels."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

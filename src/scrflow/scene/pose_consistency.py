@@ -1,8 +1,6 @@
 """Poses held against the photos: matches of a few pairs must fit the epipolar geometry of their poses. A usual
 mistake (axes, direction, order, focal length) that fits far better is named."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ COLMAP's RANSAC fits the similarity from camera centres to positions. Known dist
 alone. The residuals are reported. A fit that leaves the scale uncertain is refused.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ its arguments, and answers each with a line of JSON: ``null``, or the text of th
 here imports torch, so a child starts in half a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -5,8 +5,6 @@ a copy of the database. Of many photos, those are matched whose VLAD (Jegou et a
 is alike, with residuals normalised within each cluster (Arandjelovic and Zisserman, CVPR 2013).
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import queue

@@ -4,8 +4,6 @@ The output folder is a COLMAP model (the largest component) with ``sfm.json``. A
 config may give it one (scrflow.sfm.alignment), or fix the median depth of its points.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import logging

@@ -4,8 +4,6 @@ Matches must agree with the known poses, which stay as they are, as do the camer
 with ``triangulation.json``; the graph of shared points is built from it.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import shutil

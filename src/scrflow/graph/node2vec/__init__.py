@@ -5,8 +5,6 @@ own environment: the reference of a parity test). Of up to 8 192 images the torc
 and minimises the expected loss; of more, where both would be quadratic, it learns from the walks as they come.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

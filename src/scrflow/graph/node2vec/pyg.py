@@ -11,8 +11,6 @@ A step has millions of pairs, far more than there are pairs of few thousand node
 computed once for each pair of nodes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -18,8 +18,6 @@ estimated from a few walks of every node. An update touches the rows of the step
 same in a graph of any size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -3,14 +3,12 @@
 A new form is one module here with a class of ``Reader``: its keys, ``read``, and for ``scrflow new-scene`` ``detect``.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pycolmap
 
@@ -64,7 +62,7 @@ class Reader(Source):
     form: ClassVar[str]  # what new-scene calls it
     layout: ClassVar[tuple[str, ...]] = ()  # files, folders and globs that tell a metric form
 
-    def read(self, root: Path) -> Collection:
+    def read(self, root: Path) -> Self:
         """All images that the dataset under ``root`` lists. A form that is made of artifacts takes ``sfm_model`` or
         ``parts`` too (see ``read_source``)."""
         raise NotImplementedError

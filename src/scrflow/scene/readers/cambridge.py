@@ -5,8 +5,6 @@ x y z). As in ACE (nianticlabs/ace, datasets/setup_cambridge.py), images without
 away, are left out.
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path, PurePosixPath
 from typing import Literal

@@ -1,7 +1,5 @@
 """COLMAP models with their photos: given, or made of bare photos by the SfM stage (scrflow/sfm/reconstruct.py)."""
 
-from __future__ import annotations
-
 import logging
 from itertools import islice
 from pathlib import Path

@@ -4,8 +4,6 @@ Poses are 4x4 camera-to-world in text; a calibration is a 3x3 matrix or a focal 
 their order when sorted.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -4,8 +4,6 @@ Poses of ``trajectories.txt`` are device_from_world, those of ``rigs.txt`` senso
 have COLMAP's models and pixels. Only cameras are read.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@
 (cam_from_world, metric). Withheld poses of the test set are all 0.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -4,8 +4,6 @@ Poses there are camera-to-world with OpenGL axes (x right, y up, z backward). In
 does the principal point's origin. ``applied_transform`` and ``applied_scale`` are no part of a pose.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import posixpath

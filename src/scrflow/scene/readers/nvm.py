@@ -12,8 +12,6 @@ polynomials run the other way, so ``radial_camera`` fits RADIAL, or else FULL_OP
 VisualSFM's image centre (w/2, h/2) is COLMAP's: no half pixel between them.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from array import array
@@ -100,6 +98,22 @@ MAX_FIT_PX = 0.1
 _MAX_MEDIAN_PX = 4.0  # a bundle-adjusted model has about one; poses, cameras and points of different models hundreds
 _SAMPLED = 20_000
 _FIT_SAMPLES = 400
+
+
+@dataclass(frozen=True, eq=False)
+class NvmModel:
+    """N cameras; P points with M measurements, those of a point one after the other."""
+
+    names: tuple[str, ...]  # [N]
+    focal: np.ndarray  # [N] px
+    quaternion: np.ndarray  # [N, 4] w x y z, world to camera, as written (not normalised)
+    centre: np.ndarray  # [N, 3] in the world
+    radial: np.ndarray  # [N]
+    xyz: np.ndarray  # [P, 3]
+    rgb: np.ndarray  # [P, 3] uint8
+    point: np.ndarray  # [M] int64, index into xyz
+    image: np.ndarray  # [M] int64, index into names
+    xy: np.ndarray  # [M, 2] float64, as written
 
 
 def poses_of(nvm: NvmModel, path: Path) -> np.ndarray:
@@ -197,22 +211,6 @@ def _origin(
 
 _LONGEST_COUNT = 18  # digits
 _HEAD = 7  # numbers of a point before its measurements
-
-
-@dataclass(frozen=True, eq=False)
-class NvmModel:
-    """N cameras; P points with M measurements, those of a point one after the other."""
-
-    names: tuple[str, ...]  # [N]
-    focal: np.ndarray  # [N] px
-    quaternion: np.ndarray  # [N, 4] w x y z, world to camera, as written (not normalised)
-    centre: np.ndarray  # [N, 3] in the world
-    radial: np.ndarray  # [N]
-    xyz: np.ndarray  # [P, 3]
-    rgb: np.ndarray  # [P, 3] uint8
-    point: np.ndarray  # [M] int64, index into xyz
-    image: np.ndarray  # [M] int64, index into names
-    xy: np.ndarray  # [M, 2] float64, as written
 
 
 def read_nvm(path: Path, points: bool = True) -> NvmModel:

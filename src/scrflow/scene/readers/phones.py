@@ -3,8 +3,6 @@
 Poses are camera-to-world in metres with OpenGL axes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Files of photogrammetry programs: Bundler, OpenMVG, OpenSfM (OpenDroneMap) and RealityCapture (RealityScan)."""
 
-from __future__ import annotations
-
 import csv
 import logging
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Poses a line each: lists by the names of photos, and trajectories by time (TUM RGB-D)."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal

@@ -11,8 +11,6 @@ Of 12-Scenes ``*.pose.txt`` is world_from_cam of the colour camera. The first se
 (DSAC++). Frames without a pose are left out, as in the published evaluations.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Sequence

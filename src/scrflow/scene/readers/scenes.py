@@ -1,12 +1,10 @@
 """A scene made of other scenes: a part of one, or several side by side. 3D points are not taken over."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -41,7 +39,7 @@ class CombinedSource(Reader):
     allow_units: bool = Field(False, description="combine scenes of different units as if they were one")
 
     @model_validator(mode="after")
-    def _parts(self) -> CombinedSource:
+    def _parts(self) -> Self:
         if len(set(self.scenes)) < len(self.scenes):
             raise ValueError("scenes: a scene is listed twice")
         unknown = sorted(set(self.centres) - set(self.scenes))
@@ -122,7 +120,7 @@ class RegionSource(Reader):
     )
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> RegionSource:
+    def _one_of_them(self) -> Self:
         if self.region > self.regions:
             raise ValueError(f"region {self.region} of {self.regions}: they are numbered from 1; correct it")
         return self

@@ -1,8 +1,6 @@
 """What readers share: a look at names and at the first lines of small files, and pose files whose photos are found by
 the names that they list."""
 
-from __future__ import annotations
-
 import logging
 import os
 import posixpath
