@@ -1,4 +1,7 @@
-"""Make the synthetic demo scene: images, COLMAP text model, name lists, a preview; all from code and fixed seeds."""
+"""Make the synthetic demo scene: images, COLMAP text model, name lists, a preview; all from code and fixed seeds.
+
+python demo/make_demo.py --queries 300 --out resources/demo-300      # the same map, other and more queries
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,6 @@ CAMERAS = {
     2: Camera("SIMPLE_RADIAL", 512, 384, (432.0, 254.5, 193.5, -0.05)),
 }
 SUN = (0.45, -0.62, 0.75)
-COUNTS = {"mapping": 140, "day": 40, "night": 20}
 
 
 def look(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -69,8 +71,9 @@ def paths() -> list[np.ndarray]:
     return walks
 
 
-def make_poses(scene: Scene) -> dict[str, tuple[int, np.ndarray, np.ndarray, float]]:
-    """All images: name to camera id, cam_from_world rotation [3, 3], centre [3] m and heading rad."""
+def make_poses(scene: Scene, queries: int) -> dict[str, tuple[int, np.ndarray, np.ndarray, float]]:
+    """All images: name to camera id, cam_from_world rotation [3, 3], centre [3] m and heading rad. Two thirds of the
+    queries are by day."""
     poses, rng = {}, generator("mapping poses")
     for x, y, yaw in np.concatenate(paths()):
         for attempt in range(200):  # small steps aside until the way is free
@@ -83,9 +86,9 @@ def make_poses(scene: Scene) -> dict[str, tuple[int, np.ndarray, np.ndarray, flo
         poses[f"mapping/{len(poses):03d}.jpg"] = (1, R, c, heading)
     mapping = list(poses.values())
     centres, headings = np.array([m[2] for m in mapping]), np.array([m[3] for m in mapping])
-    for split in ("day", "night"):
+    for split, count in (("day", queries - queries // 3), ("night", queries // 3)):
         rng = generator(split, "query poses")
-        strata = rng.permutation(np.linspace(0, len(mapping) - 1, COUNTS[split]).astype(int))
+        strata = rng.permutation(np.linspace(0, len(mapping) - 1, count).astype(int))
         for k, base in enumerate(strata):
             hard = k % 8 == 7
             while True:
@@ -152,14 +155,15 @@ def contact_sheet(images: Path, out: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write (default: this one)")
+    parser.add_argument("--queries", type=int, default=60, help="queries, a third of them by night (default: 60)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2); the result does not depend on it")
     parser.add_argument("--quality", type=int, default=71, help="JPEG quality (default: 71)")
     parser.add_argument("--only", nargs="*", help="render only these names (the model is written all the same)")
     args = parser.parse_args()
     scene = build_scene()
-    poses = make_poses(scene)
+    poses = make_poses(scene, args.queries)
     write_model(args.out / "model", poses)
     for split, file in (("mapping", "mapping"), ("day", "queries_day"), ("night", "queries_night")):
         (args.out / f"{file}.txt").write_text("".join(f"{n}\n" for n in poses if n.startswith(split + "/")))
@@ -170,7 +174,7 @@ def main() -> None:
         task = progress.add_task("", total=len(jobs))
         for _ in pool.imap_unordered(work, jobs):
             progress.advance(task)
-    if not args.only:
+    if not args.only and args.queries >= 60:
         contact_sheet(args.out / "images", args.out / "preview.jpg")
     size = sum(f.stat().st_size for f in (args.out / "images").rglob("*.jpg"))
     print(f"{len(jobs)} images, {size / 1e6:.2f} MB in all, {len(scene.o)} rectangles")
