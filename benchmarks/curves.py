@@ -164,7 +164,7 @@ class Run:
                 if trainer.step in due:
                     trainer.save(checkpoint, digest)
                     self.head.eval()
-                    line = {**facts, "steps": steps, "step": trainer.step, "cpu_s": round(trainer.seconds, 1)}
+                    line = {**facts, "steps": steps, "step": trainer.step, "cpu_s": round(trainer.seconds, 3)}
                     line |= {"train_px": float(np.median(trainer.history)), **self.evaluate()}
                     self.head.train()
                     with open(out, "a", encoding="utf-8") as f:
