@@ -3,16 +3,14 @@ of docs/training.md.
 
     snakemake --cores 2 results/redkitchen/poses.txt      # buffer, graph, encodings, retrieval
     export OMP_WAIT_POLICY=PASSIVE
-    .venv/bin/python benchmarks/curves.py run rscore redkitchen --steps 4000
-    .venv/bin/python benchmarks/curves.py collect
+    .venv/bin/python benchmarks/curves.py run rscore redkitchen --steps 3072
+    .venv/bin/python benchmarks/curves.py collect --known redkitchen=0.0086 --known demo=0.45
 
-``run`` trains with one thread and evaluates the head at steps 1/64, 1/32, ... of the schedule and at its end, each time
-on all queries. Stopped, the same command continues. Only the last line is of a head whose learning rate has fallen, so
-several schedules tell more than one. Minutes are the processor's, of training alone. ``collect`` writes all lines to a
-CSV and draws them.
+``run`` trains with one thread and evaluates the head on all queries at 1/16 and 1/4 of the steps and at the
+end. Stopped, the same command continues. Only the last line is of a head whose learning rate has fallen, so several
+lengths tell more than one. Minutes are the processor's, of training alone. ``collect`` writes all lines to a CSV and
+draws them.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -57,7 +55,8 @@ app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=Fals
 _NODE2VEC = {"encoder": "xfeat", "retrieval": "fusion", "global_encoding": {"name": "node2vec", "scale": True}}
 _QUERIES = {"max_keypoints": 2048, "iterations": 1000, "min_iterations": 100, "refine_px": 1.5}
 _SMALL_BATCH = {"batch_size": 512, "accumulate": 1, "buffer_memory": "2 GiB", "buffer_dtype": "float16"}
-FORWARD_BF16 = 0.75  # of a run with precision bf16; the rest, where centimetres count, forward in float32
+# of a run with precision bf16; in the rest, where centimetres count, only the backward pass is in bf16
+FORWARD_BF16 = 0.75
 _KNOWN = {"mix_share": 0.5, "known_share": 0.9, "loss": {"known_depth": True}}
 # name -> method, and keys of it that are set
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -155,7 +154,7 @@ class Run:
         trainer, steps = self.trainer, self.config.training.steps
         digest = f"{self.config.model_dump_json()}"
         trainer.resume(checkpoint, digest)
-        due = {max(1, steps >> 2 * i) for i in range(looks)}
+        due = {step for i in range(looks) if (step := max(1, steps >> 2 * i)) >= trainer.step}
         due -= {json.loads(line)["step"] for line in out.read_text().splitlines()} if out.exists() else set()
         saved = time.monotonic()
         self.head.train()
@@ -226,19 +225,21 @@ def collect(
     folder: Folder = ROOT / "results" / "curves",
     csv: Annotated[Path | None, typer.Option(help="default: curves.csv in the folder")] = None,
     plot: Annotated[Path | None, typer.Option(help="default: curves.png in the folder")] = None,
+    known: Annotated[list[str], typer.Option(help="SCENE=METRES: median error of rscore-cpu, drawn as a line")] = [],  # noqa: B006
 ) -> None:
     """Write the CSV and the picture of all lines."""
-    lines = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    table = pd.DataFrame(lines)
+    found = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    table = pd.DataFrame(found)
     for i in range(3):
         table[f"recall@{i}"] = [recall[i] for recall in table["recall"]]
     table["cpu_min"] = table.pop("cpu_s") / 60
     table = table.drop(columns="recall").drop_duplicates(["run", "scene", "seed", "steps", "step"], keep="last")
     table.to_csv(csv or folder / "curves.csv", index=False, lineterminator="\n", float_format="%.5g")
-    draw(table, plot or folder / "curves.png")
+    lines = {scene: float(metres) for scene, metres in (item.split("=") for item in known)}
+    draw(table, lines, plot or folder / "curves.png")
 
 
-def draw(table: pd.DataFrame, path: Path) -> None:
+def draw(table: pd.DataFrame, known: dict[str, float], path: Path) -> None:
     """A panel for each scene: the median error of finished trainings against CPU minutes (dots, joined), and within
     the longest of each (thin)."""
     scenes = sorted(table["scene"].unique(), reverse=True)
@@ -251,8 +252,10 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 continue
             ends = some[some["step"] == some["steps"]].groupby("steps")[["cpu_min", "median_t"]].mean()
             longest = some[(some["steps"] == some["steps"].max()) & (some["seed"] == some["seed"].min())]
-            axes.plot(longest["cpu_min"], longest["median_t"], color=f"C{i}", lw=0.8, ls=":")
+            axes.plot(longest["cpu_min"], longest["median_t"], color=f"C{i}", lw=0.8, ls=":", marker=".", ms=4)
             axes.plot(ends["cpu_min"], ends["median_t"], "o-", color=f"C{i}", label=name)
+        if scene in known:
+            axes.axhline(known[scene], color="0.4", ls="--", lw=1, label="rscore-cpu, known depths")
         axes.set(xscale="log", yscale="log", title=scene, xlabel="CPU minutes of training", ylabel="median error, m")
         axes.grid(which="both", alpha=0.3)
         axes.legend()

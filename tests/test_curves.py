@@ -1,7 +1,5 @@
 """The learning curves of benchmarks/curves.py and the demo's further queries, at a small size."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -35,7 +33,7 @@ def test_a_curve_stopped_and_continued(finished: Project, tmp_path: Path, monkey
         curves.run(**arguments, **folders, pause_s=0)
     curves.run(**arguments, **folders, pause_s=0)
     assert told == [4, 16, 16]
-    curves.collect(tmp_path, None, None)
+    curves.collect(tmp_path, None, None, ["tiny=0.5"])
     table = pd.read_csv(tmp_path / "curves.csv")
     assert table["step"].tolist() == [4, 16]
     assert (table[["cpu_min", "train_px", "median_t", "query_px"]] > 0).all(axis=None)
