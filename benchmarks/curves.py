@@ -243,7 +243,7 @@ def draw(table: pd.DataFrame, known: dict[str, float], path: Path) -> None:
     """A panel for each scene: the median error of finished trainings against CPU minutes (dots, joined), and within
     the longest of each (thin)."""
     scenes = sorted(table["scene"].unique(), reverse=True)
-    figure = Figure(figsize=(5 * len(scenes), 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(scenes) + 2.5, 3.6), layout="constrained")
     names = list(dict.fromkeys(table["run"]))
     for axes, scene in zip(figure.subplots(1, len(scenes), squeeze=False)[0], scenes, strict=True):
         for i, name in enumerate(names):
@@ -258,7 +258,8 @@ def draw(table: pd.DataFrame, known: dict[str, float], path: Path) -> None:
             axes.axhline(known[scene], color="0.4", ls="--", lw=1, label="rscore-cpu, known depths")
         axes.set(xscale="log", yscale="log", title=scene, xlabel="CPU minutes of training", ylabel="median error, m")
         axes.grid(which="both", alpha=0.3)
-        axes.legend()
+    shown = {label: line for a in figure.axes for line, label in zip(*a.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside right center")
     figure.savefig(path, dpi=90)
 
 
