@@ -72,6 +72,10 @@ class HeadLocalizer:
         self, map_: Map, config: LocalizeConfig, seed: int, device: torch.device, networks: Networks, threads: int
     ):
         """``threads`` judge hypotheses of one photo in parallel."""
+        if config.hypotheses > 1 and map_.encoding is None:
+            raise ScrflowError(
+                "the map holds no encodings of mapping images to try: localize.hypotheses must be 1 (config/methods)"
+            )
         self._map, self._config, self._seed, self._device, self._threads = map_, config, seed, device, threads
         self._head, self._pca, extractor = map_.head.to(device), map_.pca.to(device), map_.config.extractor
         # one extraction serves head and retrieval if they share the extractor
