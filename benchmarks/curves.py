@@ -51,7 +51,7 @@ from scrflow.training.trainer import Trainer  # noqa: E402
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", add_completion=False)
 
-# of all runs: what a CPU can do of the papers' methods. Queries are localized as rscore-cpu and ace-cpu do it.
+# Queries are localized as rscore-cpu and ace-cpu do it.
 _NODE2VEC = {"encoder": "xfeat", "retrieval": "fusion", "global_encoding": {"name": "node2vec", "scale": True}}
 _QUERIES = {"max_keypoints": 2048, "iterations": 1000, "min_iterations": 100, "refine_px": 1.5}
 _SMALL_BATCH = {"batch_size": 512, "accumulate": 1, "buffer_memory": "2 GiB", "buffer_dtype": "float16"}
@@ -81,6 +81,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _NO_GLOBAL = {"global_encoding": {"name": None, "neighbour_share": 0}, "retrieval": None, "localize": {"hypotheses": 1}}
 RUNS["implicit-no-global"] = ("rscore-cpu-implicit", _NO_GLOBAL)
+RUNS["implicit-no-adjustment"] = ("rscore-cpu-implicit", {"training": {"loss": {"depth_adjusted": False}}})
 RUNS["rscore-known"] = ("rscore", deep_merge(RUNS["rscore"][1], {"training": _KNOWN}))
 
 
