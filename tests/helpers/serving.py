@@ -33,7 +33,7 @@ class Service:
     def call(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
         request = urllib.request.Request(self.url + path, data, headers or {})
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=300) as response:
                 status, given, body = response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             status, given, body = error.code, error.headers, error.read()

@@ -182,7 +182,7 @@ def opened(browser, path: Path, bypass_csp: bool):
     tab.goto(path.as_uri())
     tab.wait_for_function(
         "() => { const d = document.body.dataset; return +d.plots > 0 && +d.drawn + +d.failed === +d.plots }",
-        timeout=120_000,
+        timeout=300_000,
     )
     return tab, told, [url for url in asked if not url.startswith(("data:", "blob:"))]
 

@@ -274,7 +274,7 @@ def test_the_command(wall_landmarks, query, tmp_path):
     command = [sys.executable, "-m", "scrflow", "serve", str(wall_landmarks.map), "--workers", "1"]
 
     def refused(*more: str) -> str:
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=100)
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
         assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 
@@ -295,7 +295,7 @@ def test_the_command(wall_landmarks, query, tmp_path):
             assert json.load(response)["inliers"] > 100
     finally:
         running.send_signal(signal.SIGTERM)
-        _, complaints = running.communicate(timeout=60)
+        _, complaints = running.communicate(timeout=300)
     assert complaints == ""
 
 
@@ -309,7 +309,7 @@ def test_the_page_in_chromium(served, wall_landmarks, browser):
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(served.url)
     tab.locator("#map option").first.wait_for(state="attached")
-    tab.locator("body[data-drawn]").wait_for()
+    tab.locator("body[data-drawn]").wait_for(timeout=300_000)
 
     def orange(canvas: str) -> int:
         return tab.evaluate(
@@ -325,7 +325,7 @@ def test_the_page_in_chromium(served, wall_landmarks, browser):
     tab.fill("#camera", LINE)
     name, truth = next(iter(wall_landmarks.queries.items()))
     tab.set_input_files("#choose", wall_landmarks.photos / name)
-    tab.locator("body[data-state=placed]").wait_for()
+    tab.locator("body[data-state=placed]").wait_for(timeout=300_000)
     assert re.match(r"Placed by \d+ of \d+ keypoints\. Confidence 0\.\d\d\.", tab.inner_text("#status"))
     position = [float(v) for v in tab.inner_text("#facts tr:first-child td:last-child").split()]
     assert np.allclose(position, camera_centre(truth), atol=0.005)
@@ -335,9 +335,9 @@ def test_the_page_in_chromium(served, wall_landmarks, browser):
         tab.click(button)
     tab.select_option("#map", "wall/head")
     tab.set_input_files("#take", wall_landmarks.photos / name)
-    tab.locator("body[data-state=placed]").wait_for()
+    tab.locator("body[data-state=placed]").wait_for(timeout=300_000)
     tab.set_input_files("#choose", {"name": "<img src=x>.jpg", "mimeType": "image/jpeg", "buffer": b"no photo"})
-    tab.locator("body[data-state=refused]").wait_for()
+    tab.locator("body[data-state=refused]").wait_for(timeout=300_000)
     assert "photo: image is damaged" in tab.inner_text("#status")
     tab.set_viewport_size({"width": 380, "height": 700})  # a phone
     assert tab.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")
@@ -350,7 +350,7 @@ def test_the_page_asks_for_the_token(wall_landmarks, browser):
     with serving({"wall": wall_landmarks.map}, token="correct horse") as closed:
         tab = browser.new_page()
         tab.goto(closed.url)
-        tab.locator("#token").wait_for()
+        tab.locator("#token").wait_for(timeout=300_000)
         tab.fill("#token", "correct horse")
         tab.press("#token", "Enter")
         tab.locator("#map option").first.wait_for(state="attached")

@@ -39,6 +39,7 @@ from scrflow.training.stream import open_streams
 
 _MICRO_BATCH_ROWS = 512  # on a CPU
 _SAVING_SHARE = 0.01  # of the time goes into checkpoints, at most
+_FREE_SAVING_S = 2.0  # in checkpoints of a training that has just begun
 _HELD_OUT_SAMPLES = 8192  # of held-out images, in each look
 _STATEFUL, _STATE = ("head", "optimizer", "scaler", "schedule"), ("step", "seconds", "history")  # in a checkpoint
 _MARK = b"scrflow checkpoint, sha256 "
@@ -125,7 +126,8 @@ class Trainer:
         self.schedule = EarlyStop(config.early_stop, config.steps)
         self.step = 0
         self.seconds = 0.0
-        self._saved_at, self._saving_s = -math.inf, 0.0  # when the last checkpoint was, and how long it took
+        self._began = time.monotonic()
+        self._saving_s: list[float] = []  # seconds that each checkpoint took
         self.history: list[dict[str, float]] = []
 
     def one_step(self) -> tuple[Tensor, Tensor]:
@@ -234,12 +236,11 @@ class Trainer:
         config, now = self.config, time.monotonic()
         if self.step % config.accumulate or self.step == self.schedule.steps:
             return
-        cheap = self._saving_s <= _SAVING_SHARE * (now - self._saved_at)
+        cheap = sum(self._saving_s + self._saving_s[-1:]) <= _SAVING_SHARE * (now - self._began) + _FREE_SAVING_S
         if not stop and not (self.step % config.checkpoint_every < config.accumulate and cheap):
             return
         self.save(checkpoint, digest)
-        self._saved_at = time.monotonic()
-        self._saving_s = self._saved_at - now
+        self._saving_s.append(time.monotonic() - now)
         if stop:
             raise Stopped(
                 f"training: stopped by SIGTERM after step {self.step} of {self.schedule.steps}, which is saved in "
