@@ -1,7 +1,8 @@
 """What the intrinsics of a scene leave of its lenses' radial distortion, measured by the tracks.
 
 A file of poses often gives a focal length alone. Rays of the photo's border are then some pixels wrong, which points
-cannot compensate in all views, and poses inherit it: on redkitchen 3.6 px, and half of a query's error.
+cannot compensate in all views, and poses inherit it: on redkitchen 3.6 px, and a median
+of 0.59 cm for 0.36.
 
 A lens is a row [21] of numbers: ``k1``, ``k2``; ``reach``, the radius on the plane z = 1 within which it was measured;
 and the rays of the 3 x 3 ``_PLACES`` of a photo, by which a query's camera is known again. A ray of radius r becomes

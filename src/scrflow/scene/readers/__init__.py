@@ -5,6 +5,7 @@ A new form is one module here with a class of ``Reader``: its keys, ``read``, an
 
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,10 +63,10 @@ class Reader(Source):
     form: ClassVar[str]  # what new-scene calls it
     layout: ClassVar[tuple[str, ...]] = ()  # files, folders and globs that tell a metric form
 
+    @abstractmethod
     def read(self, root: Path) -> Self:
         """All images that the dataset under ``root`` lists. A form that is made of artifacts takes ``sfm_model`` or
         ``parts`` too (see ``read_source``)."""
-        raise NotImplementedError
 
     @classmethod
     def detect(cls, path: Path) -> Found | None:

@@ -4,6 +4,7 @@ the names that they list."""
 import logging
 import os
 import posixpath
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -180,13 +181,14 @@ class PoseFile(Reader):
 
     @classmethod
     def listed(cls, file: Path) -> Iterable[object] | None:
-        """What a file lists, names where it has them; None if it is of another form."""
-        raise NotImplementedError
+        """What a file lists, names where it has them; None if it is of another form. For ``detect``: a form with a
+        ``detect`` of its own (Bundler) needs none."""
+        return None
 
+    @abstractmethod
     def posed(self, path: Path, root: Path) -> Iterable[Posed]:
         """The photos that the file lists; any error of a wrong key, type or value if the form's program has not
         written it."""
-        raise NotImplementedError
 
     def photo_folder(self, path: Path, root: Path) -> Path:
         """The folder that names are relative to."""
