@@ -302,6 +302,7 @@ class LandmarkLocalizeConfig(Strict):
     iterations: int = Field(10_000, ge=10)
     min_inliers: int = Field(12, ge=4, description="fewer and the query counts as not localized")
     refine_px: float | None = Field(0.5, gt=0, description=REFINE_PX)
+    places: int = Field(10, ge=0, description="tried one at a time where all landmarks together give few inliers")
     hypotheses: int = Field(3, ge=0, description="poses of the head that are tried, where the map has a head")
     radius_px: float = Field(60.0, gt=0, description="how far from a keypoint a landmark may project by such a pose")
 

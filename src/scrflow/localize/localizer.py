@@ -152,7 +152,7 @@ class Localizer:
         self, features: QueryFeatures, clock: Clock | None = None, hint: Hint | None = None
     ) -> Localization:
         """The second half of ``localize``. ``confidence`` is the probability that the pose is within the map's finest
-        threshold (scrflow.localize.confidence)."""
+        threshold (scrflow.localize.confidence), divided by the number of places that explain the photo as well."""
         clock = clock or Clock()
         starts: list[np.ndarray] = []
         found = None if self._head is None else self._head.localize(features, clock, starts, hint)
@@ -169,7 +169,7 @@ class Localizer:
         kind, agree, config = self.agreement(found)
         pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
         evidence, within = (found.view.pixels, found.xyz_world, agree, found.view.K, pose), self.map.config.thresholds
-        confidence = confidence_of(*evidence, config.threshold_px, within[0], kind) if within else None
+        confidence = confidence_of(*evidence, config.threshold_px, within[0], kind) / found.alike if within else None
         return replace(found, confidence=confidence, covariance=None if pose is None else covariance_of(*evidence))
 
     def localize_group(

@@ -49,6 +49,7 @@ class Localization:
     confidence_at_focal: float | None = None  # the confidence if that focal length were exact
     turned: int = 0  # degrees clockwise that the photo had to be turned to be localized
     similarity: np.ndarray | None = None  # [N] cosine of keypoint and its landmark, NaN without; None: not by landmarks
+    alike: int = 1  # places in which a pose explains the photo as well; the pose is that of one of them
     by_descriptor: np.ndarray | None = None  # [N, 3] landmarks by descriptor alone, not near any pose; NaN without
 
     def facts(self) -> dict[str, Any]:
@@ -65,6 +66,7 @@ class Localization:
             "reason": self.reason,
             **estimated,
             **({"turned": self.turned} if self.turned else {}),
+            **({"alike": self.alike} if self.alike > 1 else {}),
         }
 
     def photo_pixels(self, camera: pycolmap.Camera) -> tuple[np.ndarray, np.ndarray]:
