@@ -19,17 +19,16 @@ from scrflow.config.base import validate
 from scrflow.core.device import device_for
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene.capture import FEW, Capture, look_at
-from scrflow.newscene.queries import Listed, NewScene, stated_split
+from scrflow.newscene.gather import folders_to_gather, gathered
+from scrflow.newscene.queries import NewScene
 from scrflow.newscene.survey import Findings, chosen_form, survey
 from scrflow.pipeline.configs import RESERVED
 from scrflow.pipeline.project import Project
-from scrflow.scene.checks import DEPTH_IMAGES, check_unused, median_depth
-from scrflow.scene.lists import PhotoNames, files_below
-from scrflow.scene.photo_files import gather, list_photos, needs_copy, upright_name
-from scrflow.scene.readers import Found
+from scrflow.scene.checks import DEPTH_IMAGES, median_depth
+from scrflow.scene.lists import files_below
 from scrflow.sfm.alignment import read_gps, read_targets
 from scrflow.storage.artifact import write_text
-from scrflow.storage.listfile import listed, read_lines, read_text, split_name
+from scrflow.storage.listfile import read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +78,7 @@ def new_scene(
             f"{options.path}: --images is for the frames of a video, this is of form {found.form}; leave it out"
         )
     folder = Path(os.path.abspath(images or Path("resources", options.name, "images")))
-    folders = _folders_to_gather(options, found) if found.form == "photos" else {}
+    folders = folders_to_gather(options, found) if found.form == "photos" else {}
     kinds = {"video": "frames of the video", "ROS bag": "photos of the ROS bag"}
     wanted = f"up to {max_frames} {kinds[found.form]} {found.root}" if found.form in kinds else ""
     wanted = f"upright JPEGs of {', '.join(map(str, folders))}" if folders else wanted
@@ -101,7 +100,7 @@ def new_scene(
         console.print(f"{bag.photos} of {bag.of} photos of {bag.topic} in {folder}", markup=False)
         made = options.model_copy(update={"path": folder, "form": "TUM RGB-D" if bag.posed else "photos"})
     elif folders:
-        made = _gathered(options, found, folders, folder)
+        made = gathered(options, found, folders, folder)
         console.print(f"{wanted}, and links, in {folder}", markup=False)
     try:
         draft = draft_scene(made or options, project, device_for().type == "cuda", command_of(options))
@@ -126,62 +125,6 @@ def new_scene(
             ) from None
         console.print(f"written: {file}", markup=False)
     return path
-
-
-def _folders_to_gather(options: NewScene, found: Found) -> dict[Path, str]:
-    """Folder of photos -> its subfolder in a new folder; empty if the photos can stay where they are.
-
-    They cannot stay if EXIF turns one, if one is HEIC, or if a folder of queries lies outside of theirs.
-    """
-    images = found.root / found.source["images"]
-    elsewhere = [q for q in options.queries if q.is_dir() and not q.is_relative_to(images)]
-    if not elsewhere and not any(needs_copy(images / name) for name in list_photos(images)):
-        return {}
-    folders = {images: "mapping" if elsewhere else ""}
-    for folder in elsewhere:
-        free = (f"{folder.name}{end}" for end in ("", *(f"-{n}" for n in range(2, len(elsewhere) + 2))))
-        folders[folder] = next(name for name in free if name not in folders.values())
-    return folders
-
-
-def _gathered(options: NewScene, found: Found, folders: dict[Path, str], out: Path) -> NewScene:
-    """Put upright JPEGs of the photos, or links where they are that already, into the new folder ``out``. Returns the
-    options with ``out`` in place of PATH. Lists of photos are rewritten with the new names beside ``out``."""
-    check_unused(out)
-    gather({_under(sub, name): folder / name for folder, sub in folders.items() for name in list_photos(folder)}, out)
-    images = next(iter(folders))
-
-    def renamed(name: str) -> str:
-        return _under(folders[images], upright_name(name))
-
-    lists = [Listed(path) for path in options.queries if path.is_file()]
-    lists += [Listed(options.positions)] if options.positions else []
-    if not options.queries and not options.every:
-        lists += stated_split(found.root, PhotoNames(images)).lists()
-    for each in lists:
-        here = each.names is None
-        rows = [split_name(line) for _, line in read_lines(each.by)] if here else [(name, []) for name in each.names]
-        text = "".join(" ".join([listed(renamed(name)), *fields]) + "\n" for name, fields in rows)
-        write_text(out.parent / (each.by.name if here else f"{each.part}.txt"), text)
-
-    def moved(query: Path) -> Path:
-        if query.is_file():
-            return out.parent / query.name
-        return out / (folders[query] if query in folders else Path(folders[images]) / query.relative_to(images))
-
-    known = options.known_distance and (*map(renamed, options.known_distance[:2]), options.known_distance[2])
-    update = {
-        "path": out.parent,
-        "form": "photos",
-        "queries": tuple(map(moved, options.queries)),
-        "positions": options.positions and out.parent / options.positions.name,
-        "known_distance": known,
-    }
-    return options.model_copy(update=update)
-
-
-def _under(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def print_findings(console: "Console", rows: Iterable[tuple[str, str]], advice: Iterable[str]) -> None:
