@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import numpy as np
 from PIL import Image
-from tiny_project import CONFIG, METHOD, REPO, SCENE, Project
+from tiny_project import BASELINE, CONFIG, METHOD, REPO, SCENE, Project
 
 from scrflow.config import deep_merge
 
@@ -100,13 +100,6 @@ _METHOD = {
     "training": {"depth_source": "points", "loss": {"known_depth": True}},
     "localize": {"hypotheses": 1},
 }
-_BASELINE = {
-    "description": "SIFT, small",
-    "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
-    "neighbours": 6,
-    "retrieval": "vlad",
-    "localize": {"retrieved": 24},
-}
 _TABLE = {
     "title": "Tiny",
     "scenes": ["tiny"],
@@ -141,7 +134,7 @@ def _posed(project: Project) -> None:
     maps = {"pattern": "depth/{folder}/{stem}.png", "max_depth": 60, "max_relative_step": 0.5}
     project.write("config/scenes/tiny.yaml", {**SCENE, "graph": "points", "depth_maps": maps})
     project.write("config/methods/grouped.yaml", deep_merge(METHOD, _METHOD))
-    project.write("config/baselines/match.yaml", _BASELINE)
+    project.write("config/baselines/match.yaml", BASELINE)
     project.write("config/tables/mini.yaml", _TABLE)
 
 

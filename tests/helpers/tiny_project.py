@@ -60,6 +60,13 @@ METHOD = {
     },
     "localize": {"hypotheses": 2, "max_keypoints": 256, "iterations": 100, "min_inliers": 4},
 }
+BASELINE = {
+    "description": "SIFT, small",
+    "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
+    "neighbours": 6,
+    "retrieval": "vlad",
+    "localize": {"retrieved": 24},
+}
 
 
 class Project:

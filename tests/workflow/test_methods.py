@@ -5,7 +5,7 @@ features joined of others; and the baseline of feature matching."""
 import json
 
 import pytest
-from tiny_project import ENCODER, METHOD, SCENE, Project
+from tiny_project import BASELINE, ENCODER, METHOD, SCENE, Project
 
 from scrflow.config import deep_merge
 from scrflow.core.errors import ScrflowError
@@ -74,13 +74,6 @@ def test_method(made: Project, name: str):
     assert {line.split()[0] for line in lines} == {n for n, q in details.items() if q["localized"]}
 
 
-BASELINE = {
-    "description": "SIFT, small",
-    "features": {"name": "sift", "max_keypoints": 2000, "descriptors": "uint8"},
-    "neighbours": 6,
-    "retrieval": "vlad",
-    "localize": {"retrieved": 24},
-}
 METRICS = "results/tiny/match/metrics.json"
 
 
