@@ -1,7 +1,7 @@
 """Draw the table ``mapsize``: the size of a map against its median error and its recall.
 
-snakemake --cores 2 results/tables/mapsize@demo.md
-.venv/bin/python benchmarks/pareto.py results/tables/mapsize@demo.csv docs/images/mapsize.png
+snakemake --cores 2 results/tables/mapsize@demo.md results/tables/mapsize@real.md
+.venv/bin/python benchmarks/pareto.py mapsize.png results/tables/mapsize@{demo,real}.csv
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ KINDS = (  # title, colour, mark, and the ids of the table's rows
 
 
 def main(
-    table: Annotated[Path, typer.Argument(help="mapsize@SET.csv")],
     out: Annotated[Path, typer.Argument(help="PNG")],
+    tables: Annotated[list[Path], typer.Argument(help="mapsize@SET.csv", metavar="TABLE...")],
 ) -> None:
     """Draw a column of panels for each scene: median error, and recall at the finest threshold."""
-    rows = pd.read_csv(table)
+    rows = pd.concat(map(pd.read_csv, tables))
     rows = rows[(rows["condition"] == "all") & (rows["scene"] != "mean")]
     scenes = list(dict.fromkeys(rows["scene"]))
-    figure = Figure((5 * len(scenes), 6), layout="constrained")
+    figure = Figure((4 * len(scenes), 6), layout="constrained")
     axes = figure.subplots(2, len(scenes), squeeze=False, sharex=True)
     for column, scene in enumerate(scenes):
         here = rows[rows["scene"] == scene]
