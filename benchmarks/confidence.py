@@ -79,7 +79,7 @@ def collect(
     out: Annotated[Path, typer.Argument(help="Folder of the observations, one file a map.")],
     methods: Annotated[list[Path], typer.Argument(metavar="RESULTS/SCENE/METHOD...")],
     copies: Annotated[int, typer.Option(help="Degraded copies a scene, about; at least one a query.")] = 120,
-    rendered: Annotated[int, typer.Option(help="New views of the demo, a quarter of them by night.")] = 120,
+    rendered: Annotated[int, typer.Option(help="New views of the demo, a third of them by night.")] = 120,
     foreign: Annotated[int, typer.Option(help="Queries of each other scene.")] = 10,
 ) -> None:
     """Localize and keep what came out, with the truth."""
@@ -197,9 +197,8 @@ def rendered_cases(count: int) -> Iterator[Case]:
     from render import generator as named
     from scene import build_scene
 
-    make_demo.COUNTS = {"mapping": 140, "day": count - count // 4, "night": count // 4}
     square = build_scene()
-    poses = {n: p for n, p in make_demo.make_poses(square).items() if not n.startswith("mapping")}
+    poses = {n: p for n, p in make_demo.make_poses(square, count).items() if not n.startswith("mapping")}
     sun = Sun(square, make_demo.SUN)
     for name, (camera_id, R, centre, _) in poses.items():
         c = make_demo.CAMERAS[camera_id]
