@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from scrflow.core.geometry import project
+from scrflow.core.geometry import pinhole_matrix, project
+from scrflow.features.views import EncodedView
 from scrflow.landmarks.codes import check, decode, encode
 from scrflow.landmarks.lens import corrected, lenses_of
 from scrflow.landmarks.tracks import load_tracks
 from scrflow.landmarks.triangulate import Observations, Points, triangulate
+from scrflow.localize.result import Localization
 
 FOCAL = 525.0
 KNOWN = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[FOCAL, FOCAL, 320, 240])
@@ -78,3 +80,12 @@ def test_a_map_keeps_the_lens(wall_landmarks):
         check({**plain, "lens": lens[:, :5]}, 12)
     with pytest.raises(ValueError, match=r"landmark\.lens has numbers that are not finite"):
         check({**plain, "lens": lens * np.nan}, 12)
+
+
+def test_keypoints_moved_over_the_edge_are_shown_on_it():
+    K = pinhole_matrix(KNOWN)
+    pixels = np.array([[-2.5, 100.0], [KNOWN.width + 1.0, 50.0], [30.0, 40.0]])
+    view = EncodedView(pixels, torch.zeros(3, 4), K, 0.0)
+    found = Localization(np.eye(3, 4), np.ones(3, bool), None, np.tile([0, 0, 1.0], (3, 1)), view, {})
+    shown, _ = found.photo_pixels(KNOWN)
+    np.testing.assert_allclose(shown, [[0, 100], [KNOWN.width, 50], [30, 40]], atol=1e-6)

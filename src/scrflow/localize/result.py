@@ -71,8 +71,10 @@ class Localization:
 
     def photo_pixels(self, camera: pycolmap.Camera) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints and projected scene coordinates, both [N, 2], in distorted pixels of the photo taken by ``camera``;
-        NaN for coordinates behind the camera. Only for a result with a pose."""
+        NaN for coordinates behind the camera. Only for a result with a pose. Keypoints that the correction of the lens
+        (scrflow.landmarks.lens) moved over the photo's edge are on it."""
         keypoints = pixels_from_rays(camera, pinhole_rays(self.view.pixels, self.view.K))
+        keypoints = keypoints.clip(0, (camera.width, camera.height))
         return keypoints, pixels_from_points(camera, camera_points(self.xyz_world, self.cam_from_world))
 
 
