@@ -42,6 +42,9 @@ _LAST_PX = 3.0  # radius of the last matching, by a pose of landmarks
 # median reach of mapping photos, turned by at most _TURN_DEG, may see. With every landmark of the demo in the map twice
 # (2 000 of them) 95 % of queries are localized by 10 such places, 92 % by 5, none without.
 _FEW, _PLACE, _TURN_DEG, _VOTES = 40, 0.15, 40.0, 3
+# Under a head's pose every keypoint finds a landmark near it: in photos of other places up to 26 agree by chance (175
+# photos, five maps; 44 in one)
+_UNDER_HEAD = 30
 _AS_GOOD = 0.8  # share of the best pose's inliers with which another place explains the photo as well
 
 
@@ -95,6 +98,7 @@ class LandmarkMatcher:
         tried = [self._nearest(view.descriptors, rows)]
         tried += [self._near(view, start, self._config.radius_px) for start in starts[: self._config.hypotheses]]
         settled = [self._settled(view, matches, seed) for matches in tried]
+        settled[1:] = [one for one in settled[1:] if _agreeing(one) >= _UNDER_HEAD]
         if hint is not None:
             settled = [
                 (m, None if found is None or not hint.allows(found.cam_from_world) else found) for m, found in settled
