@@ -1,6 +1,8 @@
 """SIFT by OpenCV, as RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012): a third of pycolmap's time, and more
 keypoints. Needs no weights."""
 
+import threading
+
 import cv2
 import numpy as np
 import torch
@@ -17,13 +19,16 @@ class OpencvSift:
     def __init__(self, max_keypoints: int, contrast_threshold: float = 0.01, edge_threshold: float = 10.0):
         self._max_keypoints = max_keypoints
         self._options = {"contrastThreshold": contrast_threshold, "edgeThreshold": edge_threshold}
+        # Several threads call this at once, and an extractor keeps its pyramids: one a thread. A new one for each photo
+        # would take a seventh longer (640 x 480), for memory that the system must clear.
+        self._of_thread = threading.local()
 
     def __call__(self, image_3HW: torch.Tensor) -> LocalFeatures:
         """The score is the contrast."""
         pixels = (image_3HW.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().contiguous().numpy()
-        # one a call: an extractor keeps its pyramids, and several threads call this at once
-        sift = cv2.SIFT_create(nfeatures=self._max_keypoints, **self._options)
-        keypoints, descriptors = sift.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
+        if not hasattr(self._of_thread, "sift"):
+            self._of_thread.sift = cv2.SIFT_create(nfeatures=self._max_keypoints, **self._options)
+        keypoints, descriptors = self._of_thread.sift.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
         if not keypoints:
             return LocalFeatures(torch.zeros(0, 2), torch.zeros(0, self.dim), torch.zeros(0))
         score = np.array([k.response for k in keypoints], np.float32)
