@@ -90,7 +90,7 @@ def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px):
         p[name] = confidence_of(pixels, world, agree, K, POSE, 10.0, within, kind)
         assert p[name] > confidence_of(pixels, world, agree, K, POSE, 10.0, (0.001, 0.05), kind)
     # 0.89: at the finest thresholds of its scenes no method came above 0.8
-    assert p["all"] > 0.8 and p["few"] < 0.5 * p["all"] and p["corner"] < p["all"]
+    assert p["all"] > 0.8 and p["few"] < 0.8 * p["all"] and p["corner"] < p["all"]
     assert confidence_of(pixels, world, np.ones(1000, bool), K, None, 10.0, within, kind) == 0
 
 
