@@ -74,8 +74,8 @@ def test_share_within_thresholds_is_that_of_repeated_estimates_of_the_focal_leng
     assert 0.2 < said < 1 and said == pytest.approx(np.mean(right), abs=0.08)
 
 
-@pytest.mark.parametrize(("kind", "noise_px"), [("head", 1.5), ("landmarks", 0.5)])
-def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px):
+@pytest.mark.parametrize(("kind", "noise_px", "share"), [("head", 1.5, 0.5), ("landmarks", 0.5, 0.8)])
+def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px, share):
     within, rng = (0.05, 5.0), np.random.default_rng(0)
     pixels, world = points(1000)
     pixels = pixels + rng.normal(0, noise_px, pixels.shape)
@@ -89,8 +89,8 @@ def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px):
         agree[rows] = True
         p[name] = confidence_of(pixels, world, agree, K, POSE, 10.0, within, kind)
         assert p[name] > confidence_of(pixels, world, agree, K, POSE, 10.0, (0.001, 0.05), kind)
-    # 0.89: at the finest thresholds of its scenes no method came above 0.8
-    assert p["all"] > 0.8 and p["few"] < 0.8 * p["all"] and p["corner"] < p["all"]
+    # all and few, measured: head 0.89 and 0.03, landmarks 1.00 and 0.78 (20 inliers of 0.5 px are often a right pose)
+    assert p["all"] > 0.8 and p["few"] < share * p["all"] and p["corner"] < p["all"]
     assert confidence_of(pixels, world, np.ones(1000, bool), K, None, 10.0, within, kind) == 0
 
 
