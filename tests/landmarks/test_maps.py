@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.localize.batch import MIN_CONFIDENCE
 from scrflow.localize.localizer import Localizer, localize_queries
+from scrflow.localize.query import query_photo
 from scrflow.map.file import load_map, write_map
 from scrflow.map.format import sizes
 from scrflow.scene.lists import read_poses
@@ -141,3 +143,25 @@ def test_a_missing_tensor_and_other_images_are_named(wall_landmarks, tmp_path):
     tracks = wall_landmarks.photos.parent / "tracks.h5"
     with pytest.raises(ScrflowError, match=r"tracks\.h5: of other mapping images"):
         write_map(plane_map.landmark_stage(), scene, None, None, None, None, tmp_path / "m.safetensors", tracks=tracks)
+
+
+def test_a_pose_that_begins_from_a_head_needs_more_inliers(wall_landmarks):
+    """Photos of other places had up to 26. Every landmark stands twice here: only a head's pose can tell which is
+    seen."""
+    map_ = load_map(wall_landmarks.map)
+    one = map_.landmarks
+    twice = replace(
+        one,
+        xyz=np.concatenate([one.xyz, one.xyz + np.array([10.0, 0, 0])]),
+        image=np.tile(one.image, 2),
+        descriptors=torch.cat([one.descriptors, one.descriptors]),
+    )
+    matcher = Localizer(replace(map_, landmarks=twice, views=None)).landmarks
+    name, truth = next(iter(wall_landmarks.queries.items()))
+    view = matcher.view(*query_photo(wall_landmarks.photos / name, LINE))
+    assert matcher.localize(view, 1).cam_from_world is None
+    found = matcher.localize(view, 1, [truth])
+    agree = np.flatnonzero(found.inliers)
+    assert len(agree) > 150 and pose_error(found.cam_from_world, truth)[0] < 0.002
+    for count in (25, 60):  # of keypoints that agree
+        assert (matcher.localize(view.some(agree[:count]), 1, [truth]).cam_from_world is None) == (count == 25)
