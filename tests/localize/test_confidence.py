@@ -87,11 +87,11 @@ def test_fewer_or_closer_inliers_lower_the_confidence(kind, noise_px, share):
     }.items():
         agree = np.zeros(1000, bool)
         agree[rows] = True
-        p[name] = confidence_of(pixels, world, agree, K, POSE, 10.0, within, kind)
-        assert p[name] > confidence_of(pixels, world, agree, K, POSE, 10.0, (0.001, 0.05), kind)
-    # all and few, measured: head 0.89 and 0.03, landmarks 1.00 and 0.78 (20 inliers of 0.5 px are often a right pose)
+        p[name] = confidence_of(pixels, world, agree, K, POSE, within, kind)
+        assert p[name] > confidence_of(pixels, world, agree, K, POSE, (0.001, 0.05), kind)
+    # all and few, measured: head 1.00 and 0.00, landmarks 1.00 and 0.77 (20 inliers of 0.5 px are often a right pose)
     assert p["all"] > 0.8 and p["few"] < share * p["all"] and p["corner"] < p["all"]
-    assert confidence_of(pixels, world, np.ones(1000, bool), K, None, 10.0, within, kind) == 0
+    assert confidence_of(pixels, world, np.ones(1000, bool), K, None, within, kind) == 0
 
 
 def test_a_chance_consensus_has_a_low_confidence():
@@ -104,7 +104,7 @@ def test_a_chance_consensus_has_a_low_confidence():
     cam = np.c_[(pixels[:30] + rng.uniform(-7, 7, (30, 2)) - K[:2, 2]) / [500, 520], np.ones(30)] * 4
     world[:30] = (cam - POSE[:, 3]) @ POSE[:, :3]
     for within in ((0.01, 1.0), (0.25, 2.0), (5.0, 10.0)):
-        assert confidence_of(pixels, world, agree, K, POSE, 10.0, within) < 0.05
+        assert confidence_of(pixels, world, agree, K, POSE, within) < 0.05
 
 
 def test_evidence_is_finite_whatever_the_pose():
@@ -112,5 +112,5 @@ def test_evidence_is_finite_whatever_the_pose():
     for rows in ([], [3], [3, 4, 5], range(50)):
         agree = np.zeros(50, bool)
         agree[list(rows)] = True
-        x = evidence(pixels, np.repeat(world[:1], 50, 0), agree, K, POSE, 10.0, (0.1, 1.0))
+        x = evidence(pixels, np.repeat(world[:1], 50, 0), agree, K, POSE, (0.1, 1.0))
         assert x.shape == (len(FEATURES),) and np.isfinite(x).all()

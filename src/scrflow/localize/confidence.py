@@ -1,9 +1,9 @@
 """The confidence of a pose: a calibrated probability that it is within a threshold (distance, angle) of the truth.
 
-The evidence means the same in every scene: how many keypoints agree, what share of all, how well, how widely they are
-spread, and the uncertainty of the pose in units of the threshold. Errors of neighbouring scene coordinates are
-correlated, which the covariance s^2 (J^T J)^-1 ignores; so gradients are summed by blocks of the image, and their
-disagreement is added (the cluster-robust "sandwich" covariance: Liang and Zeger, Biometrika 1986).
+The evidence means the same in every scene: how many keypoints agree, what share of all, and the uncertainty of the pose
+in units of the threshold. Errors of neighbouring scene coordinates are correlated, which the covariance s^2 (J^T J)^-1
+ignores; so gradients are summed by blocks of the image, and their disagreement is added (the cluster-robust "sandwich"
+covariance: Liang and Zeger, Biometrika 1986).
 
 The probability is the product of two logistic terms: whether the consensus is not one of chance, and whether it is
 precise enough. The coefficients and their provenance are in confidence.json; benchmarks/confidence.py fits them.
@@ -21,10 +21,7 @@ import numpy as np
 
 from scrflow.core.geometry import camera_points
 
-CONSENSUS = ("log_inliers", "logit_share", "log_blocks")  # is it a consensus?
-# is it precise enough? of poses by scene coordinates of a head, and by landmarks (also where a head began)
-PRECISION = {"head": ("log_error", "room_distance", "room_angle"), "landmarks": ("room_of_one", "room")}
-FEATURES = (*CONSENSUS, "log_error", "room_distance", "room_angle", "room_of_one", "room")
+FEATURES = ("log_inliers", "logit_share", "log_room")  # is it a consensus (two), is it precise enough (one)?
 ALIKE = 0.7  # cosine of a keypoint and its landmark: of those that lie near by chance, 3 % have more
 _BLOCKS = 4  # the image is divided into 4 x 4
 _ROOM = 5.0  # log(threshold / sigma) is clipped to +-5
@@ -34,23 +31,16 @@ _ROOM = 5.0  # log(threshold / sigma) is clipped to +-5
 class ConfidenceModel:
     """Two logistic terms on standardised features z = (x - mean) / scale; their product is the probability."""
 
-    features: tuple[str, ...]  # M of FEATURES: those of CONSENSUS, then those of PRECISION
     bias: np.ndarray  # [2], of the two terms
-    weights: np.ndarray  # [M]
-    mean: np.ndarray  # [M]
-    scale: np.ndarray  # [M]
+    weights: np.ndarray  # [F]
+    mean: np.ndarray  # [F]
+    scale: np.ndarray  # [F]
 
     def probability(self, features: np.ndarray) -> np.ndarray:
         """Probabilities [...] of FEATURES [..., F]."""
-        parts = (features[..., columns(self.features)] - self.mean) / self.scale * self.weights
-        cut = len(CONSENSUS)
-        logits = np.stack([parts[..., :cut].sum(-1), parts[..., cut:].sum(-1)], -1) + self.bias
+        parts = (features - self.mean) / self.scale * self.weights
+        logits = np.stack([parts[..., :2].sum(-1), parts[..., 2]], -1) + self.bias
         return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).prod(-1)
-
-
-def columns(features: tuple[str, ...]) -> list[int]:
-    """Their places in FEATURES."""
-    return [FEATURES.index(name) for name in features]
 
 
 def confidence_of(
@@ -59,17 +49,16 @@ def confidence_of(
     inliers_N: np.ndarray,
     K: np.ndarray,
     cam_from_world: np.ndarray | None,
-    threshold_px: float,
     within: tuple[float, float],
     kind: str = "head",
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
     without a pose. Calibrated for the finest thresholds that a method can reach; too careful for wider ones.
-    ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree within
-    ``threshold_px``; ``kind`` of pose: ``head`` or ``landmarks``."""
+    ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree with the pose;
+    ``kind`` of pose: ``head`` or ``landmarks``."""
     if cam_from_world is None:
         return 0.0
-    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, threshold_px, within)
+    features = evidence(pixels_N2, xyz_world_N3, inliers_N, K, cam_from_world, within)
     return float(shipped_model(kind).probability(features))
 
 
@@ -79,40 +68,17 @@ def evidence(
     inliers_N: np.ndarray,
     K: np.ndarray,
     cam_from_world: np.ndarray,
-    threshold_px: float,
     within: tuple[float, float],
 ) -> np.ndarray:
     """FEATURES [F] of a pose, all finite; arguments as for ``confidence_of``."""
     inside = np.asarray(inliers_N, bool)
     count = int(inside.sum())
     share = np.clip(count / max(len(inside), 1), 1e-3, 1 - 1e-3)
-    points = xyz_world_N3[inside]
-    residuals, jacobians = linearised(pixels_N2[inside], points, K, cam_from_world)
-    blocks = image_blocks(pixels_N2)[inside]
-    spread = pose_spread(residuals, jacobians, blocks)
-    error = float(np.median(np.linalg.norm(residuals, axis=1))) if count else threshold_px
-    radians = error / K[0, 0]
-    depth = float(np.median(camera_points(points, cam_from_world)[:, 2])) if count else 1.0
-    room = [_room(limit, sigma) for limit, sigma in zip(within, spread, strict=True)]
-    filled = np.bincount(blocks, minlength=_BLOCKS**2) / max(count, 1)
-    filled = filled[filled > 0]
-    return np.array(
-        [
-            np.log(max(count, 1)),
-            np.log(share / (1 - share)),
-            -float((filled * np.log(filled)).sum()),  # entropy: the log of how many blocks the inliers fill
-            np.log(max(error, 1e-3 * threshold_px) / threshold_px),
-            *room,
-            # errors that inliers share, as of the mapping poses, do not shrink with their number
-            min(_room(within[0], radians * depth), _room(within[1], np.degrees(radians))),
-            min(room),
-        ]
-    )
-
-
-def _room(limit: float, sigma: float) -> float:
+    residuals, jacobians = linearised(pixels_N2[inside], xyz_world_N3[inside], K, cam_from_world)
+    spread = pose_spread(residuals, jacobians, image_blocks(pixels_N2)[inside])
     with np.errstate(divide="ignore"):
-        return float(np.clip(np.log(np.float64(limit) / np.float64(sigma)), -_ROOM, _ROOM))
+        room = np.log(np.divide(within, spread)).min()
+    return np.array([np.log(max(count, 1)), np.log(share / (1 - share)), np.clip(room, -_ROOM, _ROOM)])
 
 
 def linearised(
@@ -221,9 +187,6 @@ def shipped_model(kind: str) -> ConfidenceModel:
 def read_model(path: Path, kind: str) -> ConfidenceModel:
     """Coefficients of a kind of pose, written by benchmarks/confidence.py; ValueError if they are of other features."""
     values = json.loads(path.read_text(encoding="utf-8"))[kind]
-    features = CONSENSUS + PRECISION[kind]
-    if tuple(values["features"]) != features:
-        raise ValueError(f"{path}: features {values['features']}, not {list(features)}; fit them again")
-    return ConfidenceModel(
-        features, *(np.array(values[key], np.float64) for key in ("bias", "weights", "mean", "scale"))
-    )
+    if tuple(values["features"]) != FEATURES:
+        raise ValueError(f"{path}: features {values['features']}, not {list(FEATURES)}; fit them again")
+    return ConfidenceModel(*(np.array(values[key], np.float64) for key in ("bias", "weights", "mean", "scale")))

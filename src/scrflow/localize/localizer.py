@@ -169,7 +169,7 @@ class Localizer:
         kind, agree, config = self.agreement(found)
         pose = found.cam_from_world if agree.sum() >= config.min_inliers else None
         evidence, within = (found.view.pixels, found.xyz_world, agree, found.view.K, pose), self.map.config.thresholds
-        confidence = confidence_of(*evidence, config.threshold_px, within[0], kind) / found.alike if within else None
+        confidence = confidence_of(*evidence, within[0], kind) / found.alike if within else None
         return replace(found, confidence=confidence, covariance=None if pose is None else covariance_of(*evidence))
 
     def localize_group(
