@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scrflow.features.encoders import LocalFeatures
-from scrflow.features.networks import CELL, NetworkEncoder, grey, load_published
+from scrflow.features.networks import CELL, NetworkEncoder, grey, load_published, window_max
 
 
 class SuperPointNetwork(nn.Module):
@@ -71,15 +71,11 @@ class SuperPoint(NetworkEncoder):
 def maxima(heatmap: torch.Tensor, radius: int) -> torch.Tensor:
     """The largest values within ``radius`` px, and, twice, the largest of what is not near one of those: nearly what
     suppression one by one leaves (as in the code of SuperGlue and hloc)."""
-
-    def largest(values: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(values, 2 * radius + 1, stride=1, padding=radius)
-
-    found = heatmap == largest(heatmap)
+    found = heatmap == window_max(heatmap, radius)
     for _ in range(2):
-        near = largest(found.float()) > 0
+        near = window_max(found.float(), radius) > 0
         rest = heatmap.masked_fill(near, 0)
-        found = found | ((rest == largest(rest)) & ~near)
+        found = found | ((rest == window_max(rest, radius)) & ~near)
     return found
 
 
