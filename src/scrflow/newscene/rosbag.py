@@ -9,6 +9,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ log = logging.getLogger("scrflow")
 _IMAGES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 _CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 _TF = "tf2_msgs/msg/TFMessage"
-_POSES = {  # type -> where its position and rotation are
-    "nav_msgs/msg/Odometry": ("pose.pose.position", "pose.pose.orientation"),
-    "geometry_msgs/msg/TransformStamped": ("transform.translation", "transform.rotation"),
-    "geometry_msgs/msg/PoseStamped": ("pose.position", "pose.orientation"),
-    "geometry_msgs/msg/PoseWithCovarianceStamped": ("pose.pose.position", "pose.pose.orientation"),
+_POSES = {  # type -> what gives its position and rotation
+    "nav_msgs/msg/Odometry": attrgetter("pose.pose.position", "pose.pose.orientation"),
+    "geometry_msgs/msg/TransformStamped": attrgetter("transform.translation", "transform.rotation"),
+    "geometry_msgs/msg/PoseStamped": attrgetter("pose.position", "pose.orientation"),
+    "geometry_msgs/msg/PoseWithCovarianceStamped": attrgetter("pose.pose.position", "pose.pose.orientation"),
 }
 _ENCODINGS = {"rgb8": "RGB", "bgr8": "BGR", "mono8": "L", "rgba8": "RGBA", "bgra8": "BGRA"}
 _JPEG_QUALITY = 95
@@ -144,10 +145,6 @@ def _time(stamp: Any) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
-def _row(position: Any, rotation: Any) -> np.ndarray:
-    return np.array([position.x, position.y, position.z, rotation.x, rotation.y, rotation.z, rotation.w], np.float64)
-
-
 def _edges(reader: Any) -> dict[str, _Edge]:
     """Frame -> its parent and poses in it. Poses of a topic that names no child are under the name ""."""
     edges: dict[str, _Edge] = {}
@@ -156,21 +153,15 @@ def _edges(reader: Any) -> dict[str, _Edge]:
         message = reader.deserialize(raw, connection.msgtype)
         static = connection.topic.endswith("tf_static")
         many = message.transforms if connection.msgtype == _TF else [message]
-        paths = _POSES["geometry_msgs/msg/TransformStamped" if connection.msgtype == _TF else connection.msgtype]
+        pose_in = _POSES["geometry_msgs/msg/TransformStamped" if connection.msgtype == _TF else connection.msgtype]
         for item in many:
             child = getattr(item, "child_frame_id", "").lstrip("/")
             edge = edges.setdefault(child, _Edge(item.header.frame_id.lstrip("/"), static))
             if edge.parent == item.header.frame_id.lstrip("/"):
-                position, rotation = (_follow(item, path) for path in paths)
+                p, q = pose_in(item)
                 edge.times.append(_time(item.header.stamp))
-                edge.rows.append(_row(position, rotation))
+                edge.rows.append(np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], np.float64))
     return edges
-
-
-def _follow(item: Any, path: str) -> Any:
-    for part in path.split("."):
-        item = getattr(item, part)
-    return item
 
 
 def _world_from_camera(frame: str, time: float, edges: dict[str, _Edge]) -> np.ndarray | None:
