@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+import psutil  # Snakemake brings it
+
 from scrflow.config import SceneConfig
 from scrflow.core.errors import ScrflowError, error_line
 
@@ -92,8 +94,6 @@ class Usage:
 
     @classmethod
     def of_this_process(cls) -> Self:
-        import psutil  # Snakemake brings it
-
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         cpu = sum(u.ru_utime + u.ru_stime for u in used)
         largest = max(peak_kilobytes(used[0].ru_maxrss), used[1].ru_maxrss)
@@ -256,14 +256,9 @@ def _end_with_workflow() -> None:
         return
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                os._exit(1)
-            except PermissionError:
-                pass
+        while psutil.pid_exists(int(pid)):
             time.sleep(_WATCH_EVERY_S)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch-workflow").start()
 
