@@ -18,10 +18,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from scrflow.core.errors import ScrflowError
+from scrflow.core.errors import ScrflowError, damage_reported
 from scrflow.storage.artifact import write_text
 from scrflow.storage.listfile import listed
-from scrflow.storage.untrusted import array_of, held, opened_h5
+from scrflow.storage.untrusted import array_of, held
 
 DATASET = "global_descriptor"
 ORIGIN = 0.5  # px, added to hloc's keypoints to make them COLMAP's
@@ -43,7 +43,7 @@ def opened(path: Path, what: str) -> Iterator[h5py.File]:
     """The open file; ScrflowError if it is missing, not HDF5, or found to be damaged in the block."""
     if not Path(path).is_file():
         raise ScrflowError(f"{path}: file of {what} is missing; make it with hloc or with its rule")
-    with opened_h5(path, what) as file:
+    with damage_reported(path, f"not an HDF5 file of {what}", "make it again"), h5py.File(path, "r") as file:
         yield file
 
 

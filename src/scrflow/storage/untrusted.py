@@ -5,10 +5,8 @@ an archive of a few bytes can declare terabytes, and an array of objects is a pi
 of these are refused before an array is allocated.
 """
 
-import contextlib
 import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -21,13 +19,6 @@ from scrflow.storage.artifact import STAMP_KEY, read_stamp
 _MAX_RATIO = 200  # unpacked over packed; arrays of zeros below _HARMLESS exceed it
 _HARMLESS_H5, _HARMLESS_NPZ = 1 << 20, 64 << 20  # bytes
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-@contextlib.contextmanager
-def opened_h5(path: Path, what: str) -> Iterator[h5py.File]:
-    """An HDF5 file of ``what`` for reading; ScrflowError if it is none, or if h5py finds it damaged in the block."""
-    with damage_reported(path, f"not an HDF5 file of {what}", "make it again"), h5py.File(path, "r") as file:
-        yield file
 
 
 def held(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | h5py.Group | None:
