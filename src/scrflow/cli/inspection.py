@@ -5,7 +5,6 @@ pickle, is listed but not opened.
 """
 
 import json
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ from rich.text import Text
 from scrflow.core.errors import ScrflowError, damage_reported
 from scrflow.core.geometry import camera_centre
 from scrflow.scene.colmap_model import read_model
-from scrflow.scene.lists import read_poses, read_query_list
+from scrflow.scene.lists import finite_numbers, read_poses, read_query_list
 from scrflow.scene.model import load_scene
 from scrflow.storage.artifact import FORMS, STAMP_KEY, Stamp, read_safetensors_metadata, stamp_text
 from scrflow.storage.checksum import checksum_fault
@@ -35,7 +34,6 @@ from scrflow.storage.untrusted import check_npz, held
 HEAD = 5  # names shown of a long list
 ROWS = 24  # entries shown one by one
 SAMPLE = 1 << 25  # numbers read of large arrays
-_NUMBERS = re.compile(r"[-+.0-9eE ]+")
 _MODEL_FILES = ("cameras", "images", "points3D", "rigs", "frames")
 
 
@@ -214,7 +212,7 @@ def _text(path: Path) -> tuple[Any, ...]:
     lines = [(name, *fields) for _, line in read_lines(path) for name, fields in [split_name(line)]]
     if not lines:
         raise ScrflowError(f"{path}: nothing but empty lines and comments; give a file with content")
-    first, numbers = lines[0], [len(line) if _NUMBERS.fullmatch(" ".join(line[1:])) else 0 for line in lines]
+    first, numbers = lines[0], [0 if finite_numbers(fields) is None else 1 + len(fields) for _, *fields in lines]
     names = (f"{len(lines)} names", _names(line[0] for line in lines))
     if numbers[0] == 8:
         return "poses: name qw qx qy qz tx ty tz (cam_from_world)", _pairs(names, _extent(read_poses(path).values()))
