@@ -152,12 +152,8 @@ class Record3dSource(PoseFile):
             where = f"{path}: pose {i}"
             q = checked_quaternion(np.array([x, y, z, w]), where)
             cam_from_world = rigid((Rotation.from_quat(q).as_matrix() * OPENCV_FROM_OPENGL).T, np.array(centre))
-            yield Posed(str(i), cam_from_world, partial(_pinhole, intrinsics[i]), where)
+            yield Posed(str(i), cam_from_world, partial(colmap_camera, "PINHOLE", params=intrinsics[i]), where)
 
     def photo_folder(self, path: Path, root: Path) -> Path:
         folders = [path.parent / name for name in ("rgb", "rgbd")]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
-def _pinhole(params: np.ndarray, size: tuple[int, int]) -> pycolmap.Camera:
-    return colmap_camera("PINHOLE", size, params)
