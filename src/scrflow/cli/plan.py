@@ -214,16 +214,18 @@ def units(
     out |= {"counted": 0 if sampled else images, "sampled": images if sampled else 0, "walked_s": 0.0}
     encoding = project.config.encodings.get(wildcards.get("encoding", ""))
     if getattr(encoding, "engine", None) == "pyg":
-        out |= {"counted": 0, "sampled": 0, "walked_s": encoding.iterations * _step_s(encoding.walks, images)}
+        # a step on a core: walks from 256 images, and products of all pairs
+        step_s = 1e-5 * encoding.walks * min(256, images) + 3e-8 * images**2
+        out |= {"counted": 0, "sampled": 0, "walked_s": encoding.iterations * step_s}
     if "feature" in wildcards:
         feature = project.config.retrieval[wildcards["feature"]]
         dim = feature.clusters * _VLAD_WORD if feature.kind == "vlad" else _NETWORK_DIM.get(feature.network or "", 1280)
         out |= {"image_s": images * _feature_s(project, wildcards["feature"]), "raw_mb": 4e-6 * images * dim}
     if "tracks" in wildcards:
         out["tracks_s"] = images * _photo_s(project.config.tracks[wildcards["tracks"]].features.name)
-    method = None if method_name in project.baselines else project.method(method_name)
-    if method is None:
+    if method_name in project.baselines:
         return out
+    method = project.method(method_name)
     encoder = wildcards.get("encoder", method.encoder)
     if encoder is not None:
         out |= _encoder_units(project, project.encoders[encoder], images)
@@ -237,11 +239,6 @@ def units(
         out["map_mb"] += 1e-6 * (wish.size or wish.count * (wish.code_bytes + _POSITION_BYTES))
         out["query_s"] += queries * _photo_s(project.config.tracks[wish.tracks].features.name)
     return out
-
-
-def _step_s(walks: int, images: int) -> float:
-    """A step of Node2Vec's engine pyg on a core: walks from 256 images, and products of all pairs."""
-    return 1e-5 * walks * min(256, images) + 3e-8 * images**2
 
 
 def _encoder_units(project: Project, encoder: EncoderConfig, images: int) -> dict[str, float]:
