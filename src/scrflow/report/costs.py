@@ -95,13 +95,10 @@ def mapping_seconds(folder: Path) -> float | None:
 
 def _before(found: dict[str, Artifact], paths: Iterable[str]) -> set[str]:
     """``paths`` and everything upstream of them."""
-    seen: set[str] = set()
-    todo = list(paths)
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo.extend(found[path].inputs.values())
+    seen = set(paths)
+    for path in reversed(found):  # inputs stand before what was made of them
+        if path in seen:
+            seen.update(found[path].inputs.values())
     return seen
 
 
