@@ -138,10 +138,9 @@ def look_at(folder: Path, names: Sequence[str], seed: int = 1) -> Capture:
 
 def after_sfm(model: pycolmap.Reconstruction, names: Sequence[str]) -> Capture:
     """Judge the model that structure from motion made of the photos ``names``."""
-    shared: dict[tuple[int, int], int] = {}
+    shared: Counter[tuple[int, int]] = Counter()
     for point in model.points3D.values():
-        for pair in combinations(sorted({e.image_id for e in point.track.elements}), 2):
-            shared[pair] = shared.get(pair, 0) + 1
+        shared.update(combinations(sorted({e.image_id for e in point.track.elements}), 2))
     name = {i: model.image(i).name for i in model.reg_image_ids()}
     links = [(name[a], name[b]) for (a, b), count in shared.items() if count >= _MIN_POINTS]
     left = [n for n in names if n not in set(name.values())]
