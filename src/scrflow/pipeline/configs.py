@@ -14,7 +14,7 @@ from scrflow.config.method import BaselineConfig, EncoderConfig, MethodConfig
 from scrflow.config.scene import DepthMaps, Download, SceneConfig
 from scrflow.config.table import TableConfig, TableRow
 from scrflow.core.errors import ScrflowError
-from scrflow.core.plugins import module_of, plugins
+from scrflow.core.plugins import plugins
 
 # folders of config/, each file of which is one of the kind
 KINDS = ("scenes", "encoders", "methods", "baselines", "tables")
@@ -328,10 +328,7 @@ def _check_baseline(project: Configs, name: str) -> None:
     if name in project.methods or name in RESERVED:
         raise ScrflowError(f"{where}: named like a method or one of {', '.join(sorted(RESERVED))}; rename the file")
     _known(where, "retrieval", baseline.retrieval, project.config.retrieval)
-    try:
-        module_of("local encoder", baseline.features.name)
-    except ScrflowError as error:
-        raise ScrflowError(f"{where}: key features.name: {error}") from None
+    _known(where, "features.name", baseline.features.name, plugins("local encoder"))
 
 
 def _check_table(project: Configs, name: str) -> None:
