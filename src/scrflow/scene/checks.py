@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pycolmap
+from PIL import ExifTags
 
 from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import camera_centre, pixels_from_rays, rays_from_pixels
@@ -236,15 +237,12 @@ def lost_share(camera: pycolmap.Camera) -> float:
     return 1 - int(right.sum()) / _GRID**2
 
 
-_EXIF_ORIENTATION = 0x0112
-
-
 def check_image(path: Path, camera: pycolmap.Camera | None) -> str:
     """SHA-256 of an image that decodes and has its camera's size; ScrflowError otherwise."""
     data = photo_bytes(path)
     with opened(path, data) as image:
         size = image.size
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         check_kind(image, path)
         if image.format == "JPEG":
             # decoded at an eighth of its size it is still read to its end, in a third of the time

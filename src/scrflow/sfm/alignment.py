@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from PIL import Image
+from PIL import ExifTags, Image
 
 from scrflow.config import SfmConfig
 from scrflow.core.errors import ScrflowError
@@ -22,7 +22,6 @@ from scrflow.scene.lists import PhotoNames, read_numbers
 
 log = logging.getLogger("scrflow")
 
-_GPS_IFD = 0x8825
 _GPS_ERROR = 10.0  # m; positions farther off are outliers
 _LIST_ERROR = 0.1  # of the spread of the positions; a list's positions farther off are outliers
 _LEAST = 3  # positions of registered photos
@@ -81,7 +80,7 @@ def _named(name: str, names: PhotoNames, where: Path) -> str:
 def read_gps(path: Path) -> tuple[float, float, float] | None:
     """Latitude, longitude (degrees) and altitude (m; NaN if missing) from EXIF; None without a position."""
     with Image.open(path) as image:
-        tags = image.getexif().get_ifd(_GPS_IFD)
+        tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     try:
         latitude, longitude = (
             (-1 if tags[at] in minus else 1) * float(np.dot([float(v) for v in tags[at + 1]], [1, 1 / 60, 1 / 3600]))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-from PIL import Image
 
 from scrflow.config import SfmConfig, SfmStage, Source, Split
 from scrflow.core.errors import ScrflowError, full_disk_reported
+from scrflow.core.images import image_size
 from scrflow.core.progress import meter
 from scrflow.pipeline.stages import code_of
 from scrflow.scene.checks import check_images, check_name, check_unique, median_depth, some
@@ -161,8 +161,7 @@ def photos_to_register(source: Source, split: Split, root: Path) -> list[str]:
 def _check_one_size(folder: Path, names: list[str]) -> None:
     sizes: dict[tuple[int, int], list[str]] = {}
     for name in names:
-        with Image.open(folder / name) as image:
-            sizes.setdefault(image.size, []).append(name)
+        sizes.setdefault(image_size(folder / name), []).append(name)
     if len(sizes) > 1:
         common = max(sizes, key=lambda s: len(sizes[s]))
         odd = next(n for size, listed in sizes.items() if size != common for n in listed)
