@@ -132,34 +132,24 @@ def write_matches(file: h5py.File, first: str, second: str, matches_M2: np.ndarr
     group.create_dataset("matching_scores0", data=scores0)
 
 
-def read_matches(
-    path: Path, keypoints: Mapping[str, int], pairs: Sequence[tuple[str, str]] | None = None
-) -> dict[tuple[str, str], np.ndarray]:
-    """Matches [M, 2] int64 of ``pairs`` (default: all of these images in the file); ``keypoints``: their number by
-    image name. ScrflowError for a missing pair, or matches that do not fit the keypoints."""
+def read_matches(path: Path, keypoints: Mapping[str, int]) -> dict[tuple[str, str], np.ndarray]:
+    """Matches [M, 2] int64 of all pairs of these images in the file; ``keypoints``: their number by image name.
+    ScrflowError if there is no pair, or for matches that do not fit the keypoints."""
     with opened(path, "matches") as file:
         stored = _stored_pairs(file, path, keypoints)
-        wanted = pairs if pairs is not None else [pair for pair, (_, turned) in stored.items() if not turned]
-        missing = [pair for pair in wanted if pair not in stored]
-        if missing:
-            a, b = missing[0]
-            raise ScrflowError(
-                f"{path}: no matches of {a} and {b} ({len(missing)} of {len(wanted)} pairs are missing); "
-                "match the same list of pairs again"
-            )
-        if not wanted:
+        if not stored:
             raise ScrflowError(f"{path}: no pair of these {len(keypoints)} images; names are those of the scene")
-        return {pair: _matches(file, path, *stored[pair], pair, keypoints) for pair in wanted}
+        return {pair: _matches(file, path, group, pair, keypoints) for pair, group in stored.items()}
 
 
-def _stored_pairs(file: h5py.File, path: Path, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, bool]]:
-    """Pair -> (group, whether it is stored in the other order) for the images ``names``, both orders of each pair."""
+def _stored_pairs(file: h5py.File, path: Path, names: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Pair -> group for the images ``names``; each pair in the order that it is stored in."""
     dashed: dict[str, str] = {}
     for name in names:
         other = dashed.setdefault(name.replace("/", "-"), name)
         if other != name:
             raise ScrflowError(f"{path}: {other} and {name} have the same name in hloc's matches; rename one")
-    stored: dict[tuple[str, str], tuple[str, bool]] = {}
+    stored: dict[tuple[str, str], str] = {}
     for key in file:
         group = held(file, key, path)
         if not isinstance(group, h5py.Group):
@@ -170,24 +160,22 @@ def _stored_pairs(file: h5py.File, path: Path, names: Iterable[str]) -> dict[tup
             found = [(dashed.get(key), dashed.get(second), f"{key}/{second}") for second in group]
         for a, b, name in found:
             # the first group of a pair counts, as in hloc
-            if a is not None and b is not None and (a, b) not in stored:
-                stored[a, b] = (name, False)
-                stored[b, a] = (name, True)
+            if a is not None and b is not None and (b, a) not in stored:
+                stored.setdefault((a, b), name)
     return stored
 
 
 def _matches(
-    file: h5py.File, path: Path, group: str, turned: bool, pair: tuple[str, str], keypoints: Mapping[str, int]
+    file: h5py.File, path: Path, group: str, pair: tuple[str, str], keypoints: Mapping[str, int]
 ) -> np.ndarray:
     matches0 = array_of(file, f"{group}/matches0", path, np.int64)
     if matches0 is None:
         raise ScrflowError(f"{path}: {group}: no matches0; give hloc's sparse matches (match_features)")
-    first, second = pair[::-1] if turned else pair
+    first, second = pair
     if matches0.shape != (keypoints[first],) or (len(matches0) and matches0.max() >= keypoints[second]):
         raise ScrflowError(
             f"{path}: {group}: matches of {matches0.size} keypoints with up to {int(matches0.max(initial=NONE)) + 1}, "
             f"the features have {keypoints[first]} and {keypoints[second]}; match these features again"
         )
     index = np.flatnonzero(matches0 >= 0)
-    matches = np.column_stack([index, matches0[index]])
-    return matches[:, ::-1].copy() if turned else matches
+    return np.column_stack([index, matches0[index]])
