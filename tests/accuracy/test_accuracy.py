@@ -37,13 +37,9 @@ METHOD = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project as it is, with the half demo and the method beside the others."""
-    folder = tmp_path_factory.mktemp("accuracy") / "project"
-    folder.mkdir()
-    shutil.copy(REPO / "Snakefile", folder)
-    for name in ("rules", "workflow", "profiles", "envs", "config", "src"):
-        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    demo = REPO / "demo"
-    half = folder / "half"
+    project = Project(tmp_path_factory.mktemp("accuracy") / "project")
+    shutil.copytree(REPO / "config", project.folder / "config", dirs_exist_ok=True)
+    demo, half = REPO / "demo", project.folder / "half"
     half.mkdir()
     for name in ("model", "images"):
         (half / name).symlink_to(demo / name)
@@ -53,7 +49,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         lines = [line for line in path.read_text().splitlines() if line in kept]
         (half / path.name).write_text("".join(f"{line}\n" for line in lines))
     scene = yaml.safe_load((demo.parent / "config/scenes/demo.yaml").read_text())
-    project = Project.at(folder)
     project.edit("config/config.yaml", "data_root: ../shared/data", f"data_root: {DATA}")
     project.write("config/scenes/half.yaml", {**scene, "root": "half"})
     project.write("config/methods/quick.yaml", METHOD)

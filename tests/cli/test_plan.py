@@ -1,7 +1,5 @@
 """``scrflow plan``: the rules' jobs, their costs from finished results or plan.yaml, and what does not fit."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,11 +109,8 @@ def test_what_does_not_fit_and_what_to_change():
     assert problems(fits, 2, 7000, 100) == []
 
 
-def test_the_jobs_are_those_of_the_rules(tmp_path):
-    project = Project(tmp_path / "project")
-    env = {**project.environment(), "PYTHONPATH": str(project.folder / "src"), "COLUMNS": "200"}
-    command = [sys.executable, "-c", "from scrflow.cli.app import main; main()", "plan", "tiny", "--cores", "2"]
-    done = subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True)
+def test_the_jobs_are_those_of_the_rules(project: Project):
+    done = project.scrflow("plan", "tiny", "--cores", "2")
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
     assert "tiny, quick: 24 mapping images, 5 queries" in done.stdout and "everything fits" in done.stdout
     planned = project.planned("results/tiny/quick/report.html", "results/tiny/poses.txt")

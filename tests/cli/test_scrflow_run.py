@@ -12,15 +12,13 @@ import room_forms
 import yaml
 from PIL import Image
 from room_forms import Room, room
-from tiny_project import METHOD, REPO, Project
+from tiny_project import METHOD, REPO, Project, without_scenes
 from typer.testing import CliRunner
 
 from scrflow.cli.app import GROUPS, HIDDEN, app, name_of
 from scrflow.cli.run import _Output, enter_project, run_scene, scene_of
 from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Loaded
-
-COMMAND = "from scrflow.cli.app import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +35,12 @@ def project(tmp_path_factory) -> Project:
     return made
 
 
-def run(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**project.environment(), "PYTHONPATH": str(project.folder / "src")}
-    command = [sys.executable, "-c", COMMAND, "run", *arguments]
-    return subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=600)
-
-
 @pytest.mark.long
 def test_run_goes_from_photos_to_the_report_and_goes_on(project):
-    planned = run(project, "tiny", "--", "--dry-run")
+    planned = project.scrflow("run", "tiny", "--", "--dry-run")
     assert planned.returncode == 0 and "build_scene" in planned.stdout and not (project.folder / "results").exists()
 
-    done = run(project, "tiny", "--cores", "2")
+    done = project.scrflow("run", "tiny", "--cores", "2")
     assert done.returncode == 0, done.stderr
     assert "1/9 tiny: reading the scene" in done.stderr and "9/9 " in done.stderr
     assert "localized" in done.stdout and done.stdout.endswith(
@@ -57,20 +49,20 @@ def test_run_goes_from_photos_to_the_report_and_goes_on(project):
     assert (project.folder / "results/tiny/quick/report.html").is_file()
     assert (project.folder / "results/tiny/poses.txt").is_file()
 
-    again = run(project, "tiny", "--method", "quick")
+    again = project.scrflow("run", "tiny", "--method", "quick")
     assert again.returncode == 0 and again.stdout == done.stdout
     assert "Nothing to be done" in (project.folder / "results/tiny/logs/run.log").read_text()
 
     root = Path(yaml.safe_load(project.read("config/scenes/tiny.yaml"))["root"])
     project.edit(root / "mapping.txt", "mapping/000.jpg", "mapping/nothing.jpg")
-    failed = run(project, "tiny")
+    failed = project.scrflow("run", "tiny")
     assert failed.returncode == 1 and failed.stdout == ""
     error = failed.stderr.splitlines()[-1]
     assert error.startswith("error: build_scene tiny: ") and "nothing.jpg" in error
     assert error.endswith("(full log: results/tiny/logs/run.log)")
 
     root.rename(root.with_name("moved"))
-    gone = run(project, "tiny")
+    gone = project.scrflow("run", "tiny")
     assert gone.returncode == 1 and f"{root}: no such folder of the scene" in gone.stderr.splitlines()[-1]
 
 
@@ -88,10 +80,7 @@ def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
 
 def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
     """From a folder outside of the project: paths are those of that folder, and its name is the scene's."""
-    project = tmp_path / "project"
-    shutil.copytree(REPO / "config", project / "config", ignore=shutil.ignore_patterns("scenes", "tables"))
-    (project / "config/scenes").mkdir()
-    (project / "Snakefile").touch()
+    project = without_scenes(tmp_path / "project")
     for name in ("My yard", "other/My yard", "rscore-cpu"):
         shutil.copytree(REPO / "demo/images/day", tmp_path / name / "images")
     (tmp_path / "inside").mkdir()
@@ -112,12 +101,8 @@ def test_a_path_gets_a_config_once(tmp_path, monkeypatch):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     """A project without scenes, which this process is not in."""
-    project = tmp_path / "project"
-    shutil.copytree(REPO / "config", project / "config", ignore=shutil.ignore_patterns("scenes", "tables"))
-    (project / "config/scenes").mkdir()
-    (project / "Snakefile").touch()
     monkeypatch.chdir(tmp_path)
-    return project
+    return without_scenes(tmp_path / "project")
 
 
 def photos_with_a_distance(r: Room) -> tuple[str, dict]:
@@ -159,19 +144,6 @@ def test_a_path_of_any_kind_and_a_second_call(write, elsewhere, tmp_path, monkey
     if write is video:  # every frame is sharp, and the camera moves
         assert 8 <= len(list(Path("resources/walk/images").glob("*.jpg"))) <= room_forms.COUNT
     assert scene_of(given, path, **options) == scene_of(given, path) == name and config.read_text() == before
-
-
-def test_the_config_of_another_project(elsewhere, tmp_path):
-    """Paths in it are relative to that project."""
-    forms_of = room(elsewhere / "room")
-    room_forms.colmap_by_hand(forms_of)
-    arguments = ["new-scene", "one", str(elsewhere / "room"), "--config", "project/config"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0 and Path.cwd() == elsewhere
-    scene = Loaded("config").scene("one")
-    assert (scene.root, scene.in_project) == ("room", True) and Loaded("config").scene_root("one").is_dir()
-    with pytest.raises(ScrflowError, match=r"nothing/config: no such folder; correct --config"):
-        CliRunner().invoke(app, [*arguments[:-1], "nothing/config"], catch_exceptions=False)
 
 
 def read(text: str) -> tuple[_Output, list[str]]:

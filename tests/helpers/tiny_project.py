@@ -145,6 +145,18 @@ class Project:
             pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{done.stdout}")
         return done
 
+    def scrflow(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the project's own package."""
+        own = {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return subprocess.run(
+            [sys.executable, "-m", "scrflow", *arguments],
+            cwd=self.folder,
+            env={**self.environment(), **own},
+            text=True,
+            capture_output=True,
+            timeout=600,
+        )
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """In a process group of its own, so that all of it can be killed at once."""
         return subprocess.Popen(
@@ -176,3 +188,11 @@ class Project:
 
 
 POSES = "results/tiny/poses.txt"
+
+
+def without_scenes(folder: Path) -> Path:
+    """A project with the repository's config, but for its scenes and tables."""
+    shutil.copytree(REPO / "config", folder / "config", ignore=shutil.ignore_patterns("scenes", "tables"))
+    (folder / "config/scenes").mkdir()
+    (folder / "Snakefile").touch()
+    return folder

@@ -1,7 +1,5 @@
 """A scene exported for hloc, and hloc's results scored, by the command line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -11,27 +9,14 @@ import pytest
 from tiny_project import Project
 
 
-def scrflow(project: Project, arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**project.environment(), "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "scrflow", *arguments.split()]
-    return subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
-    made = Project(tmp_path_factory.mktemp("export") / "project")
-    made.snakemake("results/tiny/covisibility.npz", "results/tiny/retrieval/vlad.h5")
-    return made
-
-
 def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()]
 
 
-def test_export(project: Project):
-    done = scrflow(project, "export-hloc tiny --encoder small --retrieval vlad --pairs 3 --out given")
+def test_export(finished: Project, tmp_path):
+    command, out = ("export-hloc", "tiny", "--encoder", "small", "--out"), tmp_path / "given"
+    done = finished.scrflow(*command, str(out), "--retrieval", "vlad", "--pairs", "3")
     assert done.returncode == 0, done.stderr
-    out = project.folder / "given"
     mapping, queries = ([fields[0] for fields in lines(out / f"{name}.txt")] for name in ("mapping", "queries"))
     assert len(mapping) == 24 and len(queries) == 5
     names = set(mapping + queries)
@@ -52,16 +37,16 @@ def test_export(project: Project):
     assert [q for q, _ in similar] == [q for q in queries for _ in range(3)]
     assert {m for _, m in similar} <= set(mapping)
 
-    again = scrflow(project, "export-hloc tiny --encoder small --out given")
-    assert again.returncode == 1 and again.stderr == "error: given: exists already; name a new folder\n"
-    unknown = scrflow(project, "export-hloc tiny --encoder smal --out other")
+    again = finished.scrflow(*command, str(out))
+    assert again.returncode == 1 and again.stderr == f"error: {out}: exists already; name a new folder\n"
+    unknown = finished.scrflow("export-hloc", "tiny", "--encoder", "smal", "--out", "other")
     assert unknown.returncode == 1 and "no 'smal' in encoders; choose one of small" in unknown.stderr
 
 
-def test_results_are_scored(project: Project, tmp_path):
-    truth = (project.folder / "results/tiny/scene/query_poses.txt").read_text().splitlines()
+def test_results_are_scored(finished: Project, tmp_path):
+    truth = (finished.folder / "results/tiny/scene/query_poses.txt").read_text().splitlines()
     (tmp_path / "results.txt").write_text("\n".join(truth[:-1]) + "\n")
-    done = scrflow(project, f"score-poses tiny {tmp_path}/results.txt")
+    done = finished.scrflow("score-poses", "tiny", f"{tmp_path}/results.txt")
     assert done.returncode == 0, done.stderr
     share = 100 * (len(truth) - 1) / len(truth)
     assert done.stdout.splitlines()[0] == f"0.25 m 2°  {share:.1f} %"

@@ -24,6 +24,7 @@ from replicas import (
     write_wayspots,
 )
 from small_datasets import built, stage_of
+from tiny_project import REPO, without_scenes
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
@@ -33,8 +34,6 @@ from scrflow.newscene import NewScene, draft_scene
 from scrflow.pipeline.project import Project
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.colmap import ColmapSource
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +184,7 @@ def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, p
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(photos / "map/1.jpg", exif=exif.tobytes())
-    config = tmp_path / "config"
-    shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes", "tables"))
-    (config / "scenes").mkdir()
-    (tmp_path / "Snakefile").touch()
+    config = without_scenes(tmp_path) / "config"
     monkeypatch.chdir(tmp_path)
     arguments = ["new-scene", "yard", "photos/map", "--queries", "other disk/day", "--queries", str(there / "night")]
     arguments += ["--known-distance", "3.HEIC", "5.jpg", "2m"]
@@ -380,14 +376,15 @@ def test_names_that_cannot_be(colmap, project, name):
 
 
 def test_the_command_writes_once_and_the_project_takes_it(photos, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
-    config = tmp_path / "config"
-    shutil.copytree(REPO / "config", config, ignore=shutil.ignore_patterns("scenes", "tables"))
-    (config / "scenes").mkdir()
+    config = without_scenes(tmp_path) / "config"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     arguments = ["new-scene", "yard", str(photos), "--queries", str(photos / "ask"), "--config", str(config)]
     arguments += ["--licence", "ours: all of it # really"]
     run = CliRunner()
-    dry = run.invoke(app, [*arguments, "--dry-run"], catch_exceptions=False)
+    with pytest.raises(ScrflowError, match=r"nothing/config: no such folder; correct --config"):
+        run.invoke(app, [*arguments, "--config", "nothing/config"], catch_exceptions=False)
+    dry = run.invoke(app, [*arguments, "--config", "../config", "--dry-run"], catch_exceptions=False)
     assert "reader: photos" in dry.stdout and not list((config / "scenes").iterdir())
     done = run.invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0 and "next: look at it, then scrflow run yard" in done.stdout, done.stdout

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from exif_photos import real
 from PIL import Image, ImageFilter
+from tiny_project import without_scenes
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
@@ -147,13 +148,7 @@ def test_a_camera_that_stands_still_is_told_and_nothing_is_overwritten(photos, t
 
 def test_from_a_video_to_a_scene(walk, tmp_path, monkeypatch):
     """new-scene on a video: frames, config, then SfM and the scene stage as the config says."""
-    config = tmp_path / "config"
-    for kind in ("scenes", "encoders", "methods"):
-        (config / kind).mkdir(parents=True)
-    repo = Path(__file__).resolve().parents[2] / "config"
-    for file in [repo / "config.yaml", *repo.glob("encoders/*.yaml"), *repo.glob("methods/*.yaml")]:
-        (config / file.relative_to(repo)).write_text(file.read_text())
-    (tmp_path / "Snakefile").touch()
+    config = without_scenes(tmp_path) / "config"
     monkeypatch.chdir(tmp_path)
     arguments = ["new-scene", "kitchen", str(walk[0]), "--every", "5"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -99,13 +99,6 @@ def test_what_cannot_be_cut_is_told(base, tmp_path):
         source_for("region", scene="base", regions=2, region=3)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    from tiny_project import Project as TinyProject
-
-    return TinyProject(tmp_path_factory.mktemp("regions") / "project")
-
-
 def half(number: int, **keys) -> dict:
     source = {"reader": "region", "scene": "tiny", "regions": 2, "region": number, "overlap": 4.0}
     return {
@@ -114,13 +107,13 @@ def half(number: int, **keys) -> dict:
     }  # fmt: skip
 
 
-def test_the_workflow_makes_regions_of_its_scene(project):
+def test_the_workflow_makes_regions_of_its_scene(copied):
     for number in (1, 2):
-        project.write(f"config/scenes/half-{number}.yaml", half(number))
-    config = Project(project.folder / "config")
+        copied.write(f"config/scenes/half-{number}.yaml", half(number))
+    config = Project(copied.folder / "config")
     assert config.parts("half-1") == ("tiny",)
-    project.snakemake("results/half-1/scene/scene.json", "results/half-2/scene/scene.json")
-    listed = [yaml.safe_load(project.read(f"results/half-{i}/scene/scene.json"))["mapping_images"] for i in (1, 2)]
-    whole = yaml.safe_load(project.read("results/tiny/scene/scene.json"))["mapping_images"]
+    copied.snakemake("results/half-1/scene/scene.json", "results/half-2/scene/scene.json")
+    listed = [yaml.safe_load(copied.read(f"results/half-{i}/scene/scene.json"))["mapping_images"] for i in (1, 2)]
+    whole = yaml.safe_load(copied.read("results/tiny/scene/scene.json"))["mapping_images"]
     assert max(listed) < whole < sum(listed)
-    assert project.planned("results/half-1/scene/scene.json") == {}
+    assert copied.planned("results/half-1/scene/scene.json") == {}

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -80,12 +78,6 @@ def scene_of_names(project: Project) -> None:
         path.write_text("".join(f"{listed(n) if bare else query_line(n, cameras[n])}\n" for n in new))
 
 
-def scrflow(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**project.environment(), "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "scrflow", *arguments]
-    return subprocess.run(command, cwd=project.folder, env=env, text=True, capture_output=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made = Project(tmp_path_factory.mktemp("names") / "project")
@@ -122,21 +114,18 @@ def test_localize_and_export(named: Project, tmp_path: Path, monkeypatch: pytest
     cameras = tmp_path / "cameras.txt"
     cameras.write_text("".join(f"{query_line(q.name, q.camera)}\n" for q in scene.queries))
     map_path, out = "results/tiny/quick/map.safetensors", tmp_path / "poses.txt"
+    told = ("--camera", str(cameras), "--out", str(out))
     # the map is too small to be sure of anything
-    all_poses = ("--min-confidence", "0", "--out", str(out))
-    done = scrflow(named, "localize", map_path, str(photos), "--camera", str(cameras), *all_poses)
+    done = named.scrflow("localize", map_path, str(photos), *told, "--min-confidence", "0")
     assert done.returncode == 0, done.stderr
     assert set(read_poses(out)) == set(read_poses(named.folder / POSES))
-    one = scrflow(
-        named, "localize", map_path, "--camera", str(cameras), "--out", str(out), "--", str(photos / QUERIES[2])
-    )
+    one = named.scrflow("localize", map_path, *told, "--", str(photos / QUERIES[2]))
     assert one.returncode == 1 and "no line of 1 of 1 photos" in one.stderr  # by its path, which the list has not
-    shown = scrflow(named, "inspect", POSES)
+    shown = named.scrflow("inspect", POSES)
     assert shown.returncode == 0 and "poses: name qw" in shown.stdout
 
-    done = scrflow(
-        named, "export-hloc", "tiny", "--encoder", "small", "--retrieval", "vlad", "--pairs", "3", "--out", "e"
-    )
+    parts = ("--encoder", "small", "--retrieval", "vlad", "--pairs", "3")
+    done = named.scrflow("export-hloc", "tiny", *parts, "--out", "e")
     assert done.returncode == 0, done.stderr
     exported = named.folder / "e"
     assert list(read_query_list(exported / "mapping.txt")) == sorted(NAMES)
