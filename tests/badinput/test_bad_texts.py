@@ -64,6 +64,23 @@ DATASETS = [
             ("12-scenes", "a/b/split.txt", "frames=1", f"frames={MANY_DIGITS}", "split.txt"),
             ("map-free", "intrinsics.txt", "12 32 24", "12 1e300 24", "line 1"),
             ("dsac", "train/calibration/0.txt", "30", "wide", "expected num"),
+            (
+                "colmap text",
+                "images.txt",
+                "2 1 0",
+                "2 one 0",
+                r"images\.txt: line 2: expected 'IMAGE_ID QW QX .* NAME'",
+            ),
+            ("colmap text", "images.txt", " db/1.png", "", r"images\.txt: line 2: expected 'IMAGE_ID QW QX .* NAME'"),
+            ("colmap text", "images.txt", " 1 db/1.png", " 7 db/1.png", r"line 2: camera 7 is not in cameras\.txt"),
+            ("colmap text", "cameras.txt", "PINHOLE", "EQUIRECTANGULAR", r"cameras\.txt: line 1: .* no focal length"),
+            (
+                "realitycapture",
+                "cameras.csv",
+                "db/1.png,",
+                "db/1.png,x",
+                r"csv: line 3: db/1\.png: expected finite numb",
+            ),
         )
     ),
     Bad("dsac: random bytes", "dsac", instead("dsac", "train/poses/0.txt", b"\xff\x00"), "poses/0.txt"),
@@ -90,10 +107,6 @@ OTHERS = [
     Bad("scene: a key is missing", SCENE, scene(lambda v: v.pop("unit")), "unit"),
     Bad("scene: a newer schema", SCENE, scene(lambda v: v["scrflow"].update(schema=99)), "schema version 99"),
     Bad("scene: another file", SCENE, replaced(SCENE, "30.0", "31.0", "queries.txt"), "not those that were written"),
-    Bad("table: another table", "table", written("t.csv", "a,b\n1,2\n"), "no column table"),
-    Bad("table: a word", "table", replaced("table", "3.3", "many"), "column mean: .*found 'many'"),
-    Bad("downloads: a path leads upwards", TABLE, replaced(TABLE, "a.jpg\t", "../a.jpg\t"), "leads out"),
-    Bad("downloads: a file of this machine", TABLE, replaced(TABLE, "https", "file"), "https"),
     Bad("downloads: no UTF-8", TABLE, changed(TABLE, "", lambda b: b.replace(b"a.jpg", b"\xd0\xce")), "cannot be read"),
     Bad("video: text", "video", written("a.mp4", "this is no film"), r"a\.mp4"),
     Bad("inspect: brackets", "inspect", written("a.json", BRACKETS), "damaged"),
@@ -126,6 +139,16 @@ def appended(name: str, text: str):
 
 CONFIGS = [
     *(Bad(f"config: {kind}", CONFIG, appended(METHOD, f"{text}\n"), says) for kind, text, says in APPENDED),
+    *(
+        Bad(f"config: {text}", CONFIG, replaced(CONFIG, old, text, name), says)
+        for name, old, text, says in (
+            (COMMON, "seed: 1", "seed: one", r"config/config\.yaml: key seed"),
+            (PLACE, "reader: colmap", "{reader: colmap, modle: m}", r"scenes/tiny\.yaml: key source\.modle"),
+            (PLACE, "colmap", "colmpa", r"scenes/tiny\.yaml: .*no reader 'colmpa'; .* cambridge, colmap"),
+            (METHOD, "encoder: small", "encoder: smal", r"methods/quick\.yaml: .*encoder.*smal"),
+        )
+    ),
+    Bad("config: dim 1", CONFIG, appended("encoders/small.yaml", "pca: {dim: 1}\n"), r"small\.yaml: key pca\.dim"),
     Bad("config: a list", CONFIG, instead(CONFIG, METHOD, "- a\n- b\n"), "expected keys and values, found list"),
     Bad("config: aliases of aliases", CONFIG, instead(CONFIG, METHOD, ALIASES), r"quick\.yaml: "),
     Bad("config: 20 000 brackets", CONFIG, instead(CONFIG, METHOD, "a: " + "[" * 20_000), r"quick\.yaml: "),

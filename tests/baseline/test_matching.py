@@ -7,8 +7,9 @@ import numpy as np
 import plane_map
 import pycolmap
 import pytest
-import scipy.sparse
+from exif_photos import weights_at_hand
 from scenes import write_graph
+from synthetic import full_graph
 
 from scrflow.baseline.localizer import MatchLocalizer, localize_baseline
 from scrflow.baseline.mapping import build_map, load_map
@@ -31,7 +32,6 @@ from scrflow.features.matching import Nearest, PhotoFeatures, photo_features
 from scrflow.features.retrieval_index import build_retrieval
 from scrflow.scene.lists import read_poses
 from scrflow.scene.model import load_scene
-from scrflow.storage.weights import locate
 
 SIFT = MatchFeaturesConfig(name="sift", max_keypoints=600, descriptors="uint8")
 ALIKED = MatchFeaturesConfig(name="aliked", max_keypoints=256, options={"model": "aliked-n16"})
@@ -41,13 +41,6 @@ PART = RetrievalPart(retrieval=VLAD, extractor=EXTRACTOR)
 LOCALIZE = MatchLocalizeConfig(retrieved=4, short_side=240)
 
 
-def weights_at_hand(name: str) -> None:
-    try:
-        locate(name)
-    except ScrflowError as error:  # it says whether they are missing or not what they should be
-        pytest.skip(f"weights {name} are not available: {error}")
-
-
 def map_stage(**changes) -> BaselineMapStage:
     values = {"features": SIFT, "matcher": MatcherConfig(), "neighbours": 4, "retrieval": PART, "seed": 1}
     return BaselineMapStage(**(values | changes))
@@ -55,9 +48,7 @@ def map_stage(**changes) -> BaselineMapStage:
 
 def overlapping(folder: Path, names: list[str]) -> Path:
     """A graph in which everything overlaps, images that are near in the list more."""
-    gap = np.abs(np.subtract.outer(np.arange(len(names)), np.arange(len(names))))
-    csr = scipy.sparse.csr_array(np.where(gap > 0, 1 - gap / len(names), 0.0))
-    return write_graph(folder / "covisibility.npz", csr, names)
+    return write_graph(folder / "covisibility.npz", full_graph(len(names)), names)
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +184,7 @@ def test_parts_of_another_scene_are_refused(wall, tmp_path):
 
 @pytest.mark.network
 def test_a_map_matched_by_lightglue(wall, tmp_path):
-    weights_at_hand("aliked-n16")
-    weights_at_hand("lightglue-aliked")
+    weights_at_hand("aliked-n16", "lightglue-aliked")
     folder, graph, model, queries = wall
     matcher = MatcherConfig(kind="lightglue", weights="lightglue-aliked")
     path = tmp_path / "map.h5"

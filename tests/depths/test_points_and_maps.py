@@ -1,7 +1,6 @@
 """Depths of samples by SfM points and by depth images."""
 
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,13 @@ import pycolmap
 import pytest
 import synthetic
 import torch
+from exif_photos import real
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from scrflow.config import DepthMaps, PointDepthConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import rays_from_pixels
+from scrflow.core.geometry import rays_from_pixels, rotation_from_quaternion
 from scrflow.depths.maps import DrawnDepth, depths_of_samples, read_depth
 from scrflow.depths.points import ObservedPoints, _relative_sigma
 from scrflow.depths.points import depths_of_samples as depths_by_points
@@ -23,7 +23,6 @@ from scrflow.scene.colmap_model import View
 from scrflow.scene.model import Scene
 from scrflow.training.buffer import Buffer
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 FRAMES = (0, 48, 96)  # of redkitchen
 
@@ -200,12 +199,11 @@ def test_scenes_without_depth_images():
 
 def test_depth_images_of_redkitchen_agree():
     """A pixel's 3D point by one frame's depth image lies on the surface that another frame's shows."""
-    root = DATA / "redkitchen"
-    if not (root / "seq-01").is_dir():
-        pytest.skip(f"{root} is not at hand")
+    root = real("redkitchen")
     maps = Project(CONFIG).scene("redkitchen").depth_maps
     lines = [line.split() for line in (root / "poses_sfm.txt").read_text().splitlines()]
-    poses = {name: (_pose(values[:7]), float(values[7])) for name, *values in lines}
+    numbers = {name: np.array(values, float) for name, *values in lines}
+    poses = {n: (np.column_stack([rotation_from_quaternion(v[:4]), v[4:7]]), float(v[7])) for n, v in numbers.items()}
     names = [f"seq-01/frame-{n:06d}.color.jpg" for n in FRAMES]
     camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=640, height=480, params=[poses[names[0]][1], 320, 240])
     # measured: 0.0067, and 0.0130 with the photo's focal length
@@ -229,8 +227,3 @@ def disagreement(root: Path, maps: DepthMaps, camera: pycolmap.Camera, names: li
         seen, _ = drawn[j].at(there[:, :2] / there[:, 2:], maps)
         errors.append((seen / there[:, 2] - 1)[np.isfinite(seen)])
     return float(np.median(np.abs(np.concatenate(errors))))
-
-
-def _pose(fields: list[str]) -> np.ndarray:
-    q, t = np.array(fields[:4], float), np.array(fields[4:7], float)
-    return np.column_stack([Rotation.from_quat(q[[1, 2, 3, 0]]).as_matrix(), t])

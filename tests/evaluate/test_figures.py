@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pycolmap
 import pytest
+from graph_helpers import look
 from PIL import Image
 from scenes import scene_of
 
@@ -18,19 +19,10 @@ CAMERA = pycolmap.Camera(model="PINHOLE", width=64, height=48, params=[50.0, 50.
 CONFIG = EvaluateStage(thresholds=((0.25, 2.0), (5.0, 10.0)), unit="m", synthetic=False)
 
 
-def looking(centre, forward, up=(0, 0, 1)) -> np.ndarray:
-    """cam_from_world [3, 4] of a camera at ``centre`` that looks along ``forward``, upright."""
-    z = np.asarray(forward, float) / np.linalg.norm(forward)
-    x = np.cross(z, up)
-    x = x / np.linalg.norm(x)
-    R = np.stack([x, np.cross(z, x), z])
-    return np.column_stack([R, -R @ np.asarray(centre, float)])
-
-
 def circle(n: int, radius: float = 10.0) -> list[np.ndarray]:
     angles = np.linspace(0, 2 * math.pi, n, endpoint=False)
     outward = np.stack([np.cos(angles), np.sin(angles), np.zeros(n)], 1)
-    return [looking(radius * o + [0, 0, 1.7], [0, 0, 0.1] - o) for o in outward]
+    return [look(radius * o + [0, 0, 1.7], [0, 0, 0.1] - o, (0, 0, 1)) for o in outward]
 
 
 def pixels(path) -> np.ndarray:
@@ -50,7 +42,7 @@ def test_plane_lies_under_upright_cameras(up):
     other = np.cross(up, side)
     # half look slightly up, half slightly down
     tilted = [(i, s, t) for i in range(6) for s in (1, -1) for t in (0.1, -0.1)]
-    poses = [looking(i * side, s * other + 0.3 * side + t * up, up) for i, s, t in tilted]
+    poses = [look(i * side, s * other + 0.3 * side + t * up, up) for i, s, t in tilted]
     plane = ground_plane(np.stack(poses))
     np.testing.assert_allclose(np.cross(plane.right, plane.forward), up, atol=1e-6)
     np.testing.assert_allclose([plane.right @ plane.right, plane.right @ plane.forward], [1, 0], atol=1e-12)

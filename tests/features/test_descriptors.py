@@ -1,7 +1,6 @@
 """The networks: EfficientNet-Lite0 with its published weights; NetVLAD and R2Former with checkpoints of the published
 layout and random values, and their layers against independent computations."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from exif_photos import real, weights_at_hand
 from PIL import Image
 from scipy.io import savemat
 
@@ -17,8 +17,6 @@ from scrflow.core.images import read_rgb, to_tensor
 from scrflow.core.plugins import plugins
 from scrflow.features.descriptors import build_descriptor, efficientnet_lite0, netvlad, r2former
 from scrflow.storage.weights import registry
-
-FOX = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")) / "fox"
 
 
 @pytest.fixture
@@ -62,13 +60,9 @@ def test_names_are_known():
 def test_efficientnet_knows_a_fox():
     """Ten photos of a stuffed fox: red fox or kit fox (277, 278) is among the ten best ImageNet classes of most.
     Measured: 6 of 10, where chance gives 0.2."""
-    if not FOX.is_dir():
-        pytest.skip(f"{FOX} is not at hand (real photos, not in the project)")
-    try:
-        network = build_descriptor("efficientnet-lite0", {})
-    except ScrflowError as error:
-        pytest.skip(f"the published weights are not at hand: {error}")
-    photos = sorted((FOX / "images").glob("*"))[:50:5]
+    weights_at_hand("efficientnet-lite0")
+    network = build_descriptor("efficientnet-lite0", {})
+    photos = sorted((real("fox") / "images").glob("*"))[:50:5]
     with torch.inference_mode():
         logits = torch.cat([network._network(network.normalised(network.image(read_rgb(p))[None])) for p in photos])
     hits = sum(bool({277, 278} & set(row.tolist())) for row in logits.topk(10).indices)

@@ -1,4 +1,4 @@
-"""Real photos, photos with EXIF, and a small COLMAP scene of demo photos."""
+"""What is at hand (real photos, published weights), photos with EXIF, and a small COLMAP scene of demo photos."""
 
 import os
 import shutil
@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
+from scrflow.core.errors import ScrflowError
 from scrflow.scene.colmap_model import read_model
+from scrflow.storage.weights import locate
 
 DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data")).absolute()
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -36,6 +38,15 @@ def real(name: str) -> Path:
     if not (DATA / name).is_dir():
         pytest.skip(f"real photos are not at hand ({DATA / name})")
     return DATA / name
+
+
+def weights_at_hand(*names: str) -> None:
+    """Skips the test where published weights are missing, or not what they should be."""
+    try:
+        for name in names:
+            locate(name)
+    except ScrflowError as error:
+        pytest.skip(f"published weights are not at hand: {error}")
 
 
 def real_photo() -> Path:

@@ -46,11 +46,10 @@ def scene(noise_px: float = 0.0, seed: int = 0, roll_copies: bool = True) -> tup
     return buffer, points, np.concatenate(point_of)
 
 
-def full_graph() -> scipy.sparse.csr_array:
+def full_graph(images: int = IMAGES) -> scipy.sparse.csr_array:
     """Everything overlaps with everything, near cameras more."""
-    gap = np.abs(np.subtract.outer(np.arange(IMAGES), np.arange(IMAGES)))
-    weights = np.where(gap > 0, 1 - gap / IMAGES, 0.0)
-    return scipy.sparse.csr_array(weights)
+    gap = np.abs(np.subtract.outer(np.arange(images), np.arange(images)))
+    return scipy.sparse.csr_array(np.where(gap > 0, 1 - gap / images, 0.0))
 
 
 def write_shards(buffer: Buffer, folder: Path, shards: int = 2) -> list[Path]:

@@ -32,6 +32,7 @@ from scrflow.config import SceneConfig, Split
 from scrflow.core.errors import ScrflowError
 from scrflow.newscene import NewScene, draft_scene
 from scrflow.pipeline.project import Project
+from scrflow.scene import Scene
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.colmap import ColmapSource
 
@@ -53,6 +54,10 @@ def project() -> Project:
 
 def draft(project: Project, path: Path, **options):
     return draft_scene(NewScene(name="place", path=path, **options), project, gpu=False)
+
+
+def build(config: SceneConfig, out: Path) -> Scene:
+    return built(stage_of(config.source, config.split, config.unit), Path(config.root), out)
 
 
 def test_a_colmap_scene_from_any_of_its_folders(colmap, project):
@@ -132,7 +137,7 @@ def test_missing_photos_are_left_out_and_counted_where_asked(colmap, project, tm
     found = draft(project, colmap, skip_missing=True, queries=colmap / "ask.txt")
     assert dict(found.rows)["photos"].endswith("; 3 without a file are left out")
     assert dict(found.rows)["queries"].startswith("2, ")
-    scene = built(stage_of(found.config.source, found.config.split, "unit"), colmap, tmp_path / "scene")
+    scene = build(found.config, tmp_path / "scene")
     assert (len(scene.mapping), len(scene.queries)) == (5, 2)
     assert "ask.txt: 1 of 3 photos have no file; they are left out" in caplog.text
 
@@ -249,38 +254,30 @@ def as_windows_writes(root: Path) -> None:
 
 
 @pytest.mark.parametrize("form", DATASETS)
-@pytest.mark.parametrize("windows", [False, True])
-def test_datasets_are_recognised_and_build(form, windows, project, tmp_path):
-    write, folder, mapping, queries = DATASETS[form]
-    write(tmp_path)
-    if windows:
-        as_windows_writes(tmp_path)
-    found = draft(project, tmp_path / folder)
-    config = found.config
-    assert dict(found.rows)["form"].startswith(form) and (config.unit == "m") == (form != "NVM")
-    stage = stage_of(config.source, config.split, config.unit)
-    scene = built(stage, Path(config.root), tmp_path / "scene")
-    assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
-
-
-@pytest.mark.parametrize("form", DATASETS)
-def test_datasets_without_all_their_photos(form, project, tmp_path):
-    """A mapping image has no file: it is told, and with --skip-missing left out and counted."""
+def test_datasets_are_recognised_and_build(form, project, tmp_path):
+    """A mapping image has no file: it is told, and with --skip-missing left out and counted. Then whole, with lists as
+    Windows writes them."""
     write, folder, mapping, queries = DATASETS[form]
     write(tmp_path)
     lost = {"kapture": "records_data/*.jpg", "12-Scenes": "frame-000004.color.jpg", "NVM": "1.jpg"}
     lost |= {"Map-free": "seq0/*", "DSAC*": "train/rgb/*"}
     path = sorted((tmp_path / folder).rglob(lost.get(form, "*.png")))[0]
-    path.unlink()
+    aside = path.rename(tmp_path / "aside")
     if form not in ("7-Scenes", "12-Scenes"):  # their frames are those of the folder
         with pytest.raises(ScrflowError, match=r"no file|missing|not under|for 5 images"):
             draft(project, tmp_path / folder)
     found = draft(project, tmp_path / folder, skip_missing=True)
-    config, told = found.config, dict(found.rows)["photos"]
-    assert told.endswith("; 1 without a file are left out")
-    scene = built(stage_of(config.source, config.split, config.unit), Path(config.root), tmp_path / "scene")
+    assert dict(found.rows)["photos"].endswith("; 1 without a file are left out")
+    scene = build(found.config, tmp_path / "scene")
     assert (len(scene.mapping), len(scene.queries)) == (mapping - 1, queries)
     assert not any(path == scene.image_path(view.name) for view in scene.mapping)
+
+    aside.rename(path)
+    as_windows_writes(tmp_path)
+    found = draft(project, tmp_path / folder)
+    assert dict(found.rows)["form"].startswith(form) and (found.config.unit == "m") == (form != "NVM")
+    scene = build(found.config, tmp_path / "scene")
+    assert (len(scene.mapping), len(scene.queries)) == (mapping, queries)
 
 
 def test_real_scenes(project, monkeypatch):
@@ -351,7 +348,12 @@ FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
     ("photos", depth_map, {}, r"1 images are depth maps or the like \(map/depth\.png\)"),
     ("colmap", lose, {}, MISSING),
     ("colmap", shrink, {}, RESIZED),
-    ("colmap", lambda r: (r / "q.txt").write_text("a.jpg\n"), {"queries": "q.txt"}, r"q\.txt: 1 of 1 queries"),
+    (
+        "colmap",
+        lambda r: (r / "q.txt").write_text("a.jpg\n"),
+        {"queries": "q.txt"},
+        r"q\.txt: 1 of 1 queries are not under .*: a\.jpg",
+    ),
     ("colmap", nothing, {"queries": "images", "every": 3}, "exclude each other"),
     ("colmap", nothing, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
     ("colmap", nothing, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),

@@ -5,12 +5,11 @@ features joined of others; and the baseline of feature matching."""
 import json
 
 import pytest
+from exif_photos import weights_at_hand
 from tiny_project import BASELINE, ENCODER, METHOD, SCENE, Project
 
 from scrflow.config import deep_merge
-from scrflow.core.errors import ScrflowError
 from scrflow.report.costs import costs_of
-from scrflow.storage.weights import locate
 
 PLAIN_LOSS = {"coarse": False, "depth_adjusted": False, "pull": False}
 PUBLISHED = {
@@ -103,10 +102,7 @@ FEATURES = """retrieval:
 @pytest.mark.long
 @pytest.mark.network
 def test_fusion_serves_queries(copied: Project):
-    try:
-        locate("efficientnet-lite0")
-    except ScrflowError as error:
-        pytest.skip(f"the published weights are not at hand: {error}")
+    weights_at_hand("efficientnet-lite0")
     copied.edit("config/config.yaml", "retrieval:\n", FEATURES)
     copied.write("config/methods/fused.yaml", {"extends": "quick", "description": "fusion", "retrieval": "both"})
     copied.snakemake("results/tiny/fused/poses.txt")

@@ -56,23 +56,6 @@ def test_an_error_of_the_config_is_one_line(project: Project):
     assert re.search(r"^config/methods/quick.yaml: key training.steps: ", done.stdout, re.M), done.stdout
 
 
-@pytest.mark.parametrize(
-    ("path", "old", "new", "told"),
-    [
-        ("config/config.yaml", "seed: 1", "seed: one", r"config/config.yaml: key seed"),
-        ("config/scenes/tiny.yaml", "depth_bias: 3", "depth_bais: 3", r"config/scenes/tiny.yaml: .*depth_bais"),
-        ("config/scenes/tiny.yaml", "model: model", "modle: model", r"config/scenes/tiny.yaml: key source.modle"),
-        ("config/scenes/tiny.yaml", "reader: colmap", "reader: colmpa", r"no reader 'colmpa'; .* cambridge, colmap"),
-        ("config/encoders/small.yaml", "dim: 32", "dim: 1", r"config/encoders/small.yaml: key pca.dim"),
-        ("config/methods/quick.yaml", "encoder: small", "encoder: smal", r"config/methods/quick.yaml: .*encoder.*smal"),
-    ],
-)
-def test_config_errors_name_file_and_key(project: Project, path, old, new, told):
-    project.edit(path, old, new)
-    with pytest.raises(ScrflowError, match=told):
-        Config(project.folder / "config")
-
-
 def test_overrides_reach_what_extends(project: Project):
     project.write("config/methods/other.yaml", {"extends": "quick", "description": "another"})
     config = Config(project.folder / "config", {"seed": 5, "methods": {"quick": {"training": {"steps": 7}}}})
