@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from browsers import browser  # noqa: F401
+from exif_photos import colmap, photo  # noqa: F401
 from filelock import FileLock
 from graph_helpers import ring_views  # noqa: F401
 from tiny_project import POSES, REPO, Project

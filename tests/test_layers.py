@@ -1,9 +1,12 @@
-"""The folders of src/scrflow import only from folders below them, and no modules import each other in a circle."""
+"""The folders of src/scrflow import only from folders below them, no modules import each other in a circle, and the
+package has the names that it says."""
 
 import ast
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import scrflow
 
 SRC = Path(__file__).resolve().parents[1] / "src/scrflow"
 # lowest first; docs/architecture.md says what each folder is for
@@ -52,6 +55,11 @@ def test_folders_import_from_below():
         f"{name} imports {found}" for name in modules() for found in imports(name, True) if level(found) > level(name)
     ]
     assert not upward
+
+
+def test_every_public_name_exists():
+    for name in scrflow.__all__:
+        assert getattr(scrflow, name).__name__ == name
 
 
 def test_no_circles():

@@ -52,7 +52,7 @@ CASES = [
     Bad("a name that is no UTF-8", "colmap", binary("images", not_utf8), "UTF-8"),
     Bad("an image of no camera", "colmap", binary("images", packed(_NAME - 4, "<I", 77)), "cannot be read"),
     Bad("a point that no image has", "colmap", binary("images", packed(_POINTS + 24, "<q", 99)), "cannot be read"),
-    Bad("images.bin is missing", "colmap", binary("images", lambda b: None), r"images\.bin"),
+    Bad("images.bin is missing", "colmap", binary("images", lambda b: None), r"images\.bin: file of the COLMAP model"),
     Bad("text of random bytes", "colmap", text("images", lambda b: bytes(range(256))), "cannot be read"),
     Bad("text with points twice", "colmap", text("points3D", lambda b: b + b), "cannot be read"),
 ]

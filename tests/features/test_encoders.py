@@ -1,26 +1,22 @@
 """Local encoders on real photos: pixel origin, precision, and matching against known poses."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pycolmap
 import pytest
 import torch
+from exif_photos import DEMO, real
 from PIL import Image
 
 from scrflow.config import ExtractorConfig
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import rotation_from_quaternion
 from scrflow.core.images import read_rgb, to_tensor
 from scrflow.features.encoders import build_encoder
 from scrflow.features.encoders.sift import Sift
 from scrflow.features.views import encode_view
+from scrflow.scene.readers.pose_lines import read_pose_list
 
-DATA = Path(os.environ.get("SCRFLOW_DATA", "../shared/data"))
-KITCHEN = DATA / "redkitchen"
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "images" / "mapping"
-real = pytest.mark.skipif(not KITCHEN.is_dir(), reason=f"{KITCHEN} is not at hand (real photos, not in the project)")
+PHOTOS = DEMO / "images/mapping"
+NAMES = ("seq-01/frame-000160.color.jpg", "seq-01/frame-000168.color.jpg")  # of redkitchen
 
 
 def encoder(name: str, **options):
@@ -28,7 +24,7 @@ def encoder(name: str, **options):
 
 
 def demo_image() -> torch.Tensor:
-    return to_tensor(read_rgb(sorted(DEMO.glob("*.jpg"))[10]))
+    return to_tensor(read_rgb(sorted(PHOTOS.glob("*.jpg"))[10]))
 
 
 def mirrored_difference(name: str, image: torch.Tensor) -> np.ndarray:
@@ -46,10 +42,10 @@ def mirrored_difference(name: str, image: torch.Tensor) -> np.ndarray:
     ("name", "limit"),
     # an origin half a pixel off would show as 1; the learned detectors lean a third of a pixel to one side (XFeat 0.70,
     # ALIKED 0.83, DISK 0.63), the same in mapping and queries
-    [("sift", 0.01), *(pytest.param(*case, marks=real) for case in [("xfeat", 0.9), ("aliked", 1.0), ("disk", 0.9)])],
+    [("sift", 0.01), ("xfeat", 0.9), ("aliked", 1.0), ("disk", 0.9)],
 )
 def test_origins(name, limit):
-    photo = demo_image() if name == "sift" else to_tensor(read_rgb(KITCHEN / "seq-01/frame-000160.color.jpg"))
+    photo = demo_image() if name == "sift" else to_tensor(read_rgb(real("redkitchen") / NAMES[0]))
     assert abs(np.median(mirrored_difference(name, photo))) < limit
 
 
@@ -64,12 +60,11 @@ def test_same_image_same_bytes(name):
 
 @pytest.mark.parametrize(("size", "enlarged"), [((640, 480), True), ((1280, 960), False)])
 def test_sift_enlarges_small_photos_alone(size, enlarged):
-    photo = to_tensor(read_rgb(sorted(DEMO.glob("*.jpg"))[10]).resize(size))
+    photo = to_tensor(read_rgb(sorted(PHOTOS.glob("*.jpg"))[10]).resize(size))
     found, as_it_is = Sift(1000)(photo), Sift(1000, first_octave=0)(photo)
     assert len(found.keypoints_px) == 1000 and torch.equal(found.keypoints_px, as_it_is.keypoints_px) != enlarged
 
 
-@real
 @pytest.mark.parametrize(
     # disk: 659 and 0.47 were measured; whole pixels, as published, have 0.62
     # between frames 160 and 168: least number of matches within 4 px of their epipolar lines, largest median there (px)
@@ -77,17 +72,13 @@ def test_sift_enlarges_small_photos_alone(size, enlarged):
     [("sift", 100, 0.8), ("xfeat", 250, 1.0), ("aliked", 150, 0.9), ("disk", 500, 0.55)],
 )
 def test_matches_obey_the_known_poses(name, matches, median_px):
-    names = ["seq-01/frame-000160.color.jpg", "seq-01/frame-000168.color.jpg"]
-    lines = {
-        line.split()[0]: [float(v) for v in line.split()[1:]]
-        for line in (KITCHEN / "poses_sfm.txt").read_text().splitlines()
-    }
-    views, poses = [], []
-    for image in names:
-        *pose, f = lines[image]
+    kitchen = real("redkitchen")
+    listed, views, poses = read_pose_list(kitchen / "poses_sfm.txt"), [], []
+    for image in NAMES:
+        pose, f = listed[image]
         camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=640, height=480, params=[f, 320, 240])
-        views.append(encode_view(read_rgb(KITCHEN / image), camera, encoder(name), 480, 1000))
-        poses.append(np.c_[rotation_from_quaternion(np.array(pose[:4])), pose[4:]])
+        views.append(encode_view(read_rgb(kitchen / image), camera, encoder(name), 480, 1000))
+        poses.append(pose)
     similarity = views[0].descriptors @ views[1].descriptors.T
     there, back = similarity.argmax(1), similarity.argmax(0)
     mutual = torch.nonzero(back[there] == torch.arange(len(there))).flatten()

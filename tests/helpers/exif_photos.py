@@ -49,7 +49,9 @@ def weights_at_hand(*names: str) -> None:
         pytest.skip(f"published weights are not at hand: {error}")
 
 
-def real_photo() -> Path:
+@pytest.fixture(scope="session")
+def photo() -> Path:
+    """A real photo."""
     return real("herzjesu") / "images/0000.jpg"
 
 
@@ -63,8 +65,10 @@ def some_photos(source: Path, target: Path, count: int, width: int) -> Path:
     return target
 
 
-def write_colmap(root: Path) -> Path:
+@pytest.fixture
+def colmap(tmp_path: Path) -> Path:
     """Ten demo images in COLMAP's usual layout: sparse/0 and images."""
+    root = tmp_path / "place"
     model = read_model(DEMO / "model")
     keep = (DEMO / "mapping.txt").read_text().split()[:40:4]
     for image_id in list(model.reg_image_ids()):

@@ -45,6 +45,12 @@ def scene_of(
     return folder
 
 
+def centres_of(model: pycolmap.Reconstruction) -> dict[str, np.ndarray]:
+    """Camera centres [3] by image name, sorted."""
+    images = sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
+    return {image.name: image.projection_center() for image in images}
+
+
 def write_graph(path: Path, csr: scipy.sparse.csr_array, names: Iterable[str]) -> Path:
     """A covisibility graph of images."""
     csr.sort_indices()

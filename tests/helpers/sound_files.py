@@ -50,6 +50,18 @@ POSES = {name: np.c_[np.eye(3), [i, 0, 0]] for i, name in enumerate(NAMES)}
 SIFT = ExtractorConfig(name="sift", max_keypoints=64)
 HEAD = HeadConfig(width=32, hidden_ratio=1, blocks=1, clusters=3, refine_blocks=1, frequencies=4)
 RETRIEVAL = RetrievalConfig(kind="vlad", encoder="sift", clusters=4, keypoints=40, dim=5, pq_bytes=3)
+MAP_STAGE = MapStage(
+    extractor=SIFT,
+    global_encoding=GlobalEncodingUse(name="node2vec"),
+    head=HEAD,
+    retrieval=RETRIEVAL,
+    retrieval_extractor=SIFT,
+    own_encoding=False,
+    localize=LocalizeConfig(hypotheses=2, iterations=100),
+    thresholds=((0.05, 5.0), (0.5, 5.0)),
+    unit="m",
+    seed=1,
+)
 _IDENTITY = " ".join(str(v) for v in np.eye(4).ravel())
 
 
@@ -132,25 +144,13 @@ def _retriever() -> Retriever:
 
 
 def _tensors(root: Path) -> None:
-    stage = MapStage(
-        extractor=SIFT,
-        global_encoding=GlobalEncodingUse(name="node2vec"),
-        head=HEAD,
-        retrieval=RETRIEVAL,
-        retrieval_extractor=SIFT,
-        own_encoding=False,
-        localize=LocalizeConfig(hypotheses=2, iterations=100),
-        thresholds=((0.05, 5.0),),
-        unit="m",
-        seed=1,
-    )
     pca = {"mean": torch.randn(128), "components": torch.randn(128, 16)}
     tensors = {f"head.{k}": v.half() for k, v in Head(24, HEAD, torch.randn(3, 3), 2.5).state_dict().items()}
     tensors |= {f"pca.{k}": v for k, v in pca.items()} | {"encoding": torch.randn(3, 8)}
     tensors |= {f"retrieval.{k}": v for k, v in _retriever().tensors().items()}
     metadata = {"format": str(MAP_FORMAT), "names": json.dumps(NAMES), "output_unit": "2.5", "weights": "{}"}
-    stamp = Stamp("map", stage.model_dump(mode="json"))
-    write_safetensors(root / "map.safetensors", pack(tensors, stage.map), stamp, metadata)
+    stamp = Stamp("map", MAP_STAGE.model_dump(mode="json"))
+    write_safetensors(root / "map.safetensors", pack(tensors, MAP_STAGE.map), stamp, metadata)
     write_safetensors(root / "pca.safetensors", pca, Stamp("pca"))
 
 

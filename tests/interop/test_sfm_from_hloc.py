@@ -11,6 +11,7 @@ import numpy as np
 import pycolmap
 import pytest
 from exif_photos import real, some_photos
+from scenes import centres_of
 from small_datasets import stage_of
 
 from scrflow.config import SfmConfig, SfmStage, Split, TriangulateStage
@@ -84,16 +85,9 @@ def models(root: Path, files: tuple[Path, Path], tmp_path_factory) -> dict[str, 
     return {name: out / name for name in ("sift", "hloc")}
 
 
-def centres(folder: Path) -> np.ndarray:
-    """Camera centres by name, [images, 3]."""
-    model = pycolmap.Reconstruction(str(folder))
-    images = sorted((model.image(i) for i in model.reg_image_ids()), key=lambda image: image.name)
-    return np.array([image.projection_center() for image in images])
-
-
 def apart(first: Path, second: Path) -> float:
     """Largest distance of the models' camera centres after a similarity; the median depth of the points is 10."""
-    a, b = centres(first), centres(second)
+    a, b = (np.array([*centres_of(pycolmap.Reconstruction(str(f))).values()]) for f in (first, second))
     similarity = pycolmap.estimate_sim3d(b, a)
     return float(np.linalg.norm(np.array([similarity * c for c in b]) - a, axis=1).max())
 

@@ -13,16 +13,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 from scenes import scene_of, write_graph
+from sound_files import HEAD
+from sound_files import MAP_STAGE as STAGE
 
-from scrflow.config import (
-    ExtractorConfig,
-    GlobalEncodingUse,
-    HeadConfig,
-    LocalizeConfig,
-    MapConfig,
-    MapStage,
-    RetrievalConfig,
-)
+from scrflow.config import GlobalEncodingUse, MapConfig, MapStage, RetrievalConfig
 from scrflow.core.errors import ScrflowError
 from scrflow.features import retrieval
 from scrflow.features.global_encoding import read_global_encoding
@@ -35,22 +29,9 @@ from scrflow.storage.artifact import Stamp, create_h5, read_safetensors_metadata
 from scrflow.storage.checksum import write_checksum
 from scrflow.training.head import Head
 
-IMAGES, LOCAL, GLOBAL, WORDS, DIM = 6, 16, 8, 4, 5
-SIFT = ExtractorConfig(name="sift", max_keypoints=64)
-HEAD = HeadConfig(width=32, hidden_ratio=1, blocks=1, clusters=3, refine_blocks=1, frequencies=4)
+IMAGES, LOCAL, GLOBAL = 6, 16, 8
+WORDS, DIM = STAGE.retrieval.clusters, STAGE.retrieval.dim
 NAMES = tuple(f"db/{i}.png" for i in range(IMAGES))
-STAGE = MapStage(
-    extractor=SIFT,
-    global_encoding=GlobalEncodingUse(name="node2vec"),
-    head=HEAD,
-    retrieval=RetrievalConfig(kind="vlad", encoder="sift", clusters=WORDS, keypoints=40, dim=DIM, pq_bytes=3),
-    retrieval_extractor=SIFT,
-    own_encoding=False,
-    localize=LocalizeConfig(hypotheses=2, iterations=100),
-    thresholds=((0.05, 5.0), (0.5, 5.0)),
-    unit="m",
-    seed=1,
-)
 
 
 @pytest.fixture(scope="module")

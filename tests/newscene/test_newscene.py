@@ -7,7 +7,7 @@ import numpy as np
 import pycolmap
 import pytest
 import yaml
-from exif_photos import DEMO, F35, real, real_photo, with_exif, write_colmap
+from exif_photos import DEMO, F35, real, with_exif
 from PIL import Image
 from replicas import (
     COUNT,
@@ -35,16 +35,6 @@ from scrflow.pipeline.project import Project
 from scrflow.scene import Scene
 from scrflow.scene.colmap_model import read_model
 from scrflow.scene.readers.colmap import ColmapSource
-
-
-@pytest.fixture(scope="module")
-def photo() -> Path:
-    return real_photo()
-
-
-@pytest.fixture
-def colmap(tmp_path) -> Path:
-    return write_colmap(tmp_path / "place")
 
 
 @pytest.fixture(scope="module")

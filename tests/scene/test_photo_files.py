@@ -1,12 +1,11 @@
 """Cameras from EXIF, and upright copies, on real photos."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
-from exif_photos import APPLE, F35, FOCAL, HEIGHT, SMALLER, WIDTH, real_photo, with_exif, write_colmap
+from exif_photos import APPLE, F35, FOCAL, HEIGHT, SMALLER, WIDTH, with_exif
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 from small_datasets import built, source_for, stage_of
@@ -21,17 +20,6 @@ from scrflow.scene.lists import PhotoNames, query_line
 from scrflow.scene.photo_files import FOCAL_FACTOR, camera_from_exif, upright
 from scrflow.sfm.matching import check_readable
 from scrflow.storage.artifact import Stamp, folder_digest, write_json
-
-
-@pytest.fixture(scope="module")
-def photo() -> Path:
-    return real_photo()
-
-
-@pytest.fixture
-def colmap(tmp_path) -> Path:
-    return write_colmap(tmp_path / "place")
-
 
 CAMERAS = {
     # name: (size, tags, focal length px, source); the diagonal of 36x24 mm is 43.27 mm

@@ -8,6 +8,7 @@ import pycolmap
 import pytest
 from exif_photos import real, some_photos
 from PIL import Image
+from scenes import centres_of
 
 from scrflow.config import SceneStage, SfmConfig, SfmStage, Split, TriangulateStage
 from scrflow.core.errors import ScrflowError
@@ -47,9 +48,9 @@ def test_bare_photos_agree_with_the_laser(tmp_path):
     assert report["mean_reprojection_error_px"] < 1.0 and report["median_depth"] == pytest.approx(10)
     model = pycolmap.Reconstruction(str(tmp_path / "sfm"))
     truth = laser_centres(root / "gt_dense_cameras")
-    images = [model.image(i) for i in model.reg_image_ids()]
-    found = np.array([image.projection_center() for image in images])
-    wanted = np.array([truth[image.name] for image in images])
+    found = centres_of(model)
+    wanted = np.array([truth[name] for name in found])
+    found = np.array([*found.values()])
     to_metres = pycolmap.estimate_sim3d(found, wanted)
     error = np.linalg.norm(np.array([to_metres * c for c in found]) - wanted, axis=1)
     assert np.median(error) < 0.02, error
