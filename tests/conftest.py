@@ -3,12 +3,13 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from browsers import browser  # noqa: F401
 from exif_photos import colmap, photo  # noqa: F401
+from fake_server import server  # noqa: F401
 from filelock import FileLock
 from graph_helpers import ring_views  # noqa: F401
 from tiny_project import POSES, REPO, Project
@@ -42,17 +43,24 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made once for all processes: change nothing in it."""
+    own = factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with FileLock(root.with_suffix(".lock")):
+        if not root.with_suffix(".done").exists():
+            shutil.rmtree(root, ignore_errors=True)
+            make(root)
+            root.with_suffix(".done").touch()
+    return root
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose poses are made; tests that change something in it must put it back."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    # it is run once for all processes; each has a copy, as one may change something while another reads it
-    with FileLock(shared / "pristine.lock"):
-        if not (shared / "pristine.done").exists():
-            Project(shared / "pristine").snakemake(POSES)
-            (shared / "pristine.done").touch()
-        return Project.at(shared / "pristine").copy(own / "finished" / "project")
+    pristine = once(tmp_path_factory, "pristine", lambda root: Project(root).snakemake(POSES))
+    # each process has a copy, as one may change something while another reads it
+    return Project.at(pristine).copy(tmp_path_factory.getbasetemp() / "finished" / "project")
 
 
 @pytest.fixture()
@@ -63,17 +71,10 @@ def copied(finished: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def wall_map(tmp_path_factory: pytest.TempPathFactory):
-    """A painted wall's photos, scene and map (``plane_map.PlaneMap``), built once for all processes: change nothing."""
+    """A painted wall's photos, scene and map (``plane_map.PlaneMap``): change nothing."""
     import plane_map
 
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "wall"
-    with FileLock(root.with_suffix(".lock")):
-        if not root.with_suffix(".done").exists():
-            shutil.rmtree(root, ignore_errors=True)
-            plane_map.build(root)
-            root.with_suffix(".done").touch()
-    return plane_map.PlaneMap.at(root)
+    return plane_map.PlaneMap.at(once(tmp_path_factory, "wall", plane_map.build))
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +83,23 @@ def wall_landmarks(tmp_path_factory: pytest.TempPathFactory):
     nothing."""
     import plane_map
 
-    return plane_map.build_landmarks(tmp_path_factory.mktemp("landmarks"))
+    return plane_map.PlaneMap.at(once(tmp_path_factory, "landmarks", plane_map.build_landmarks))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Playwright's browser: the system's Chromium, without a window. The test is skipped where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for path in map(shutil.which, names) if path), None)
+    if program is None:
+        pytest.skip("no chromium here (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # without a sandbox, which root has none of; the software renderer, as there may be no GPU
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--use-angle=swiftshader"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
-"""Poses and intrinsics that cannot be right: refused in one line that says where, and the earlier scene stays.
+"""Intrinsics that cannot be right: refused in one line that says where, and the earlier scene stays.
 
-Faults of single lines and matrices in each dataset format are in tests/scene.
+Faults of poses, and of single lines in each dataset format, are in tests/scene/test_broken_datasets.py.
 """
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import photo_kinds as kinds
 import pycolmap
 import pytest
@@ -15,56 +12,8 @@ from small_datasets import check_refused
 
 from scrflow.config import Split
 from scrflow.core.errors import ScrflowError
-from scrflow.core.geometry import invert_pose
 from scrflow.localize.query import camera_of
 from scrflow.scene.checks import check_intrinsics, lost_share
-
-COUNT = 6
-
-
-# --------------------------------------------------------------------------------------------------------------- poses
-
-
-def centres(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    """All camera centres [6, 3] elsewhere."""
-
-    def write(root: Path) -> None:
-        inverse = invert_pose(np.stack([kinds.pose_of(i) for i in range(COUNT)]))
-        inverse[:, :, 3] = change(inverse[:, :, 3])
-        poses = enumerate(invert_pose(inverse))
-        (root / "poses.txt").write_text("".join(kinds.pose_text(f"{i}.jpg", pose, 130.0) for i, pose in poses))
-
-    return write
-
-
-def far_away(centres_N3: np.ndarray) -> np.ndarray:
-    centres_N3[1, 0] = 1e9
-    return centres_N3
-
-
-FAULTS = {
-    "one camera far away": (centres(far_away), r"poses\.txt: camera of 1\.jpg is 1e\+09 from the others"),
-    "geographic coordinates": (
-        centres(lambda c: c + np.array([4.5e5, 5.4e6, 100])),
-        r"poses\.txt: the cameras stand 5\.42e\+06 from the origin and 0\.\d+ from each other",
-    ),
-    "all cameras in one place": (
-        centres(lambda c: np.tile(c[:1], (len(c), 1))),
-        r"poses\.txt: all 4 mapping cameras stand in one place",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_bad_poses(tmp_path, fault):
-    spoil, message = FAULTS[fault]
-    root = kinds.dataset(tmp_path / "data", COUNT)
-    spoil(root)
-    check_refused(kinds.STAGE, root, tmp_path / "scene", message)
-
-
-# ---------------------------------------------------------------------------------------------------------- intrinsics
-
 
 CAMERAS = {
     "zero focal length": ("PINHOLE", [0, 130, 80, 60], r"focal length \[0\.0, 130\.0\] px, expected a positive number"),
@@ -82,7 +31,7 @@ def test_bad_cameras(tmp_path, fault):
     """As the camera of a query in a list, and as that of ``scrflow localize``; of a mapping image: tests/scene."""
     model, params, message = CAMERAS[fault]
     camera = " ".join([model if " " in model else f"{model} 160 120", *map(repr, params)])
-    root = kinds.dataset(tmp_path / "data", COUNT)
+    root = kinds.dataset(tmp_path / "data")
     (root / "queries.txt").write_text(f"5.jpg {camera}\n")
     stage = kinds.STAGE.model_copy(update={"split": Split(queries={"all": "queries.txt"})})
     check_refused(stage, root, tmp_path / "scene", message)

@@ -108,7 +108,7 @@ OTHERS = [
     Bad("scene: a newer schema", SCENE, scene(lambda v: v["scrflow"].update(schema=99)), "schema version 99"),
     Bad("scene: another file", SCENE, replaced(SCENE, "30.0", "31.0", "queries.txt"), "not those that were written"),
     Bad("downloads: no UTF-8", TABLE, changed(TABLE, "", lambda b: b.replace(b"a.jpg", b"\xd0\xce")), "cannot be read"),
-    Bad("video: text", "video", written("a.mp4", "this is no film"), r"a\.mp4"),
+    Bad("video: text", "video", written("a.mp4", "this is no film\n" * 500), r"a\.mp4: not a video"),
     Bad("inspect: brackets", "inspect", written("a.json", BRACKETS), "damaged"),
 ]
 

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import room_forms
 import yaml
+from exif_photos import write_video
 from PIL import Image
 from room_forms import Room, room
 from tiny_project import METHOD, REPO, Project, without_scenes
@@ -66,7 +66,7 @@ def test_run_goes_from_photos_to_the_report_and_goes_on(project):
     assert gone.returncode == 1 and f"{root}: no such folder of the scene" in gone.stderr.splitlines()[-1]
 
 
-def test_mistakes_name_what_there_is(monkeypatch, tmp_path):
+def test_mistakes_name_what_there_is(monkeypatch):
     monkeypatch.chdir(REPO)
     with pytest.raises(ScrflowError, match=r"no scene 'nowhere' .*there are .*demo"):
         run_scene("nowhere", [], None, [])
@@ -117,13 +117,7 @@ def poses_of_a_phone(r: Room) -> tuple[str, dict]:
 
 
 def video(r: Room) -> tuple[str, dict]:
-    with av.open(str(r.root / "walk.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=4)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 640, 480, "yuv420p", 8_000_000
-        for path in r.sources:
-            with Image.open(path) as image:
-                container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode())
+    write_video(r.root / "walk.mp4", [Image.open(path) for path in r.sources], 4)
     return "walk.mp4", {}
 
 

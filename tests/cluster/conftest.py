@@ -1,13 +1,9 @@
-"""Makes the modules of this folder importable, and gives tests a SLURM of one node."""
+"""Gives tests a SLURM of one node."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from cluster_project import SlurmProject
 from slurm_node import SlurmNode, missing
 

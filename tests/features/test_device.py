@@ -16,7 +16,9 @@ from scrflow.core.errors import ScrflowError
 from scrflow.features.networks import NetworkEncoder
 from scrflow.features.pca import fit_pca
 from scrflow.features.retrieval_index import build_retrieval
+from scrflow.interop.hloc_files import read_descriptors
 from scrflow.scene.colmap_model import read_model, views_of_model
+from scrflow.scene.model import load_scene
 from scrflow.training.buffer import fill_shard
 
 REPO = Path(__file__).resolve().parents[2]
@@ -41,14 +43,7 @@ def run_stages(scene: Path, folder: Path) -> dict[str, np.ndarray]:
         config = RetrievalStage.model_validate({"retrieval": feature, "extractor": XFEAT, "near": 1.0, "seed": 1})
         out = folder / f"{feature['kind']}.h5"
         build_retrieval(config, scene, out, out.with_suffix(".safetensors"), out.with_suffix(".json"), 1)
-        with h5py.File(out) as f:
-            found[feature["kind"]] = np.stack([f[name]["global_descriptor"][:] for name in sorted(names_of(f))])
-    return found
-
-
-def names_of(file: h5py.File) -> list[str]:
-    found: list[str] = []
-    file.visit(lambda name: found.append(name.rpartition("/")[0]) if name.endswith("global_descriptor") else None)
+        found[feature["kind"]] = read_descriptors(out, [view.name for view in load_scene(scene).mapping])
     return found
 
 

@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-import pycolmap
 import pytest
 import scipy.sparse
 from scenes import scene_of
@@ -18,7 +17,7 @@ from scrflow.graph.covisibility import (
     report_components,
     shared_points,
 )
-from scrflow.scene.colmap_model import model_of_views
+from scrflow.scene.colmap_model import model_with_points
 
 
 def stage(**graph):
@@ -49,28 +48,13 @@ def test_pieces_are_named(caplog):
     assert "2 pieces" in caplog.text and "3 images (d, e, f)" in caplog.text
 
 
-def points_model(views, tracks):
-    model = model_of_views(views)
-    for image_id in range(1, len(views) + 1):
-        count = sum(image_id in t for t in tracks)
-        model.image(image_id).points2D = pycolmap.Point2DList(
-            [pycolmap.Point2D(np.array([5.0 + k, 5.0])) for k in range(count)]
-        )
-    used = dict.fromkeys(range(1, len(views) + 1), 0)
-    for t in tracks:
-        track = pycolmap.Track()
-        for image_id in t:
-            track.add_element(image_id, used[image_id])
-            used[image_id] += 1
-        model.add_point3D(np.array([0.0, 0.0, 5.0]), track)
-    return model
-
-
 def test_shared_points(tmp_path, ring_views, monkeypatch):
     views = ring_views[:4]
-    tracks = [(1, 2)] * 20 + [(2, 3)] * 10 + [(1, 2, 3)] * 10 + [(3, 4)] * 3
+    tracks = [(0, 1)] * 20 + [(1, 2)] * 10 + [(0, 1, 2)] * 10 + [(2, 3)] * 3
+    point, view = np.repeat(np.arange(len(tracks)), [len(t) for t in tracks]), np.concatenate(tracks)
+    places, colours = np.tile([0.0, 0, 5], (len(tracks), 1)), np.zeros((len(tracks), 3), np.uint8)
     (tmp_path / "m").mkdir()
-    points_model(views, tracks).write_binary(str(tmp_path / "m"))
+    model_with_points(views, places, colours, point, view, np.ones((len(point), 2))).write_binary(str(tmp_path / "m"))
     names = tuple(v.name for v in views)
     graph = shared_points(tmp_path / "m", names, 15).toarray()
     expected = np.zeros((4, 4))

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
@@ -63,6 +64,18 @@ def some_photos(source: Path, target: Path, count: int, width: int) -> Path:
             size = (width, round(image.height * width / image.width))
             image.resize(size, Image.Resampling.LANCZOS).save(target / "images" / path.name, quality=95)
     return target
+
+
+def write_video(path: Path, frames: list[Image.Image], rate: int) -> Path:
+    """A video of so many frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 12_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return path
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import io
 import urllib.error
 import zipfile
 
+import pytest
+
 from scrflow.storage import fetch as transfer
 
 HOST = "https://example.org/"
@@ -45,3 +47,8 @@ class Server:
         response.status = 206 if wanted else 200
         response.headers = {"Content-Length": str(len(body))}
         return response
+
+
+@pytest.fixture
+def server(monkeypatch) -> Server:
+    return Server(monkeypatch)

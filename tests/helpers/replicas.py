@@ -144,10 +144,10 @@ def write_queries(root: Path, images: str) -> None:
         copy_photo(view.name, root / images / name)
 
 
-def write_v10(root: Path, rep: Replica, colmap: bool = True) -> Path:
+def write_v10(root: Path, rep: Replica) -> Path:
     for i, photo in enumerate(rep.photos):
         copy_photo(photo, root / "images/images_upright" / db(i))
-    write_nvm(root / "3D-models/aachen_cvpr2018_db.nvm", rep, [db(i) for i in range(len(rep.photos))], colmap=colmap)
+    write_nvm(root / "3D-models/aachen_cvpr2018_db.nvm", rep, [db(i) for i in range(len(rep.photos))], colmap=True)
     camera = f"SIMPLE_RADIAL {WIDTH} {HEIGHT} {FOCAL} {WIDTH / 2} {HEIGHT / 2} 0"
     lines = [f"{db(i)} {camera}" for i in range(len(rep.photos))]
     write_lines(root / "3D-models/database_intrinsics.txt", lines[::-1])  # in another order

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scenes import scene_of, write_graph
 from untrusted_readers import KEYPOINTS, NAMES
 
 from scrflow.baseline.mapping import BaselineMap
@@ -31,17 +32,14 @@ from scrflow.config import (
     MatchFeaturesConfig,
     RetrievalConfig,
     RetrievalPart,
-    SceneStage,
-    Split,
 )
 from scrflow.features.retrieval import Retriever
 from scrflow.interop import hloc_files as hloc
 from scrflow.map.format import MAP_FORMAT, pack
 from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.scene.lists import pose_line, query_line
-from scrflow.scene.model import Query, write_scene
-from scrflow.scene.readers.pose_lines import PoseListSource
-from scrflow.storage.artifact import Stamp, create_h5, write_npz, write_safetensors
+from scrflow.scene.model import Query
+from scrflow.storage.artifact import Stamp, create_h5, write_safetensors
 from scrflow.storage.fetch import unpack, write_list
 from scrflow.training.head import Head
 
@@ -79,15 +77,9 @@ def write_all(root: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     for write in (_archives, _hloc, _tensors, _baseline_map, _scene, _configs):
         write(root)
-    write_npz(root / "graph.npz", _graph(), Stamp("covisibility"))
+    write_graph(root / "graph.npz", scipy.sparse.csr_array([[0, 0.5, 0], [0.5, 0, 0.2], [0, 0.2, 0]]), NAMES)
     torch.save({"weight": torch.zeros(2, 2), "bias": torch.ones(2)}, root / "weights.pth")
     return {**{reader: root / name for reader, name in _FILES.items()}, **_texts(root), **_datasets(root)}
-
-
-def _graph() -> dict[str, np.ndarray]:
-    csr = scipy.sparse.csr_array(np.array([[0, 0.5, 0], [0.5, 0, 0.2], [0, 0.2, 0]]))
-    names = np.array(NAMES, dtype=np.str_)
-    return {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array([3, 3]), "names": names}
 
 
 def _archives(root: Path) -> None:
@@ -188,14 +180,8 @@ def _photos(folder: Path, names: tuple[str, ...] = NAMES) -> None:
 
 def _scene(root: Path) -> None:
     views = [View(name, CAMERA, pose) for name, pose in POSES.items()]
-    _photos(root / "photos")
-    source = PoseListSource(reader="poselist", poses="p.txt")
-    stage = SceneStage(source=source, split=Split(), min_mapping_images=3, unit="m")
-    write_scene(
-        root / "scene", config=stage, code="test", image_root=root / "photos", unit="m", mapping=views[:2],
-        queries=[Query(NAMES[2], CAMERA, "all")], query_poses={NAMES[2]: POSES[NAMES[2]]},
-        image_sha256=dict.fromkeys(NAMES, "0" * 64),
-    )  # fmt: skip
+    queries = [Query(NAMES[2], CAMERA, "all")]
+    scene_of(root / "scene", root / "photos", views[:2], queries, {NAMES[2]: POSES[NAMES[2]]})
     rng = np.random.default_rng(0)
     point, view = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 2, 1, 2])
     model = model_with_points(views, rng.normal(size=(3, 3)), np.zeros((3, 3), np.uint8), point, view, np.ones((6, 2)))

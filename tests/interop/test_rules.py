@@ -29,8 +29,6 @@ def test_plans(project: Project):
     plan = project.planned("results/tiny/hloc/triangulated")
     made = {"hloc_global_features", "hloc_local_features", "hloc_pairs", "hloc_match"}
     assert plan.keys() == {*first, *made, "hloc_triangulate"}
-    plan = project.planned("results/tiny/hloc/global-feats-openibl.h5")
-    assert plan.keys() == {*first, "hloc_global_features"}
 
 
 def test_sfm_from_hloc_of_bare_photos_runs_in_no_circle(project: Project):

@@ -37,12 +37,12 @@ class _Table(torch.nn.Module):
         return SceneCoordinates(self, torch.arange(count).float()[:, None], torch.arange(k).float()[:, None])
 
 
-def hypotheses(shares: list[float], count: int = 1000, seed: int = 0) -> tuple[np.ndarray, _Table]:
-    """Pixels [N, 2], and hypotheses of which each has a share of its scene coordinates right, to 2 px, and the others
-    anywhere."""
+def hypotheses(shares: list[float], count: int = 1000, seed: int = 0, noise_px: float = 2) -> tuple[np.ndarray, _Table]:
+    """Pixels [N, 2], and hypotheses of which each has a share of its scene coordinates right, up to noise, and the
+    others anywhere."""
     rng = np.random.default_rng(seed)
     pixels = rng.uniform([0, 0], [640, 480], (count, 2))
-    seen = pixels + rng.normal(0, 2, (len(shares), count, 2))
+    seen = pixels + rng.normal(0, noise_px, (len(shares), count, 2))
     cam = np.concatenate([(seen - K[:2, 2]) / 500, np.ones((len(shares), count, 1))], 2)
     world = (cam * rng.uniform(2, 8, (count, 1)) - POSE[:, 3]) @ POSE[:, :3]
     wrong = rng.random((len(shares), count)) > np.array(shares)[:, None]
@@ -94,17 +94,6 @@ def test_hypotheses_without_any_consensus():
     assert best_hypothesis(table.coordinates(), pixels, K, HalvingConfig(keypoints=16), 10.0, 1, Clock()) == (0, None)
 
 
-def correspondences(count: int = 300, noise_px: float = 0.5, wrong: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(2)
-    pixels = rng.uniform([0, 0], [640, 480], (count, 2))
-    depth = rng.uniform(2, 8, (count, 1))
-    cam = np.c_[(pixels - K[:2, 2]) / 500, np.ones(count)] * depth
-    world = (cam - POSE[:, 3]) @ POSE[:, :3]
-    bad = rng.random(count) < wrong
-    world[bad] = rng.uniform(-5, 5, (bad.sum(), 3))
-    return pixels + rng.normal(0, noise_px, pixels.shape), world
-
-
 def test_poses_of_the_papers_methods_are_those_of_the_plain_loop():
     """R-SCoRe's public code: PoseLib with its defaults for each hypothesis, the most inliers win."""
     pixels, table = hypotheses([0.3, 0.4, 0.35], seed=5)
@@ -123,7 +112,8 @@ def test_poses_of_the_papers_methods_are_those_of_the_plain_loop():
 
 @pytest.mark.parametrize("refine_px", [None, 1.5])
 def test_pose_among_outliers(refine_px):
-    pixels, world = correspondences()
+    pixels, table = hypotheses([0.6], 300, 2, noise_px=0.5)
+    world = table.xyz[0].numpy()
     config = LocalizeConfig(iterations=1000, refine_px=refine_px)
     estimate = estimate_pose(pixels, world, K, config, 10.0, seed=1)
     t, r = pose_error(estimate.cam_from_world, POSE)

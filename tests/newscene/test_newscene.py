@@ -167,7 +167,7 @@ def test_bare_photos(photos, project, tmp_path, monkeypatch):
     assert config.root == "photos" and config.in_project
 
 
-def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, project, tmp_path, monkeypatch):
+def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, tmp_path, monkeypatch):
     """HEIC, photos that EXIF turns, folders behind links, and two folders of queries with equal base names."""
     there = tmp_path / "other disk"
     for day in ("day", "night"):

@@ -45,10 +45,8 @@ def stage(scene: str, **split) -> SceneStage:
     return found.model_copy(update={"split": found.split.model_copy(update=split)})
 
 
-@pytest.mark.parametrize("colmap", [True, False])
-def test_v10(rep, tmp_path, colmap):
-    """Whichever origin its measurements have: the readings are told apart by the points."""
-    scene = built(stage("aachen"), write_v10(tmp_path / "data", rep, colmap), tmp_path / "scene")
+def test_v10(v10, rep, tmp_path):
+    scene = built(stage("aachen"), v10, tmp_path / "scene")
     assert [v.name for v in scene.mapping] == [db(i) for i in range(8)]
     for i, view in enumerate(scene.mapping):
         assert max(pose_error(view.cam_from_world, rep.poses[i])) < 1e-8

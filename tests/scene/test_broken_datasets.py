@@ -4,6 +4,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from replicas import (
     COUNT,
@@ -22,6 +23,8 @@ from small_datasets import (
     LISTS,
     change,
     check_refused,
+    pose,
+    pose_text,
     source_for,
     stage_of,
     write_dsac,
@@ -30,6 +33,7 @@ from small_datasets import (
 )
 
 from scrflow.config import Split
+from scrflow.core.geometry import invert_pose
 
 seven = partial(source_for, "sevenscenes", folder="chess")
 twelve = partial(source_for, "twelvescenes", folder="apt1/kitchen")
@@ -39,6 +43,14 @@ def cambridge(root: Path) -> None:
     write_cambridge(root / "Shop", replica(COUNT, radial=0.06))
 
 
+def moved(scale: float, *shift: float) -> str:
+    """The pose list with the cameras' centres elsewhere."""
+    inverse = invert_pose(np.stack([pose(i) for i in range(6)]))
+    inverse[:, :, 3] = scale * inverse[:, :, 3] + shift
+    return "".join(pose_text(f"im/{i}.png", p, 50.0) for i, p in enumerate(invert_pose(inverse)))
+
+
+UTM = r"poses\.txt: the cameras stand 5\.42e\+06 from the origin and \d\.\d+ from each other"
 FORMS = {  # (writer, root in what it writes, source, its split)
     "pose list": (write_poselist, ".", source_for("poselist", poses="poses.txt"), LISTS),
     "nerfstudio": (write_nerfstudio, ".", source_for("nerfstudio"), Split(every=6)),
@@ -71,6 +83,9 @@ FAULTS = {  # (file, pattern, what replaces it, message)
         (LIST, "im/3", "im/x", r"mapping\.txt: im/3\.png is listed, but .*poses\.txt"),
         (LIST, "im/3", "im/2", r"poses\.txt: line 4: im/2\.png: listed twice"),
         (LIST, "im/0.png ", "im/0.png 1", r"poses\.txt: line 1: im/0\.png: quaternion has length"),
+        (LIST, r"^(im/1\.png( \S+){4}) \S+", r"\1 1e9", r"poses\.txt: camera of im/1\.png is 1e\+09 from the others"),
+        (LIST, r"(.|\n)+", moved(1, 4.5e5, 5.4e6, 100), UTM),
+        (LIST, r"(.|\n)+", moved(0, 1, 1, 1), r"poses\.txt: all 4 mapping cameras stand in one place"),
         (LIST, " 50.0$", " 0.0", r"poses\.txt: im/0\.png: focal length"),
         (LIST, " 50.0$", "", r"poses\.txt: line 1: im/0\.png: expected 'name qw"),
         ("queries.txt", "im/4", "im/0", r"mapping\.txt: im/0\.png both mapping image and query"),

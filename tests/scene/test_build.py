@@ -24,7 +24,7 @@ from scrflow.core.errors import ScrflowError
 from scrflow.core.geometry import pose_error
 from scrflow.scene import load_scene
 from scrflow.scene.build import build_scene
-from scrflow.scene.colmap_model import View, model_of_views
+from scrflow.scene.colmap_model import View, model_with_points
 from scrflow.storage.artifact import sha256_file
 from scrflow.storage.fetch import list_path, write_list
 
@@ -101,23 +101,17 @@ def test_damaged_artifacts_are_told(dataset, tmp_path):
         load_scene(tmp_path / "nowhere")
 
 
-def colmap_dataset(root: Path, text: bool) -> pycolmap.Reconstruction:
+def colmap_dataset(root: Path, text: bool) -> None:
     camera = pycolmap.Camera(model="OPENCV", width=64, height=48, params=[50, 51, 31, 25, 0.1, -0.02, 0.001, 0.002])
     names = [f"{i}.png" for i in range(6)]
-    model = model_of_views([View(n, camera, pose(i)) for i, n in enumerate(names)])
+    views = [View(n, camera, pose(i)) for i, n in enumerate(names)]
     for i, name in enumerate(names):
         photo(root / "images" / name, i)
     # a point seen by images 1, 2 and the query 5, and one seen by 1 and 5 only
-    for image in model.images.values():
-        image.points2D = pycolmap.Point2DList(
-            [pycolmap.Point2D(np.array([10.0, 12.0])), pycolmap.Point2D(np.array([30.0, 5.0]))]
-        )
-    for index, seen in enumerate([(2, 3, 6), (2, 6)]):
-        track = pycolmap.Track([pycolmap.TrackElement(i, index) for i in seen])
-        model.add_point3D(np.array([0.0, 0, 5]), track, np.zeros(3, np.uint8))
+    point, view, px = np.array([0, 0, 0, 1, 1]), np.array([1, 2, 5, 1, 5]), np.array([[10.0, 12]] * 3 + [[30, 5]] * 2)
+    model = model_with_points(views, np.array([[0.0, 0, 5]] * 2), np.zeros((2, 3), np.uint8), point, view, px)
     (root / "model").mkdir()
     (model.write_text if text else model.write_binary)(str(root / "model"))
-    return model
 
 
 @pytest.mark.parametrize("text", [False, True])

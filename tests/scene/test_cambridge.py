@@ -68,7 +68,7 @@ def test_images_that_the_model_lacks_or_that_are_far_away_are_left_out_and_named
     assert "left out 1 of 9 images, pose over 10000 m away: seq3/frame00008.png" in caplog.text
 
 
-def test_poses_that_differ_from_the_model_are_told(dataset, rep, tmp_path, caplog):
+def test_poses_that_differ_from_the_model_are_told(dataset, tmp_path, caplog):
     moved = replica(COUNT, radial=0.06)
     moved.poses[1, :, 3] += 0.5
     write_list(dataset / "ShopFacade/dataset_train.txt", moved, range(MAPPING))

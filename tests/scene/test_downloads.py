@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from exif_photos import real
-from fake_server import HOST, Server, sha, zipped
+from fake_server import HOST, sha, zipped
 
 from scrflow.config import Archive, Download
 from scrflow.core.errors import ScrflowError, error_line
@@ -13,11 +13,6 @@ from scrflow.scene.downloads import download_dataset, read_table
 from scrflow.storage.fetch import check_fetched, fetch, list_path
 
 ZIP = f"{HOST}room.zip"
-
-
-@pytest.fixture
-def server(monkeypatch) -> Server:
-    return Server(monkeypatch)
 
 
 def write_table(folder: Path, *rows: tuple[str, ...]) -> Path:

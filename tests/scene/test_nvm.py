@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from replicas import HEIGHT, WIDTH, Replica, copy_photo, replica, write_nvm
-from small_datasets import built, check_refused, poses_of, source_for, stage_of
+from small_datasets import built, poses_of, source_for, stage_of
 
 from scrflow.config import SceneStage, Split
 from scrflow.core.errors import ScrflowError
@@ -121,14 +121,3 @@ def test_distortion_over_a_photo_of_cambridge(r, model, limit):
 def test_distortion_beyond_every_model_is_refused(r, focal):
     with pytest.raises(ScrflowError, match=r"m\.nvm: a\.jpg: radial distortion .* has no COLMAP camera within 0\.1 px"):
         radial_camera(1920, 1080, focal, r, "m.nvm: a.jpg")
-
-
-def test_points_of_another_model_are_refused(dataset, tmp_path):
-    lines = (dataset / "model.nvm").read_text().split("\n")
-    full = [i for i, line in enumerate(lines) if len(line.split()) > 14]
-    places = [lines[i].split(" ", 3)[:3] for i in full]
-    for i, place in zip(full, places[1:] + places[:1], strict=True):
-        lines[i] = " ".join([*place, lines[i].split(" ", 3)[3]])
-    (dataset / "model.nvm").write_text("\n".join(lines))
-    message = r"its points are .* px \(median\) from their measurements, expected under 4"
-    check_refused(stage(), dataset, tmp_path / "scene", message)

@@ -103,7 +103,7 @@ def test_photos_that_sfm_left_out(colmap, photo, tmp_path, caplog):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_upright(photo, project, tmp_path, orientation, suffix):
+def test_upright(photo, tmp_path, orientation, suffix):
     """Pixels as viewers show them, the focal length kept; JPEG within 48 dB of them (measured 52 to 56)."""
     folder = tmp_path / "in"
     tags = {F35: 28, WIDTH: 768, HEIGHT: 512}

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from scrflow.cli.app import app
-from scrflow.core.errors import ScrflowError
+from scrflow.core.errors import ScrflowError, error_line
 from scrflow.storage.artifact import (
     Stamp,
     atomic_path,
@@ -31,17 +31,19 @@ from scrflow.storage.untrusted import read_arrays
 STAMP = Stamp("thing", {"a": [1, 2]}, "code")
 
 
-def write(path: Path) -> None:
+def write(path: Path, count: int = 300) -> None:
+    """An artifact of so many numbers."""
+    x = np.arange(count, dtype=np.float32)
     if path.suffix == ".h5":
         with create_h5(path, STAMP) as f:
-            f["column"] = np.arange(600, dtype=np.float32)
+            f["column"] = x
             f.attrs["names"] = ["a", "b"]
     elif path.suffix == ".npz":
-        write_npz(path, {"x": np.arange(300)}, STAMP)
+        write_npz(path, {"x": x}, STAMP)
     elif path.suffix == ".json":
-        write_json(path, {"x": list(range(40)), "content": "0" * 64}, STAMP)
+        write_json(path, {"x": x.tolist(), "content": "0" * 64}, STAMP)
     else:
-        write_safetensors(path, {"x": torch.arange(300.0)}, STAMP, {"names": '["a"]', "zz": "1"})
+        write_safetensors(path, {"x": torch.from_numpy(x)}, STAMP, {"names": '["a"]', "zz": "1"})
 
 
 def read(path: Path) -> object:
@@ -52,7 +54,22 @@ def read(path: Path) -> object:
     return {k: np.asarray(v).tolist() for k, v in reader(path, "thing").items()}
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".npz", ".json", ".safetensors"])
+SUFFIXES = (".h5", ".npz", ".json", ".safetensors")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk(small_disk, suffix):
+    """The earlier file stays, and no half-written one is left beside it."""
+    path = small_disk / f"a{suffix}"
+    write(path)
+    before = path.read_bytes()
+    with pytest.raises(Exception) as caught:
+        write(path, 100_000)
+    assert error_line(caught.value) == f"{path}: No space left on device; make room and run again"
+    assert path.read_bytes() == before and [*small_disk.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_equal_content_is_equal_bytes_and_any_change_is_refused(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     write(path)
@@ -75,7 +92,7 @@ def test_a_changed_file_is_checked_again(tmp_path):
     verify_checksum(path)
     os.utime(path, ns=(0, 0))
     verify_checksum(path)
-    path.write_bytes(path.read_bytes().replace(b"39", b"38"))
+    path.write_bytes(path.read_bytes().replace(b"299.0", b"298.0"))
     with pytest.raises(ScrflowError, match="not what was written"):
         verify_checksum(path)
 

@@ -8,7 +8,7 @@ import urllib.request
 import zipfile
 
 import pytest
-from fake_server import Server, sha
+from fake_server import sha
 
 from scrflow.core.errors import ScrflowError
 from scrflow.storage import fetch as transfer
@@ -32,11 +32,6 @@ def register(monkeypatch, tmp_path):
         return entry
 
     return register
-
-
-@pytest.fixture
-def server(monkeypatch) -> Server:
-    return Server(monkeypatch)
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 implementation that the benchmarks keep: values and gradients."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
+import plain
 import pytest
 import synthetic
 import torch
@@ -16,9 +15,6 @@ from scrflow.config import HeadConfig, LossConfig
 from scrflow.training.head import Head, HomogeneousOffset
 from scrflow.training.losses import Targets, project, pull_to_depth, scene_coordinate_loss
 from scrflow.training.optimizer import use_bf16_backward
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import plain
 
 
 def targets() -> Targets:

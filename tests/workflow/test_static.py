@@ -1,9 +1,6 @@
 """What can be said of the workflow without running it."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -15,35 +12,19 @@ from scrflow.core.errors import ScrflowError
 from scrflow.pipeline.project import Project as Config
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Snakemake in the repository itself."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SCRFLOW_", "PYTHONPATH"))}
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
-        cwd=REPO,
-        env={**clean, **env},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-    )
-
-
 def test_dry_run_of_every_scene_and_of_every_method():
     config = Config(REPO / "config")
     targets = [f"results/{scene}/poses.txt" for scene in config.scenes]
     pairs = [(scene, method) for scene in ("demo", "redkitchen") for method in config.methods]
     targets += [f"results/{scene}/{method}/poses.txt" for scene, method in pairs if config.runs(scene, method)]
-    done = run("-n", *targets)
-    assert done.returncode == 0, done.stdout
+    Project.at(REPO).snakemake("-n", *targets)
 
 
 def test_dry_run_of_every_scene_and_table_where_no_photo_is_at_hand(tmp_path):
     """Tables on the papers' scenes and on those of the sets."""
     config = Config(REPO / "config")
     targets = ["tables", "tables_demo", "tables_real", *(f"results/{scene}/poses.txt" for scene in config.scenes)]
-    done = run("-n", *targets, SCRFLOW_DATA=str(tmp_path / "nothing"))
-    assert done.returncode == 0, done.stdout
+    done = Project.at(REPO).snakemake("-n", *targets, "--config", f"data_root={tmp_path}/nothing")
     jobs = dict(re.findall(r"^(write_table\w*) +(\d+)$", done.stdout, re.M))
     assert int(jobs["write_table"]) == len(config.tables)
     assert int(jobs["write_table_of_set"]) == sum(len(config.table_sets(table)) for table in config.tables)
