@@ -7,7 +7,7 @@ import numpy as np
 import plane_map
 import pycolmap
 import pytest
-from exif_photos import DEMO
+from exif_photos import DEMO, F35, with_exif
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -63,19 +63,12 @@ def test_photos_of_another_place_are_not_believed(wall_map, localizer):
     assert localizer.localize(Image.new("L", (320, 240)), LINE).confidence == 0
 
 
-def exif_photo(path: Path, orientation: int, focal_35mm: int | None = None) -> Path:
+def test_exif_tells_camera_and_turn(tmp_path):
+    plain = tmp_path / "plain.png"
     image = Image.new("RGB", (64, 48), "white")
     image.putpixel((0, 0), (0, 0, 0))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    if focal_35mm is not None:
-        exif.get_ifd(0x8769)[0xA405] = focal_35mm
-    image.save(path, exif=exif.tobytes())
-    return path
-
-
-def test_exif_tells_camera_and_turn(tmp_path):
-    photo, camera = query_photo(exif_photo(tmp_path / "a.png", 6, 43), None)
+    image.save(plain)
+    photo, camera = query_photo(with_exif(plain, tmp_path / "a.png", (64, 48), {0x0112: 6}, **{F35: 43}), None)
     assert photo.size == (48, 64) and (camera.width, camera.height) == (48, 64)
     assert photo.getpixel((47, 0)) == (0, 0, 0)  # a quarter turn clockwise: the top-left corner is top-right
     assert camera.mean_focal_length() == pytest.approx(80 * 43 / 43.27, rel=1e-3)  # the diagonal is 80 px
@@ -85,8 +78,8 @@ def test_exif_tells_camera_and_turn(tmp_path):
     with pytest.raises(ScrflowError, match="EXIF orientation 6"):
         query_photo(tmp_path / "a.png", "PINHOLE 64 48 50 50 32 24")
     with pytest.raises(ScrflowError, match="orientation 3"):
-        query_photo(exif_photo(tmp_path / "b.png", 3), "PINHOLE 64 48 50 50 32 24")
-    assert query_photo(exif_photo(tmp_path / "c.png", 1), None)[1] is None
+        query_photo(with_exif(plain, tmp_path / "b.png", (64, 48), {0x0112: 3}), "PINHOLE 64 48 50 50 32 24")
+    assert query_photo(with_exif(plain, tmp_path / "c.png", (64, 48), {0x0112: 1}), None)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def test_a_model_is_judged_by_the_points_that_photos_share():
 
 def test_lengths_of_a_model_and_a_wrong_depth_range():
     found = pycolmap.synthesize_dataset(pycolmap.SyntheticDatasetOptions(num_points3D=200))  # SYNTHETIC
-    depths = [d for i in found.reg_image_ids() for d in (found.image(i).cam_from_world() * points(found))[:, 2]]
+    points = np.array([p.xyz for p in found.points3D.values()])
+    depths = [d for i in found.reg_image_ids() for d in (found.image(i).cam_from_world() * points)[:, 2]]
     scene = {"description": "", "licence": "", "root": "x", "source": {"reader": "photos"}, "method": "quick"}
     told = lengths(found, SceneConfig(**scene), {"to": "GPS", "median_residual": 2.1})
     assert dict(told.rows)["scale"] == "by GPS: median residual 2.1" and not told.advice
@@ -136,7 +137,3 @@ def test_lengths_of_a_model_and_a_wrong_depth_range():
     assert near == pytest.approx(np.quantile(depths, 0.01), rel=0.1) and far == pytest.approx(max(depths), rel=0.1)
     wrong = lengths(found, SceneConfig(**scene, depth_range=(2 * far, 3 * far)))
     assert wrong.advice[0].startswith("Depths: depth_range ") and "leaves out 100%" in wrong.advice[0]
-
-
-def points(model: pycolmap.Reconstruction) -> np.ndarray:
-    return np.array([p.xyz for p in model.points3D.values()])

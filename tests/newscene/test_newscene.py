@@ -176,9 +176,7 @@ def test_photos_as_phones_make_them_and_query_folders_elsewhere(photos, photo, t
     (photos / "map/linked/back").symlink_to(photos, target_is_directory=True)
     with Image.open(photos / "map/1.jpg") as image:
         image.save(photos / "map/3.HEIC", quality=95)
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image.save(photos / "map/1.jpg", exif=exif.tobytes())
+    with_exif(photos / "map/1.jpg", photos / "map/1.jpg", (512, 384), {0x0112: 6})
     config = without_scenes(tmp_path) / "config"
     monkeypatch.chdir(tmp_path)
     arguments = ["new-scene", "yard", "photos/map", "--queries", "other disk/day", "--queries", str(there / "night")]
@@ -286,16 +284,9 @@ def cut(root: Path) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def depth_map(root: Path) -> None:
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(root / "map/depth.png")
-
-
 def turn(root: Path) -> None:
-    for name in ("1.jpg", "3.jpg"):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        with Image.open(root / "map" / name) as image:
-            image.save(root / "map" / name, exif=exif.tobytes())
+    for path in (root / "map/1.jpg", root / "map/3.jpg"):
+        with_exif(path, path, (512, 384), {0x0112: 6})
 
 
 def raw_only(root: Path) -> None:
@@ -304,17 +295,9 @@ def raw_only(root: Path) -> None:
     (root / "IMG_1.CR2").write_bytes(b"")
 
 
-def shrink(root: Path) -> None:
-    Image.new("RGB", (256, 192)).save(root / "images/mapping/000.jpg")
-
-
 def lose(root: Path) -> None:
     for path in sorted((root / "images/mapping").iterdir())[:3]:
         path.unlink()
-
-
-def nothing(root: Path) -> None:
-    pass
 
 
 MISSING = r"sparse/0: 3 of its 10 images are not under .*images: mapping/000\.jpg, mapping/\d+\.jpg, mapping"
@@ -329,24 +312,19 @@ FAULTS = [  # (photos alone or a COLMAP model, what breaks it, options, message)
         r"map/9\.jpg: is a link to /gone/9\.jpg, which is not there \(1 of 12 photos",
     ),
     ("photos", cut, {}, r"2 of 12 photos cannot be used: map/1\.jpg \("),
+    ("photos", turn, {}, r"2 of 12 photos are turned by .* \(map/1\.jpg, map/3\.jpg\): turn the pixels by scrflow"),
     (
         "photos",
-        turn,
+        lambda r: Image.new("I;16", (4, 4)).save(r / "map/d.png"),
         {},
-        r"2 of 12 photos are turned by .* \(map/1\.jpg, map/3\.jpg\): turn the pixels by scrflow",
+        r"1 images are depth maps .*\(map/d\.png",
     ),
-    ("photos", depth_map, {}, r"1 images are depth maps or the like \(map/depth\.png\)"),
     ("colmap", lose, {}, MISSING),
-    ("colmap", shrink, {}, RESIZED),
-    (
-        "colmap",
-        lambda r: (r / "q.txt").write_text("a.jpg\n"),
-        {"queries": "q.txt"},
-        r"q\.txt: 1 of 1 queries are not under .*: a\.jpg",
-    ),
-    ("colmap", nothing, {"queries": "images", "every": 3}, "exclude each other"),
-    ("colmap", nothing, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
-    ("colmap", nothing, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
+    ("colmap", lambda r: Image.new("RGB", (256, 192)).save(r / "images/mapping/000.jpg"), {}, RESIZED),
+    ("colmap", lambda r: (r / "q.txt").write_text("a.jpg\n"), {"queries": "q.txt"}, r"q\.txt: 1 of 1 .*: a\.jpg"),
+    ("colmap", lambda r: None, {"queries": "images", "every": 3}, "exclude each other"),
+    ("colmap", lambda r: None, {"queries": "sparse"}, r"sparse: query photos belong under .*images"),
+    ("colmap", lambda r: None, {"form": "kapture"}, "not of form 'kapture'; it looks like COLMAP, photos"),
 ]
 
 

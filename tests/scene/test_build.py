@@ -1,6 +1,5 @@
 """Readers, split and validation on small SYNTHETIC datasets (noise images, made-up poses)."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -138,15 +137,6 @@ def test_colmap_without_split_says_so(tmp_path):
         build_scene(colmap(), root, tmp_path / "scene")
 
 
-def test_a_query_only_in_the_list_has_no_pose(tmp_path):
-    root = tmp_path / "data"
-    colmap_dataset(root, text=False)
-    photo(root / "images/new.png", 7)
-    (root / "queries.txt").write_text("new.png PINHOLE 64 48 50 50 32 24\n")
-    scene = built(colmap(queries={"all": "queries.txt"}), root, tmp_path / "scene")
-    assert len(scene.mapping) == 6 and scene.query_poses == {} and not (tmp_path / "scene/query_poses.txt").exists()
-
-
 def test_nerfstudio_axes_and_intrinsics_by_frame(tmp_path):
     root = tmp_path / "data"
     write_nerfstudio(root, k1=0.1, k2=0.2, p1=0.003, p2=0.004)
@@ -174,16 +164,6 @@ def test_nerfstudio_camera_models(tmp_path, values, model, params):
     write_nerfstudio(tmp_path / "data", **values)
     camera = built(NERFSTUDIO, tmp_path / "data", tmp_path / "scene").mapping[0].camera
     assert camera.model.name == model and list(camera.params) == params
-
-
-def test_nerfstudio_skip_missing_is_reported(tmp_path, caplog):
-    write_nerfstudio(tmp_path / "data")
-    (tmp_path / "data/images/1.png").unlink()
-    stage = stage_of(source_for("nerfstudio", skip_missing=True), Split(every=6))
-    with caplog.at_level(logging.WARNING, "scrflow"):
-        scene = built(stage, tmp_path / "data", tmp_path / "scene")
-    assert len(scene.mapping) == 4
-    assert "1 of 6 photos have no file under" in caplog.text and "images/1.png" in caplog.text
 
 
 def test_dsac_layout(tmp_path):

@@ -163,7 +163,7 @@ def test_sigterm_reaches_the_training_processes(inputs, tmp_path, processes):
     (tmp_path / "job.json").write_text(job.model_dump_json())
     run = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "job.json"), str(processes)],
-        env=environment() | {"OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(scrflow.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -180,7 +180,3 @@ def test_sigterm_reaches_the_training_processes(inputs, tmp_path, processes):
     step = told.split("stopped by SIGTERM after step ")[1].split()[0]
     data = job.checkpoint.read_bytes().partition(b"\n")[2]
     assert torch.load(io.BytesIO(data), weights_only=True)["step"] == int(step)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(scrflow.__file__).parents[1])}
