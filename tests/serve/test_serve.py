@@ -286,16 +286,13 @@ def test_the_page_in_chromium(served, wall_landmarks, browser):
     tab.locator("#map option").first.wait_for(state="attached")
     tab.locator("body[data-drawn]").wait_for(timeout=300_000)
 
-    def orange(canvas: str) -> int:
-        return tab.evaluate(
-            "id => { const c = document.getElementById(id);"
-            " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"
-            " for (let i = 0; i < d.length; i += 4) n += d[i] === 228 && d[i + 1] === 87 && d[i + 2] === 46;"
-            " return n }",
-            canvas,
-        )
-
-    assert orange("scene") == 0
+    orange = (
+        "id => { const c = document.getElementById(id);"
+        " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;"
+        " for (let i = 0; i < d.length; i += 4) n += d[i] === 228 && d[i + 1] === 87 && d[i + 2] === 46;"
+        " return n }"
+    )
+    assert tab.evaluate(orange, "scene") == 0
     tab.click("#more summary")
     tab.fill("#camera", LINE)
     name, truth = next(iter(wall_landmarks.queries.items()))
@@ -304,8 +301,8 @@ def test_the_page_in_chromium(served, wall_landmarks, browser):
     assert re.match(r"Placed by \d+ of \d+ keypoints\. Confidence [01]\.\d\d\.", tab.inner_text("#status"))
     position = [float(v) for v in tab.inner_text("#facts tr:first-child td:last-child").split()]
     assert np.allclose(position, camera_centre(truth), atol=0.005)
-    tab.wait_for_timeout(100)
-    assert orange("scene") > 50 and orange("photo") > 50
+    for canvas in ("scene", "photo"):
+        tab.wait_for_function(f"({orange})('{canvas}') > 50", timeout=300_000)
     for button in ("#same", "#above", "#oblique"):
         tab.click(button)
     tab.select_option("#map", "wall/head")
