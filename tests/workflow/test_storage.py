@@ -137,11 +137,11 @@ def test_photos_from_a_bucket(stored: Stored, tmp_path):
     assert (stored.folder / "resources/tiny/mapping.txt").is_file()
 
 
-def test_without_boto3_the_mend_is_told(stored: Stored):
+def test_without_boto3_the_fix_is_named(stored: Stored):
     stored.store = {key: value for key, value in stored.store.items() if key != "PYTHONPATH"}
     stored.download("s3://photos/scenes/tiny.zip", "0" * 64)
     out = stored.snakemake(SCENE, check=False).stdout
-    assert "Traceback" not in out and "need boto3: make storage-plugins" in out, out
+    assert "Traceback" not in out and "needs boto3: make storage-plugins" in out, out
 
 
 def test_results_in_a_bucket(stored: Stored, finished: Project):
