@@ -53,7 +53,7 @@ def confidence_of(
     kind: str = "head",
 ) -> float:
     """Probability that the pose is within ``within`` = (distance in the scene's unit, degrees) of the true one; 0
-    without a pose. Calibrated for the finest thresholds that a method can reach; too careful for wider ones.
+    without a pose. Fitted mostly at the scenes' finest thresholds; heads are too careful for wider ones.
     ``pixels_N2`` are undistorted, in the image of ``K``; ``inliers_N`` (bool) are those that agree with the pose;
     ``kind`` of pose: ``head`` or ``landmarks``."""
     if cam_from_world is None:
